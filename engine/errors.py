@@ -1,0 +1,222 @@
+"""Every error of towpath, one tree, one stable code each.
+
+    TowpathError
+    ├── ChainInvalid          a chain file or `@chain` is wrong; carries every problem found (exit 2)
+    ├── InputInvalid          an argument, chain input or option is wrong (exit 2)
+    ├── FeatureMissing        a key or URL whose part is not built or not installed (exit 2)
+    ├── ExpressionFailed      a template or condition could not be evaluated against real values
+    ├── ValueRefused          a step returned something that cannot be kept
+    ├── StepFailed            raised by a user's step to fail on purpose (`retryable=False` stops retries)
+    ├── StepTimedOut          an attempt, or all attempts together, took too long
+    ├── StepNotRegistered     a step name that this process cannot resolve (exit 2)
+    ├── RunRefused            a run is not there, is owned by somebody else, or is already over
+    │   └── Fenced            this process lost the run to another owner; nothing it writes counts
+    ├── ApprovalRefused       a decision came too late, twice, or for versions that changed
+    ├── StoreFailed           database, disk or blob trouble (exit 4)
+    ├── ChainFailed           `run.raise_for_status()` of a run that did not complete (exit 1)
+    └── StepNotCompleted      `.value` of a step that did not complete
+
+An error says what is wrong, where (file:line:column, chain, step, field), what was found, what is
+allowed and what cures it. `code` is part of the public contract; the sentence is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+FOUND_LIMIT = 80  # characters of a user's text that an error repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is wrong. Lines and columns count from 1; 0 means unknown."""
+
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    step: str = ""
+    field: str = ""
+
+    def __str__(self) -> str:
+        position = self.file
+        if self.line:
+            position += f":{self.line}:{self.column}" if position else f"line {self.line}, column {self.column}"
+        named = [position] if position else []
+        if self.step:
+            named.append(f"step {self.step}")
+        if self.field:
+            named.append(self.field)
+        return ", ".join(named)
+
+
+def shown(value: object) -> str:
+    """A user's value, cut to 80 characters, with control characters escaped, safe for any terminal."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, complete enough to be shown, logged and matched by `code`."""
+
+    code: str
+    message: str
+    place: Place = field(default_factory=Place)
+    found: str = ""
+    allowed: str = ""
+    cure: str = ""
+
+    def __str__(self) -> str:
+        where = str(self.place)
+        parts = [f"{where}: " if where else "", f"{self.message} [{self.code}]"]
+        for label, text in (("found", self.found), ("allowed", self.allowed), ("cure", self.cure)):
+            if text:
+                parts.append(f"\n    {label}: {text}")
+        return "".join(parts)
+
+    def as_json(self) -> dict[str, object]:
+        """The problem as plain data for `--json`; empty fields are left out."""
+        place = {k: getattr(self.place, k) for k in ("file", "line", "column", "step", "field")}
+        body = {"code": self.code, "message": self.message, **place}
+        body.update(found=self.found, allowed=self.allowed, cure=self.cure)
+        return {k: v for k, v in body.items() if v}
+
+
+class TowpathError(Exception):
+    """Root of all errors that towpath raises on purpose.
+
+    `retryable` tells whether trying the same thing again may help; `exit_code` is what the command
+    line ends with when this error ends it.
+    """
+
+    exit_code = 1
+    retryable = False
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        place: Place | None = None,
+        found: object = "",
+        allowed: str = "",
+        cure: str = "",
+        retryable: bool | None = None,
+    ) -> None:
+        self.problem = Problem(code, message, place or Place(), shown(found) if found != "" else "", allowed, cure)
+        if retryable is not None:
+            self.retryable = retryable
+        super().__init__(str(self.problem))
+
+    @property
+    def code(self) -> str:
+        """The stable `E_…` code."""
+        return self.problem.code
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All problems; most errors have one."""
+        return (self.problem,)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__.copy(), self.args))
+
+
+def _rebuild(kind: type[TowpathError], state: dict[str, object], args: tuple[object, ...]) -> TowpathError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ChainInvalid(TowpathError):
+    """A chain was refused when it was loaded. `problems` holds everything that is wrong with it."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        found = tuple(problems)
+        assert found, "a chain is only invalid for a reason"
+        super().__init__(found[0].code, found[0].message, place=found[0].place)
+        self._problems = found
+        self.args = ("\n".join(str(p) for p in found),)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return self._problems
+
+
+class InputInvalid(TowpathError):
+    """An argument, a chain input or an option is wrong."""
+
+    exit_code = 2
+
+
+class FeatureMissing(TowpathError):
+    """Something that validates but whose part is not built or not installed here."""
+
+    exit_code = 2
+
+
+class ExpressionFailed(TowpathError):
+    """A template or condition met a value that it cannot work with, or one that is not there."""
+
+
+class ValueRefused(TowpathError):
+    """A step returned, or a chain was given, something that is neither JSON data nor a file."""
+
+
+class StepFailed(TowpathError):
+    """Raise it inside a step to fail on purpose: `raise StepFailed("no face found", retryable=False)`."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retryable: bool = True, code: str = "E_STEP_FAILED") -> None:
+        super().__init__(code, message, retryable=retryable)
+
+
+class StepTimedOut(TowpathError):
+    """An attempt ran longer than `timeout`, or all attempts longer than `total_timeout`."""
+
+    retryable = True
+
+
+class StepNotRegistered(TowpathError):
+    """A plan names a step function that this process cannot import."""
+
+    exit_code = 2
+
+
+class RunRefused(TowpathError):
+    """The run is not there, belongs to a living owner, or is over."""
+
+
+class Fenced(RunRefused):
+    """Another process took the run over. What this process still does for it is not recorded."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            "E_FENCED",
+            f"run {run_id} was taken over by another process",
+            cure="nothing is lost: the new owner goes on with what is recorded",
+        )
+
+
+class ApprovalRefused(TowpathError):
+    """A decision cannot be taken: decided already, not there, or about versions that changed."""
+
+
+class StoreFailed(TowpathError):
+    """The database, the disk or a blob failed. What was recorded before is safe."""
+
+    exit_code = 4
+
+
+class ChainFailed(TowpathError):
+    """A run ended without completing; raised by `run.raise_for_status()` with its first cause."""
+
+
+class StepNotCompleted(TowpathError):
+    """The value of a step was asked for that did not complete."""
