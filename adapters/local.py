@@ -1,0 +1,198 @@
+"""The local adapter: all runs of one process, their leases, limits, and what people ask of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from types import CodeType
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from towpath.errors import Fenced, StoreFailed, TowpathError
+from towpath.events import ChainPaused, Fact
+from towpath.ledger import Ledger, chain_value, restored_ledger
+from towpath.model import ChainStatus, Plan
+from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
+from towpath.starting import new_run
+from towpath.steps import Step, find_step
+
+from .local_run import InnerEnd, LocalRun, Work
+from .slots import Slots
+from .watchdog import Watchdog
+
+CONCURRENCY = 256  # steps working at the same time in one process, unless the user says otherwise
+THREADS = 40
+POLL = 0.5  # seconds between looks for what other processes asked of our runs
+
+_log = logging.getLogger("towpath")
+
+
+class LocalAdapter:
+    """Executes runs in this process. Use it as `async with local_adapter(store) as adapter`."""
+
+    def __init__(self, store: Store, concurrency: int, threads: int, lease_seconds: float) -> None:
+        self._store = store
+        self._slots = Slots(concurrency)
+        self._threads = anyio.CapacityLimiter(threads)
+        self._lease_seconds = lease_seconds
+        self._runs: dict[str, LocalRun] = {}
+        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._functions: dict[str, Step[..., Any]] = {}
+        self.listeners: list[Listener] = []
+
+    # ---- the engine's port
+
+    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
+        """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
+        for step in plan.steps:
+            if step.kind == "python":
+                self._functions[step.target] = given.get(step.target) or find_step(step.target)
+            elif step.chain is not None:
+                self.functions(step.chain, given)
+
+    async def execute(self, run_id: str) -> Ended:
+        """Own and work on a run until it is over, or paused.
+
+        Raises RunRefused (E_RUN_OWNED, …), Fenced, StoreFailed. Cancelled from outside (Ctrl-C), it leaves
+        the run `paused` with the reason `interrupted`.
+        """
+        run = await self._drive(run_id)
+        return Ended(run.status, run.reason, run.error, run.ledger)
+
+    async def look(self) -> None:
+        """Find out now, not in half a second, what was asked of our runs."""
+        if not self._runs:
+            return
+        for wish in await self._store.wishes(list(self._runs)):
+            run = self._runs.get(wish.run_id)
+            if run is not None:
+                await run.obey(wish)
+
+    def working(self, run_id: str) -> bool:
+        """Does this process work on the run?"""
+        return run_id in self._runs
+
+    # ---- driving
+
+    async def _drive(self, run_id: str, work: Work | None = None) -> LocalRun:
+        lease = await self._store.claim(run_id)
+        try:
+            row = await self._store.load(run_id)
+            self.functions(row.plan, self._functions)
+            run = self._make(lease, row)
+        except BaseException:
+            await self._let_go(lease)
+            raise
+        self._runs[run_id] = run
+        try:
+            with anyio.CancelScope() as self._scopes[run_id]:
+                await run.drive(cancel_first=work is not None and work.cancelled)
+            if self._scopes[run_id].cancelled_caught:
+                raise Fenced(run_id)
+        except Exception:
+            await self._let_go(lease)
+            raise
+        except BaseException:
+            await self._interrupted(lease)
+            raise
+        finally:
+            del self._runs[run_id], self._scopes[run_id]
+        return run
+
+    def _make(self, lease: Lease, row: RunRow) -> LocalRun:
+        listener = self._tell if self.listeners else None
+        return LocalRun(self._store, lease, row, self._functions, self._slots, self._threads, self, listener)
+
+    def _tell(self, run_id: str, fact: Fact) -> None:
+        for listener in self.listeners:
+            listener(run_id, fact)
+
+    async def _let_go(self, lease: Lease) -> None:
+        with anyio.CancelScope(shield=True), suppress(TowpathError):
+            await self._store.release(lease)
+
+    async def _interrupted(self, lease: Lease) -> None:
+        with anyio.CancelScope(shield=True), suppress(TowpathError):
+            await self._store.record(lease, [ChainPaused("interrupted")])
+
+    # ---- chains inside steps
+
+    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd:
+        """Run (or go on with) the chain inside a step: a run of its own, found again by the step's row."""
+        assert work.step.chain is not None
+        run_id = parent.children.get(work.row.id)
+        if run_id is None:
+            run_id = self._store.new_id()
+            new = await new_run(
+                self._store, run_id, work.step.chain, work.arguments, parent_workflow_id=work.row.id
+            )
+            await self._store.create_run(new)
+            parent.children[work.row.id] = run_id
+        recorded = await self._store.load(run_id)
+        if recorded.status.final:
+            ledger = await restored_ledger(self._store, recorded)
+            return InnerEnd(recorded.status, _value(ledger, recorded.status), recorded.error)
+        run = await self._drive(run_id, work)
+        return InnerEnd(run.status, _value(run.ledger, run.status), run.error)
+
+    async def cancel_inner(self, parent: LocalRun, work: Work) -> None:
+        """Pass a cancel on to the chain inside a step; one that has not begun finds out when it does."""
+        run = self._runs.get(parent.children.get(work.row.id, ""))
+        if run is not None:
+            await run.obey(Wish(run.id, "cancel"))
+
+    # ---- keeping in touch with the store
+
+    async def _keep_in_touch(self) -> None:
+        renewed = anyio.current_time()
+        while True:
+            await anyio.sleep(min(POLL, self._lease_seconds / 6))
+            try:
+                await self.look()
+                for run in list(self._runs.values()):
+                    await run.flush_logs()
+                if self._runs and anyio.current_time() - renewed > self._lease_seconds / 3:
+                    renewed = anyio.current_time()
+                    await self._renew()
+            except Fenced as error:
+                _log.warning("%s", error)
+            except StoreFailed as error:
+                _log.warning("the store does not answer, trying again: %s", error)
+
+    async def _renew(self) -> None:
+        for run_id in await self._store.renew([run.lease for run in self._runs.values()]):
+            _log.warning("run %s was taken over by another process; its steps are stopped here", run_id)
+            self._scopes[run_id].cancel()
+
+    def _codes(self) -> dict[CodeType, str]:
+        return {
+            step.function.__code__: name
+            for name, step in self._functions.items()
+            if hasattr(step.function, "__code__")
+        }
+
+
+def _value(ledger: Ledger, status: ChainStatus) -> Any:
+    return chain_value(ledger) if status is ChainStatus.COMPLETED else None
+
+
+@asynccontextmanager
+async def local_adapter(
+    store: Store,
+    *,
+    concurrency: int = CONCURRENCY,
+    threads: int = THREADS,
+    lease_seconds: float = 30.0,
+) -> AsyncIterator[LocalAdapter]:
+    """An adapter for this process and event loop; its runs end or are paused with it."""
+    adapter = LocalAdapter(store, concurrency, threads, lease_seconds)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(adapter._keep_in_touch)
+        with Watchdog(adapter._codes):
+            try:
+                yield adapter
+            finally:
+                tasks.cancel_scope.cancel()

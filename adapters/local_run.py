@@ -1,0 +1,689 @@
+"""One run on the local adapter: executes the commands of its pure state with anyio.
+
+When a step ends, everything that follows from it is decided at once and recorded in one transaction: the
+outcome, and the rows of the steps that became ready. Only when that is durable do those start. A step
+costs no thread, connection or transaction of its own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+import anyio.abc
+import msgspec
+
+from towpath.attempt import Outcome, attempt, failure, keep_outcome, keep_value
+from towpath.binding import Bound, compile_binding, compile_condition
+from towpath.context import StepContext
+from towpath.errors import ExpressionFailed, Place, StepTimedOut, TowpathError
+from towpath.events import (
+    ChainEnded,
+    ChainPaused,
+    ChainResumed,
+    DecisionApplied,
+    Fact,
+    LevelReached,
+    LogKept,
+    NewApproval,
+    StepDropped,
+    StepEnded,
+    StepReady,
+    StepRetried,
+    StepStarted,
+)
+from towpath.ledger import Ledger, LedgerRow
+from towpath.model import MAX_ITEMS, ChainStatus, ErrorInfo, Json, Plan, StepPlan, StepStatus
+from towpath.ports import Lease, Listener, RunRow, StepRow, Store, Wish
+from towpath.progress import (
+    AskApproval,
+    Cancel,
+    Collect,
+    Command,
+    Complete,
+    Decide,
+    Expand,
+    Fail,
+    Finish,
+    Pause,
+    RestoredRow,
+    RunState,
+    Skip,
+    Start,
+    Wait,
+)
+from towpath.steps import Step
+from towpath.values import recorded
+
+from .slots import Slots
+
+RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; a larger argument is recorded as where it came from
+
+Key = tuple[str, int | None]
+
+
+@dataclass(slots=True)
+class Work:
+    """A step or item that is to run: its plan, its row, its arguments, and the scope that stops it."""
+
+    step: StepPlan
+    row: LedgerRow
+    arguments: dict[str, Any]
+    tries: int = 0
+    deadline: float | None = None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    context: StepContext | None = None
+    cancelled: bool = False
+    has_slot: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.row.step, self.row.item
+
+
+@dataclass(frozen=True, slots=True)
+class InnerEnd:
+    """How the chain inside a step ended: its status, and its value with artifacts in place."""
+
+    status: ChainStatus
+    value: Any = None
+    error: ErrorInfo | None = None
+
+
+class Inner(Protocol):
+    """Runs chains inside steps."""
+
+    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
+
+    async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
+
+
+class LocalRun:
+    """Executes one claimed run: make it, then await `drive()`."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        run: RunRow,
+        functions: Mapping[str, Step[..., Any]],
+        slots: Slots,
+        threads: anyio.CapacityLimiter,
+        inner: Inner,
+        listener: Listener | None = None,
+    ) -> None:
+        self.id = run.id
+        self.plan: Plan = run.plan
+        self.lease = lease
+        self.ledger = Ledger(run.plan, store.files, run.inputs)
+        self.status = run.status
+        self.reason = ""
+        self.error: ErrorInfo | None = run.error
+        self.children = dict(run.children)
+        self.working: dict[Key, Work] = {}
+        self._store = store
+        self._run = run
+        self._functions = functions
+        self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
+        self._threads = threads
+        self._inner = inner
+        self._listener = listener
+        self._state = RunState(run.plan)
+        self._steps = {step.id: step for step in run.plan.steps}
+        self._bindings: dict[str, dict[str, Bound]] = {}
+        self._elements: dict[str, list[Any]] = {}
+        self._waiting: deque[Work] = deque()
+        self._napping: dict[Key, Work] = {}
+        self._starting: list[Work] = []
+        self._outcomes: dict[Key, Outcome] = {}
+        self._decisions: dict[Key, Wish] = {}
+        self._level = run.level if run.rows else -1
+        self._ended = anyio.Event()
+        self._pausing = ""
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    # ---- driving
+
+    async def drive(self, *, cancel_first: bool = False) -> ChainStatus:
+        """Work until the run is over, or until nothing can happen without a person; its status then.
+
+        Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
+        more. Both leave the run as recorded, to be resumed.
+        """
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                await self._begin(cancel_first)
+                await self._ended.wait()
+                self._tasks.cancel_scope.cancel()  # only naps before a retry can be left
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            self._slots.close()
+        return self.status
+
+    async def _begin(self, cancel_first: bool) -> None:
+        await self.ledger.restore(self._run)
+        facts: list[Fact] = [ChainResumed()]
+        self.error = self.error or self._first_error()
+        self._execute(self._state.begin([_restored(row) for row in self._run.rows]), facts)
+        for row in self._run.rows:
+            if row.decision is not None:
+                self._decide(_as_wish(self.id, row), facts)
+        if self._run.cancel_requested or cancel_first:
+            self._cancel(facts)
+        await self._record(facts)
+
+    def _first_error(self) -> ErrorInfo | None:
+        failed = [row for row in self._run.rows if row.status is StepStatus.FAILED and row.error is not None]
+        first = min(failed, key=lambda row: row.completed_at or 0, default=None)
+        return None if first is None else _named(first.error, first.step, first.item)
+
+    async def _record(self, facts: list[Fact]) -> None:
+        """Make facts durable, then start what they allow. Every change of the run comes through here."""
+        for work in await self._make_durable(facts):
+            self._spawn(work)
+
+    async def _make_durable(self, facts: list[Fact]) -> list[Work]:
+        starting, self._starting = self._starting, []
+        if not facts:
+            return starting
+        await self._store.record(self.lease, facts)
+        for fact in facts:
+            if self._listener is not None:
+                self._listener(self.id, fact)
+            if isinstance(fact, ChainEnded):
+                self.status, self.error = fact.status, fact.error
+                self._ended.set()
+            elif isinstance(fact, ChainPaused):
+                self.status, self.reason = ChainStatus.PAUSED, fact.reason
+                self._ended.set()
+        return starting
+
+    def _spawn(self, work: Work) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(self._perform, work)
+
+    async def flush_logs(self) -> None:
+        """Make the lines that running steps have logged visible to others."""
+        logs = [
+            work
+            for work in self.working.values()
+            if work.context is not None and work.context.log is not None
+        ]
+        facts: list[Fact] = [
+            LogKept(work.row.id, work.row.attempt, work.context.log.text())
+            for work in logs
+            if work.context is not None and work.context.log is not None and work.context.log.changed
+        ]
+        if facts:
+            await self._store.record(self.lease, facts)
+
+    # ---- what people ask for
+
+    async def obey(self, wish: Wish) -> None:
+        """Act on a cancel, a pause or a decision. Getting one twice is harmless."""
+        facts: list[Fact] = []
+        row = self.ledger.row(wish.step, wish.item)
+        if self._ended.is_set():
+            return
+        if wish.kind == "cancel":
+            self._cancel(facts)
+        elif wish.kind == "pause":
+            self._pause("requested", facts)
+        elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
+            if wish.kind == "decision":
+                latest = await self._store.latest_artifacts(row.id)
+                row.artifacts = {artifact.name: artifact for artifact in latest}
+                if row.status is StepStatus.WAITING_APPROVAL:
+                    self._decide(wish, facts)
+            elif wish.kind == "inner":
+                self._execute(self._state.woken(wish.step, wish.item), facts)
+        await self._record(facts)
+
+    def _decide(self, wish: Wish, facts: list[Fact]) -> None:
+        self._decisions[wish.step, wish.item] = wish
+        approved = wish.decision == "approved"
+        answer = self._state.approved if approved else self._state.rejected
+        self._execute(answer(wish.step, wish.item), facts)
+
+    def _cancel(self, facts: list[Fact]) -> None:
+        unstarted = [*self._waiting, *self._napping.values()]
+        self._waiting.clear()
+        self._napping.clear()
+        self._execute(self._state.cancel(), facts)
+        for work in unstarted:
+            self._execute(self._state.cancelled(*work.key), facts)
+        for work in list(self.working.values()):
+            work.cancelled = True
+            if work.step.kind != "chain":
+                work.scope.cancel()
+            elif self._tasks is not None:
+                self._tasks.start_soon(self._inner.cancel_inner, self, work)
+
+    def _pause(self, reason: str, facts: list[Fact]) -> None:
+        self._pausing = reason
+        self._state.pause()
+        self._pause_if_idle(facts)
+
+    def _pause_if_idle(self, facts: list[Fact]) -> None:
+        """Queued rows stay queued: whoever resumes starts them."""
+        if (
+            self._pausing
+            and not self.working
+            and not any(isinstance(f, ChainEnded | ChainPaused) for f in facts)
+        ):
+            facts.append(ChainPaused(self._pausing))
+
+    # ---- commands
+
+    def _execute(self, commands: list[Command], facts: list[Fact]) -> None:
+        """Carry out commands in order. What can be decided now is decided now."""
+        todo = deque(commands)
+        while todo:
+            command = todo.popleft()
+            match command:
+                case Start(step, item):
+                    todo.extend(self._start(self._steps[step], item, facts))
+                case Complete(step, item):
+                    self._end_row(step, item, StepStatus.COMPLETED, facts)
+                case Decide(step):
+                    todo.extend(self._evaluate(self._steps[step]))
+                case Expand(step):
+                    todo.extend(self._expand(self._steps[step], facts))
+                case Collect(step, failed):
+                    self._collect(self._steps[step], failed)
+                case AskApproval(step, item):
+                    self._end_row(step, item, StepStatus.WAITING_APPROVAL, facts, asks=True)
+                case Wait(step, item):
+                    self._end_row(step, item, StepStatus.WAITING_APPROVAL, facts)
+                case Fail(step, item, failed):
+                    self._fail(step, item, failed, facts)
+                case Skip(step, reason, item):
+                    self._drop(step, item, StepStatus.SKIPPED, reason, facts)
+                case Cancel(step, item):
+                    self._drop(step, item, StepStatus.CANCELLED, "", facts)
+                case Pause(reason):
+                    if not self._pausing:
+                        facts.append(ChainPaused(reason))
+                case Finish(status):
+                    facts.append(
+                        ChainEnded(status, self.error if status is not ChainStatus.COMPLETED else None)
+                    )
+
+    def _start(self, step: StepPlan, item: int | None, facts: list[Fact]) -> list[Command]:
+        row = self.ledger.row(step.id, item)
+        try:
+            arguments = self._arguments(step, item)
+        except TowpathError as error:
+            self._outcomes[step.id, item] = failure(error)
+            return self._state.failed(step.id, item)
+        parameters = _recorded_parameters(arguments, step)
+        if row is None:
+            row = self.ledger.add(LedgerRow(self._store.new_id(), step.id, item, parameters=parameters))
+            fresh = True
+        else:
+            row.parameters, fresh = parameters, False
+        work = Work(step, row, arguments)
+        if not self._pausing and self._slots.take():
+            self._begin_attempt(work, facts, fresh=fresh)
+        else:
+            self._waiting.append(work)
+            if fresh:
+                facts.append(StepReady(row.id, step.id, item, step.target, False, 0, parameters))
+        return []
+
+    def _begin_attempt(self, work: Work, facts: list[Fact], *, fresh: bool) -> None:
+        row, step = work.row, work.step
+        work.has_slot, work.scope = True, anyio.CancelScope()
+        row.status = StepStatus.EXECUTING
+        row.attempt += 1
+        work.tries += 1
+        if step.level > self._level:
+            self._level = step.level
+            facts.append(LevelReached(step.level))
+        if fresh:
+            facts.append(StepReady(row.id, step.id, row.item, step.target, True, row.attempt, row.parameters))
+        else:
+            facts.append(StepStarted(row.id, step.id, row.item, row.attempt, row.parameters))
+        self.working[work.key] = work
+        self._starting.append(work)
+
+    def _fill_slots(self, facts: list[Fact]) -> None:
+        """Start waiting work while there are slots."""
+        while self._waiting and not self._pausing and self._slots.take():
+            self._begin_attempt(self._waiting.popleft(), facts, fresh=False)
+        self._slots.settle(wants=bool(self._waiting) and not self._pausing)
+
+    def _slot_came(self) -> None:
+        """Another run gave a slot up and it was set aside for this one."""
+        if self._tasks is not None and not self._ended.is_set():
+            self._tasks.start_soon(self._use_slots)
+
+    async def _use_slots(self) -> None:
+        facts: list[Fact] = []
+        self._fill_slots(facts)
+        await self._record(facts)
+
+    def _evaluate(self, step: StepPlan) -> list[Command]:
+        assert step.condition is not None
+        try:
+            holds = compile_condition(step.condition, Place(step=step.id, field="condition"))(self.ledger)
+        except TowpathError as error:
+            self._outcomes[step.id, None] = failure(error)
+            return self._state.failed(step.id)
+        return self._state.decided(step.id, holds)
+
+    def _expand(self, step: StepPlan, facts: list[Fact]) -> list[Command]:
+        try:
+            count = self._count(step)
+        except TowpathError as error:
+            self._outcomes[step.id, None] = failure(error)
+            return self._state.failed(step.id)
+        row = LedgerRow(self._store.new_id(), step.id, None, StepStatus.EXECUTING, 1, count=count)
+        self.ledger.add(row)
+        if step.level > self._level:
+            self._level = step.level
+            facts.append(LevelReached(step.level))
+        facts.append(StepReady(row.id, step.id, None, step.target, True, 1, None, count))
+        return self._state.expanded(step.id, count)
+
+    def _count(self, step: StepPlan) -> int:
+        if step.pairs_with is not None:
+            return self._state.count(step.pairs_with)
+        elements = self._elements_of(step)
+        if not isinstance(elements, list):
+            raise ExpressionFailed(
+                "E_FOREACH_TYPE",
+                "a step can only be mapped over a list",
+                place=Place(step=step.id, field="foreach"),
+                found=type(elements).__name__,
+            )
+        if len(elements) > MAX_ITEMS:
+            place = Place(step=step.id, field="foreach")
+            raise ExpressionFailed(
+                "E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(elements)
+            )
+        return len(elements)
+
+    def _elements_of(self, step: StepPlan) -> Any:
+        if step.id not in self._elements:
+            bound = compile_binding(step.foreach, Place(step=step.id, field="foreach"))
+            self._elements[step.id] = bound(self.ledger, None, None)
+        return self._elements[step.id]
+
+    def _arguments(self, step: StepPlan, item: int | None) -> dict[str, Any]:
+        bindings = self._bindings.get(step.id)
+        if bindings is None:
+            bindings = {
+                name: compile_binding(binding, Place(step=step.id, field=f"parameters.{name}"))
+                for name, binding in step.parameters.items()
+            }
+            self._bindings[step.id] = bindings
+        if item is None:
+            element = None
+        elif step.pairs_with is not None:
+            element = self.ledger.item_value(step.pairs_with, item)
+        else:
+            element = self._elements_of(step)[item]
+        return {name: bound(self.ledger, element, item) for name, bound in bindings.items()}
+
+    def _collect(self, step: StepPlan, failed: tuple[int, ...]) -> None:
+        """Gathering may have to write a large value, so it is work of its own."""
+        row = self.ledger.row(step.id)
+        assert row is not None and row.count is not None
+        if failed:
+            row.error = ErrorInfo(
+                "E_ITEMS_KEPT", f"{len(failed)} of {row.count} items failed", failed_items=failed
+            )
+        work = Work(step, row, {})
+        self.working[work.key] = work
+        self._starting.append(work)
+
+    # ---- outcomes
+
+    def _end_row(
+        self,
+        step: str,
+        item: int | None,
+        status: StepStatus,
+        facts: list[Fact],
+        *,
+        reason: str = "",
+        asks: bool = False,
+    ) -> None:
+        """Record what a row came to: its outcome, or a person's decision about it."""
+        row = self.ledger.row(step, item)
+        assert row is not None
+        decision = self._decisions.pop((step, item), None)
+        if decision is not None:
+            error = _rejection(decision) if status is StepStatus.FAILED else None
+            row.status, row.error = status, error
+            facts.append(DecisionApplied(row.id, step, item, decision.approval, status, error))
+            return
+        outcome = self._outcomes.pop((step, item), None) or Outcome(value=row.value)
+        row.status = status
+        row.error = outcome.error or (row.error if status is StepStatus.COMPLETED else None)
+        row.value = outcome.value
+        self.ledger.keep(row, outcome.artifacts)
+        policy = self._steps[step].approval if asks else None
+        row.approval = self._store.new_id() if asks else None
+        facts.append(
+            StepEnded(
+                row.id,
+                step,
+                item,
+                status,
+                row.attempt,
+                outcome.row_value,
+                outcome.artifacts,
+                NewApproval(row.approval, policy) if row.approval and policy else None,
+                row.error,
+                row.parameters if outcome.artifacts else None,
+                reason,
+            )
+        )
+
+    def _fail(self, step: str, item: int | None, failed: tuple[int, ...], facts: list[Fact]) -> None:
+        row = self.ledger.row(step, item)
+        if failed and row is not None:
+            first = self.ledger.row(step, failed[0])
+            cause = f": {first.error.message}" if first is not None and first.error is not None else ""
+            message = f"{len(failed)} of {row.count} items failed, first {step}[{failed[0]}]{cause}"
+            code = first.error.code if first is not None and first.error is not None else "E_ITEMS_FAILED"
+            self._outcomes[step, item] = Outcome(error=ErrorInfo(code, message, failed_items=failed))
+        if row is None:
+            row = self.ledger.add(LedgerRow(self._store.new_id(), step, item))
+            facts.append(StepReady(row.id, step, item, self._steps[step].target, False, 0))
+        self._end_row(step, item, StepStatus.FAILED, facts)
+        self.error = self.error or _named(row.error, step, item)
+
+    def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
+        if self.ledger.row(step, item) is not None:
+            self._decisions.pop((step, item), None)
+            self._end_row(step, item, status, facts, reason=reason)
+            return
+        row = self.ledger.add(LedgerRow(self._store.new_id(), step, item, status))
+        facts.append(StepDropped(row.id, step, item, self._steps[step].target, status, reason))
+
+    # ---- working
+
+    async def _perform(self, work: Work | None) -> None:
+        """Run a step, record what came of it, and go on with the first step that this allows."""
+        while work is not None:
+            outcome: Outcome | InnerEnd | None = None
+            with work.scope:
+                outcome = await self._outcome(work)
+            started = await self._settle(work, None if work.scope.cancelled_caught else outcome)
+            for extra in started[1:]:
+                self._spawn(extra)
+            work = started[0] if started else None
+
+    async def _settle(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Work]:
+        """Decide and record what follows from an outcome (None: the step was cancelled); what starts now."""
+        self.working.pop(work.key, None)
+        if work.has_slot:
+            work.has_slot = False
+            self._slots.give_back()
+        facts: list[Fact] = []
+        if work.context is not None and work.context.log is not None:
+            facts.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
+        if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
+            self._nap(work, outcome.error, facts)
+        else:
+            self._execute(self._answer(work, outcome), facts)
+        self._fill_slots(facts)
+        self._pause_if_idle(facts)
+        return await self._make_durable(facts)
+
+    def _answer(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Command]:
+        if outcome is None:
+            return self._state.cancelled(*work.key)
+        if isinstance(outcome, InnerEnd):
+            return self._state.waiting(*work.key)
+        self._outcomes[work.key] = outcome
+        if outcome.error is not None:
+            return self._state.failed(*work.key)
+        if work.row.count is not None:
+            return self._state.collected(work.step.id)
+        return self._state.succeeded(*work.key)
+
+    # ---- trying again
+
+    def _tries_again(self, work: Work, outcome: Outcome) -> bool:
+        return outcome.retryable and work.tries < work.step.retry.attempts and not work.cancelled
+
+    def _nap(self, work: Work, error: ErrorInfo, facts: list[Fact]) -> None:
+        """Wait without a slot, then queue up again."""
+        delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
+        facts.append(StepRetried(work.row.id, *work.key, work.row.attempt, error, delay))
+        self._napping[work.key] = work
+        assert self._tasks is not None
+        self._tasks.start_soon(self._wake_up, work, delay)
+
+    async def _wake_up(self, work: Work, delay: float) -> None:
+        await anyio.sleep(delay)
+        if self._napping.pop(work.key, None) is None:
+            return
+        self._waiting.append(work)
+        facts: list[Fact] = []
+        self._fill_slots(facts)
+        await self._record(facts)
+
+    async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
+        if work.row.count is not None:
+            return await self._gather(work)
+        if work.step.kind == "chain":
+            return await self._run_inner(work)
+        return await self._try(work)
+
+    async def _try(self, work: Work) -> Outcome:
+        step, row = work.step, work.row
+        if step.total_timeout is not None and work.deadline is None:
+            work.deadline = time.monotonic() + step.total_timeout
+        left = None if work.deadline is None else work.deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return failure(_total_timeout(step))
+        folder = self._store.files.folder / "work"
+        work.context = StepContext(self.id, step.id, row.item, row.attempt, folder)
+        timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
+        outcome = await attempt(
+            self._functions[step.target],
+            work.arguments,
+            work.context,
+            self._store.files,
+            self._store.new_id,
+            self.ledger.versions(row),
+            timeout,
+            self._threads,
+        )
+        if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT" and timeout == left:
+            return failure(_total_timeout(step))
+        return outcome
+
+    async def _gather(self, work: Work) -> Outcome:
+        """The value of a mapped step. Its items hold the files; only the list itself is kept here."""
+        assert work.row.count is not None
+        value = self.ledger.collected(work.step.id, work.row.count)
+        context = StepContext(self.id, work.step.id, None, 1)
+        try:
+            stored = await keep_value(value, context, self._store.files, self._store.new_id, {})
+        except TowpathError as error:
+            return failure(error)
+        return Outcome(value, stored)
+
+    async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:
+        end = await self._inner.run_inner(self, work)
+        if end.status is ChainStatus.PAUSED:
+            return end
+        if end.status is ChainStatus.CANCELLED and work.cancelled:
+            return None
+        if end.status is not ChainStatus.COMPLETED:
+            cause = end.error or ErrorInfo("E_CHILD_FAILED", "no step says why")
+            return Outcome(
+                error=ErrorInfo(cause.code, f"chain {work.step.target} ended {end.status}: {cause.message}"),
+                retryable=False,
+            )
+        context = StepContext(self.id, work.step.id, work.row.item, work.row.attempt)
+        versions = self.ledger.versions(work.row)
+        try:
+            return await keep_outcome(end.value, context, self._store.files, self._store.new_id, versions)
+        except TowpathError as error:
+            return failure(error)
+
+
+def _restored(row: StepRow) -> RestoredRow:
+    kept = row.error is not None and bool(row.error.failed_items)
+    return RestoredRow(row.step, row.item, row.status, row.waits_for_person, row.count, kept)
+
+
+def _as_wish(run_id: str, row: StepRow) -> Wish:
+    return Wish(
+        run_id, "decision", row.step, row.item, row.approval or "", row.decision or "", row.decision_reason
+    )
+
+
+def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | None:
+    """A step's error as the run's, with the step's name in front."""
+    place = step if item is None else f"{step}[{item}]"
+    return None if error is None else ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
+
+
+def _rejection(wish: Wish) -> ErrorInfo:
+    by = f" by {wish.by}" if wish.by else ""
+    return ErrorInfo("E_REJECTED", f"rejected{by}" + (f": {wish.reason}" if wish.reason else ""))
+
+
+def _total_timeout(step: StepPlan) -> StepTimedOut:
+    message = f"all attempts together took longer than {step.total_timeout:g} s"
+    return StepTimedOut("E_STEP_TOTAL_TIMEOUT", message, place=Place(step=step.id), retryable=False)
+
+
+def _recorded_parameters(arguments: dict[str, Any], step: StepPlan) -> Json:
+    """What the row says the step was called with; arguments too large for it, as where they came from."""
+    result: dict[str, Json] = {}
+    for name, value in arguments.items():
+        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
+            data = recorded(value)
+            small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
+            result[name] = data if small else {"$from": step.parameters[name]}
+        else:
+            result[name] = recorded(value)
+    return result
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that a task group was ended by. Our own errors come before what they caused."""
+    found: list[BaseException] = []
+    todo: list[BaseException] = [group]
+    while todo:
+        at = todo.pop(0)
+        if isinstance(at, BaseExceptionGroup):
+            todo.extend(at.exceptions)
+        else:
+            found.append(at)
+    return next((e for e in found if isinstance(e, TowpathError)), found[0])

@@ -1,0 +1,130 @@
+"""Where the store is and how the engine works: arguments, then environment, then `towpath.toml`."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from towpath.errors import FeatureMissing, InputInvalid, Place
+
+FILE = "towpath.toml"
+DEFAULT_STORE = "sqlite:///towpath.db"
+_KEYS = {"store": str, "blobs": str, "adapter": str, "durability": str, "concurrency": int, "servers": list}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settled settings. `store` is the database file, `blobs` the folder for files or None for the one beside it."""
+
+    store: Path
+    blobs: Path | None = None
+    adapter: str = "local"
+    durability: str = "full"
+    concurrency: int | None = None
+
+
+def settle(
+    store: str | os.PathLike[str] | None = None,
+    *,
+    blobs: str | os.PathLike[str] | None = None,
+    adapter: str | None = None,
+    durability: str | None = None,
+    concurrency: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """The settings in force. The store's address is looked for in the argument, `TOWPATH_STORE`,
+    `DATABASE_URL`, `towpath.toml` and is `sqlite:///towpath.db` otherwise.
+
+    Raises:
+        InputInvalid: E_STORE_URL, E_SETTING. FeatureMissing: E_FEATURE_MISSING for a door not built yet.
+    """
+    env = os.environ if environment is None else environment
+    saved = _read(file or Path(FILE))
+    address = (
+        store
+        if store is not None
+        else env.get("TOWPATH_STORE") or env.get("DATABASE_URL") or saved.get("store")
+    )
+    files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
+    runs_on = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
+    if runs_on != "local":
+        raise FeatureMissing(
+            "E_FEATURE_MISSING",
+            "only the local adapter is built into this version of towpath",
+            found=runs_on,
+            cure='adapter="local"; Temporal comes with a later version (pip install "towpath[temporal]")',
+        )
+    kept = durability or saved.get("durability") or "full"
+    if kept not in ("full", "normal"):
+        raise InputInvalid("E_SETTING", "durability", found=kept, allowed="full, normal")
+    wide = concurrency if concurrency is not None else saved.get("concurrency")
+    if wide is not None and not 1 <= wide <= 100_000:
+        raise InputInvalid("E_SETTING", "concurrency", found=wide, allowed="1 to 100000 steps at a time")
+    return Settings(
+        _database(DEFAULT_STORE if address is None else address), _folder(files), runs_on, kept, wide
+    )
+
+
+def _database(address: str | os.PathLike[str]) -> Path:
+    text = os.fspath(address)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        path = text
+    elif scheme in ("sqlite", "sqlite+aiosqlite"):
+        path = rest.partition("?")[0]
+        path = path[1:] if path.startswith("/") else path
+    elif scheme.startswith("postgres"):
+        raise FeatureMissing(
+            "E_FEATURE_MISSING",
+            "PostgreSQL is not built into this version of towpath yet",
+            found=f"{scheme}://…",
+            cure='use sqlite:///FILE for now; later: pip install "towpath[postgres]"',
+        )
+    else:
+        raise InputInvalid(
+            "E_STORE_URL", "the store's address", found=text, allowed="sqlite:///FILE, or a file name"
+        )
+    if not path or "\0" in path or path == ":memory:":
+        raise InputInvalid(
+            "E_STORE_URL", "the store's address names no file", found=text, allowed="sqlite:///FILE"
+        )
+    return Path(path).expanduser().absolute()
+
+
+def _folder(address: str | os.PathLike[str] | None) -> Path | None:
+    if address is None:
+        return None
+    text = os.fspath(address)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    elif "://" in text:
+        raise FeatureMissing(
+            "E_FEATURE_MISSING",
+            "object storage is not built into this version of towpath yet",
+            found=text.partition("://")[0] + "://…",
+            cure='name a folder for now; later: pip install "towpath[s3]"',
+        )
+    return Path(text).expanduser().absolute()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputInvalid(
+            "E_SETTING", f"{path.name} cannot be read: {error}", place=Place(file=path.name)
+        ) from error
+    for key, value in saved.items():
+        if key not in _KEYS or not isinstance(value, _KEYS[key]):
+            allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key].__name__
+            raise InputInvalid(
+                "E_SETTING", f"{key} in {path.name}", place=Place(file=path.name, field=key), allowed=allowed
+            )
+    return saved

@@ -1,0 +1,89 @@
+"""How many steps work at the same time: one limit for the engine, one per run, fair between runs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+
+class Slots:
+    """The engine's slots. A freed one goes to the run that has waited longest."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.free = limit
+        self._waiting: deque[RunSlots] = deque()
+
+    def for_run(self, limit: int | None, wake: Callable[[], None]) -> RunSlots:
+        """A run's share. `wake` is called when a slot was set aside for it."""
+        return RunSlots(self, limit or self.limit, wake)
+
+    def _wait(self, run: RunSlots) -> None:
+        if run not in self._waiting:
+            self._waiting.append(run)
+
+    def _put_back(self, giver: RunSlots | None) -> None:
+        self.free += 1
+        while self.free and self._waiting:
+            run = self._waiting[0]
+            if run is giver:
+                return  # it takes the slot itself, in the same breath
+            self._waiting.popleft()
+            if run.wants:
+                self.free -= 1
+                run.granted += 1
+                run.wake()
+
+    def _forget(self, run: RunSlots) -> None:
+        if run in self._waiting:
+            self._waiting.remove(run)
+
+
+class RunSlots:
+    """One run's slots."""
+
+    def __init__(self, slots: Slots, limit: int, wake: Callable[[], None]) -> None:
+        self._slots = slots
+        self._limit = limit
+        self.wake = wake
+        self.in_use = 0
+        self.granted = 0
+        self.wants = False
+
+    def take(self) -> bool:
+        """Take a slot if there is one; else the run is woken when one is set aside for it."""
+        if self.in_use >= self._limit:
+            return False
+        if self.granted:
+            self.granted -= 1
+        elif self._slots.free:
+            self._slots.free -= 1
+        else:
+            self.wants = True
+            self._slots._wait(self)
+            return False
+        self.in_use += 1
+        return True
+
+    def give_back(self) -> None:
+        """A step of this run is over."""
+        self.in_use -= 1
+        self._slots._put_back(self)
+
+    def settle(self, *, wants: bool) -> None:
+        """Say whether work still waits; slots set aside for nothing go to others."""
+        self.wants = wants
+        if not wants:
+            self._slots._forget(self)
+            while self.granted:
+                self.granted -= 1
+                self._slots._put_back(None)
+        elif self._slots.free and self.in_use < self._limit:
+            self._slots._wait(self)
+
+    def close(self) -> None:
+        """The run is over: everything it holds goes back."""
+        self.settle(wants=False)
+        while self.in_use:
+            self.in_use -= 1
+            self._slots._put_back(None)

@@ -1,0 +1,89 @@
+"""Names the step that blocks the event loop, while it blocks it.
+
+A thread looks whether the loop still turns. If it stood still for a second, the stack of the loop's
+thread tells which step's function is on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import CodeType
+
+LAG = 1.0  # seconds without a turn of the loop
+INTERVAL = 0.25
+
+_log = logging.getLogger("towpath")
+
+
+class Watchdog:
+    """Watches one event loop from a thread of its own, as a context manager.
+
+    `steps` gives the code objects of known step functions with their names; `on_block` is told
+    (step name or "", file:line, seconds) once per blockage, from the watching thread.
+    """
+
+    def __init__(
+        self,
+        steps: Callable[[], dict[CodeType, str]],
+        on_block: Callable[[str, str, float], None] | None = None,
+    ) -> None:
+        self._steps = steps
+        self._on_block = on_block or _warn
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._turned = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="towpath watchdog", daemon=True)
+        self._beat: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Watchdog:
+        self._turn()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._beat is not None:
+            self._beat.cancel()
+        self._thread.join()
+
+    def _turn(self) -> None:
+        self._turned = time.monotonic()
+        self._beat = self._loop.call_later(INTERVAL, self._turn)
+
+    def _watch(self) -> None:
+        told = 0.0
+        while not self._stop.wait(INTERVAL):
+            turned = self._turned
+            lag = time.monotonic() - turned - INTERVAL
+            if lag >= LAG - INTERVAL and told != turned:
+                told = turned
+                self._on_block(*self._culprit(), lag)
+
+    def _culprit(self) -> tuple[str, str]:
+        frame = sys._current_frames().get(self._thread_id)
+        steps = self._steps()
+        place = ""
+        while frame is not None:
+            place = place or f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            name = steps.get(frame.f_code)
+            if name is not None:
+                return name, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            frame = frame.f_back
+        return "", place
+
+
+def _warn(step: str, place: str, lag: float) -> None:
+    who = f"step {step}" if step else "something"
+    _log.warning(
+        "%s blocks the event loop at %s for %.1f s already: nothing else can work meanwhile. "
+        "Make the step a plain `def` (it then runs in a thread), or await instead of blocking.",
+        who,
+        place,
+        lag,
+    )

@@ -1,0 +1,75 @@
+"""The composition root: the only place that knows every concrete class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from towpath.ports import Listener
+from towpath.service import Engine
+from towpath.store.owners import LEASE_SECONDS
+from towpath.store.records import Records
+from towpath.store.runs import open_store
+
+from .local import CONCURRENCY, THREADS, local_adapter
+from .settings import settle
+
+
+@asynccontextmanager
+async def open_engine(
+    store: str | os.PathLike[str] | None = None,
+    *,
+    blobs: str | os.PathLike[str] | None = None,
+    adapter: str | None = None,
+    durability: str | None = None,
+    concurrency: int | None = None,
+    threads: int = THREADS,
+    lease_seconds: float = LEASE_SECONDS,
+    busy_timeout: float = 30.0,
+    listener: Listener | None = None,
+) -> AsyncIterator[Engine]:
+    """Open an engine: `async with open_engine("sqlite:///towpath.db") as engine`.
+
+    Opening never starts work. Leaving the block pauses what still runs.
+
+    Args:
+        store: the database, e.g. `sqlite:///towpath.db` or a file name. Default: `TOWPATH_STORE`,
+            `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`.
+        blobs: folder for larger files; default `<name>-store` beside the database.
+        adapter: what executes chains; `local` is this process.
+        durability: `full` survives power cuts; `normal` saves an fsync per commit and survives kills only.
+        concurrency: steps working at the same time in this process (default 256).
+        threads: threads for steps that are plain functions.
+        lease_seconds: how long a run stays ours without a sign of life.
+        busy_timeout: seconds to wait for another process that writes to the same database.
+        listener: is called with (run id, fact) for every recorded fact.
+
+    Raises:
+        InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_….
+    """
+    settings = settle(store, blobs=blobs, adapter=adapter, durability=durability, concurrency=concurrency)
+    async with (
+        open_store(
+            settings.store,
+            blobs=settings.blobs,
+            durability=settings.durability,
+            busy_timeout=busy_timeout,
+            lease_seconds=lease_seconds,
+        ) as opened,
+        local_adapter(
+            opened,
+            concurrency=settings.concurrency or CONCURRENCY,
+            threads=threads,
+            lease_seconds=lease_seconds,
+        ) as local,
+        anyio.create_task_group() as tasks,
+    ):
+        if listener is not None:
+            local.listeners.append(listener)
+        try:
+            yield Engine(opened, local, Records(opened), tasks)
+        finally:
+            tasks.cancel_scope.cancel()

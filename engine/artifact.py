@@ -1,0 +1,93 @@
+"""What users hold in their hands: `Artifact` (a file that is kept) and `File` (one about to be)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .model import ArtifactRow
+
+
+class ArtifactFiles(Protocol):
+    """Gets at the bytes of artifacts; a store fills it."""
+
+    async def read_bytes(self, row: ArtifactRow) -> bytes:
+        """All bytes, verified against the digest."""
+        ...
+
+    def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
+        """The bytes as a stream, verified at its end."""
+        ...
+
+    async def path(self, row: ArtifactRow) -> Path:
+        """A readable local file under the artifact's human name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One version of one named output file of a step.
+
+    `name` is its logical place in what the step returned, `filename` the name for people, `size` bytes,
+    `digest` the SHA-256 of the bytes in hex. Steps get artifacts as arguments; the bytes are read on
+    demand and are checked against the digest.
+    """
+
+    row: ArtifactRow
+    _files: ArtifactFiles = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def version(self) -> int:
+        return self.row.version
+
+    @property
+    def filename(self) -> str:
+        return self.row.filename
+
+    @property
+    def digest(self) -> str:
+        return self.row.digest
+
+    @property
+    def size(self) -> int:
+        return self.row.size
+
+    @property
+    def media_type(self) -> str:
+        return self.row.media_type
+
+    @property
+    def kind(self) -> str:
+        """`image video audio text model` or `file`."""
+        return self.row.kind
+
+    async def read_bytes(self) -> bytes:
+        """All bytes. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT)."""
+        return await self._files.read_bytes(self.row)
+
+    def open(self) -> AsyncIterator[bytes]:
+        """The bytes in chunks of about 1 MiB: `async for chunk in artifact.open()`."""
+        return self._files.open(self.row)
+
+    async def path(self) -> Path:
+        """A local copy under its human name, made on demand. Editing it changes no version."""
+        return await self._files.path(self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that a step returns, with the name people will see: `File(data, filename="poster.png")`."""
+
+    data: bytes | Path | AsyncIterator[bytes]
+    filename: str | None = None
+    media_type: str | None = None

@@ -1,0 +1,221 @@
+"""One attempt of a Python step: call the function, keep what it returns, or say why not.
+
+Both adapters run steps through here. Nothing is recorded: the outcome is handed back, with its bytes safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from .artifact import Artifact
+from .context import StepContext
+from .errors import Place, StepTimedOut, TowpathError, ValueRefused
+from .events import NewArtifact
+from .model import ErrorInfo, Json
+from .ports import Files, KeptFile
+from .steps import Step
+from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
+
+TRACEBACK_LIMIT = 16 * 1024
+_OUR_FOLDERS = (str(Path(__file__).resolve().parent), str(Path(anyio.__file__).resolve().parent))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt came to. `value` is JSON with references; an `error` leaves the rest empty."""
+
+    value: Json = None
+    artifacts: tuple[NewArtifact, ...] = ()
+    error: ErrorInfo | None = None
+    retryable: bool = True
+
+    @property
+    def row_value(self) -> Json:
+        """The value as the row holds it: itself, or a note that the artifact `value` does."""
+        stored = any(a.name == "value" and a.metadata == {"value": True} for a in self.artifacts)
+        return {STORED_VALUE: "value"} if stored else self.value
+
+
+async def attempt(
+    step: Step[..., Any],
+    arguments: dict[str, Any],
+    context: StepContext,
+    files: Files,
+    new_id: Callable[[], str],
+    versions: dict[str, int],
+    timeout: float | None,
+    limiter: anyio.CapacityLimiter | None = None,
+) -> Outcome:
+    """Call the step once. `versions` are the highest version numbers its outputs have already.
+
+    Cancellation passes through; every other trouble, the step's or ours, becomes an outcome.
+    """
+    try:
+        with anyio.CancelScope() if timeout is None else anyio.move_on_after(timeout) as scope:
+            value = await _call(step, arguments, context, limiter)
+            return await keep_outcome(value, context, files, new_id, versions)
+        assert scope.cancel_called
+        limit = StepTimedOut(
+            "E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context)
+        )
+        return failure(limit)
+    except (Exception, SystemExit) as error:
+        return failure(error)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled us: the step raised it itself, and would otherwise vanish without a trace.
+        return failure(RuntimeError(f"the step raised {type(error).__name__} without being cancelled"))
+    finally:
+        context.close()
+
+
+async def _call(
+    step: Step[..., Any],
+    arguments: dict[str, Any],
+    context: StepContext,
+    limiter: anyio.CapacityLimiter | None,
+) -> Any:
+    args, kwargs = step.call_arguments(arguments)
+    context.enter()
+    if step.is_async:
+        return await step.function(*args, **kwargs)
+    # A thread cannot be stopped: when the attempt is over for us, the thread is left to itself.
+    result = await anyio.to_thread.run_sync(
+        partial(step.function, *args, **kwargs), abandon_on_cancel=True, limiter=limiter
+    )
+    return await result if inspect.isawaitable(result) else result
+
+
+async def keep_outcome(
+    value: object, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+) -> Outcome:
+    """Make the files in a returned value safe; large values become the artifact `value`.
+
+    Raises:
+        ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE, E_VALUE_FILE, E_ARTIFACT_NAME_TWICE. StoreFailed: E_DISK_….
+    """
+    place = _place(context)
+    data, found = take_apart(value, place)
+    found += context.saved
+    names = [file.name for file in found]
+    if len(names) != len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"two files would both be called {twice}", place=place)
+    kept = [await _keep(file, context, files, new_id, versions) for file in found]
+    stored = await keep_value(data, context, files, new_id, versions)
+    return Outcome(data, (*kept, *stored))
+
+
+async def _keep(
+    file: NewFile, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+) -> NewArtifact:
+    metadata: Json = None
+    if isinstance(file.data, Artifact):
+        row = file.data.row
+        kept = KeptFile(row.filename, row.media_type, row.size, row.digest, *files.whereabouts(row))
+        metadata = {"same_as": row.id}
+    else:
+        stem = context.step_id if file.name == "output" else f"{context.step_id}-{file.name}"
+        kept = await files.keep(file.data, file.filename, file.media_type, stem)
+    return _new(file.name, kept, context, new_id, versions, metadata)
+
+
+async def keep_value(
+    data: Json, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+) -> tuple[NewArtifact, ...]:
+    """The artifact `value` for data too large for a row, or nothing. Raises ValueRefused (E_VALUE_SIZE)."""
+    if data is None or isinstance(data, bool | int | float) or (isinstance(data, str) and len(data) < 1024):
+        return ()
+    encoded = msgspec.json.encode(data)
+    if len(encoded) <= INLINE_VALUE:
+        return ()
+    if len(encoded) > MAX_VALUE:
+        raise ValueRefused(
+            "E_VALUE_SIZE",
+            "the returned value is too large for data",
+            place=_place(context),
+            found=f"{len(encoded)} bytes of JSON",
+            allowed="64 MiB; return bytes or a path to keep a file of any size",
+        )
+    kept = await files.keep(encoded, f"{context.step_id}.json", "application/json")
+    return (_new("value", kept, context, new_id, versions, {"value": True}),)
+
+
+def _new(
+    name: str,
+    kept: KeptFile,
+    context: StepContext,
+    new_id: Callable[[], str],
+    versions: dict[str, int],
+    metadata: Json = None,
+) -> NewArtifact:
+    return NewArtifact(
+        id=new_id(),
+        name=name,
+        version=versions.get(name, 0) + 1,
+        filename=kept.filename,
+        media_type=kept.media_type,
+        size=kept.size,
+        digest=kept.digest,
+        local_path=kept.local_path,
+        inline=kept.inline,
+        attempt=context.attempt,
+        metadata=metadata,
+    )
+
+
+def failure(error: BaseException) -> Outcome:
+    """The outcome of an attempt that raised. Errors of a user's code may be tried again."""
+    if isinstance(error, TowpathError):
+        raised_by_user = type(error).__name__ in ("StepFailed",)
+        info = ErrorInfo(
+            error.code,
+            error.problem.message,
+            type(error).__name__,
+            user_traceback(error) if raised_by_user else "",
+        )
+        return Outcome(error=info, retryable=error.retryable)
+    message = str(error) or type(error).__name__
+    info = ErrorInfo(
+        "E_STEP_RAISED",
+        f"{type(error).__name__}: {message}"[:2000],
+        type(error).__name__,
+        user_traceback(error),
+    )
+    return Outcome(error=info)
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
+    kept = traceback.TracebackException.from_exception(error)
+    _drop_our_frames(kept)
+    return "".join(kept.format())[-TRACEBACK_LIMIT:]
+
+
+def _drop_our_frames(kept: traceback.TracebackException) -> None:
+    seen: list[traceback.TracebackException | None] = [kept]
+    while seen:
+        at = seen.pop()
+        if at is None:
+            continue
+        frames = [f for f in at.stack if not str(Path(f.filename).resolve()).startswith(_OUR_FOLDERS)]
+        at.stack = traceback.StackSummary.from_list(frames)
+        seen += [at.__cause__, at.__context__, *(at.exceptions or ())]
+
+
+def _place(context: StepContext) -> Place:
+    item = "" if context.item is None else f"[{context.item}]"
+    return Place(step=f"{context.step_id}{item}")

@@ -1,0 +1,153 @@
+"""Bindings: parameters whose values are known only at run time, as plain JSON inside a plan.
+
+    {"$ref": {"step": "photos", "keys": ["files", 0]}}      the value of a step, or a part of it
+    {"$ref": {"input": "width", "keys": []}}                a chain input
+    {"$item": []}                                           the element of a mapped step; keys as above
+    {"$template": "{{ frame.output.image }}"}               a template of the expression language
+    {"$literal": {"$ref": "not a reference"}}               data that only looks like a binding
+
+A binding is compiled once per run into a function; constants cost nothing afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .artifact import Artifact
+from .errors import ExpressionFailed, Place
+from .expressions import Condition, Reference, look_up, parse_condition, parse_template
+from .model import Json
+
+MARKS = frozenset({"$ref", "$item", "$template", "$literal"})
+FILE_KINDS = frozenset({"image", "video", "audio", "text", "model", "file"})
+
+
+class Environment(Protocol):
+    """What a driver knows of a run when a step is bound."""
+
+    def input(self, name: str) -> object:
+        """The value of a chain input; an `Artifact` for a file input."""
+        ...
+
+    def value(self, step: str) -> Any:
+        """The value of a step with artifacts in place. Raises ExpressionFailed if it did not complete."""
+        ...
+
+    def files(self, step: str) -> list[Artifact]:
+        """The latest version of every file of a completed step."""
+        ...
+
+    def status(self, step: str) -> str: ...
+
+    def parameters(self, step: str) -> Json: ...
+
+    def error(self, step: str) -> Json:
+        """`{"code": …, "message": …}` of a failed step, else None."""
+        ...
+
+
+Bound = Callable[[Environment, Any, int | None], Any]
+"""A compiled binding: (environment, item, index) -> value."""
+
+
+def escape(value: Json) -> Json:
+    """Literal data as a binding: what looks like a binding is wrapped."""
+    if isinstance(value, dict):
+        if MARKS & value.keys():
+            return {"$literal": value}
+        return {key: escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [escape(inner) for inner in value]
+    return value
+
+
+def compile_binding(binding: Json, place: Place) -> Bound:
+    """A function that gives the binding's value in an environment."""
+    if isinstance(binding, dict):
+        return _compile_mapping(binding, place)
+    if isinstance(binding, list):
+        parts = [compile_binding(inner, place) for inner in binding]
+        return lambda env, item, index: [part(env, item, index) for part in parts]
+    return lambda env, item, index: binding
+
+
+def _compile_mapping(binding: dict[str, Json], place: Place) -> Bound:
+    if "$literal" in binding:
+        literal = binding["$literal"]
+        return lambda env, item, index: literal
+    if "$item" in binding:
+        keys = tuple(binding["$item"])
+        reference = Reference("item", "", "", keys)
+        return lambda env, item, index: look_up(item, reference) if keys else item
+    if "$ref" in binding:
+        return _compile_reference(binding["$ref"])
+    if "$template" in binding:
+        template, problems = parse_template(binding["$template"], None, place)
+        assert template is not None, problems
+        return lambda env, item, index: template.render(lambda ref: resolve(ref, env, item, index))
+    named = {key: compile_binding(inner, place) for key, inner in binding.items()}
+    return lambda env, item, index: {key: part(env, item, index) for key, part in named.items()}
+
+
+def _compile_reference(target: dict[str, Json]) -> Bound:
+    keys = tuple(target.get("keys") or ())
+    if "input" in target:
+        of_input = Reference("inputs", "", "", (target["input"], *keys))
+        return lambda env, item, index: look_up(env.input(target["input"]), of_input, 1)
+    of_step = Reference("step", target["step"], "output", keys)
+    return lambda env, item, index: (
+        look_up(env.value(target["step"]), of_step) if keys else env.value(target["step"])
+    )
+
+
+def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
+    """A step's condition as a function. It raises ExpressionFailed (E_COND_TYPE, E_TEMPLATE_UNDEFINED)."""
+    condition, problems = parse_condition(text, None, place)
+    assert isinstance(condition, Condition), problems
+    return lambda env: condition.holds(lambda ref: resolve(ref, env, None, None))
+
+
+def resolve(reference: Reference, env: Environment, item: Any, index: int | None) -> Any:
+    """The native value of one reference. Raises ExpressionFailed naming the step and the key."""
+    if reference.root == "inputs":
+        if not reference.keys:
+            raise ExpressionFailed("E_TEMPLATE_UNDEFINED", "name an input: inputs.<name>")
+        return look_up(env.input(str(reference.keys[0])), reference, 1)
+    if reference.root == "item":
+        return look_up(_with_files(item, reference.keys), reference)
+    if reference.root == "index":
+        return index
+    if reference.part == "status":
+        return env.status(reference.step)
+    if reference.part == "parameters":
+        return look_up(env.parameters(reference.step), reference)
+    if reference.part == "error":
+        return look_up(env.error(reference.step), reference)
+    return _output(reference, env)
+
+
+def _output(reference: Reference, env: Environment) -> Any:
+    value = env.value(reference.step)
+    keys = reference.keys
+    if keys and not (isinstance(value, dict) and keys[0] in value):
+        if keys[0] == "files":
+            return look_up(env.files(reference.step), reference, 1)
+        if keys[0] in FILE_KINDS:
+            first = next((f for f in env.files(reference.step) if f.kind == keys[0]), None)
+            if first is not None:
+                return look_up(_file_fields(first, keys[1:]), reference, 1)
+    return look_up(_with_files(value, keys), reference)
+
+
+def _with_files(value: Any, keys: tuple[str | int, ...]) -> Any:
+    """A lone artifact with keys behind it shows its public fields; anything else is itself."""
+    return _file_fields(value, keys) if isinstance(value, Artifact) else value
+
+
+def _file_fields(file: Artifact, keys: tuple[str | int, ...]) -> Any:
+    if not keys:
+        return file
+    return {
+        name: getattr(file, name) for name in ("name", "version", "filename", "digest", "size", "media_type")
+    }

@@ -1,0 +1,140 @@
+"""`context()`: what a step's function may know and do while it runs."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+
+from .artifact import Artifact, File
+from .errors import Place, ValueRefused
+from .values import NewFile
+
+LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go first
+
+_current: ContextVar[StepContext] = ContextVar("towpath_step")
+
+
+def context() -> StepContext:
+    """The running step. Raises RuntimeError outside of one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError("context() is only there while a step runs in a chain") from None
+
+
+class LogLines(logging.Handler):
+    """Keeps the last lines that a step logs, as text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        self.changed = False
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        with self._lock:
+            self._lines.append(line)
+            self._size += len(line)
+            while self._size > LOG_LIMIT and len(self._lines) > 1:
+                self._size -= len(self._lines.popleft())
+            self.changed = True
+
+    def text(self) -> str:
+        """Everything kept so far, at most 256 KiB."""
+        with self._lock:
+            self.changed = False
+            return "".join(self._lines)[-LOG_LIMIT:]
+
+
+class StepContext:
+    """The running attempt of a step.
+
+    `idempotency_key` is the same for all attempts of this step in this run: give it to services that can
+    tell a repeated request from a new one.
+    """
+
+    def __init__(
+        self, run_id: str, step_id: str, item: int | None, attempt: int, folder: Path | None = None
+    ) -> None:
+        self.run_id = run_id
+        self.step_id = step_id
+        self.item = item
+        self.attempt = attempt
+        self.saved: list[NewFile] = []
+        self.done: float = 0
+        self.total: float | None = None
+        self.on_progress: Callable[[], None] | None = None
+        self.log: LogLines | None = None
+        self._logger: logging.Logger | None = None
+        self._folder = folder
+        self._made: Path | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self.run_id}/{self.step_id}" + ("" if self.item is None else f"/{self.item}")
+
+    @property
+    def logger(self) -> logging.Logger:
+        """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`)."""
+        if self._logger is None:
+            self._logger = logging.Logger(f"towpath.steps.{self.step_id}", logging.DEBUG)
+            self._logger.parent = logging.getLogger("towpath.steps")
+            self.log = LogLines()
+            self._logger.addHandler(self.log)
+        return self._logger
+
+    @property
+    def work_folder(self) -> Path:
+        """An empty folder for this attempt, removed after it. Files returned from it are kept."""
+        if self._made is None:
+            if self._folder is None:
+                raise RuntimeError("this step runs without a store and has no work folder")
+            self._made = self._folder / f"{self.run_id}-{self.step_id}-{self.item or 0}-{self.attempt}"
+            shutil.rmtree(self._made, ignore_errors=True)
+            self._made.mkdir(parents=True, mode=0o700)
+        return self._made
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Tell whoever watches how far the step is."""
+        self.done, self.total = done, total
+        if self.on_progress is not None:
+            self.on_progress()
+
+    def save(self, name: str, data: bytes | str | Path | File | Artifact) -> None:
+        """Keep one more file under `name`, besides what the step returns. Recorded when the step completes.
+
+        Raises:
+            ValueRefused: E_ARTIFACT_NAME_TWICE if the name was used in this attempt, E_VALUE_TYPE.
+        """
+        place = Place(step=self.step_id, field=name)
+        if any(file.name == name for file in self.saved):
+            raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"{name} was saved already", place=place)
+        if isinstance(data, str):
+            self.saved.append(NewFile(name, data.encode(), name if "." in name else f"{name}.txt"))
+        elif isinstance(data, bytes):
+            self.saved.append(NewFile(name, data, name if "." in name else None))
+        elif isinstance(data, Path):
+            self.saved.append(NewFile(name, data, data.name))
+        elif isinstance(data, File):
+            self.saved.append(NewFile(name, data.data, data.filename, data.media_type))
+        elif isinstance(data, Artifact):
+            self.saved.append(NewFile(name, data, data.filename, data.media_type))
+        else:
+            raise ValueRefused("E_VALUE_TYPE", "save() keeps files", place=place, found=type(data).__name__)
+
+    def close(self) -> None:
+        """Remove the work folder, if one was made."""
+        if self._made is not None:
+            shutil.rmtree(self._made, ignore_errors=True)
+
+    def enter(self) -> None:
+        """Make this the current context of the running task or thread."""
+        _current.set(self)

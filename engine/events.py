@@ -1,0 +1,169 @@
+"""Facts: what happened to a run, as told to the store in order. The `events` table keeps them for good.
+
+Each fact names the row it is about by id. A list of facts given to the store at once is recorded as
+one whole or not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .model import ApprovalPolicy, ChainStatus, ErrorInfo, Json, StepStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NewArtifact:
+    """A version about to be recorded. The bytes are safe already, or travel along in `inline`."""
+
+    id: str
+    name: str
+    version: int
+    filename: str
+    media_type: str
+    size: int
+    digest: str
+    local_path: str | None = None
+    inline: bytes | None = None
+    attempt: int = 1
+    parent_artifact_id: str | None = None
+    metadata: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewApproval:
+    """A gate about to be recorded, for the artifacts recorded with it."""
+
+    id: str
+    policy: ApprovalPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class StepReady:
+    """A step's (or item's) row comes to be, already started or waiting for a slot."""
+
+    row: str
+    step: str
+    item: int | None
+    target: str
+    started: bool
+    attempt: int
+    parameters: Json = None
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A queued row, or one found unfinished after a crash, begins (another) attempt."""
+
+    row: str
+    step: str
+    item: int | None
+    attempt: int
+    parameters: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRetried:
+    """An attempt failed and another one follows after `delay` seconds."""
+
+    row: str
+    step: str
+    item: int | None
+    attempt: int
+    error: ErrorInfo
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """A row got its outcome: completed, failed, cancelled, or waiting for a person.
+
+    `failed_items` on a completed mapped step are those it kept.
+    """
+
+    row: str
+    step: str
+    item: int | None
+    status: StepStatus
+    attempt: int = 1
+    value: Json = None
+    artifacts: tuple[NewArtifact, ...] = ()
+    approval: NewApproval | None = None
+    error: ErrorInfo | None = None
+    parameters: Json = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDropped:
+    """A step that never started ends as skipped or cancelled; its row comes to be with it."""
+
+    row: str
+    step: str
+    item: int | None
+    target: str
+    status: StepStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionApplied:
+    """A person's decision took effect on the waiting row."""
+
+    row: str
+    step: str
+    item: int | None
+    approval: str
+    status: StepStatus
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LevelReached:
+    """The first step of a level started."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainResumed:
+    """The run goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPaused:
+    """Nothing more happens until somebody resumes or decides. Reasons: approval, requested, interrupted."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEnded:
+    """The run is over, with its first cause if it failed."""
+
+    status: ChainStatus
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogKept:
+    """The log lines of an attempt, as they stand now."""
+
+    row: str
+    attempt: int
+    text: str
+
+
+Fact = (
+    StepReady
+    | StepStarted
+    | StepRetried
+    | StepEnded
+    | StepDropped
+    | DecisionApplied
+    | LevelReached
+    | ChainResumed
+    | ChainPaused
+    | ChainEnded
+    | LogKept
+)

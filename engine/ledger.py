@@ -1,0 +1,203 @@
+"""The rows of one run as its driver holds them in memory, and how later steps see them.
+
+Fills the `Environment` of bindings. What is here is what the store has recorded (or records in the same
+transaction); nothing is read back from the database while a run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from .artifact import Artifact
+from .binding import compile_binding
+from .errors import ExpressionFailed, Place
+from .events import NewArtifact
+from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
+from .ports import Files, RunRow, StepRow, Store
+from .values import STORED_VALUE, of_item, restore
+
+INPUTS = "inputs"  # the step id of the row that holds file inputs
+
+
+@dataclass(slots=True)
+class LedgerRow:
+    """One row of the run."""
+
+    id: str
+    step: str
+    item: int | None = None
+    status: StepStatus = StepStatus.QUEUED
+    attempt: int = 0
+    value: Json = None
+    parameters: Json = None
+    error: ErrorInfo | None = None
+    count: int | None = None
+    approval: str | None = None
+    started_at: int | None = None
+    artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
+
+
+class Ledger:
+    """All rows of a run, by step and item."""
+
+    def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json]) -> None:
+        self.plan = plan
+        self.inputs = inputs
+        self._files = files
+        self._rows: dict[tuple[str, int | None], LedgerRow] = {}
+
+    # ---- rows
+
+    def row(self, step: str, item: int | None = None) -> LedgerRow | None:
+        """The row of a step or item, if it has one yet."""
+        return self._rows.get((step, item))
+
+    def add(self, row: LedgerRow) -> LedgerRow:
+        self._rows[row.step, row.item] = row
+        return row
+
+    async def restore(self, recorded: RunRow) -> None:
+        """Take over what a store holds of the run, reading values too large for their row from their artifact."""
+        for stored in recorded.rows:
+            row = self.add(_from_store(stored))
+            if isinstance(row.value, dict) and STORED_VALUE in row.value:
+                artifact = row.artifacts[row.value[STORED_VALUE]]
+                row.value = msgspec.json.decode(await self._files.read_bytes(artifact))
+
+    def keep(self, row: LedgerRow, artifacts: Iterable[NewArtifact]) -> None:
+        """Note new versions that are being recorded with this row."""
+        waits = row.status is StepStatus.WAITING_APPROVAL
+        word = ArtifactApproval.PENDING if waits else ArtifactApproval.AUTO_APPROVED
+        for new in artifacts:
+            row.artifacts[new.name] = ArtifactRow(
+                id=new.id,
+                workflow_id=row.id,
+                name=new.name,
+                version=new.version,
+                filename=new.filename,
+                media_type=new.media_type,
+                size=new.size,
+                digest=new.digest,
+                parent_artifact_id=new.parent_artifact_id,
+                approval_status=word,
+                attempt=new.attempt,
+            )
+
+    def versions(self, row: LedgerRow) -> dict[str, int]:
+        """The highest version of each output of a row."""
+        return {name: artifact.version for name, artifact in row.artifacts.items()}
+
+    def collected(self, step: str, count: int) -> list[Json]:
+        """The value of a mapped step: its items' values in order, None where an item has none."""
+        values: list[Json] = []
+        for item in range(count):
+            row = self._rows.get((step, item))
+            done = row is not None and row.status.done
+            values.append(of_item(row.value, item) if row is not None and done else None)
+        return values
+
+    # ---- the environment of bindings
+
+    def input(self, name: str) -> object:
+        if name not in self.inputs:
+            raise ExpressionFailed("E_TEMPLATE_UNDEFINED", f"there is no input {name}")
+        return restore(self.inputs[name], lambda file, _: self._artifact(INPUTS, file, None))
+
+    def value(self, step: str) -> Any:
+        row = self._completed(step)
+        return restore(row.value, lambda name, item: self._artifact(step, name, item))
+
+    def item_value(self, step: str, item: int) -> Any:
+        """The value of one completed item of a mapped step."""
+        row = self._rows[step, item]
+        return restore(row.value, lambda name, _: self._artifact(step, name, item))
+
+    def files(self, step: str) -> list[Artifact]:
+        self._completed(step)
+        return self.artifacts(step)
+
+    def artifacts(self, step: str, item: int | None = None) -> list[Artifact]:
+        """The latest version of each file of a step, whatever its status; of a mapped step, of all items."""
+        row = self._rows.get((step, item))
+        if row is None:
+            return []
+        rows = [row] if row.count is None else [self._rows.get((step, i)) for i in range(row.count)]
+        return [
+            Artifact(artifact, self._files)
+            for r in rows
+            if r is not None
+            for artifact in r.artifacts.values()
+            if artifact.name != "value"
+        ]
+
+    def status(self, step: str) -> str:
+        row = self._rows.get((step, None))
+        return "pending" if row is None else str(row.status)
+
+    def parameters(self, step: str) -> Json:
+        row = self._rows.get((step, None))
+        return (row.parameters if row is not None else None) or {}
+
+    def error(self, step: str) -> Json:
+        row = self._rows.get((step, None))
+        if row is None or row.error is None:
+            return None
+        return {
+            "code": row.error.code,
+            "message": row.error.message,
+            "failed_items": list(row.error.failed_items),
+        }
+
+    def _completed(self, step: str) -> LedgerRow:
+        row = self._rows.get((step, None))
+        if row is None or not row.status.done:
+            status = "pending" if row is None else row.status
+            raise ExpressionFailed(
+                "E_TEMPLATE_UNDEFINED",
+                f"step {step} has no output: it is {status}",
+                place=Place(step=step),
+                cure=f"guard it with a condition: {step}.status == 'completed' and …",
+            )
+        return row
+
+    def _artifact(self, step: str, name: str, item: int | None) -> Artifact:
+        row = self._rows[step, item]
+        return Artifact(row.artifacts[name], self._files)
+
+
+async def restored_ledger(store: Store, recorded: RunRow) -> Ledger:
+    """The ledger of a recorded run."""
+    ledger = Ledger(recorded.plan, store.files, recorded.inputs)
+    await ledger.restore(recorded)
+    return ledger
+
+
+def chain_value(ledger: Ledger) -> Any:
+    """What a completed run came to: what its `@chain` returned, else the values of its last steps by id."""
+    plan = ledger.plan
+    if plan.output is not None:
+        return compile_binding(plan.output, Place(field="output"))(ledger, None, None)
+    needed = {dependency for step in plan.steps for dependency in step.depends_on}
+    last = [step.id for step in plan.steps if step.id not in needed]
+    return {step: ledger.value(step) for step in last if StepStatus(ledger.status(step)).done}
+
+
+def _from_store(row: StepRow) -> LedgerRow:
+    return LedgerRow(
+        id=row.id,
+        step=row.step,
+        item=row.item,
+        status=row.status,
+        attempt=row.attempt,
+        value=row.value,
+        parameters=row.parameters,
+        error=row.error,
+        count=row.count,
+        approval=row.approval,
+        started_at=row.started_at,
+        artifacts={a.name: a for a in row.artifacts},
+    )

@@ -1,0 +1,220 @@
+"""What the engine needs from the outside, as Protocols. Stores and adapters fill them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .artifact import ArtifactFiles
+from .events import Fact
+from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run about to be recorded, before its first step. `facts` are recorded with it: file inputs, and
+    what a rerun takes over.
+    """
+
+    id: str
+    plan: Plan
+    inputs: dict[str, Json]
+    facts: tuple[Fact, ...] = ()
+    parent_workflow_id: str | None = None
+    parent_run_id: str | None = None
+    regenerated_from_step_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a run: valid while the run's epoch is still this one."""
+
+    run_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """What is recorded of one row of a run."""
+
+    id: str
+    step: str
+    item: int | None
+    status: StepStatus
+    attempt: int
+    value: Json = None
+    count: int | None = None
+    parameters: Json = None
+    error: ErrorInfo | None = None
+    reason: str = ""
+    waits_for_person: bool = False
+    approval: str | None = None
+    decision: str | None = None
+    decision_reason: str = ""
+    queued_at: int = 0
+    started_at: int | None = None
+    completed_at: int | None = None
+    artifacts: tuple[ArtifactRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as recorded: its chain, its rows, and what people want of it."""
+
+    id: str
+    plan: Plan
+    status: ChainStatus
+    inputs: dict[str, Json]
+    rows: tuple[StepRow, ...]
+    reason: str = ""
+    level: int = 0
+    error: ErrorInfo | None = None
+    parent_workflow_id: str | None = None
+    parent_run_id: str | None = None
+    started_at: int = 0
+    completed_at: int | None = None
+    cancel_requested: bool = False
+    pause_requested: bool = False
+    children: dict[str, str] = field(default_factory=dict)
+    root: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody asked of a run that another process may own: `cancel`, `pause`, or a decision."""
+
+    run_id: str
+    kind: str
+    step: str = ""
+    item: int | None = None
+    approval: str = ""
+    decision: str = ""
+    reason: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file whose bytes are safe, or travel along in `inline` to be recorded with its row."""
+
+    filename: str
+    media_type: str
+    size: int
+    digest: str
+    local_path: str | None = None
+    inline: bytes | None = None
+
+
+class Files(ArtifactFiles, Protocol):
+    """Keeps new files and gets at the bytes of kept ones."""
+
+    async def keep(
+        self,
+        data: bytes | Path | AsyncIterable[bytes],
+        filename: str | None = None,
+        media: str | None = None,
+        stem: str = "output",
+    ) -> KeptFile:
+        """Make bytes safe. Raises ValueRefused (E_VALUE_FILE), StoreFailed (E_DISK_…)."""
+        ...
+
+    def whereabouts(self, row: ArtifactRow) -> tuple[str | None]:
+        """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where a run's files for people and for work in hand lie."""
+        ...
+
+
+class Store(Protocol):
+    """What a run needs from a database, in facts, not in queries. Every method is one transaction."""
+
+    @property
+    def files(self) -> Files: ...
+
+    def new_id(self) -> str:
+        """A key for a row: unique, ordered by time."""
+        ...
+
+    async def create_run(self, run: NewRun) -> bool:
+        """Record a run before anything of it starts; False if its id is there already."""
+        ...
+
+    async def claim(self, run_id: str) -> Lease:
+        """Become the owner of a run that nobody alive owns.
+
+        Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED (names the owner).
+        """
+        ...
+
+    async def renew(self, leases: Sequence[Lease]) -> list[str]:
+        """Keep owning; the ids of runs that are ours no longer."""
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Stop owning without ending the run."""
+        ...
+
+    async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
+        """Record facts as one whole; back when they are durable. Raises Fenced, StoreFailed."""
+        ...
+
+    async def load(self, run_id: str) -> RunRow:
+        """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING)."""
+        ...
+
+    async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
+        """The latest version of each output of a row, as people may have left it."""
+        ...
+
+    async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
+        """What was asked of these runs and not yet done."""
+        ...
+
+    async def wish(self, run_id: str, kind: str) -> ChainStatus:
+        """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
+        ...
+
+    async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        """The recorded facts of a run with `seq` above `after`, in order."""
+        ...
+
+
+Listener = Callable[[str, Fact], None]
+"""Is told every fact of a run, after it was recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an adapter left a run: over, or paused with a reason."""
+
+    status: ChainStatus
+    reason: str = ""
+    error: ErrorInfo | None = None
+    ledger: Any = None
+
+
+class Adapter(Protocol):
+    """Executes runs."""
+
+    listeners: list[Listener]
+
+    def functions(self, plan: Plan, given: Mapping[str, Any]) -> None:
+        """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
+        ...
+
+    async def execute(self, run_id: str) -> Ended:
+        """Work on a run until it is over or paused. Raises RunRefused, Fenced, StoreFailed."""
+        ...
+
+    async def look(self) -> None:
+        """Act now on what was asked of the runs in hand."""
+        ...
+
+    def working(self, run_id: str) -> bool:
+        """Does this process work on the run?"""
+        ...

@@ -1,0 +1,617 @@
+"""The pure state of one run: given a plan and what happened, what happens next.
+
+No await, no clock, no randomness, no I/O, and sorted order everywhere, so that two drivers (anyio in
+process, a generic Temporal workflow) decide alike and a replay decides as the first time.
+
+A driver calls one method for each thing that happened and executes the commands that come back, in
+order. `Start`, `Decide`, `Expand` and `Collect` owe an answer; all others are to be recorded and owe none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from .model import ChainStatus, Plan, StepPlan, StepStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Evaluate the step's condition; answer with `decided` or `failed`."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """Find out how many items a mapped step has; answer with `expanded` or `failed`."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run the step (or one item); answer with `succeeded`, `failed`, `waiting` or `cancelled`."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """All items are over: gather the value of a mapped step; answer with `collected` or `failed`."""
+
+    step: str
+    failed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Record the step (or item) as completed."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskApproval:
+    """Record the step (or item) as waiting for a person."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Record the step as waiting because the chain inside it waits for a person."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Record the step (or item) as failed; `failed` lists the items of a mapped step that did."""
+
+    step: str
+    item: int | None = None
+    failed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Record the step (or item) as skipped, with the reason."""
+
+    step: str
+    reason: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Record the step (or item) as cancelled; it is not running."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing more can happen now: `approval` or `requested`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every step is over; the chain ends so."""
+
+    status: ChainStatus
+
+
+Command = (
+    Decide | Expand | Start | Collect | Complete | AskApproval | Wait | Fail | Skip | Cancel | Pause | Finish
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredRow:
+    """What a store knows of one row when a run is continued.
+
+    `waits_for_person` tells a gate from a step whose inner chain waits; `count` is the number of items of
+    a mapped step's parent row; `failed_items` are those that a completed mapped step kept.
+    """
+
+    step: str
+    item: int | None
+    status: StepStatus
+    waits_for_person: bool = False
+    count: int | None = None
+    failed_items: bool = False
+
+
+class Phase(IntEnum):
+    """Where a step or an item stands. Everything from COMPLETED on is final."""
+
+    BLOCKED = 0
+    ACTIVE = 1
+    GATE = 2
+    COLLECTING = 3
+    COMPLETED = 4
+    FAILED = 5
+    SKIPPED = 6
+    CANCELLED = 7
+
+
+_FINAL_PHASE = {
+    StepStatus.COMPLETED: Phase.COMPLETED,
+    StepStatus.CACHED: Phase.COMPLETED,
+    StepStatus.FAILED: Phase.FAILED,
+    StepStatus.SKIPPED: Phase.SKIPPED,
+    StepStatus.CANCELLED: Phase.CANCELLED,
+}
+
+
+class _Items:
+    """The items of one mapped step."""
+
+    __slots__ = ("failed", "open", "phases")
+
+    def __init__(self, count: int) -> None:
+        self.phases = bytearray(count)
+        self.open = count
+        self.failed: list[int] = []
+
+
+class RunState:
+    """Decides what a run does next. See the module's docstring for the protocol."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._steps: tuple[StepPlan, ...] = plan.steps
+        self._index = {step.id: i for i, step in enumerate(plan.steps)}
+        self._dependents: list[list[int]] = [[] for _ in plan.steps]
+        self._paired: list[list[int]] = [[] for _ in plan.steps]
+        self._missing = [len(step.depends_on) for step in plan.steps]
+        for i, step in enumerate(plan.steps):
+            for dependency in step.depends_on:
+                self._dependents[self._index[dependency]].append(i)
+            if step.pairs_with is not None:
+                self._paired[self._index[step.pairs_with]].append(i)
+        self._phase = [Phase.BLOCKED] * len(plan.steps)
+        self._items: dict[int, _Items] = {}
+        self._kept: set[int] = set()
+        self._open = len(plan.steps)
+        self._owed = 0
+        self._gates = 0
+        self._held: list[Command] = []
+        self._todo: deque[int] = deque()
+        self._out: list[Command] = []
+        self._pausing = self._stopping = self._cancelling = False
+
+    # ---- what a driver may ask
+
+    @property
+    def waiting_for_people(self) -> int:
+        """How many rows wait for a decision."""
+        return self._gates
+
+    @property
+    def over(self) -> bool:
+        """Every step has ended."""
+        return self._open == 0
+
+    def count(self, step: str) -> int:
+        """The number of items of an expanded mapped step."""
+        return len(self._items[self._index[step]].phases)
+
+    def completed_items(self, step: str) -> list[bool]:
+        """Per item of a mapped step: did it complete?"""
+        return [phase == Phase.COMPLETED for phase in self._items[self._index[step]].phases]
+
+    # ---- what happened
+
+    def begin(self, rows: Iterable[RestoredRow] = ()) -> list[Command]:
+        """Start, or continue from what a store has recorded."""
+        seen: dict[int, RestoredRow] = {}
+        items: list[RestoredRow] = []
+        for row in rows:
+            if row.step not in self._index:
+                continue
+            if row.item is not None:
+                items.append(row)
+                continue
+            i = self._index[row.step]
+            seen[i] = row
+            if row.count is not None:
+                self._items[i] = _Items(row.count)
+        opened = self._restore_items(items)
+        for i in range(len(self._steps)):
+            if i in seen and seen[i].status.final:
+                self._restore_final(i, seen[i])
+        for i in range(len(self._steps)):
+            if self._phase[i] == Phase.BLOCKED:
+                self._restore_open(i, seen.get(i), opened.get(i, []))
+        return self._answer()
+
+    def decided(self, step: str, holds: bool) -> list[Command]:
+        """The condition of a step was evaluated."""
+        i = self._answered(step)
+        if self._refused(i):
+            pass
+        elif holds:
+            self._open_step(i)
+        else:
+            self._skip(i, "condition is false")
+        return self._answer()
+
+    def expanded(self, step: str, count: int) -> list[Command]:
+        """A mapped step has `count` items."""
+        i = self._answered(step)
+        self._items[i] = _Items(count)
+        if not self._refused(i):
+            self._open_items(i)
+        return self._answer()
+
+    def succeeded(self, step: str, item: int | None = None) -> list[Command]:
+        """The step's function, or one item of it, returned."""
+        i = self._answered(step)
+        if self._steps[i].approval is None:
+            self._out.append(Complete(step, item))
+            self._end(i, item, Phase.COMPLETED)
+        elif self._cancelling or self._stopping:
+            # Nobody will be asked any more, and unapproved work must not count as completed.
+            self._out.append(Cancel(step, item))
+            self._end(i, item, Phase.CANCELLED)
+        else:
+            self._gates += 1
+            self._set(i, item, Phase.GATE)
+            self._out.append(AskApproval(step, item))
+        return self._answer()
+
+    def failed(self, step: str, item: int | None = None) -> list[Command]:
+        """The step, one item, its condition or its fan-out failed for good."""
+        i = self._answered(step)
+        self._out.append(Fail(step, item))
+        self._end(i, item, Phase.FAILED)
+        return self._answer()
+
+    def collected(self, step: str) -> list[Command]:
+        """The value of a mapped step is gathered."""
+        i = self._answered(step)
+        self._out.append(Complete(step))
+        self._end(i, None, Phase.COMPLETED)
+        return self._answer()
+
+    def cancelled(self, step: str, item: int | None = None) -> list[Command]:
+        """A started step was stopped by a cancel."""
+        i = self._answered(step)
+        self._out.append(Cancel(step, item))
+        self._end(i, item, Phase.CANCELLED)
+        return self._answer()
+
+    def waiting(self, step: str, item: int | None = None) -> list[Command]:
+        """The chain inside the step waits for a person."""
+        i = self._answered(step)
+        self._gates += 1
+        self._set(i, item, Phase.GATE)
+        self._out.append(Wait(step, item))
+        return self._answer()
+
+    def woken(self, step: str, item: int | None = None) -> list[Command]:
+        """A decision was made in the chain inside a waiting step."""
+        i = self._left_gate(step, item)
+        self._set(i, item, Phase.ACTIVE)
+        self._work(Start(step, item))
+        return self._answer()
+
+    def approved(self, step: str, item: int | None = None) -> list[Command]:
+        """A person (or a policy) approved the waiting step or item."""
+        i = self._left_gate(step, item)
+        self._out.append(Complete(step, item))
+        self._end(i, item, Phase.COMPLETED)
+        return self._answer()
+
+    def rejected(self, step: str, item: int | None = None) -> list[Command]:
+        """Rejected with `stop`: nothing new starts, running steps finish, the chain ends failed."""
+        i = self._left_gate(step, item)
+        self._out.append(Fail(step, item))
+        self._end(i, item, Phase.FAILED)
+        self._stopping = True
+        self._drop_unstarted()
+        return self._answer()
+
+    def pause(self) -> list[Command]:
+        """Start nothing more until `unpause`."""
+        self._pausing = True
+        return self._answer()
+
+    def unpause(self) -> list[Command]:
+        """Go on after `pause`."""
+        self._pausing = False
+        held, self._held = self._held, []
+        for command in held:
+            self._work(command)
+        return self._answer()
+
+    def cancel(self) -> list[Command]:
+        """End everything: what runs is to be stopped by the driver, the rest is cancelled here."""
+        if not self._cancelling:
+            self._cancelling = True
+            self._drop_unstarted()
+        return self._answer()
+
+    # ---- how it decides
+
+    def _answer(self) -> list[Command]:
+        while self._todo:
+            self._consider(self._todo.popleft())
+        if self._owed == 0:
+            if self._open == 0:
+                self._out.append(Finish(self._result()))
+            elif self._pausing:
+                self._out.append(Pause("requested"))
+            else:
+                assert self._gates, "a run with open steps, no running step and no gate would hang"
+                self._out.append(Pause("approval"))
+        out, self._out = self._out, []
+        return out
+
+    def _answered(self, step: str) -> int:
+        self._owed -= 1
+        return self._index[step]
+
+    def _left_gate(self, step: str, item: int | None) -> int:
+        i = self._index[step]
+        at = self._phase[i] if item is None else self._items[i].phases[item]
+        assert at == Phase.GATE, f"{step} does not wait for a decision"
+        self._gates -= 1
+        return i
+
+    def _work(self, command: Command) -> None:
+        if self._pausing:
+            self._held.append(command)
+        else:
+            self._owed += 1
+            self._out.append(command)
+
+    def _consider(self, i: int) -> None:
+        """Look at a blocked step some of whose dependencies have ended, or whose partner was expanded."""
+        step = self._steps[i]
+        if self._phase[i] != Phase.BLOCKED or self._refused(i):
+            return
+        partner = None if step.pairs_with is None else self._index[step.pairs_with]
+        if partner is not None and partner in self._items:
+            if all(self._phase[d] >= Phase.COMPLETED for d in self._needs(i) if d != partner):
+                self._release(i, [d for d in self._needs(i) if d != partner])
+        elif self._missing[i] == 0:
+            self._release(i, self._needs(i))
+
+    def _needs(self, i: int) -> list[int]:
+        return [self._index[d] for d in self._steps[i].depends_on]
+
+    def _release(self, i: int, needs: list[int]) -> None:
+        step = self._steps[i]
+        for d in needs:
+            if self._phase[d] != Phase.COMPLETED and self._steps[d].id not in step.watches:
+                self._skip(i, f"{self._steps[d].id} {self._phase[d].name.lower()}")
+                return
+        if step.condition is not None:
+            self._phase[i] = Phase.ACTIVE
+            self._work(Decide(step.id))
+        else:
+            self._open_step(i)
+
+    def _open_step(self, i: int) -> None:
+        self._phase[i] = Phase.ACTIVE
+        step = self._steps[i]
+        self._work(Expand(step.id) if step.mapped else Start(step.id))
+
+    def _open_items(self, i: int) -> None:
+        items = self._items[i]
+        partner = self._steps[i].pairs_with
+        if partner is None:
+            for k, phase in enumerate(items.phases):
+                if phase == Phase.BLOCKED:
+                    self._start_item(i, k)
+        else:
+            for k, phase in enumerate(self._items[self._index[partner]].phases):
+                self._follow(i, k, Phase(phase))
+        for d in self._paired[i]:
+            self._todo.append(d)
+        self._close_map(i)
+
+    def _start_item(self, i: int, k: int) -> None:
+        self._items[i].phases[k] = Phase.ACTIVE
+        self._work(Start(self._steps[i].id, k))
+
+    def _follow(self, i: int, k: int, partner: Phase) -> None:
+        """Item k of a paired step, now that item k of its partner stands at `partner`."""
+        if self._items[i].phases[k] != Phase.BLOCKED or partner < Phase.COMPLETED:
+            return
+        if partner == Phase.COMPLETED:
+            self._start_item(i, k)
+            return
+        step = self._steps[i]
+        self._out.append(Skip(step.id, f"{step.pairs_with}[{k}] {partner.name.lower()}", k))
+        self._end(i, k, Phase.SKIPPED)
+
+    def _skip(self, i: int, reason: str) -> None:
+        self._out.append(Skip(self._steps[i].id, reason))
+        self._end(i, None, Phase.SKIPPED)
+
+    def _refused(self, i: int) -> bool:
+        """Nothing new starts after a cancel or a stop; the step ends here instead."""
+        if not (self._cancelling or self._stopping):
+            return False
+        items = self._items.get(i)
+        if items is not None and items.open:
+            for k, phase in enumerate(items.phases):
+                if phase == Phase.BLOCKED:
+                    self._drop_item(i, k)
+            self._close_map(i)
+        elif self._phase[i] < Phase.COMPLETED:
+            self._drop(i)
+        return True
+
+    def _drop(self, i: int) -> None:
+        if self._cancelling:
+            self._out.append(Cancel(self._steps[i].id))
+            self._end(i, None, Phase.CANCELLED)
+        else:
+            self._skip(i, "the chain was stopped by a rejection")
+
+    def _drop_item(self, i: int, k: int) -> None:
+        self._items[i].phases[k] = Phase.CANCELLED
+        self._items[i].open -= 1
+
+    def _drop_unstarted(self) -> None:
+        """After a cancel or a stop: gates are closed, held and blocked work is dropped."""
+        held, self._held = self._held, []
+        for command in held:
+            assert isinstance(command, Start | Decide | Expand)
+            item = command.item if isinstance(command, Start) else None
+            i = self._index[command.step]
+            if item is not None:
+                self._out.append(Cancel(command.step, item))
+                self._end(i, item, Phase.CANCELLED)
+            else:
+                self._drop(i)
+        for i, step in enumerate(self._steps):
+            if i in self._items and self._phase[i] == Phase.ACTIVE:
+                self._drop_items(i)
+            elif self._phase[i] == Phase.GATE:
+                self._gates -= 1
+                self._out.append(Cancel(step.id))
+                self._end(i, None, Phase.CANCELLED)
+            elif self._phase[i] == Phase.BLOCKED:
+                self._drop(i)
+
+    def _drop_items(self, i: int) -> None:
+        for k, phase in enumerate(self._items[i].phases):
+            if phase == Phase.GATE:
+                self._gates -= 1
+                self._out.append(Cancel(self._steps[i].id, k))
+                self._end(i, k, Phase.CANCELLED)
+            elif phase == Phase.BLOCKED:
+                self._drop_item(i, k)
+        self._close_map(i)
+
+    def _set(self, i: int, item: int | None, phase: Phase) -> None:
+        if item is None:
+            self._phase[i] = phase
+        else:
+            self._items[i].phases[item] = phase
+
+    def _end(self, i: int, item: int | None, phase: Phase) -> None:
+        """A step or an item is over; see who waited for it."""
+        if item is not None:
+            self._end_item(i, item, phase)
+            return
+        self._phase[i] = phase
+        self._open -= 1
+        for d in self._dependents[i]:
+            self._missing[d] -= 1
+            if self._missing[d] == 0 or self._steps[d].pairs_with is not None:
+                self._todo.append(d)
+        for d in self._paired[i]:
+            if d in self._items and self._phase[d] == Phase.ACTIVE:
+                self._close_map(d)
+
+    def _end_item(self, i: int, k: int, phase: Phase) -> None:
+        items = self._items[i]
+        items.phases[k] = phase
+        items.open -= 1
+        if phase == Phase.FAILED:
+            items.failed.append(k)
+        for d in self._paired[i]:
+            if d in self._items and self._phase[d] == Phase.ACTIVE:
+                self._follow(d, k, phase)
+        self._close_map(i)
+
+    def _close_map(self, i: int) -> None:
+        """End a mapped step whose items are all over, once its partner is over too."""
+        step, items = self._steps[i], self._items[i]
+        partner = None if step.pairs_with is None else self._phase[self._index[step.pairs_with]]
+        if items.open or self._phase[i] != Phase.ACTIVE:
+            return
+        if partner is not None and partner < Phase.COMPLETED:
+            return
+        failed = tuple(sorted(items.failed))
+        if failed and step.on_item_failure != "keep":
+            self._out.append(Fail(step.id, None, failed))
+            self._end(i, None, Phase.FAILED)
+        elif Phase.CANCELLED in items.phases:
+            self._out.append(Cancel(step.id))
+            self._end(i, None, Phase.CANCELLED)
+        elif partner is not None and partner != Phase.COMPLETED:
+            self._skip(i, f"{step.pairs_with} {partner.name.lower()}")
+        else:
+            if failed:
+                self._kept.add(i)
+            self._phase[i] = Phase.COLLECTING
+            self._owed += 1
+            self._out.append(Collect(step.id, failed))
+
+    def _result(self) -> ChainStatus:
+        """The status of a run all of whose steps are over (CONTRACT, "Result of a chain")."""
+        if self._cancelling:
+            return ChainStatus.CANCELLED
+        failed = [i for i, phase in enumerate(self._phase) if phase == Phase.FAILED]
+        if self._stopping or any(not self._handled(i) for i in failed):
+            return ChainStatus.FAILED
+        kept = any(self._phase[i] == Phase.COMPLETED for i in self._kept)
+        return ChainStatus.PARTIAL if failed or kept else ChainStatus.COMPLETED
+
+    def _handled(self, i: int) -> bool:
+        name = self._steps[i].id
+        return any(
+            self._phase[d] == Phase.COMPLETED and name in self._steps[d].watches for d in self._dependents[i]
+        )
+
+    # ---- continuing a recorded run
+
+    def _restore_items(self, rows: list[RestoredRow]) -> dict[int, list[RestoredRow]]:
+        """Mark the items that are over; the rest, by step, in item order."""
+        opened: dict[int, list[RestoredRow]] = {}
+        for row in sorted(rows, key=lambda r: r.item or 0):
+            assert row.item is not None
+            i = self._index[row.step]
+            items = self._items[i]
+            if row.status.final:
+                items.phases[row.item] = _FINAL_PHASE[row.status]
+                items.open -= 1
+                if row.status is StepStatus.FAILED:
+                    items.failed.append(row.item)
+            else:
+                opened.setdefault(i, []).append(row)
+        return opened
+
+    def _restore_final(self, i: int, row: RestoredRow) -> None:
+        self._phase[i] = _FINAL_PHASE[row.status]
+        self._open -= 1
+        if row.failed_items and row.status.done:
+            self._kept.add(i)
+        for d in self._dependents[i]:
+            self._missing[d] -= 1
+
+    def _restore_open(self, i: int, row: RestoredRow | None, opened: list[RestoredRow]) -> None:
+        if row is None:
+            # Its row is written when it becomes ready; a mapped or conditional step may still lack one.
+            self._todo.append(i)
+        elif row.count is not None:
+            self._phase[i] = Phase.ACTIVE
+            for item in opened:
+                self._restore_started(i, item.item, item)
+            self._open_items(i)
+        else:
+            self._restore_started(i, None, row)
+
+    def _restore_started(self, i: int, item: int | None, row: RestoredRow) -> None:
+        if row.waits_for_person:
+            self._gates += 1
+            self._set(i, item, Phase.GATE)
+        else:
+            self._set(i, item, Phase.ACTIVE)
+            self._work(Start(self._steps[i].id, item))

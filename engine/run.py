@@ -1,0 +1,134 @@
+"""`Run`: what came of a run, step by step. A picture of one moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .artifact import Artifact
+from .errors import ChainFailed, ExpressionFailed, Place, StepNotCompleted
+from .ledger import Ledger, LedgerRow, chain_value
+from .model import ChainStatus, ErrorInfo, StepStatus
+
+
+class Run:
+    """A run as it stood when it was asked for: `run.status`, `run["step"]`, `run.value`."""
+
+    def __init__(
+        self,
+        run_id: str,
+        status: ChainStatus,
+        ledger: Ledger,
+        error: ErrorInfo | None = None,
+        reason: str = "",
+    ) -> None:
+        self.id = run_id
+        self.status = status
+        self.error = error
+        self.reason = reason
+        self.plan = ledger.plan
+        self._ledger = ledger
+
+    def __repr__(self) -> str:
+        return f"<run {self.id} of {self.plan.name}: {self.status}>"
+
+    def __getitem__(self, step: str) -> StepRun:
+        if all(planned.id != step for planned in self.plan.steps):
+            raise KeyError(
+                f"chain {self.plan.name} has no step {step}; it has {', '.join(s.id for s in self.plan.steps)}"
+            )
+        return StepRun(self._ledger, step)
+
+    @property
+    def steps(self) -> list[StepRun]:
+        """All steps in plan order."""
+        return [StepRun(self._ledger, step.id) for step in self.plan.steps]
+
+    @property
+    def value(self) -> Any:
+        """What the `@chain` function returned, else the values of the last steps by id.
+
+        Raises ChainFailed if the run did not complete.
+        """
+        self.raise_for_status()
+        return chain_value(self._ledger)
+
+    def raise_for_status(self) -> Run:
+        """The run itself if it completed. Raises ChainFailed with the first cause otherwise."""
+        if self.status is ChainStatus.COMPLETED:
+            return self
+        why = f": {self.error.message}" if self.error else f" ({self.reason})" if self.reason else ""
+        raise ChainFailed(
+            self.error.code if self.error else "E_CHAIN_FAILED",
+            f"run {self.id} of {self.plan.name} is {self.status}{why}",
+            cure=f"towpath show {self.id}",
+        )
+
+
+class StepRun:
+    """One step (or item) of a run."""
+
+    def __init__(self, ledger: Ledger, step: str, item: int | None = None) -> None:
+        self._ledger = ledger
+        self.id = step
+        self.item = item
+
+    def __repr__(self) -> str:
+        return f"<step {self.id}: {self.status or 'not reached'}>"
+
+    @property
+    def _row(self) -> LedgerRow | None:
+        return self._ledger.row(self.id, self.item)
+
+    @property
+    def status(self) -> StepStatus | None:
+        """None while the step has no row yet."""
+        return None if self._row is None else self._row.status
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        return None if self._row is None else self._row.error
+
+    @property
+    def attempt(self) -> int:
+        """How often it was tried."""
+        return 0 if self._row is None else self._row.attempt
+
+    @property
+    def items(self) -> list[StepRun]:
+        """The items of a mapped step, in order; empty for any other."""
+        count = None if self._row is None or self.item is not None else self._row.count
+        return [StepRun(self._ledger, self.id, i) for i in range(count or 0)]
+
+    @property
+    def value(self) -> Any:
+        """What the step returned, with artifacts in place of files. Raises StepNotCompleted."""
+        try:
+            if self.item is None:
+                return self._ledger.value(self.id)
+            if self._row is not None and self._row.status.done:
+                return self._ledger.item_value(self.id, self.item)
+        except ExpressionFailed:
+            pass
+        raise StepNotCompleted(
+            "E_STEP_NOT_COMPLETED",
+            f"step {self.id} has no value: it is {self.status or 'not reached'}",
+            place=Place(step=self.id),
+        )
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The latest version of each file the step made; of a mapped step, of all its items."""
+        return self._ledger.artifacts(self.id, self.item)
+
+    @property
+    def artifact(self) -> Artifact:
+        """The only file of the step. Raises StepNotCompleted if it made none, or several."""
+        found = self.artifacts
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(a.name for a in found[:5])
+        raise StepNotCompleted(
+            "E_ARTIFACT_COUNT",
+            f"step {self.id} has {len(found)} artifacts, not one: {names}",
+            place=Place(step=self.id),
+        )

@@ -1,0 +1,290 @@
+"""`Engine`: start, watch, steer and repeat runs. What a script holds after `open_engine`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from .chain_file import ChainFile
+from .chains import Chain
+from .errors import InputInvalid, RunRefused, TowpathError
+from .ledger import restored_ledger
+from .model import ApprovalStatus, ChainStatus, Plan
+from .ports import Adapter, Ended, RunRow, Store
+from .rerun import rerun_of
+from .run import Run
+from .starting import new_run, refuse_unbuilt
+
+POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
+
+
+class Engine:
+    """Runs chains against one store through one adapter.
+
+    The seed's functions (`get_workflow`, `create_artifact`, …) are methods too, each in a transaction of
+    its own.
+    """
+
+    def __init__(self, store: Store, adapter: Adapter, records: Any, tasks: anyio.abc.TaskGroup) -> None:
+        self.store = store
+        self.adapter = adapter
+        self._records = records
+        self._tasks = tasks
+        self._failed: dict[str, TowpathError] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._records, name)
+
+    # ---- starting
+
+    async def run(
+        self,
+        chain: Chain[..., Any] | ChainFile,
+        *,
+        run_id: str | None = None,
+        wait: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Run:
+        """Run a chain and return its run: over, or paused at a gate (with `wait`, never paused at one).
+
+        Inputs are keyword arguments (or `inputs={…}` where a name is taken). With a `run_id` that exists,
+        that run is continued or, if it is over, returned as it is. A failed chain does not raise: see
+        `run.status` and `run.raise_for_status()`.
+
+        Raises:
+            ChainInvalid, InputInvalid, FeatureMissing, StepNotRegistered: before anything starts.
+            RunRefused: E_RUN_CHAIN if `run_id` is a run of another chain. StoreFailed, Fenced: on the way.
+        """
+        run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        return await self._finish(run_id, wait)
+
+    async def start(
+        self,
+        chain: Chain[..., Any] | ChainFile,
+        *,
+        run_id: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> RunHandle:
+        """Start a chain and return at once; the run goes on beside your code until the engine closes."""
+        run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        return self._in_background(run_id)
+
+    async def _create(
+        self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]
+    ) -> str:
+        plan = chain.plan
+        refuse_unbuilt(plan)
+        self.adapter.functions(plan, chain.steps)
+        if run_id is not None:
+            _check_run_id(run_id)
+            if await self._exists(run_id, plan):
+                return run_id
+        run_id = run_id or self.store.new_id()
+        await self.store.create_run(await new_run(self.store, run_id, plan, given))
+        return run_id
+
+    async def _exists(self, run_id: str, plan: Plan) -> bool:
+        try:
+            found = await self.store.load(run_id)
+        except RunRefused:
+            return False
+        if found.plan.name != plan.name or [s.id for s in found.plan.steps] != [s.id for s in plan.steps]:
+            raise RunRefused(
+                "E_RUN_CHAIN",
+                f"run {run_id} is a run of another chain, or of another version of it",
+                found=found.plan.name,
+                cure="choose another run_id, or `resume` it as it was recorded",
+            )
+        return True
+
+    # ---- going on
+
+    async def resume(self, run_id: str, *, wait: bool = False) -> Run:
+        """Go on with a run that is not over: after a crash, a pause, or a decision.
+
+        Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED; StepNotRegistered.
+        """
+        found = await self.store.load(run_id)
+        if found.status.final:
+            raise RunRefused(
+                "E_RUN_OVER", f"run {run_id} is {found.status}", cure="`rerun` makes a new run of it"
+            )
+        ended = await self.adapter.execute(found.root or run_id)
+        if found.root not in ("", run_id):
+            return await self._snapshot(run_id)
+        return await self._finish(run_id, wait, ended)
+
+    async def rerun(
+        self,
+        run: Run | str,
+        *,
+        from_steps: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> Run:
+        """A new run that takes over what was completed and runs the rest again.
+
+        With `from_steps` these and their descendants run again; without, every step that did not complete
+        and its descendants. `inputs` replaces inputs, `parameters` (`{"step.name": value}`) arguments.
+
+        Raises:
+            RunRefused: E_RUN_MISSING, E_RUN_ACTIVE if it is not over yet. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER.
+        """
+        old = await self.store.load(run if isinstance(run, str) else run.id)
+        new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {})
+        refuse_unbuilt(new.plan)
+        self.adapter.functions(new.plan, {})
+        await self.store.create_run(new)
+        return await self._finish(new.id, wait)
+
+    async def _finish(self, run_id: str, wait: bool, ended: Ended | None = None) -> Run:
+        while True:
+            if ended is None:
+                ended = await self._work_on(run_id)
+            if ended.ledger is not None and ended.status is not ChainStatus.PAUSED:
+                return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason)
+            snapshot = await self._snapshot(run_id)
+            if snapshot.status.final or not (wait and snapshot.reason == "approval"):
+                return snapshot
+            await self._decision(run_id)
+            ended = None
+
+    async def _work_on(self, run_id: str) -> Ended:
+        """Execute a run, or watch it where somebody else does."""
+        while True:
+            try:
+                return await self.adapter.execute(run_id)
+            except RunRefused as refused:
+                if refused.code == "E_RUN_OVER":
+                    return Ended((await self.store.load(run_id)).status)
+                if refused.code != "E_RUN_OWNED":
+                    raise
+            await anyio.sleep(POLL)
+
+    async def _decision(self, run_id: str) -> None:
+        """Wait until somebody decided something in a paused run, or ended it."""
+        while not await self.store.wishes([run_id]):
+            if (await self.store.load(run_id)).status.final:
+                return
+            await anyio.sleep(POLL)
+
+    def _in_background(self, run_id: str) -> RunHandle:
+        handle = RunHandle(self, run_id)
+        self._failed.pop(run_id, None)
+        self._tasks.start_soon(self._execute_quietly, run_id)
+        return handle
+
+    async def _execute_quietly(self, run_id: str) -> None:
+        try:
+            await self._work_on(run_id)
+        except TowpathError as error:
+            self._failed[run_id] = error  # told to whoever asks for the result
+
+    # ---- looking and steering
+
+    async def get(self, run_id: str) -> RunHandle:
+        """A handle of any run in the store. Raises RunRefused (E_RUN_MISSING)."""
+        await self.store.load(run_id)
+        return RunHandle(self, run_id)
+
+    async def snapshot(self, run_id: str) -> Run:
+        """The run as recorded now."""
+        return await self._snapshot(run_id)
+
+    async def _snapshot(self, run_id: str) -> Run:
+        row: RunRow = await self.store.load(run_id)
+        return Run(run_id, row.status, await restored_ledger(self.store, row), row.error, row.reason)
+
+    async def cancel(self, run_id: str) -> ChainStatus:
+        """Ask for a run to be cancelled: recorded at once, done by its owner. Raises RunRefused (E_RUN_OVER)."""
+        status = await self.store.wish(run_id, "cancel")
+        await self.adapter.look()
+        return status
+
+    async def pause(self, run_id: str) -> ChainStatus:
+        """Ask for a run to start nothing more; what runs is finished. Raises RunRefused (E_RUN_OVER)."""
+        status = await self.store.wish(run_id, "pause")
+        await self.adapter.look()
+        return status
+
+    async def approvals(self, run_id: str | None = None) -> list[Any]:
+        """What waits for a person, oldest first."""
+        return list(await self._records.list_approvals(ApprovalStatus.PENDING, run_id, 10_000))
+
+    async def approve(
+        self, approval: str, *, by: str, seen: Collection[str] | None = None, reason: str = ""
+    ) -> Any:
+        """Approve what waits at a gate: the artifact versions in `seen`, by default those it asked about.
+
+        Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_STALE.
+        """
+        decided = await self._records.approve(approval, by, seen=seen, reason=reason)
+        await self.adapter.look()
+        return decided
+
+    async def reject(self, approval: str, *, by: str, reason: str = "") -> Any:
+        """Reject what waits at a gate. Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED."""
+        decided = await self._records.reject(approval, by, reason=reason)
+        await self.adapter.look()
+        return decided
+
+
+class RunHandle:
+    """A run, whoever works on it."""
+
+    def __init__(self, engine: Engine, run_id: str) -> None:
+        self._engine = engine
+        self.id = run_id
+
+    async def result(self) -> Run:
+        """Wait until the run is over or paused. Raises what stopped it here, if something did."""
+        while True:
+            if self.id in self._engine._failed:
+                raise self._engine._failed[self.id]
+            run = await self._engine.snapshot(self.id)
+            busy = self._engine.adapter.working(self.id)
+            if not busy and (run.status.final or run.status is ChainStatus.PAUSED):
+                return run
+            await anyio.sleep(0.05 if busy else POLL)
+
+    async def status(self) -> ChainStatus:
+        """The run's status as recorded now."""
+        return (await self._engine.store.load(self.id)).status
+
+    async def cancel(self) -> ChainStatus:
+        """See `Engine.cancel`."""
+        return await self._engine.cancel(self.id)
+
+    async def pause(self) -> ChainStatus:
+        """See `Engine.pause`."""
+        return await self._engine.pause(self.id)
+
+    async def resume(self) -> Run:
+        """See `Engine.resume`."""
+        return await self._engine.resume(self.id)
+
+    async def events(self, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """The recorded facts of the run in order, those to come included, until it is over or paused."""
+        while True:
+            ended = (await self.status()) in (*(s for s in ChainStatus if s.final), ChainStatus.PAUSED)
+            for event in await self._engine.store.events(self.id, after):
+                after = event["seq"]
+                yield event
+            if ended and not await self._engine.store.events(self.id, after):
+                return
+            await anyio.sleep(POLL)
+
+
+def _check_run_id(run_id: str) -> None:
+    if not 0 < len(run_id) <= 200 or not run_id.isprintable() or "/" in run_id or run_id.startswith("."):
+        raise InputInvalid(
+            "E_RUN_ID", "a run id", found=run_id, allowed="1 to 200 printable characters, no /, no leading ."
+        )

@@ -1,0 +1,149 @@
+"""Before a run starts: its inputs checked and kept, and every key refused whose part is not built yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .artifact import Artifact, File
+from .attempt import keep_outcome
+from .context import StepContext
+from .errors import FeatureMissing, InputInvalid, Place
+from .events import Fact, StepEnded, StepReady
+from .ledger import INPUTS
+from .model import InputSpec, Json, Plan, StepPlan, StepStatus
+from .ports import NewRun, Store
+
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+}
+
+
+async def new_run(
+    store: Store,
+    run_id: str,
+    plan: Plan,
+    given: Mapping[str, Any],
+    *,
+    facts: tuple[Fact, ...] = (),
+    parent_workflow_id: str | None = None,
+    parent_run_id: str | None = None,
+    regenerated_from_step_id: str | None = None,
+) -> NewRun:
+    """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
+
+    Raises:
+        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, for the first wrong input.
+        FeatureMissing: E_FEATURE_MISSING. ValueRefused, StoreFailed for a file that cannot be kept.
+    """
+    refuse_unbuilt(plan)
+    values = settle_inputs(plan, given)
+    context = StepContext(run_id, INPUTS, None, 1)
+    outcome = await keep_outcome(values, context, store.files, store.new_id, {})
+    row = store.new_id()
+    files = tuple(a for a in outcome.artifacts if a.metadata != {"value": True})
+    if files:
+        facts = (
+            StepReady(row, INPUTS, None, INPUTS, started=True, attempt=1),
+            StepEnded(row, INPUTS, None, StepStatus.COMPLETED, 1, outcome.value, files),
+            *facts,
+        )
+    return NewRun(
+        run_id,
+        plan,
+        outcome.value,
+        facts,
+        parent_workflow_id,
+        parent_run_id,
+        regenerated_from_step_id,
+    )
+
+
+def settle_inputs(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given values and defaults for all declared inputs, of the declared types."""
+    known = {spec.name: spec for spec in plan.inputs}
+    for name in given:
+        if name not in known:
+            allowed = " ".join(known) or "no inputs"
+            raise InputInvalid("E_INPUT_UNKNOWN", f"chain {plan.name} has no input {name}", allowed=allowed)
+    return {name: _settled(spec, given, plan) for name, spec in known.items()}
+
+
+def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan) -> Any:
+    if spec.name in given:
+        value = given[spec.name]
+    elif spec.source:
+        value = Path(plan.folder, spec.source)
+    elif spec.required:
+        raise InputInvalid(
+            "E_INPUT_MISSING",
+            f"chain {plan.name} needs the input {spec.name}",
+            place=Place(field=f"inputs.{spec.name}"),
+            allowed=spec.type,
+            cure=f"--input {spec.name}=…" + (f"  ({spec.description})" if spec.description else ""),
+        )
+    else:
+        value = spec.default
+    return _typed(spec, value)
+
+
+def _typed(spec: InputSpec, value: Any) -> Any:
+    if spec.type == "file":
+        if isinstance(value, str):
+            value = Path(value)
+        fits = (
+            value is None or isinstance(value, bytes | Path | File | Artifact) or hasattr(value, "__aiter__")
+        )
+    elif spec.type in _PYTHON_TYPES and value is not None:
+        fits = isinstance(value, _PYTHON_TYPES[spec.type])
+        fits = fits and (spec.type == "boolean" or not isinstance(value, bool))
+    else:
+        fits = True
+    if not fits:
+        place = Place(field=f"inputs.{spec.name}")
+        raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=value, allowed=spec.type)
+    return value
+
+
+def refuse_unbuilt(plan: Plan) -> None:
+    """Nothing is silently ignored: a key that this version cannot honour stops the run before it starts."""
+    for spec in plan.inputs:
+        if spec.target:
+            raise _missing(
+                Place(field=f"inputs.{spec.name}.target"), "target", "uploading an input to a server"
+            )
+    for step in plan.steps:
+        for field, what in _unbuilt(step):
+            raise _missing(Place(step=step.id, field=field), field, what)
+        if step.chain is not None:
+            refuse_unbuilt(step.chain)
+
+
+def _unbuilt(step: StepPlan) -> Iterator[tuple[str, str]]:
+    if step.kind == "workflow":
+        yield "workflow", "running ComfyUI workflows"
+    if step.server is not None or step.requires:
+        yield "server" if step.server is not None else "requires", "choosing a server"
+    if step.cache:
+        yield "cache", "reusing results of earlier runs"
+    policy = step.approval
+    if policy is not None:
+        if policy.on_rejected != "stop":
+            yield "approval.on_rejected", f"{policy.on_rejected} after a rejection"
+        if policy.max_retries:
+            yield "approval.max_retries", "regenerating after a rejection"
+        if policy.timeout is not None:
+            yield "approval.timeout_hours", "deciding by itself after a time"
+
+
+def _missing(place: Place, key: str, what: str) -> FeatureMissing:
+    return FeatureMissing(
+        "E_FEATURE_MISSING",
+        f"{what} is not built into this version of towpath yet",
+        place=place,
+        cure=f"remove `{key.rpartition('.')[2]}` from the chain, or wait for the version that has it",
+    )

@@ -1,0 +1,272 @@
+"""`@step`: a Python function as a step, found again by its name `module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
+from .model import ApprovalPolicy, Json, RetryPolicy
+from .retry import MAX_ATTEMPTS, seconds
+from .tracing import Node, Ref, current_trace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_registry: dict[str, Step[..., Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step runs; the same keys as in YAML. Times are seconds."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    total_timeout: float | None = None
+    approval: ApprovalPolicy | None = None
+    on_item_failure: str = "fail"
+    cheap: bool = False
+    cache: Json = None
+
+
+class Step(Generic[P, R]):
+    """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
+
+    `name` is `module:function`, the name under which plans and other processes find it; `function` is
+    the function itself.
+    """
+
+    def __init__(self, function: Callable[P, R], options: StepOptions, description: str = "") -> None:
+        self.function = function
+        self.options = options
+        self.name = step_name(function)
+        self.description = description
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.signature = inspect.signature(function)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Ref[R]:
+        trace = current_trace()
+        if trace is None:
+            return self.function(*args, **kwargs)  # type: ignore[return-value]
+        return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
+
+    def map(self, values: Any, /, **same: Any) -> Ref[list[R]]:
+        """One run of the step per element of `values` (a list, or a reference to one).
+
+        The element is the first argument; keyword arguments are the same for all items. The value is the
+        list of results in input order; an empty list completes with `[]`.
+        """
+        trace = current_trace()
+        if trace is None:
+            raise TypeError(f"{self.name}.map(…) belongs into a @chain; outside, call the function in a loop")
+        first = self._first_argument()
+        node = Node(self._short, "python", self.name, self, {**self._bind((None,), same), first: ItemMark()})
+        node.foreach, node.mapped = values, True
+        return trace.add(node)
+
+    def with_options(self, **options: Any) -> Step[P, R]:
+        """The same step with other options (`retries`, `timeout`, …), for one place in one chain."""
+        changed = object.__new__(Step)
+        changed.__dict__.update(self.__dict__)
+        changed.options = step_options(self.options, **options)
+        return changed
+
+    def call_arguments(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Named arguments as the call wants them: positional-only ones by position."""
+        args = [
+            arguments.pop(p.name)
+            for p in self.signature.parameters.values()
+            if p.kind is p.POSITIONAL_ONLY and p.name in arguments
+        ]
+        return args, arguments
+
+    @property
+    def _short(self) -> str:
+        return self.name.rpartition(":")[2].rpartition(".")[2]
+
+    def _first_argument(self) -> str:
+        for parameter in self.signature.parameters.values():
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                return parameter.name
+        raise self._wrong("takes no argument that an item could be passed to")
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise self._wrong(str(error)) from None
+        arguments = dict(bound.arguments)
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL and arguments.pop(parameter.name, None):
+                raise self._wrong(f"*{parameter.name} cannot be used in a chain; pass a list")
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(parameter.name, {}))
+        return arguments
+
+    def _wrong(self, why: str) -> ChainInvalid:
+        place = Place(step=self.name)
+        return ChainInvalid([Problem("E_STEP_ARGUMENTS", f"{why}: {self.name}{self.signature}", place)])
+
+
+class ItemMark:
+    """Stands for the element of a mapped step among its arguments."""
+
+
+@overload
+def step(function: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    retries: int | None = None,
+    retry: RetryPolicy | dict[str, Any] | None = None,
+    timeout: float | str | None = None,
+    total_timeout: float | str | None = None,
+    requires_approval: bool = False,
+    on_item_failure: str = "fail",
+    cheap: bool = False,
+    cache: Json = None,
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function (sync or async) a step.
+
+    Args:
+        retries: further tries after the first one fails; default none.
+        retry: the whole policy, `RetryPolicy(...)` or a dict of its fields.
+        timeout: seconds (or `"30m"`) for one attempt.
+        total_timeout: the same for all attempts together, waits included.
+        requires_approval: the step waits for a person after it ran.
+        on_item_failure: `"keep"` lets a mapped step complete although items failed (their places are None).
+        cheap: several such steps may share one unit of work where that saves overhead.
+
+    Raises:
+        InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN for an option.
+    """
+    if function is not None:
+        return register(Step(function, StepOptions(), inspect.getdoc(function) or ""))
+    settled = step_options(StepOptions(), **options)
+    return lambda f: register(Step(f, settled, inspect.getdoc(f) or ""))
+
+
+def step_options(base: StepOptions, **options: Any) -> StepOptions:
+    """`base` with some options changed, checked."""
+    changes: dict[str, Any] = {}
+    for key, value in options.items():
+        if key == "retries":
+            if value is not None:
+                changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
+        elif key == "retry":
+            if value is not None:
+                changes["retry"] = value if isinstance(value, RetryPolicy) else retry_policy(value)
+        elif key in ("timeout", "total_timeout"):
+            changes[key] = None if value is None else seconds(value)
+        elif key == "requires_approval":
+            changes["approval"] = ApprovalPolicy() if value else None
+        elif key == "on_item_failure" and value not in ("fail", "keep"):
+            raise InputInvalid("E_FIELD_TYPE", "on_item_failure", found=value, allowed="fail, keep")
+        elif key in StepOptions.__slots__:
+            changes[key] = value
+        else:
+            allowed = "retries " + " ".join(StepOptions.__slots__)
+            raise InputInvalid("E_FIELD_UNKNOWN", f"a step has no option {key}", allowed=allowed)
+    return replace(base, **changes)
+
+
+def attempts(value: Any, more: int = 0) -> int:
+    """A number of tries, checked; `more` is 1 where the user counts further tries only."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputInvalid("E_FIELD_TYPE", "a number of tries", found=value, allowed="a whole number")
+    if not 1 - more <= value <= MAX_ATTEMPTS:
+        raise InputInvalid("E_FIELD_RANGE", "a number of tries", found=value, allowed=f"up to {MAX_ATTEMPTS}")
+    return value + more
+
+
+def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
+    """A retry policy from plain data (`attempts delay backoff max_delay jitter`)."""
+    known = RetryPolicy.__slots__
+    changes: dict[str, Any] = {}
+    for key, value in fields.items():
+        if key not in known:
+            raise InputInvalid("E_FIELD_UNKNOWN", f"retry has no key {key}", allowed=" ".join(known))
+        if key == "attempts":
+            changes[key] = attempts(value)
+        elif key in ("delay", "max_delay"):
+            changes[key] = seconds(value) if value else 0.0
+        elif key == "backoff" and not (isinstance(value, int | float) and 1 <= value <= 100):
+            raise InputInvalid("E_FIELD_RANGE", "backoff", found=value, allowed="1 to 100")
+        else:
+            changes[key] = value
+    return RetryPolicy(**changes)
+
+
+def step_name(function: Callable[..., Any]) -> str:
+    """`module:function`; a script run as `__main__` goes by its file's stem."""
+    module = function.__module__
+    if module == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = Path(file).stem if file else "__main__"
+    return f"{module}:{function.__qualname__}"
+
+
+def register(step: Step[P, R]) -> Step[P, R]:
+    """Make a step findable by name in this process; the last definition of a name counts."""
+    _registry[step.name] = step
+    return step
+
+
+def find_step(name: str) -> Step[..., Any]:
+    """The step of that name, importing its module if need be.
+
+    Raises:
+        StepNotRegistered: E_STEP_NOT_REGISTERED with what to do about it.
+    """
+    found = _registry.get(name)
+    if found is not None:
+        return found
+    module, _, qualname = name.partition(":")
+    reason = "the function is not decorated with @step"
+    try:
+        target: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason, target = str(error), None
+    if isinstance(target, Step):
+        return target
+    raise StepNotRegistered(
+        "E_STEP_NOT_REGISTERED",
+        f"no step called {name} in this process: {reason}",
+        place=Place(step=name),
+        cure=f"pass --import {module} (or the path of its file), or import it before running",
+    )
+
+
+def import_module(name_or_path: str) -> None:
+    """Import a module by name, or a Python file by path under its stem, so that its steps are registered.
+
+    Raises:
+        InputInvalid: E_IMPORT naming what could not be imported and why.
+    """
+    try:
+        if not name_or_path.endswith(".py"):
+            importlib.import_module(name_or_path)
+            return
+        path = Path(name_or_path).resolve(strict=True)
+        folder = str(path.parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        importlib.import_module(path.stem)
+    except Exception as error:
+        raise InputInvalid(
+            "E_IMPORT", f"cannot import {name_or_path}: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,164 @@
+"""What a step may return, and how it is kept.
+
+A returned value is JSON data in which files may stand anywhere: `bytes`, a `pathlib.Path`, an async
+byte stream, a `File`, or an `Artifact` handed on. Files are taken out, get a logical name from their
+place (`output`, `key`, `key[i]`) and are replaced by `{"$artifact": name}`; `restore` puts artifacts
+back. `str` is always text. Source of the naming rule: CONTRACT, "Files and values".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .artifact import Artifact, File
+from .errors import Place, ValueRefused
+from .model import Json
+
+REFERENCE = "$artifact"
+STORED_VALUE = "$stored"  # in a row: the value itself is the artifact of this name
+MAX_DEPTH = 100
+MAX_INTEGER = 2**63
+INLINE_VALUE = 64 * 1024  # bytes of JSON that a row holds itself; larger values become the artifact `value`
+MAX_VALUE = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file found in a returned value, on its way into the store."""
+
+    name: str
+    data: bytes | Path | AsyncIterable[bytes] | Artifact
+    filename: str | None = None
+    media_type: str | None = None
+
+
+def take_apart(value: object, place: Place) -> tuple[Json, list[NewFile]]:
+    """Split a returned value into JSON data with references, and the files that were in it.
+
+    Raises:
+        ValueRefused: E_VALUE_TYPE with the place inside the value; E_ARTIFACT_NAME_TWICE.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value, []
+    files: list[NewFile] = []
+    data = _Walk(files, place).visit(value, "", 0)
+    names = [file.name for file in files]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"two files would both be called {twice}", place=place)
+    return data, files
+
+
+class _Walk:
+    """One walk over a returned value; the place is carried as text, for names and for errors."""
+
+    __slots__ = ("files", "place")
+
+    def __init__(self, files: list[NewFile], place: Place) -> None:
+        self.files = files
+        self.place = place
+
+    def visit(self, value: object, path: str, depth: int) -> Json:
+        if value is None or isinstance(value, str | bool):
+            return value
+        if isinstance(value, int):
+            return self._integer(value, path)
+        if isinstance(value, float):
+            return self._number(value, path)
+        if depth > MAX_DEPTH:
+            raise self._refused(path, f"nested more than {MAX_DEPTH} levels deep", value)
+        if isinstance(value, dict):
+            return self._mapping(value, path, depth)
+        if isinstance(value, list | tuple):
+            return [self.visit(v, f"{path or 'output'}[{i}]", depth + 1) for i, v in enumerate(value)]
+        return self._file(value, path)
+
+    def _integer(self, value: int, path: str) -> int:
+        if not -MAX_INTEGER <= value < MAX_INTEGER:
+            raise self._refused(path, "an integer that does not fit 64 bits", value)
+        return int(value)
+
+    def _number(self, value: float, path: str) -> float:
+        if not math.isfinite(value):
+            raise self._refused(path, "not a finite number", value)
+        return float(value)
+
+    def _mapping(self, value: dict[Any, object], path: str, depth: int) -> Json:
+        result = {}
+        for key, inner in value.items():
+            if not isinstance(key, str) or key == REFERENCE:
+                raise self._refused(
+                    path, "a key that is not text" if key != REFERENCE else "a reserved key", key
+                )
+            result[key] = self.visit(inner, f"{path}.{key}" if path else key, depth + 1)
+        return result
+
+    def _file(self, value: object, path: str) -> Json:
+        name = path or "output"
+        if isinstance(value, File):
+            new = NewFile(name, value.data, value.filename, value.media_type)
+        elif isinstance(value, bytes | bytearray | memoryview):
+            new = NewFile(name, bytes(value))
+        elif isinstance(value, Path):
+            new = NewFile(name, value, value.name)
+        elif isinstance(value, Artifact):
+            new = NewFile(name, value, value.filename, value.media_type)
+        elif isinstance(value, AsyncIterable):
+            new = NewFile(name, value)
+        else:
+            raise self._refused(path, "neither JSON data nor a file", type(value).__name__)
+        self.files.append(new)
+        return {REFERENCE: name}
+
+    def _refused(self, path: str, why: str, found: object) -> ValueRefused:
+        return ValueRefused(
+            "E_VALUE_TYPE",
+            f"{path or 'the returned value'} is {why}",
+            place=self.place,
+            found=found,
+            allowed="None, bool, int, float, str, list, dict with str keys; bytes, Path, async byte stream, File",
+        )
+
+
+def restore(value: Json, find: Callable[[str, int | None], object]) -> Any:
+    """The value with its references replaced by what `find(name, item)` gives."""
+    if isinstance(value, dict):
+        if REFERENCE in value:
+            return find(value[REFERENCE], value.get("item"))
+        return {key: restore(inner, find) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [restore(inner, find) for inner in value]
+    return value
+
+
+def has_references(value: Json) -> bool:
+    """Does any file stand in this value?"""
+    if isinstance(value, dict):
+        return REFERENCE in value or any(map(has_references, value.values()))
+    return isinstance(value, list) and any(map(has_references, value))
+
+
+def of_item(value: Json, item: int) -> Json:
+    """An item's value as it stands in the collected value of its mapped step."""
+    if isinstance(value, dict):
+        if REFERENCE in value:
+            return {**value, "item": item}
+        return {key: of_item(inner, item) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [of_item(inner, item) for inner in value]
+    return value
+
+
+def recorded(value: object) -> Json:
+    """A resolved parameter as kept in the row: artifacts by id, name and version."""
+    if isinstance(value, Artifact):
+        return {REFERENCE: value.id, "name": value.name, "version": value.version}
+    if isinstance(value, dict):
+        return {key: recorded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [recorded(inner) for inner in value]
+    return value

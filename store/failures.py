@@ -1,0 +1,85 @@
+"""From a driver's exception to an error of ours. No SQL exception leaves `towpath.store`."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from towpath.errors import StoreFailed
+
+_CURES = {
+    "E_DISK_FULL": "free space on that disk, then `towpath resume`; everything recorded is safe",
+    "E_DISK_IO": "check the disk; everything recorded before is safe, `towpath resume` goes on from there",
+    "E_DB_READONLY": "make the file and its folder writable, or name another --store",
+    "E_DB_NOT_SQLITE": "name a file that towpath made, or a new one",
+    "E_DB_PATH": "create the folder, or name another --store",
+    "E_DB_CORRUPT": "restore a backup; `towpath fsck` says what is damaged",
+}
+_BY_NAME = (
+    ("SQLITE_FULL", "E_DISK_FULL", "the disk is full"),
+    ("SQLITE_IOERR", "E_DISK_IO", "the disk reported an error"),
+    ("SQLITE_READONLY", "E_DB_READONLY", "the database cannot be written"),
+    ("SQLITE_PERM", "E_DB_READONLY", "the database cannot be written"),
+    ("SQLITE_NOTADB", "E_DB_NOT_SQLITE", "the file is not a database"),
+    ("SQLITE_CANTOPEN", "E_DB_PATH", "the database cannot be opened"),
+    ("SQLITE_CORRUPT", "E_DB_CORRUPT", "the database is damaged"),
+    ("SQLITE_CONSTRAINT_FOREIGNKEY", "E_DB_REFERENCE", "a row refers to one that is not there"),
+    ("SQLITE_CONSTRAINT_CHECK", "E_DB_VALUE", "a value is not allowed in its column"),
+    ("SQLITE_CONSTRAINT_NOTNULL", "E_DB_VALUE", "a value is missing"),
+    ("SQLITE_CONSTRAINT", "E_DB_CONFLICT", "a row like this one is there already"),
+)
+
+
+def database_error(error: sqlite3.Error, path: Path) -> StoreFailed:
+    """The StoreFailed for what SQLite reported about the database file at `path`."""
+    name = getattr(error, "sqlite_errorname", None) or _named_by_text(str(error))
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return busy(path)
+    for prefix, code, sentence in _BY_NAME:
+        if name.startswith(prefix):
+            return StoreFailed(code, f"{sentence}: {path.name} ({error})", cure=_CURES.get(code, ""))
+    return StoreFailed("E_DB", f"the database refused: {error}")
+
+
+def _named_by_text(text: str) -> str:
+    known = {
+        "locked": "SQLITE_BUSY",
+        "disk is full": "SQLITE_FULL",
+        "disk I/O": "SQLITE_IOERR",
+        "readonly": "SQLITE_READONLY",
+        "not a database": "SQLITE_NOTADB",
+        "unable to open": "SQLITE_CANTOPEN",
+        "malformed": "SQLITE_CORRUPT",
+    }
+    return next((name for part, name in known.items() if part in text), "")
+
+
+def busy(path: Path) -> StoreFailed:
+    """Another process has held the write lock longer than anyone should wait."""
+    holders = lock_holders(path)
+    who = f"process {', '.join(map(str, holders))}" if holders else "another process"
+    return StoreFailed(
+        "E_DB_BUSY",
+        f"{who} has held the write lock of {path.name} for too long",
+        cure=f"end {who if holders else 'that process'} or let it finish, then try again",
+        retryable=True,
+    )
+
+
+def lock_holders(path: Path) -> list[int]:
+    """Processes that hold a write lock on SQLite's shared-memory file, as the kernel lists them.
+
+    Linux only (/proc/locks); elsewhere, or where the list cannot be read, nobody is known.
+    """
+    try:
+        inode = os.stat(f"{path}-shm").st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    holders = set()
+    for line in lines:
+        fields = line.split()
+        if len(fields) >= 6 and "WRITE" in fields and fields[5].rpartition(":")[2] == str(inode):
+            holders.add(int(fields[4]))
+    return sorted(holders - {os.getpid(), 0})

@@ -1,0 +1,169 @@
+"""The bytes of artifacts: small ones in the database, larger ones as blobs, copies for people on demand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+import sqlalchemy as sa
+
+from towpath.errors import StoreFailed, ValueRefused
+from towpath.model import ArtifactRow
+from towpath.ports import KeptFile
+
+from .blobs import Blob, FileBlobs
+from .media import HEAD, extension, media_type, safe_filename
+from .session import Database, Statement, value_of
+from .tables import artifacts, blobs, workflows
+
+INLINE = 16 * 1024  # bytes; up to here a row is 10 to 66 times cheaper to write durably than a file
+
+_INLINE = Statement(sa.select(blobs.c.data).where(blobs.c.sha256 == value_of("sha256")))
+_PLACE = Statement(
+    sa.select(workflows.c.chain_id, workflows.c.step_id, workflows.c.item_index)
+    .join(artifacts, artifacts.c.workflow_id == workflows.c.id)
+    .where(artifacts.c.id == value_of("artifact_id"))
+)
+
+
+class StoredFiles:
+    """Keeps and finds the bytes of artifacts. Fills the engine's `ArtifactFiles` port."""
+
+    def __init__(self, database: Database, blob_store: FileBlobs, folder: Path) -> None:
+        self.blobs = blob_store
+        self.folder = folder
+        self._database = database
+
+    async def keep(
+        self,
+        data: bytes | Path | AsyncIterable[bytes],
+        filename: str | None = None,
+        media: str | None = None,
+        stem: str = "output",
+    ) -> KeptFile:
+        """Keep bytes, a file or a stream. `stem` names a file that has no name of its own.
+
+        Raises:
+            ValueRefused: E_VALUE_FILE for a path that is no plain file. StoreFailed: E_DISK_….
+        """
+        small: bytes | None = None
+        if isinstance(data, Path):
+            if not await anyio.Path(data).is_file():
+                raise ValueRefused(
+                    "E_VALUE_FILE", "not a plain file", found=data.name, allowed="an existing file"
+                )
+            if (await anyio.Path(data).stat()).st_size <= INLINE:
+                data = await anyio.Path(data).read_bytes()
+        if isinstance(data, bytes):
+            blob, head, small = await self._keep_bytes(data)
+        elif isinstance(data, Path):
+            blob = await self.blobs.put_file(data)
+            head = await self._head(blob)
+        else:
+            peeked = _Peek(aiter(data))
+            small = await peeked.whole()
+            blob = (
+                (await self._keep_bytes(small))[0]
+                if small is not None
+                else await self.blobs.put_stream(peeked.chunks())
+            )
+            head = peeked.head[:HEAD]
+        media = media or media_type(filename, head)
+        named = safe_filename(filename) if filename else f"{safe_filename(stem)}{extension(media)}"
+        path = None if small is not None else str(self.blobs.path(blob.digest))
+        return KeptFile(named, media, blob.size, blob.digest, path, small)
+
+    async def _keep_bytes(self, data: bytes) -> tuple[Blob, bytes, bytes | None]:
+        """Bytes in hand: the blob, its beginning, and the bytes again if they belong into the database."""
+        if len(data) <= INLINE:
+            return Blob(hashlib.sha256(data).hexdigest(), len(data)), data[:HEAD], data
+        return await self.blobs.put(data), data[:HEAD], None
+
+    async def _head(self, blob: Blob) -> bytes:
+        async with aclosing(self.blobs.open(blob.digest, chunk=HEAD)) as chunks:
+            return await anext(chunks, b"")
+
+    def whereabouts(self, row: ArtifactRow) -> tuple[str | None]:
+        """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
+        return (None if row.size <= INLINE else str(self.blobs.path(row.digest)),)
+
+    async def read_bytes(self, row: ArtifactRow) -> bytes:
+        """All bytes of an artifact, verified. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT)."""
+        inline = await self._inline(row)
+        return inline if inline is not None else await self.blobs.read(row.digest)
+
+    async def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
+        """The bytes of an artifact in chunks, verified at the end."""
+        inline = await self._inline(row)
+        if inline is not None:
+            yield inline
+            return
+        async for chunk in self.blobs.open(row.digest, size=row.size):
+            yield chunk
+
+    async def path(self, row: ArtifactRow) -> Path:
+        """A copy under its human name: `files/<run>/<step>/[<item>/]<name>.v<n>.<ext>`."""
+        target = self.folder / "files" / await self._human_place(row)
+        if not await anyio.Path(target).exists():
+            await self.write_to(row, target)
+        return target
+
+    async def write_to(self, row: ArtifactRow, target: Path) -> None:
+        """Write an artifact's bytes to `target`, whole or not at all."""
+        inline = await self._inline(row)
+        if inline is None:
+            await self.blobs.export(row.digest, target)
+            return
+        await anyio.Path(target.parent).mkdir(parents=True, exist_ok=True)
+        partial = anyio.Path(target.with_name(f".{target.name}.partial"))
+        await partial.write_bytes(inline)
+        await partial.rename(target)
+
+    async def _inline(self, row: ArtifactRow) -> bytes | None:
+        if row.size > INLINE:
+            return None
+        found = await self._database.rows(_INLINE(sha256=row.digest))
+        if not found:
+            return None
+        data = bytes(found[0]["data"])
+        if len(data) != row.size or hashlib.sha256(data).hexdigest() != row.digest:
+            raise StoreFailed(
+                "E_BLOB_CORRUPT", f"the bytes of {row.filename} changed in the database", found=row.digest
+            )
+        return data
+
+    async def _human_place(self, row: ArtifactRow) -> Path:
+        found = await self._database.rows(_PLACE(artifact_id=row.id))
+        where = found[0] if found else {"chain_id": None, "step_id": None, "item_index": None}
+        parts = [
+            safe_filename(where["chain_id"] or "standalone"),
+            safe_filename(where["step_id"] or row.workflow_id),
+        ]
+        if where["item_index"] is not None:
+            parts.append(str(where["item_index"]))
+        suffix = Path(row.filename).suffix or extension(row.media_type)
+        return Path(*parts) / f"{safe_filename(row.name)}.v{row.version}{suffix}"
+
+
+class _Peek:
+    """A stream whose beginning was looked at: small ones are had whole, larger ones go on as a stream."""
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self.head = b""
+
+    async def whole(self) -> bytes | None:
+        """All bytes if they are few enough to be kept in the database, else None."""
+        async for chunk in self._source:
+            self.head += bytes(chunk)
+            if len(self.head) > INLINE:
+                return None
+        return self.head
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self.head
+        async for chunk in self._source:
+            yield chunk

@@ -1,0 +1,490 @@
+"""From facts to SQL: what one fact changes in the tables, and its line in the audit trail.
+
+Everything a run records goes through here. Statements are compiled once at import; a fact costs an
+update or insert of its row and one insert into `events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial, singledispatch
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from towpath.errors import Fenced, TowpathError
+from towpath.events import (
+    ChainEnded,
+    ChainPaused,
+    ChainResumed,
+    DecisionApplied,
+    Fact,
+    LevelReached,
+    LogKept,
+    NewArtifact,
+    StepDropped,
+    StepEnded,
+    StepReady,
+    StepRetried,
+    StepStarted,
+)
+from towpath.model import ArtifactApproval, ErrorInfo, Json, StepStatus, kind_of
+from towpath.ports import Lease
+
+from . import transitions
+from .rows import encode
+from .session import Guard, Statement, Write
+from .session import value_of as b
+from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
+
+
+_EVENT = Statement(
+    sa.insert(events).values(
+        chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data")
+    )
+)
+_INSERT_ROW = Statement(
+    sa.insert(workflows).values(
+        id=b("row"),
+        chain_id=b("run"),
+        step_id=b("step"),
+        item_index=b("item"),
+        workflow_name=b("target"),
+        status=b("status"),
+        attempt=b("attempt"),
+        item_count=b("count"),
+        parameters=b("parameters"),
+        queued_at=b("at"),
+        started_at=b("started"),
+        completed_at=b("completed"),
+        error_message=b("reason"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    )
+)
+_START_ROW = Statement(
+    sa.update(workflows)
+    .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[StepStatus.EXECUTING]))
+    .values(
+        status=StepStatus.EXECUTING,
+        attempt=b("new_attempt"),
+        parameters=b("new_parameters"),
+        started_at=sa.func.coalesce(workflows.c.started_at, b("at")),
+        updated_at=b("at"),
+    )
+)
+_END_ROW = {
+    status: Statement(
+        sa.update(workflows)
+        .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
+        .values(
+            status=status,
+            value=b("new_value"),
+            attempt=b("new_attempt"),
+            error_message=b("new_message"),
+            error_code=b("new_code"),
+            error=b("new_error"),
+            completed_at=b("completed"),
+            updated_at=b("at"),
+        )
+    )
+    for status in StepStatus
+    if status is not StepStatus.QUEUED
+}
+_DECIDED_ROW = {
+    status: Statement(
+        sa.update(workflows)
+        .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
+        .values(
+            status=status,
+            error_message=b("new_message"),
+            error_code=b("new_code"),
+            error=b("new_error"),
+            completed_at=b("at"),
+            updated_at=b("at"),
+        )
+    )
+    for status in (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED)
+}
+_POINT_ROW = Statement(
+    sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact"))
+)
+_OLD_VERSION = Statement(
+    sa.update(artifacts)
+    .where(artifacts.c.workflow_id == b("row"), artifacts.c.name == b("output"), artifacts.c.is_latest == 1)
+    .values(is_latest=0, updated_at=b("at"))
+)
+_NEW_VERSION = Statement(
+    sa.insert(artifacts).values(
+        id=b("artifact"),
+        workflow_id=b("row"),
+        name=b("output"),
+        version=b("version"),
+        is_latest=1,
+        filename=b("filename"),
+        local_filename=b("local_filename"),
+        local_path=b("local_path"),
+        file_type=b("file_type"),
+        file_format=b("file_format"),
+        file_size=b("size"),
+        media_type=b("media_type"),
+        sha256=b("sha256"),
+        parent_artifact_id=b("parent"),
+        approval_status=b("approval_status"),
+        attempt=b("attempt"),
+        parameters=b("parameters"),
+        extra_metadata=b("metadata"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    )
+)
+_INLINE_BLOB = Statement(
+    insert_sqlite(blobs).values(sha256=b("sha256"), size=b("size"), data=b("data")).on_conflict_do_nothing()
+)
+_ASK = Statement(
+    sa.insert(approvals).values(
+        id=b("approval"),
+        chain_id=b("run"),
+        workflow_id=b("row"),
+        step_id=b("step"),
+        item_index=b("item"),
+        attempt=b("attempt"),
+        status="pending",
+        artifact_ids=b("artifact_ids"),
+        policy=b("policy"),
+        requested_at=b("at"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    )
+)
+_DELIVERED = Statement(
+    sa.update(approvals)
+    .where(approvals.c.id == b("approval"), approvals.c.status != "pending")
+    .values(delivered=1, updated_at=b("at"))
+)
+_CLOSE_GATES = Statement(
+    sa.update(approvals)
+    .where(approvals.c.workflow_id == b("row"), approvals.c.status == "pending")
+    .values(status="cancelled", decided_at=b("at"), delivered=1, updated_at=b("at"))
+)
+_LEVEL = Statement(
+    sa.update(chains).where(chains.c.id == b("run")).values(current_level=b("level"), updated_at=b("at"))
+)
+_CHAIN = Statement(
+    sa.update(chains)
+    .where(chains.c.id == b("run"), chains.c.status.in_(("pending", "running", "paused")))
+    .values(
+        status=b("new_status"),
+        status_reason=b("new_reason"),
+        error_message=b("new_message"),
+        error_code=b("new_code"),
+        completed_at=b("completed"),
+        pause_requested_at=None,
+        owner=sa.case((b("keep_owner") == 1, chains.c.owner), else_=None),
+        lease_until=sa.case((b("keep_owner") == 1, chains.c.lease_until), else_=None),
+        updated_at=b("at"),
+    )
+)
+_LOG = Statement(
+    insert_sqlite(step_logs)
+    .values(workflow_id=b("row"), attempt=b("attempt"), text=b("text"), updated_at=b("at"))
+    .on_conflict_do_update(
+        index_elements=["workflow_id", "attempt"], set_={"text": b("text"), "updated_at": b("at")}
+    )
+)
+_OWNED = Statement(sa.select(sa.literal(1)).where(chains.c.id == b("run"), chains.c.epoch == b("epoch")))
+
+
+def guard(lease: Lease) -> Guard:
+    """Writes count only while the run's epoch is the lease's."""
+    sql, values = _OWNED(run=lease.run_id, epoch=lease.epoch)
+    return Guard((lease.run_id, lease.epoch), sql, values, partial(Fenced, lease.run_id))
+
+
+def writes(run: str, facts: Sequence[Fact], at: int) -> list[Write]:
+    """The statements that record these facts of a run, in order."""
+    made: list[Write] = []
+    for fact in facts:
+        _write(fact, run, at, made)
+    return made
+
+
+def _add(
+    made: list[Write], statement: tuple[str, list[object]], refuse: Callable[[], TowpathError] | None = None
+) -> None:
+    made.append(Write(statement[0], statement[1], refuse))
+
+
+def _log_event(made: list[Write], run: str, row: str | None, kind: str, at: int, data: Json = None) -> None:
+    _add(made, _EVENT(run=run, row=row, type=kind, at=at, data=encode(data) if data else "{}"))
+
+
+@singledispatch
+def _write(fact: Fact, run: str, at: int, made: list[Write]) -> None:
+    raise TypeError(f"no statements for {fact!r}")
+
+
+@_write.register
+def _(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
+    status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
+    _add(
+        made,
+        _INSERT_ROW(
+            run=run,
+            row=fact.row,
+            step=fact.step,
+            item=fact.item,
+            target=fact.target,
+            status=status,
+            attempt=fact.attempt,
+            count=fact.count,
+            parameters=encode(fact.parameters),
+            started=at if fact.started else None,
+            completed=None,
+            reason=None,
+            at=at,
+        ),
+    )
+    kind = "StepStarted" if fact.started else "StepQueued"
+    data: dict[str, Json] = {"step": fact.step}
+    if fact.item is not None:
+        data["item"] = fact.item
+    if fact.count is not None:
+        data["items"] = fact.count
+    if fact.started:
+        data["attempt"] = fact.attempt
+    _log_event(made, run, fact.row, kind, at, data)
+
+
+def _about(fact: StepStarted | StepRetried | StepEnded | StepDropped | DecisionApplied, **more: Json) -> Json:
+    data: dict[str, Json] = {"step": fact.step}
+    if fact.item is not None:
+        data["item"] = fact.item
+    data.update({name: value for name, value in more.items() if value})
+    return data
+
+
+@_write.register
+def _(fact: StepStarted, run: str, at: int, made: list[Write]) -> None:
+    started = _START_ROW(
+        row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at
+    )
+    _add(made, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
+    _log_event(made, run, fact.row, "StepStarted", at, _about(fact, attempt=fact.attempt))
+
+
+@_write.register
+def _(fact: StepRetried, run: str, at: int, made: list[Write]) -> None:
+    error = _error_json(fact.error)
+    _log_event(
+        made,
+        run,
+        fact.row,
+        "StepRetried",
+        at,
+        _about(fact, attempt=fact.attempt, error=error, delay=fact.delay),
+    )
+
+
+@_write.register
+def _(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
+    status, error = fact.status, fact.error
+    ended = _END_ROW[status](
+        row=fact.row,
+        new_value=encode(fact.value) if fact.value is not None else None,
+        new_attempt=fact.attempt,
+        new_message=error.message if error else fact.reason or None,
+        new_code=error.code if error else None,
+        new_error=encode(_error_json(error)),
+        completed=at if status.final else None,
+        at=at,
+    )
+    _add(made, ended, partial(transitions.refused, "workflow", fact.row, "its status", status))
+    for artifact in fact.artifacts:
+        _write_artifact(fact, artifact, at, made)
+    if fact.artifacts:
+        _add(made, _POINT_ROW(row=fact.row, artifact=fact.artifacts[0].id))
+    if status.final:
+        if status is not StepStatus.COMPLETED:
+            _add(made, _CLOSE_GATES(row=fact.row, at=at))
+    elif fact.approval is not None:
+        _ask(fact, run, at, made)
+    files = [f"{a.name} v{a.version}" for a in fact.artifacts]
+    kept = list(error.failed_items) if error else None
+    data = _about(
+        fact,
+        attempt=fact.attempt,
+        artifacts=files,
+        error=_short(error),
+        failed_items=kept,
+        reason=fact.reason,
+    )
+    _log_event(made, run, fact.row, _ENDINGS[status], at, data)
+
+
+_ENDINGS = {
+    StepStatus.EXECUTING: "StepStarted",
+    StepStatus.WAITING_APPROVAL: "StepWaiting",
+    StepStatus.COMPLETED: "StepCompleted",
+    StepStatus.FAILED: "StepFailed",
+    StepStatus.SKIPPED: "StepSkipped",
+    StepStatus.CANCELLED: "StepCancelled",
+    StepStatus.CACHED: "StepCached",
+}
+
+
+def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
+    assert fact.approval is not None
+    asked = _ASK(
+        run=run,
+        row=fact.row,
+        approval=fact.approval.id,
+        step=fact.step,
+        item=fact.item,
+        attempt=fact.attempt,
+        artifact_ids=encode([a.id for a in fact.artifacts]),
+        policy=encode(asdict(fact.approval.policy)),
+        at=at,
+    )
+    _add(made, asked)
+    _log_event(made, run, fact.row, "ApprovalRequested", at, _about(fact, approval=fact.approval.id))
+
+
+def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[Write]) -> None:
+    if artifact.inline is not None:
+        _add(made, _INLINE_BLOB(sha256=artifact.digest, size=artifact.size, data=artifact.inline))
+    if artifact.version > 1:
+        _add(made, _OLD_VERSION(row=fact.row, output=artifact.name, at=at))
+    _, dot, suffix = artifact.filename.rpartition(".")
+    pending = ArtifactApproval.PENDING if fact.approval is not None else ArtifactApproval.AUTO_APPROVED
+    _add(
+        made,
+        _NEW_VERSION(
+            artifact=artifact.id,
+            row=fact.row,
+            output=artifact.name,
+            version=artifact.version,
+            filename=artifact.filename,
+            local_filename=None if artifact.local_path is None else artifact.digest,
+            local_path=artifact.local_path,
+            file_type=kind_of(artifact.media_type),
+            file_format=suffix if dot else None,
+            size=artifact.size,
+            media_type=artifact.media_type,
+            sha256=artifact.digest,
+            parent=artifact.parent_artifact_id,
+            approval_status=pending,
+            attempt=artifact.attempt,
+            parameters=encode(fact.parameters),
+            metadata=encode(artifact.metadata),
+            at=at,
+        ),
+    )
+
+
+@_write.register
+def _(fact: StepDropped, run: str, at: int, made: list[Write]) -> None:
+    _add(
+        made,
+        _INSERT_ROW(
+            run=run,
+            row=fact.row,
+            step=fact.step,
+            item=fact.item,
+            target=fact.target,
+            status=fact.status,
+            attempt=0,
+            count=None,
+            parameters=None,
+            started=None,
+            completed=at,
+            reason=fact.reason or None,
+            at=at,
+        ),
+    )
+    _log_event(made, run, fact.row, _ENDINGS[fact.status], at, _about(fact, reason=fact.reason))
+
+
+@_write.register
+def _(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:
+    error = fact.error
+    decided = _DECIDED_ROW[fact.status](
+        row=fact.row,
+        new_message=error.message if error else None,
+        new_code=error.code if error else None,
+        new_error=encode(_error_json(error)),
+        at=at,
+    )
+    _add(made, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
+    _add(made, _DELIVERED(approval=fact.approval, at=at))
+    _log_event(
+        made, run, fact.row, "DecisionApplied", at, _about(fact, approval=fact.approval, status=fact.status)
+    )
+
+
+@_write.register
+def _(fact: LevelReached, run: str, at: int, made: list[Write]) -> None:
+    _add(made, _LEVEL(run=run, level=fact.level, at=at))
+
+
+@_write.register
+def _(fact: ChainResumed, run: str, at: int, made: list[Write]) -> None:
+    _add(made, _change_chain(run, "running", at))
+    _log_event(made, run, None, "ChainStarted", at)
+
+
+@_write.register
+def _(fact: ChainPaused, run: str, at: int, made: list[Write]) -> None:
+    _add(made, _change_chain(run, "paused", at, reason=fact.reason))
+    _log_event(made, run, None, "ChainPaused", at, {"reason": fact.reason})
+
+
+@_write.register
+def _(fact: ChainEnded, run: str, at: int, made: list[Write]) -> None:
+    ended = _change_chain(run, fact.status, at, error=fact.error, completed=at)
+    _add(made, ended, partial(transitions.refused, "chain", run, "its status", fact.status))
+    _log_event(
+        made,
+        run,
+        None,
+        "ChainEnded",
+        at,
+        {"status": fact.status, **({"error": _short(fact.error)} if fact.error else {})},
+    )
+
+
+def _change_chain(
+    run: str,
+    status: str,
+    at: int,
+    *,
+    reason: str | None = None,
+    error: ErrorInfo | None = None,
+    completed: int | None = None,
+) -> tuple[str, list[object]]:
+    return _CHAIN(
+        run=run,
+        new_status=status,
+        new_reason=reason,
+        new_message=error.message if error else None,
+        new_code=error.code if error else None,
+        completed=completed,
+        keep_owner=int(status == "running"),
+        at=at,
+    )
+
+
+@_write.register
+def _(fact: LogKept, run: str, at: int, made: list[Write]) -> None:
+    _add(made, _LOG(row=fact.row, attempt=fact.attempt, text=fact.text, at=at))
+
+
+def _error_json(error: ErrorInfo | None) -> Json:
+    if error is None:
+        return None
+    return {name: value for name, value in asdict(error).items() if value}
+
+
+def _short(error: ErrorInfo | None) -> Json:
+    return None if error is None else {"code": error.code, "message": error.message[:500]}

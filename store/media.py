@@ -1,0 +1,65 @@
+"""What kind of file some bytes are, and a name for people that is safe on every file system."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+HEAD = 4096  # bytes that are enough to tell a type
+
+_EXTENSIONS = {
+    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
+    "text/plain": ".txt",
+    "application/json": ".json",
+    "application/octet-stream": ".bin",
+    "audio/x-wav": ".wav",
+    "audio/wav": ".wav",
+}
+
+
+def media_type(filename: str | None, head: bytes) -> str:
+    """The media type by the file's extension, else by its first bytes, else `application/octet-stream`."""
+    if filename:
+        guessed = mimetypes.guess_type(filename, strict=False)[0]
+        if guessed:
+            return guessed
+    return _sniffed(head)
+
+
+def _sniffed(head: bytes) -> str:
+    if not head:
+        return "application/octet-stream"
+    import puremagic  # noqa: PLC0415 - only for files without a telling name
+
+    try:
+        found = str(puremagic.from_string(head, mime=True))
+    except (puremagic.PureError, ValueError):
+        found = ""
+    if found:
+        return found
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return "application/octet-stream"
+        text = head[: error.start].decode("utf-8")
+    return "text/plain" if text.isprintable() or "\n" in text else "application/octet-stream"
+
+
+def extension(media: str) -> str:
+    """The usual extension of a media type, with its dot."""
+    return _EXTENSIONS.get(media) or mimetypes.guess_extension(media, strict=False) or ".bin"
+
+
+def safe_filename(name: str, fallback: str = "file") -> str:
+    """A file name for people that is one path component everywhere, at most 200 bytes long."""
+    name = _FORBIDDEN.sub("_", name.encode("utf-8", "replace").decode("utf-8")).strip(" .")
+    if not name or _RESERVED.fullmatch(name):
+        name = f"{fallback}{name}" if name else fallback
+    while len(name.encode()) > 200:
+        stem, dot, suffix = name.rpartition(".")
+        name = f"{stem[:-1]}{dot}{suffix}" if dot and len(stem) > 1 and len(suffix) < 20 else name[:-1]
+    return name

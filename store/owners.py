@@ -1,0 +1,86 @@
+"""Who owns a run: a lease in its row, with an epoch that fences off owners of the past.
+
+An owner is named by host, boot, process and the process's start time, so that a dead owner on the same
+host is recognised at once; elsewhere its lease has to run out. The clock is the database's host's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+LEASE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process, told apart from all others that ever ran on any host."""
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(asdict(self)).decode()
+
+    @property
+    def here(self) -> bool:
+        """Does it (or did it) run on this host?"""
+        return self.host == socket.gethostname()
+
+    @property
+    def dead(self) -> bool:
+        """Certainly over. False where that cannot be known from here."""
+        if not self.here:
+            return False
+        return self.boot != _boot() or _started(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int:
+    """A process's start in clock ticks after boot; 0 if there is no such process (any more)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return _alive_without_proc(pid)
+    fields = text.rpartition(")")[2].split()
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def _alive_without_proc(pid: int) -> int:
+    if Path("/proc/self").exists():
+        return 0
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return 0
+    except PermissionError:
+        pass
+    return 1
+
+
+def this_process() -> Owner:
+    """This process as an owner."""
+    pid = os.getpid()
+    return Owner(socket.gethostname(), _boot(), pid, _started(pid))
+
+
+def parse(text: str | None) -> Owner | None:
+    """The owner in a row, if any."""
+    return None if not text else msgspec.json.decode(text, type=Owner)

@@ -1,0 +1,450 @@
+"""The store of runs: fills the engine's `Store` port over SQLite, one transaction per method."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from towpath.errors import Fenced, RunRefused, StoreFailed
+from towpath.events import ChainEnded, ChainPaused, Fact
+from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
+from towpath.ports import Lease, NewRun, RunRow, StepRow, Wish
+
+from . import rows
+from .blobs import FileBlobs
+from .clock import new_id, now
+from .files import StoredFiles
+from .journal import guard, writes
+from .owners import LEASE_SECONDS, Owner, parse, this_process
+from .schema import init_schema
+from .session import Database, Row, Session, Statement, Write
+from .session import value_of as b
+from .tables import approvals, artifacts, chains, events, step_logs, workflows
+
+
+_RUN = Statement(sa.select(chains).where(chains.c.id == b("run")))
+_STEPS = Statement(sa.select(workflows).where(workflows.c.chain_id == b("run")).order_by(workflows.c.id))
+_FILES = Statement(
+    sa.select(artifacts)
+    .join(workflows, workflows.c.id == artifacts.c.workflow_id)
+    .where(workflows.c.chain_id == b("run"), artifacts.c.is_latest == 1)
+    .order_by(artifacts.c.id)
+)
+_ABOVE = Statement(
+    sa.select(chains.c.id, chains.c.parent_workflow_id)
+    .join(workflows, workflows.c.chain_id == chains.c.id)
+    .where(workflows.c.id == b("row"))
+)
+_LATEST = Statement(
+    sa.select(artifacts)
+    .where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1)
+    .order_by(artifacts.c.id)
+)
+_GATES = Statement(
+    sa.select(approvals)
+    .where(approvals.c.chain_id == b("run"), approvals.c.delivered == 0)
+    .order_by(approvals.c.id)
+)
+_CHILDREN = Statement(
+    sa.select(chains.c.id, chains.c.parent_workflow_id)
+    .join(workflows, workflows.c.id == chains.c.parent_workflow_id)
+    .where(workflows.c.chain_id == b("run"))
+)
+_EVENTS = Statement(
+    sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.at, events.c.data)
+    .where(events.c.chain_id == b("run"), events.c.seq > b("after"))
+    .order_by(events.c.seq)
+    .limit(b("most"))
+)
+_LOGS = Statement(
+    sa.select(
+        workflows.c.step_id,
+        workflows.c.item_index,
+        step_logs.c.attempt,
+        step_logs.c.text,
+        step_logs.c.updated_at,
+    )
+    .join(workflows, workflows.c.id == step_logs.c.workflow_id)
+    .where(workflows.c.chain_id == b("run"))
+    .order_by(workflows.c.id, step_logs.c.attempt)
+)
+_owned_here: set[tuple[Path, str]] = set()
+"""Runs that drivers of this process work on now: a lease of ours that is not among them was left behind."""
+
+
+class RunStore:
+    """Runs and their artifacts in one SQLite file with its blobs beside it."""
+
+    def __init__(self, database: Database, files: StoredFiles, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.database = database
+        self.files = files
+        self.lease_seconds = lease_seconds
+        self._me = this_process()
+
+    # ---- rows of tables, for people and for the seed's functions
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A transaction for the functions of `towpath.store`."""
+        async with self.database.session(self.files) as session:
+            yield session
+
+    def new_id(self) -> str:
+        return new_id()
+
+    # ---- a run's life
+
+    async def create_run(self, run: NewRun) -> bool:
+        """Record a run with its whole definition; False if its id is there already."""
+        at = now()
+        definition = msgspec.json.encode(run.plan).decode()
+        values = {
+            "id": run.id,
+            "name": run.plan.name,
+            "description": run.plan.description or None,
+            "status": ChainStatus.PENDING,
+            "current_level": 0,
+            "epoch": 0,
+            "started_at": at,
+            "chain_definition": definition,
+            "definition_hash": definition_hash(run.plan),
+            "inputs": rows.encode(run.inputs),
+            "parent_workflow_id": run.parent_workflow_id,
+            "parent_run_id": run.parent_run_id,
+            "regenerated_from_step_id": run.regenerated_from_step_id,
+            "created_at": at,
+            "updated_at": at,
+        }
+        insert = Statement(sa.insert(chains).values(values))()
+        event = Statement(
+            sa.insert(events).values(
+                chain_id=run.id, type="ChainCreated", at=at, data=rows.encode({"name": run.plan.name})
+            )
+        )()
+        try:
+            await self.database.submit([Write(*insert), Write(*event), *writes(run.id, run.facts, at)])
+        except StoreFailed as error:
+            if error.code == "E_DB_CONFLICT" and await self.database.rows(_RUN(run=run.id)):
+                return False
+            raise
+        return True
+
+    async def claim(self, run_id: str) -> Lease:
+        """Become the owner of a run that nobody alive owns.
+
+        Raises:
+            RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED.
+        """
+        answer = await self.database.write(lambda c: self._claim(c, run_id))
+        if isinstance(answer, RunRefused):
+            raise answer
+        _owned_here.add((self.database.path, run_id))
+        return Lease(run_id, answer)
+
+    def _claim(self, connection: sqlite3.Connection, run_id: str) -> int | RunRefused:
+        asked = "SELECT status, owner, lease_until, epoch FROM chains WHERE id = ?"
+        found = connection.execute(asked, (run_id,)).fetchone()
+        if found is None:
+            return missing(run_id)
+        status, owner, until, epoch = found[0], parse(found[1]), found[2] or 0, int(found[3])
+        if rows.word(ChainStatus, status, "chains", run_id, "status").final:
+            return RunRefused(
+                "E_RUN_OVER", f"run {run_id} is {status}", cure="`towpath rerun` makes a new run of it"
+            )
+        at = now()
+        if owner is not None and self._alive(owner, run_id, until, at):
+            if until > self._until(at):
+                # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
+                connection.execute(
+                    "UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id)
+                )
+            return _owned(run_id, owner, (min(until, self._until(at)) - at) / 1e6)
+        connection.execute(
+            "UPDATE chains SET owner = ?, epoch = ?, lease_until = ?, updated_at = ? WHERE id = ?",
+            (self._me.to_json(), epoch + 1, self._until(at), at, run_id),
+        )
+        return epoch + 1
+
+    def _alive(self, owner: Owner, run_id: str, until: int, at: int) -> bool:
+        if owner == self._me:
+            return (self.database.path, run_id) in _owned_here
+        return not owner.dead and at <= until
+
+    def _until(self, at: int) -> int:
+        return at + int(self.lease_seconds * 1e6)
+
+    async def renew(self, leases: Sequence[Lease]) -> list[str]:
+        """Keep owning; the ids of runs that are ours no longer."""
+        return await self.database.write(lambda c: self._renew(c, leases))
+
+    def _renew(self, connection: sqlite3.Connection, leases: Sequence[Lease]) -> list[str]:
+        at = now()
+        lost = []
+        for lease in leases:
+            changed = connection.execute(
+                "UPDATE chains SET lease_until = ? WHERE id = ? AND epoch = ?",
+                (self._until(at), lease.run_id, lease.epoch),
+            )
+            if changed.rowcount != 1:
+                lost.append(lease.run_id)
+                _owned_here.discard((self.database.path, lease.run_id))
+        return lost
+
+    async def release(self, lease: Lease) -> None:
+        """Stop owning without ending the run; nothing happens if it is ours no longer."""
+        _owned_here.discard((self.database.path, lease.run_id))
+        sql = "UPDATE chains SET owner = NULL, lease_until = NULL WHERE id = ? AND epoch = ?"
+        await self.database.submit([Write(sql, (lease.run_id, lease.epoch))])
+
+    async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
+        """Record facts as one whole; back when they are durable. Raises Fenced, StoreFailed."""
+        try:
+            await self.database.submit(writes(lease.run_id, facts, now()), guard(lease))
+        except Fenced:
+            _owned_here.discard((self.database.path, lease.run_id))
+            raise
+        if any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts):
+            _owned_here.discard((self.database.path, lease.run_id))
+
+    # ---- reading
+
+    async def load(self, run_id: str) -> RunRow:
+        """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING), StoreFailed (E_DB_VALUE)."""
+        found = await self.database.rows(_RUN(run=run_id))
+        if not found:
+            raise missing(run_id)
+        chain = found[0]
+        files: dict[str, list[ArtifactRow]] = {}
+        for row in await self.database.rows(_FILES(run=run_id)):
+            files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
+        gates = {row["workflow_id"]: row for row in await self.database.rows(_GATES(run=run_id))}
+        steps = tuple(
+            _step_row(row, tuple(files.get(row["id"], ())), gates.get(row["id"]))
+            for row in await self.database.rows(_STEPS(run=run_id))
+        )
+        children = {
+            row["parent_workflow_id"]: row["id"] for row in await self.database.rows(_CHILDREN(run=run_id))
+        }
+        return RunRow(
+            id=run_id,
+            plan=msgspec.json.decode(chain["chain_definition"], type=Plan),
+            status=rows.word(ChainStatus, chain["status"], "chains", run_id, "status"),
+            inputs=rows.decode(chain["inputs"]) or {},
+            rows=steps,
+            reason=chain["status_reason"] or "",
+            level=chain["current_level"],
+            error=ErrorInfo(chain["error_code"], chain["error_message"] or "")
+            if chain["error_code"]
+            else None,
+            parent_workflow_id=chain["parent_workflow_id"],
+            parent_run_id=chain["parent_run_id"],
+            started_at=chain["started_at"],
+            completed_at=chain["completed_at"],
+            cancel_requested=chain["cancel_requested_at"] is not None,
+            pause_requested=chain["pause_requested_at"] is not None,
+            children=children,
+            root=await self._root(run_id, chain["parent_workflow_id"]),
+        )
+
+    async def _root(self, run_id: str, parent: str | None) -> str:
+        """The outermost run around a run."""
+        while parent is not None:
+            above = await self.database.rows(_ABOVE(row=parent))
+            run_id, parent = above[0]["id"], above[0]["parent_workflow_id"]
+        return run_id
+
+    async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
+        """The latest version of each output of a row, as people may have left it."""
+        return [rows.artifact(row) for row in await self.database.rows(_LATEST(row=row_id))]
+
+    async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        """The recorded facts of a run with `seq` above `after`, in order."""
+        found = await self.database.rows(_EVENTS(run=run_id, after=after, most=limit))
+        return [{**row, "data": rows.decode(row["data"])} for row in found]
+
+    async def logs(self, run_id: str) -> list[Row]:
+        """Log lines of all steps of a run: step_id, item_index, attempt, text, updated_at."""
+        return await self.database.rows(_LOGS(run=run_id))
+
+    # ---- what people ask for
+
+    async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
+        """What was asked of these runs and not yet done."""
+        return await self.database.read(lambda c: _wishes(c, run_ids))
+
+    async def wish(self, run_id: str, kind: str) -> ChainStatus:
+        """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once.
+
+        Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
+        """
+        return await self.database.write(lambda c: self._wish(c, run_id, kind))
+
+    def _wish(self, connection: sqlite3.Connection, run_id: str, kind: str) -> ChainStatus:
+        found = connection.execute(
+            "SELECT status, owner, lease_until FROM chains WHERE id = ?", (run_id,)
+        ).fetchone()
+        if found is None:
+            raise missing(run_id)
+        status = rows.word(ChainStatus, found[0], "chains", run_id, "status")
+        if status.final:
+            raise RunRefused("E_RUN_OVER", f"run {run_id} is {status} already")
+        at, owner = now(), parse(found[1])
+        column = "cancel_requested_at" if kind == "cancel" else "pause_requested_at"
+        connection.execute(f"UPDATE chains SET {column} = ?, updated_at = ? WHERE id = ?", (at, at, run_id))  # noqa: S608 - two fixed names
+        _event(connection, run_id, "CancelRequested" if kind == "cancel" else "PauseRequested", at)
+        owned = owner is not None and not owner.dead and at <= (found[2] or 0)
+        if owned:
+            return status
+        if kind == "cancel":
+            _cancel_unowned(connection, run_id, at)
+            return ChainStatus.CANCELLED
+        reason = "UPDATE chains SET status = 'paused', status_reason = 'requested', pause_requested_at = NULL, owner = NULL, epoch = epoch + 1 WHERE id = ?"
+        connection.execute(reason, (run_id,))
+        return ChainStatus.PAUSED
+
+
+def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int, data: str = "{}") -> None:
+    connection.execute(
+        "INSERT INTO events (chain_id, type, at, data) VALUES (?, ?, ?, ?)", (run_id, kind, at, data)
+    )
+
+
+_TREE = """
+WITH RECURSIVE tree(id) AS (
+    SELECT ? UNION
+    SELECT c.id FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id JOIN tree t ON t.id = w.chain_id
+)
+"""
+
+
+def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> None:
+    """End a run, and the runs inside it, that no process works on."""
+    open_rows = "status IN ('queued', 'executing', 'waiting_approval')"
+    cancelled = f"""{_TREE} UPDATE workflows SET status = 'cancelled', completed_at = ?, updated_at = ?
+        WHERE chain_id IN (SELECT id FROM tree) AND {open_rows}"""  # noqa: S608 - fixed text
+    connection.execute(cancelled, (run_id, at, at))
+    gates = f"""{_TREE} UPDATE approvals SET status = 'cancelled', decided_at = ?, delivered = 1, updated_at = ?
+        WHERE chain_id IN (SELECT id FROM tree) AND status = 'pending'"""  # noqa: S608
+    connection.execute(gates, (run_id, at, at))
+    ended = f"""{_TREE} UPDATE chains SET status = 'cancelled', completed_at = ?, updated_at = ?, owner = NULL,
+        lease_until = NULL, epoch = epoch + 1
+        WHERE id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"""  # noqa: S608
+    connection.execute(ended, (run_id, at, at))
+    _event(connection, run_id, "ChainEnded", at, '{"status":"cancelled"}')
+
+
+def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish]:
+    found: list[Wish] = []
+    for run_id in run_ids:
+        asked = connection.execute(
+            "SELECT cancel_requested_at, pause_requested_at FROM chains WHERE id = ?", (run_id,)
+        ).fetchone()
+        if asked is None:
+            continue
+        if asked[0] is not None:
+            found.append(Wish(run_id, "cancel"))
+        elif asked[1] is not None:
+            found.append(Wish(run_id, "pause"))
+    return found + _decisions(connection, frozenset(run_ids))
+
+
+_PARENT = (
+    "SELECT w.chain_id, w.step_id, w.item_index FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id"
+    " WHERE c.id = ?"
+)
+
+
+def _decisions(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Wish]:
+    """Decisions not yet acted on: for the run itself, or for a run inside one of its steps (`inner`)."""
+    found: list[Wish] = []
+    undelivered = connection.execute(
+        "SELECT chain_id, id, step_id, item_index, status, reason, decided_by FROM approvals"
+        " WHERE status <> 'pending' AND delivered = 0 ORDER BY decided_at, id"
+    )
+    for chain, approval, step, item, status, reason, by in undelivered.fetchall():
+        if chain in ours:
+            found.append(Wish(chain, "decision", step, item, approval, status, reason or "", by or ""))
+        while chain is not None:
+            chain, step, item = connection.execute(_PARENT, (chain,)).fetchone() or (None, None, None)
+            if chain in ours:
+                found.append(Wish(chain, "inner", step, item))
+    return found
+
+
+def _step_row(row: Row, files: tuple[ArtifactRow, ...], gate: Row | None) -> StepRow:
+    error = rows.decode(row["error"])
+    return StepRow(
+        id=row["id"],
+        step=row["step_id"],
+        item=row["item_index"],
+        status=rows.word(StepStatus, row["status"], "workflows", row["id"], "status"),
+        attempt=row["attempt"],
+        value=rows.decode(row["value"]),
+        count=row["item_count"],
+        parameters=rows.decode(row["parameters"]),
+        error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
+        reason=row["error_message"] or "",
+        waits_for_person=gate is not None,
+        approval=gate["id"] if gate else None,
+        decision=gate["status"] if gate and gate["status"] != "pending" else None,
+        decision_reason=(gate["reason"] or "") if gate else "",
+        queued_at=row["queued_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+        artifacts=files,
+    )
+
+
+def definition_hash(plan: Plan) -> str:
+    """SHA-256 over the canonical JSON of a plan; where it was loaded from does not count."""
+    import hashlib  # noqa: PLC0415
+
+    return hashlib.sha256(msgspec.json.encode(asdict(replace(plan, folder="")), order="sorted")).hexdigest()
+
+
+def _owned(run_id: str, owner: Owner, left: float) -> RunRefused:
+    return RunRefused(
+        "E_RUN_OWNED",
+        f"run {run_id} is worked on by {owner}",
+        found=f"a lease for {left:.0f} s more",
+        cure="wait for it, or end that process: its run can then be taken over at once",
+        retryable=True,
+    )
+
+
+def missing(run_id: str) -> RunRefused:
+    return RunRefused(
+        "E_RUN_MISSING", f"there is no run {run_id}", cure="`towpath ls` lists the runs of a store"
+    )
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path,
+    *,
+    blobs: Path | None = None,
+    durability: str = "full",
+    busy_timeout: float = 30.0,
+    lease_seconds: float = LEASE_SECONDS,
+) -> AsyncIterator[RunStore]:
+    """Open (and on first use make) a store; opening it never starts work.
+
+    `blobs` is the folder for larger files and people's copies, default `<name>-store` beside the file.
+    Raises StoreFailed: E_DB_…, E_SCHEMA_….
+    """
+    folder = blobs or path.with_name(f"{path.stem}-store")
+    database = Database(path, durability=durability, busy_timeout=busy_timeout)
+    await database.open()
+    try:
+        await init_schema(database)
+        blob_store = FileBlobs(folder / "blobs", durable=durability == "full")
+        yield RunStore(database, StoredFiles(database, blob_store, folder), lease_seconds)
+    finally:
+        await database.close()

@@ -1,0 +1,160 @@
+"""Workflows: one row per step of a run, per item of a mapped step, or per standalone workflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from towpath.model import Json, StepStatus
+
+from . import transitions
+from .clock import new_id, now
+from .keyed import insert_once, page
+from .rows import Record, encode, record, record_or_none
+from .session import Session
+from .tables import workflows
+
+
+async def create_workflow(
+    session: Session,
+    workflow_name: str,
+    server_address: str | None = None,
+    prompt_id: str | None = None,
+    status: str = "queued",
+    *,
+    chain_id: str | None = None,
+    step_id: str | None = None,
+    item_index: int | None = None,
+    temporal_workflow_id: str | None = None,
+    temporal_run_id: str | None = None,
+    workflow_definition: Json = None,
+    parameters: Json = None,
+    id: str | None = None,  # noqa: A002 - the column's name
+    idempotency_key: str | None = None,
+) -> Record:
+    """Insert a workflow and return its row; with a key seen before, the row made then.
+
+    Raises:
+        InputInvalid: E_STATUS. StoreFailed: E_DB_REFERENCE without such a chain, E_DB_CONFLICT for a second
+        row of the same step and item.
+    """
+    at = now()
+    word = transitions.status(StepStatus, status)
+    values = {
+        "id": id or new_id(),
+        "chain_id": chain_id,
+        "step_id": step_id,
+        "item_index": item_index,
+        "workflow_name": workflow_name,
+        "server_address": server_address,
+        "prompt_id": prompt_id,
+        "temporal_workflow_id": temporal_workflow_id,
+        "temporal_run_id": temporal_run_id,
+        "status": word,
+        "attempt": 0,
+        "queued_at": at,
+        "started_at": at if word is StepStatus.EXECUTING else None,
+        "completed_at": at if word.final else None,
+        "workflow_definition": encode(workflow_definition),
+        "parameters": encode(parameters),
+        "created_at": at,
+        "updated_at": at,
+        "idempotency_key": idempotency_key,
+    }
+    return await insert_once(session, workflows, values)
+
+
+async def get_workflow(session: Session, workflow_id: str) -> Record | None:
+    """The workflow of that id, or None."""
+    return record_or_none(await session.fetch_one(sa.select(workflows).where(workflows.c.id == workflow_id)))
+
+
+async def get_workflow_by_prompt(session: Session, prompt_id: str) -> Record | None:
+    """The workflow that a server knows under `prompt_id`, or None."""
+    found = sa.select(workflows).where(workflows.c.prompt_id == prompt_id).order_by(workflows.c.id.desc())
+    return record_or_none(await session.fetch_one(found.limit(1)))
+
+
+async def get_workflow_by_step(
+    session: Session, chain_id: str, step_id: str, item_index: int | None = None
+) -> Record | None:
+    """The row of a step of a run (or of one item of it), or None."""
+    found = sa.select(workflows).where(
+        workflows.c.chain_id == chain_id,
+        workflows.c.step_id == step_id,
+        workflows.c.item_index.is_(None) if item_index is None else workflows.c.item_index == item_index,
+    )
+    return record_or_none(await session.fetch_one(found))
+
+
+async def get_workflows_by_chain(session: Session, chain_id: str) -> list[Record]:
+    """All rows of a run, in the order they came to be."""
+    query = sa.select(workflows).where(workflows.c.chain_id == chain_id)
+    return [
+        record(row) for row in await session.fetch_all(query.order_by(workflows.c.queued_at, workflows.c.id))
+    ]
+
+
+async def update_workflow_status(
+    session: Session,
+    workflow_id: str,
+    status: str,
+    error_message: str | None = None,
+    *,
+    server_address: str | None = None,
+    prompt_id: str | None = None,
+) -> Record | None:
+    """Change a workflow's status: `started_at` is set once, `completed_at` with a final status.
+
+    Returns None if there is no such workflow. Raises StoreFailed (E_TRANSITION), InputInvalid (E_STATUS).
+    """
+    new = transitions.status(StepStatus, status)
+    at = now()
+    values: dict[str, Any] = {"status": new, "updated_at": at}
+    if new is StepStatus.EXECUTING:
+        values["started_at"] = sa.func.coalesce(workflows.c.started_at, at)
+    if new.final:
+        values["completed_at"] = at
+    optional = {"error_message": error_message, "server_address": server_address, "prompt_id": prompt_id}
+    values.update({name: value for name, value in optional.items() if value is not None})
+    change = sa.update(workflows).where(
+        workflows.c.id == workflow_id, workflows.c.status.in_(transitions.STEP[new])
+    )
+    changed = await session.fetch_one(change.values(values).returning(workflows))
+    if changed is not None:
+        return record(changed)
+    current = await get_workflow(session, workflow_id)
+    if current is None or current["status"] == new:
+        return current
+    raise transitions.refused("workflow", workflow_id, current["status"], new)
+
+
+async def update_workflow_latest_artifact(
+    session: Session, workflow_id: str, artifact_id: str
+) -> Record | None:
+    """Point a workflow at its primary output. Raises StoreFailed (E_DB_REFERENCE) at the commit if it is not its own."""
+    change = sa.update(workflows).where(workflows.c.id == workflow_id)
+    values = {"latest_artifact_id": artifact_id, "updated_at": now()}
+    return record_or_none(await session.fetch_one(change.values(values).returning(workflows)))
+
+
+async def list_workflows(
+    session: Session,
+    limit: int = 100,
+    offset: int = 0,
+    status: str | None = None,
+    chain_id: str | None = None,
+) -> list[Record]:
+    """Workflows, newest first."""
+    query = sa.select(workflows).order_by(workflows.c.queued_at.desc(), workflows.c.id.desc())
+    if status is not None:
+        query = query.where(workflows.c.status == transitions.status(StepStatus, status))
+    if chain_id is not None:
+        query = query.where(workflows.c.chain_id == chain_id)
+    return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
+
+
+async def delete_workflow(session: Session, workflow_id: str) -> bool:
+    """Delete a workflow with its artifacts, transfers and approvals; was it there?"""
+    return await session.execute(sa.delete(workflows).where(workflows.c.id == workflow_id)) > 0

@@ -1,0 +1,399 @@
+# ruff: noqa: N802 - tests carry the number of the reliability test (R05) in their names
+"""The blob store on a local disk: the suite of all blob stores, fsync on and off, and what files add."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.conformance.blobs import *  # noqa: F403
+from tests.conformance.blobs import MIB, Damage, chunked, joined, kinds, readers, sha
+from towpath.errors import StoreFailed
+from towpath.store.blobs import FileBlobs, disk_error
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=[True, False], ids=["fsync", "no-fsync"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> FileBlobs:
+    return FileBlobs(tmp_path / "deep" / "store", durable=request.param)
+
+
+@pytest.fixture
+def damage(blobs: FileBlobs) -> Damage:
+    def change(digest: str, data: bytes | None) -> None:
+        path = blobs.path(digest)
+        path.unlink()
+        if data is not None:
+            path.write_bytes(data)
+
+    return change
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> FileBlobs:
+    return FileBlobs(tmp_path / "store", durable=True)
+
+
+def put(blobs: FileBlobs, data: bytes, streamed: bool) -> Any:
+    return blobs.put_stream(chunked(data, 700_000)) if streamed else blobs.put(data)
+
+
+both = pytest.mark.parametrize("streamed", [False, True], ids=["put", "put_stream"])
+
+
+async def test_place_and_modes(blobs: FileBlobs) -> None:
+    blob = await blobs.put(b"x")
+    path = blobs.path(blob.digest)
+    assert path == blobs.root / blob.digest[:2] / blob.digest[2:4] / blob.digest
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+    for folder in (path.parent, path.parent.parent, blobs.root, blobs.root / "tmp", blobs.root.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+async def test_making_a_store_touches_no_disk(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path / "store")
+    assert [f async for f in blobs.scan()] == []
+    assert not (tmp_path / "store").exists()
+
+
+async def test_export_has_an_inode_of_its_own(blobs: FileBlobs, tmp_path: Path) -> None:
+    blob = await blobs.put(b"x" * 10_000)
+    await blobs.export(blob.digest, tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_ino != blobs.path(blob.digest).stat().st_ino
+    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) & 0o600 == 0o600
+
+
+@both
+async def test_the_same_content_is_written_once(blobs: FileBlobs, streamed: bool) -> None:
+    data = os.urandom(MIB + 1)
+    blob = await put(blobs, data, streamed)
+    path = blobs.path(blob.digest)
+    os.utime(path, (0, 0))
+    before = path.stat()
+    await put(blobs, data, streamed)
+    after = path.stat()
+    assert before.st_ino == after.st_ino
+    assert after.st_mtime > time.time() - 60  # so that a collector's grace time starts anew
+
+
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling", "hard link of other", "FIFO", "folder", "device", "socket"]
+)
+async def test_R24_blob_replaced_by_something_else(blobs: FileBlobs, tmp_path: Path, kind: str) -> None:
+    data = b"precious"
+    digest = (await blobs.put(data)).digest
+    path, other = blobs.path(digest), tmp_path / "other"
+    path.unlink()
+    other.write_bytes(data if kind == "link" else b"other")
+    replace_with(path, other, kind)
+    with anyio.fail_after(5):
+        for work in readers(blobs, digest, tmp_path / "out"):
+            with pytest.raises(StoreFailed) as caught:
+                await work
+            assert caught.value.code == "E_BLOB_CORRUPT"
+        found = await kinds(blobs)
+        assert found == {"folder": [], "hard link of other": ["blob"]}.get(kind, ["foreign"])
+        assert await blobs.exists(digest) is (kind == "hard link of other")
+        if kind == "folder":
+            with pytest.raises(StoreFailed, match="E_BLOB_CORRUPT"):
+                await blobs.put(data)
+        else:
+            await blobs.put(data)
+            assert await blobs.read(digest) == data
+    assert other.read_bytes() == (data if kind == "link" else b"other")
+    assert not list((blobs.root / "tmp").iterdir())
+
+
+def replace_with(path: Path, other: Path, kind: str) -> None:
+    if kind == "link":
+        path.symlink_to(other)
+    elif kind == "dangling":
+        path.symlink_to(other.parent / "nowhere")
+    elif kind == "hard link of other":
+        path.hardlink_to(other)
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif os.geteuid() == 0:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # /dev/zero: endless
+    else:
+        pytest.skip("only root makes devices")
+
+
+async def test_scan_tells_temp_and_foreign_files_and_follows_no_link(
+    blobs: FileBlobs, tmp_path: Path
+) -> None:
+    blob = await blobs.put(b"x")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_bytes(b"x")
+    (blobs.root / "tmp" / "left-over").write_bytes(b"123")
+    (blobs.root / "note.txt").write_bytes(b"")
+    (blobs.root / blob.digest[:2] / blob.digest).write_bytes(b"x")  # right name, wrong folder
+    (blobs.root / "link").symlink_to(tmp_path / "outside")
+    (blobs.root / "zz").symlink_to(blobs.root)
+    found = {f.path.relative_to(blobs.root).as_posix(): (f.kind, f.digest) async for f in blobs.scan()}
+    assert found.pop(blobs.path(blob.digest).relative_to(blobs.root).as_posix()) == ("blob", blob.digest)
+    assert found.pop("tmp/left-over") == ("temp", "")
+    wrong = f"{blob.digest[:2]}/{blob.digest}"
+    assert found == {
+        "note.txt": ("foreign", ""),
+        wrong: ("foreign", ""),
+        "link": ("foreign", ""),
+        "zz": ("foreign", ""),
+    }
+
+
+async def test_nothing_blocks_the_event_loop(blobs: FileBlobs, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"s" * 10_000)
+    with blockbuster_ctx():
+        blob = await blobs.put(b"x" * 10_000)
+        await blobs.put_stream(chunked(b"y" * 2_000_000, 1000))
+        await blobs.put_file(tmp_path / "source")
+        await blobs.read(blob.digest)
+        await joined(blobs.open(blob.digest))
+        await blobs.export(blob.digest, tmp_path / "copy")
+        await blobs.verify(blob.digest)
+        assert await kinds(blobs) == ["blob"] * 3
+        await blobs.delete(blob.digest)
+
+
+async def test_killed_before_the_rename_leaves_only_a_temp_file(tmp_path: Path) -> None:
+    script = """
+import anyio, os, signal, sys
+from pathlib import Path
+from towpath.store.blobs import FileBlobs
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+anyio.run(FileBlobs(Path(sys.argv[1])).put, b"never seen")
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "store")], check=False, timeout=60)  # noqa: ASYNC221
+    assert done.returncode == -signal.SIGKILL
+    blobs = FileBlobs(tmp_path / "store")
+    assert await kinds(blobs) == ["temp"]
+    assert not await blobs.exists(sha(b"never seen"))
+
+
+# ---- faults
+
+
+class Faults:
+    """Makes the n-th call of `os.<name>` (from 1) and all later ones fail, or only the n-th with `once`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch, self.calls = patch, 0
+
+    def arm(self, name: str, number: int, at: int = 1, *, once: bool = False, only: str = "") -> None:
+        real: Callable[..., Any] = getattr(os, name)
+        self.calls = 0
+
+        def failing(*args: Any, **options: Any) -> Any:
+            if only and only not in str(args[0]):
+                return real(*args, **options)
+            self.calls += 1
+            if self.calls == at or (self.calls > at and not once):
+                raise OSError(number, os.strerror(number))
+            return real(*args, **options)
+
+        self.patch.setattr(os, name, failing)
+
+
+@pytest.fixture
+def faults() -> Iterator[Faults]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield Faults(patch)
+
+
+@both
+async def test_R05_a_failed_fsync_fails_the_put_and_is_not_retried(
+    durable: FileBlobs, faults: Faults, streamed: bool
+) -> None:
+    data = os.urandom(MIB)
+    await durable.put(b"first")  # so that the first fsync is the file's, not that of the new root's entry
+    faults.arm("fsync", errno.EIO)
+    with pytest.raises(StoreFailed) as caught:
+        await put(durable, data, streamed)
+    assert caught.value.code == "E_DISK_IO"
+    assert faults.calls == 1
+    assert not await durable.exists(sha(data))
+    assert await kinds(durable) == ["blob"]
+
+
+@both
+async def test_R05_every_fsync_counts(tmp_path: Path, faults: Faults, streamed: bool) -> None:
+    """Whichever fsync fails, the put fails; and the next put of the content writes it anew."""
+    data = os.urandom(5000)
+    # the root's entry, the file, ab/cd, the entry of cd, the entry of ab
+    for at in range(1, 6):
+        blobs = FileBlobs(tmp_path / f"store{at}", durable=True)
+        faults.arm("fsync", errno.EIO, at, once=True)
+        with pytest.raises(StoreFailed, match="E_DISK_IO"):
+            await put(blobs, data, streamed)
+        assert faults.calls == at
+        assert "temp" not in await kinds(blobs)
+        path = blobs.path(sha(data))
+        before = path.stat().st_ino if path.exists() else None
+        await put(blobs, data, streamed)
+        assert path.stat().st_ino != before
+        assert await blobs.read(sha(data)) == data
+        faults.patch.undo()
+    faults.arm("fsync", errno.EIO, 6)
+    await put(FileBlobs(tmp_path / "all", durable=True), data, streamed)
+    assert faults.calls == 5
+
+
+async def test_R05_known_content_is_synced_again_for_the_new_row(durable: FileBlobs, faults: Faults) -> None:
+    await FileBlobs(durable.root, durable=False).put(b"written without fsync")
+    faults.arm("fsync", errno.EIO)
+    with pytest.raises(StoreFailed, match="E_DISK_IO"):
+        await durable.put(b"written without fsync")
+
+
+async def test_R05_no_fsync_without_durable(tmp_path: Path, faults: Faults) -> None:
+    faults.arm("fsync", errno.EIO)
+    blobs = FileBlobs(tmp_path / "store", durable=False)
+    for streamed in (False, True):
+        await put(blobs, b"x", streamed)
+    assert faults.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "E_DISK_FULL"),
+        (errno.EDQUOT, "E_DISK_FULL"),
+        (errno.EFBIG, "E_DISK_FULL"),
+        (errno.EIO, "E_DISK_IO"),
+        (errno.EROFS, "E_DISK_READONLY"),
+        (errno.EACCES, "E_DISK_READONLY"),
+        (errno.EPERM, "E_DISK_READONLY"),
+        (errno.EMFILE, "E_DISK_HANDLES"),
+        (errno.ENFILE, "E_DISK_HANDLES"),
+        (errno.ENODEV, "E_DISK_IO"),
+    ],
+)
+@pytest.mark.parametrize("call", ["open", "write", "replace", "fchmod"])
+@both
+async def test_R06_a_fault_has_its_code_and_leaves_nothing(
+    blobs: FileBlobs, faults: Faults, call: str, number: int, code: str, streamed: bool
+) -> None:
+    if call == "write" and streamed:
+        pytest.skip("aiofiles does not write through os.write: see the test with a real limit")
+    faults.arm(call, number, only=str(blobs.root / "tmp") if call in ("open", "replace") else "")
+    with pytest.raises(StoreFailed) as caught:
+        await put(blobs, os.urandom(MIB), streamed)
+    assert caught.value.code == code
+    if code != "E_DISK_HANDLES":
+        assert str(blobs.root) in str(caught.value)
+    faults.patch.undo()
+    assert await kinds(blobs) == []
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@both
+@pytest.mark.parametrize("allowed", [0, 1000, 2 * MIB + 7])
+async def test_R06_a_real_limit_of_file_size(blobs: FileBlobs, allowed: int, streamed: bool) -> None:
+    data = os.urandom(3 * MIB)
+    with file_size_limit(allowed), pytest.raises(StoreFailed) as caught:
+        await put(blobs, data, streamed)
+    assert caught.value.code == "E_DISK_FULL"
+    assert "bytes free" in str(caught.value)
+    assert "towpath resume" in caught.value.problem.cure
+    assert await kinds(blobs) == []
+    await put(blobs, data, streamed)  # after space was freed
+    assert await blobs.read(sha(data)) == data
+
+
+async def test_R06_a_failed_export_leaves_nothing(blobs: FileBlobs, tmp_path: Path) -> None:
+    blob = await blobs.put(os.urandom(2 * MIB))
+    target = tmp_path / "out" / "copy"
+    with file_size_limit(MIB), pytest.raises(StoreFailed, match="E_DISK_FULL"):
+        await blobs.export(blob.digest, target)
+    assert not list(target.parent.iterdir())
+    target.mkdir()
+    with pytest.raises(StoreFailed, match="E_DISK_IO"):
+        await blobs.export(blob.digest, target)
+    assert list(target.parent.iterdir()) == [target]
+
+
+async def test_R06_no_handles_left(blobs: FileBlobs) -> None:
+    await blobs.put(b"x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for work in (blobs.put(b"y"), blobs.put_stream(chunked(b"y", 1)), blobs.read(sha(b"x"))):
+            with pytest.raises(StoreFailed, match="E_DISK_HANDLES"):
+                await work
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await kinds(blobs) == ["blob"]
+
+
+def test_R06_disk_error_names_folder_and_cure(tmp_path: Path) -> None:
+    error = disk_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "not" / "there" / "x")
+    assert str(tmp_path / "not" / "there") in str(error)
+    assert not error.problem.found.startswith("0 ")
+    assert error.exit_code == 4
+
+
+async def test_figures(tmp_path: Path) -> None:
+    """Printed with `-s`, never asserted: what a put costs here."""
+    blobs, piece = FileBlobs(tmp_path / "store", durable=False), os.urandom(MIB)
+
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield piece
+
+    times = []
+    for _ in range(200):
+        data = os.urandom(4096)
+        start = time.perf_counter()
+        await blobs.put(data)
+        times.append(time.perf_counter() - start)
+    start, hashed = time.perf_counter(), hashlib.sha256()
+    with (tmp_path / "plain").open("wb", buffering=0) as file:
+        for _ in range(64):
+            file.write(piece)
+            hashed.update(piece)
+    plain = time.perf_counter() - start
+    start = time.perf_counter()
+    await blobs.put_stream(source())
+    ratio = plain / (time.perf_counter() - start)
+    print(f"\nput of 4 KiB: {sorted(times)[100] * 1e6:.0f} us; stream of 64 MiB: {ratio:.2f} of a plain loop")
