@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import CodeType
 from typing import Any
@@ -19,6 +19,7 @@ from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
 from towpath.starting import new_run
 from towpath.steps import Step, find_step
 
+from .background import background_tasks
 from .local_run import InnerEnd, LocalRun, Work
 from .slots import Slots
 from .watchdog import Watchdog
@@ -40,18 +41,17 @@ class LocalAdapter:
         self._lease_seconds = lease_seconds
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
-        self._functions: dict[str, Step[..., Any]] = {}
+        self._functions: dict[str, dict[str, Step[..., Any]]] = {}
         self.listeners: list[Listener] = []
 
     # ---- the engine's port
 
-    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
-        """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
-        for step in plan.steps:
-            if step.kind == "python":
-                self._functions[step.target] = given.get(step.target) or find_step(step.target)
-            elif step.chain is not None:
-                self.functions(step.chain, given)
+    def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
+        """Resolve every step of a run before anything of it starts. Raises StepNotRegistered.
+
+        Each run keeps its own: two closures may go by the same name.
+        """
+        self._functions[run_id] = dict(_resolved(plan, given))
 
     async def execute(self, run_id: str) -> Ended:
         """Own and work on a run until it is over, or paused.
@@ -75,13 +75,22 @@ class LocalAdapter:
         """Does this process work on the run?"""
         return run_id in self._runs
 
+    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
+        """How far working steps say they are (`context().progress`): (done, total) by step."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return {}
+        told = [(work.step.id, work.context) for work in run.working.values() if work.context is not None]
+        return {step: (at.done, at.total) for step, at in told if at.total is not None}
+
     # ---- driving
 
-    async def _drive(self, run_id: str, work: Work | None = None) -> LocalRun:
+    async def _drive(self, run_id: str, parent: LocalRun | None = None, work: Work | None = None) -> LocalRun:
         lease = await self._store.claim(run_id)
         try:
             row = await self._store.load(run_id)
-            self.functions(row.plan, self._functions)
+            given = self._functions.get(run_id, {}) if parent is None else parent.functions
+            self.functions(run_id, row.plan, given)
             run = self._make(lease, row)
         except BaseException:
             await self._let_go(lease)
@@ -100,11 +109,13 @@ class LocalAdapter:
             raise
         finally:
             del self._runs[run_id], self._scopes[run_id]
+            if run.status.final:
+                self._functions.pop(run_id, None)
         return run
 
     def _make(self, lease: Lease, row: RunRow) -> LocalRun:
         listener = self._tell if self.listeners else None
-        return LocalRun(self._store, lease, row, self._functions, self._slots, self._threads, self, listener)
+        return LocalRun(self._store, lease, row, self._functions[row.id], self._slots, self._threads, self, listener)
 
     def _tell(self, run_id: str, fact: Fact) -> None:
         for listener in self.listeners:
@@ -126,16 +137,14 @@ class LocalAdapter:
         run_id = parent.children.get(work.row.id)
         if run_id is None:
             run_id = self._store.new_id()
-            new = await new_run(
-                self._store, run_id, work.step.chain, work.arguments, parent_workflow_id=work.row.id
-            )
+            new = await new_run(self._store, run_id, work.step.chain, work.arguments, parent_workflow_id=work.row.id)
             await self._store.create_run(new)
             parent.children[work.row.id] = run_id
         recorded = await self._store.load(run_id)
         if recorded.status.final:
             ledger = await restored_ledger(self._store, recorded)
             return InnerEnd(recorded.status, _value(ledger, recorded.status), recorded.error)
-        run = await self._drive(run_id, work)
+        run = await self._drive(run_id, parent, work)
         return InnerEnd(run.status, _value(run.ledger, run.status), run.error)
 
     async def cancel_inner(self, parent: LocalRun, work: Work) -> None:
@@ -165,14 +174,24 @@ class LocalAdapter:
     async def _renew(self) -> None:
         for run_id in await self._store.renew([run.lease for run in self._runs.values()]):
             _log.warning("run %s was taken over by another process; its steps are stopped here", run_id)
-            self._scopes[run_id].cancel()
+            if run_id in self._scopes:
+                self._scopes[run_id].cancel()
 
     def _codes(self) -> dict[CodeType, str]:
         return {
             step.function.__code__: name
-            for name, step in self._functions.items()
+            for run in list(self._runs.values())
+            for name, step in run.functions.items()
             if hasattr(step.function, "__code__")
         }
+
+
+def _resolved(plan: Plan, given: Mapping[str, Step[..., Any]]) -> Iterator[tuple[str, Step[..., Any]]]:
+    for step in plan.steps:
+        if step.kind == "python":
+            yield step.target, given.get(step.target) or find_step(step.target)
+        elif step.chain is not None:
+            yield from _resolved(step.chain, given)
 
 
 def _value(ledger: Ledger, status: ChainStatus) -> Any:
@@ -189,10 +208,7 @@ async def local_adapter(
 ) -> AsyncIterator[LocalAdapter]:
     """An adapter for this process and event loop; its runs end or are paused with it."""
     adapter = LocalAdapter(store, concurrency, threads, lease_seconds)
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
         with Watchdog(adapter._codes):
-            try:
-                yield adapter
-            finally:
-                tasks.cancel_scope.cancel()
+            yield adapter

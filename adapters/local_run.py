@@ -58,7 +58,7 @@ from towpath.progress import (
     Wait,
 )
 from towpath.steps import Step
-from towpath.values import recorded
+from towpath.values import copied, recorded
 
 from .slots import Slots
 
@@ -128,7 +128,7 @@ class LocalRun:
         self.working: dict[Key, Work] = {}
         self._store = store
         self._run = run
-        self._functions = functions
+        self.functions = functions
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._threads = threads
         self._inner = inner
@@ -141,6 +141,7 @@ class LocalRun:
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
         self._outcomes: dict[Key, Outcome] = {}
+        self._begun = False
         self._decisions: dict[Key, Wish] = {}
         self._level = run.level if run.rows else -1
         self._ended = anyio.Event()
@@ -170,6 +171,7 @@ class LocalRun:
         await self.ledger.restore(self._run)
         facts: list[Fact] = [ChainResumed()]
         self.error = self.error or self._first_error()
+        self._begun = True
         self._execute(self._state.begin([_restored(row) for row in self._run.rows]), facts)
         for row in self._run.rows:
             if row.decision is not None:
@@ -210,11 +212,7 @@ class LocalRun:
 
     async def flush_logs(self) -> None:
         """Make the lines that running steps have logged visible to others."""
-        logs = [
-            work
-            for work in self.working.values()
-            if work.context is not None and work.context.log is not None
-        ]
+        logs = [work for work in self.working.values() if work.context is not None and work.context.log is not None]
         facts: list[Fact] = [
             LogKept(work.row.id, work.row.attempt, work.context.log.text())
             for work in logs
@@ -229,27 +227,31 @@ class LocalRun:
         """Act on a cancel, a pause or a decision. Getting one twice is harmless."""
         facts: list[Fact] = []
         row = self.ledger.row(wish.step, wish.item)
-        if self._ended.is_set():
-            return
+        if self._ended.is_set() or not self._begun:
+            return  # it stays recorded, and is found again
         if wish.kind == "cancel":
             self._cancel(facts)
         elif wish.kind == "pause":
             self._pause("requested", facts)
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if wish.kind == "decision":
-                latest = await self._store.latest_artifacts(row.id)
-                row.artifacts = {artifact.name: artifact for artifact in latest}
+                await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
                 if row.status is StepStatus.WAITING_APPROVAL:
                     self._decide(wish, facts)
-            elif wish.kind == "inner":
+            elif wish.kind == "inner" and not self._pausing:
                 self._execute(self._state.woken(wish.step, wish.item), facts)
         await self._record(facts)
 
     def _decide(self, wish: Wish, facts: list[Fact]) -> None:
         self._decisions[wish.step, wish.item] = wish
         approved = wish.decision == "approved"
-        answer = self._state.approved if approved else self._state.rejected
-        self._execute(answer(wish.step, wish.item), facts)
+        if approved:
+            self._execute(self._state.approved(wish.step, wish.item), facts)
+            return
+        unstarted, self._waiting = self._waiting, deque()
+        self._execute(self._state.rejected(wish.step, wish.item), facts)
+        for work in unstarted:
+            self._execute(self._state.cancelled(*work.key), facts)
 
     def _cancel(self, facts: list[Fact]) -> None:
         unstarted = [*self._waiting, *self._napping.values()]
@@ -272,11 +274,7 @@ class LocalRun:
 
     def _pause_if_idle(self, facts: list[Fact]) -> None:
         """Queued rows stay queued: whoever resumes starts them."""
-        if (
-            self._pausing
-            and not self.working
-            and not any(isinstance(f, ChainEnded | ChainPaused) for f in facts)
-        ):
+        if self._pausing and not self.working and not any(isinstance(f, ChainEnded | ChainPaused) for f in facts):
             facts.append(ChainPaused(self._pausing))
 
     # ---- commands
@@ -311,9 +309,7 @@ class LocalRun:
                     if not self._pausing:
                         facts.append(ChainPaused(reason))
                 case Finish(status):
-                    facts.append(
-                        ChainEnded(status, self.error if status is not ChainStatus.COMPLETED else None)
-                    )
+                    facts.append(ChainEnded(status, self.error if status is not ChainStatus.COMPLETED else None))
 
     def _start(self, step: StepPlan, item: int | None, facts: list[Fact]) -> list[Command]:
         row = self.ledger.row(step.id, item)
@@ -329,7 +325,8 @@ class LocalRun:
         else:
             row.parameters, fresh = parameters, False
         work = Work(step, row, arguments)
-        if not self._pausing and self._slots.take():
+        # A chain inside a step needs no slot: its steps do, and would wait for each other for ever.
+        if not self._pausing and (step.kind == "chain" or self._slots.take()):
             self._begin_attempt(work, facts, fresh=fresh)
         else:
             self._waiting.append(work)
@@ -339,7 +336,7 @@ class LocalRun:
 
     def _begin_attempt(self, work: Work, facts: list[Fact], *, fresh: bool) -> None:
         row, step = work.row, work.step
-        work.has_slot, work.scope = True, anyio.CancelScope()
+        work.has_slot, work.scope = step.kind != "chain", anyio.CancelScope()
         row.status = StepStatus.EXECUTING
         row.attempt += 1
         work.tries += 1
@@ -405,9 +402,7 @@ class LocalRun:
             )
         if len(elements) > MAX_ITEMS:
             place = Place(step=step.id, field="foreach")
-            raise ExpressionFailed(
-                "E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(elements)
-            )
+            raise ExpressionFailed("E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(elements))
         return len(elements)
 
     def _elements_of(self, step: StepPlan) -> Any:
@@ -437,9 +432,7 @@ class LocalRun:
         row = self.ledger.row(step.id)
         assert row is not None and row.count is not None
         if failed:
-            row.error = ErrorInfo(
-                "E_ITEMS_KEPT", f"{len(failed)} of {row.count} items failed", failed_items=failed
-            )
+            row.error = ErrorInfo("E_ITEMS_KEPT", f"{len(failed)} of {row.count} items failed", failed_items=failed)
         work = Work(step, row, {})
         self.working[work.key] = work
         self._starting.append(work)
@@ -532,8 +525,13 @@ class LocalRun:
         facts: list[Fact] = []
         if work.context is not None and work.context.log is not None:
             facts.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
+        delay = None
         if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
-            self._nap(work, outcome.error, facts)
+            delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
+            if work.deadline is not None and time.monotonic() + delay >= work.deadline:
+                outcome, delay = failure(_total_timeout(work.step, outcome.error)), None
+        if delay is not None and isinstance(outcome, Outcome) and outcome.error is not None:
+            self._nap(work, outcome.error, delay, facts)
         else:
             self._execute(self._answer(work, outcome), facts)
         self._fill_slots(facts)
@@ -557,9 +555,8 @@ class LocalRun:
     def _tries_again(self, work: Work, outcome: Outcome) -> bool:
         return outcome.retryable and work.tries < work.step.retry.attempts and not work.cancelled
 
-    def _nap(self, work: Work, error: ErrorInfo, facts: list[Fact]) -> None:
+    def _nap(self, work: Work, error: ErrorInfo, delay: float, facts: list[Fact]) -> None:
         """Wait without a slot, then queue up again."""
-        delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
         facts.append(StepRetried(work.row.id, *work.key, work.row.attempt, error, delay))
         self._napping[work.key] = work
         assert self._tasks is not None
@@ -590,10 +587,11 @@ class LocalRun:
             return failure(_total_timeout(step))
         folder = self._store.files.folder / "work"
         work.context = StepContext(self.id, step.id, row.item, row.attempt, folder)
+        work.context.asks_approval = step.approval is not None
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
         outcome = await attempt(
-            self._functions[step.target],
-            work.arguments,
+            self.functions[step.target],
+            copied(work.arguments) if step.retry.attempts > 1 else work.arguments,
             work.context,
             self._store.files,
             self._store.new_id,
@@ -629,6 +627,7 @@ class LocalRun:
                 retryable=False,
             )
         context = StepContext(self.id, work.step.id, work.row.item, work.row.attempt)
+        context.asks_approval = work.step.approval is not None
         versions = self.ledger.versions(work.row)
         try:
             return await keep_outcome(end.value, context, self._store.files, self._store.new_id, versions)
@@ -642,9 +641,7 @@ def _restored(row: StepRow) -> RestoredRow:
 
 
 def _as_wish(run_id: str, row: StepRow) -> Wish:
-    return Wish(
-        run_id, "decision", row.step, row.item, row.approval or "", row.decision or "", row.decision_reason
-    )
+    return Wish(run_id, "decision", row.step, row.item, row.approval or "", row.decision or "", row.decision_reason)
 
 
 def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | None:
@@ -658,8 +655,10 @@ def _rejection(wish: Wish) -> ErrorInfo:
     return ErrorInfo("E_REJECTED", f"rejected{by}" + (f": {wish.reason}" if wish.reason else ""))
 
 
-def _total_timeout(step: StepPlan) -> StepTimedOut:
+def _total_timeout(step: StepPlan, last: ErrorInfo | None = None) -> StepTimedOut:
     message = f"all attempts together took longer than {step.total_timeout:g} s"
+    if last is not None:
+        message = f"no time for another attempt within {step.total_timeout:g} s; the last one failed: {last.message}"
     return StepTimedOut("E_STEP_TOTAL_TIMEOUT", message, place=Place(step=step.id), retryable=False)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_address
 from towpath.errors import FeatureMissing, InputInvalid, Place
 
 FILE = "towpath.toml"
-DEFAULT_STORE = "sqlite:///towpath.db"
 _KEYS = {"store": str, "blobs": str, "adapter": str, "durability": str, "concurrency": int, "servers": list}
 
 
@@ -45,11 +45,9 @@ def settle(
     """
     env = os.environ if environment is None else environment
     saved = _read(file or Path(FILE))
-    address = (
-        store
-        if store is not None
-        else env.get("TOWPATH_STORE") or env.get("DATABASE_URL") or saved.get("store")
-    )
+    address = store_address(store, env)
+    if address is None:
+        address = saved.get("store", DEFAULT_STORE)
     files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
     runs_on = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
     if runs_on != "local":
@@ -65,51 +63,7 @@ def settle(
     wide = concurrency if concurrency is not None else saved.get("concurrency")
     if wide is not None and not 1 <= wide <= 100_000:
         raise InputInvalid("E_SETTING", "concurrency", found=wide, allowed="1 to 100000 steps at a time")
-    return Settings(
-        _database(DEFAULT_STORE if address is None else address), _folder(files), runs_on, kept, wide
-    )
-
-
-def _database(address: str | os.PathLike[str]) -> Path:
-    text = os.fspath(address)
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        path = text
-    elif scheme in ("sqlite", "sqlite+aiosqlite"):
-        path = rest.partition("?")[0]
-        path = path[1:] if path.startswith("/") else path
-    elif scheme.startswith("postgres"):
-        raise FeatureMissing(
-            "E_FEATURE_MISSING",
-            "PostgreSQL is not built into this version of towpath yet",
-            found=f"{scheme}://…",
-            cure='use sqlite:///FILE for now; later: pip install "towpath[postgres]"',
-        )
-    else:
-        raise InputInvalid(
-            "E_STORE_URL", "the store's address", found=text, allowed="sqlite:///FILE, or a file name"
-        )
-    if not path or "\0" in path or path == ":memory:":
-        raise InputInvalid(
-            "E_STORE_URL", "the store's address names no file", found=text, allowed="sqlite:///FILE"
-        )
-    return Path(path).expanduser().absolute()
-
-
-def _folder(address: str | os.PathLike[str] | None) -> Path | None:
-    if address is None:
-        return None
-    text = os.fspath(address)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    elif "://" in text:
-        raise FeatureMissing(
-            "E_FEATURE_MISSING",
-            "object storage is not built into this version of towpath yet",
-            found=text.partition("://")[0] + "://…",
-            cure='name a folder for now; later: pip install "towpath[s3]"',
-        )
-    return Path(text).expanduser().absolute()
+    return Settings(database_file(address), blob_folder(files), runs_on, kept, wide)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -118,9 +72,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputInvalid(
-            "E_SETTING", f"{path.name} cannot be read: {error}", place=Place(file=path.name)
-        ) from error
+        raise InputInvalid("E_SETTING", f"{path.name} cannot be read: {error}", place=Place(file=path.name)) from error
     for key, value in saved.items():
         if key not in _KEYS or not isinstance(value, _KEYS[key]):
             allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key].__name__

@@ -24,6 +24,10 @@ class Slots:
 
     def _put_back(self, giver: RunSlots | None) -> None:
         self.free += 1
+        self._share(giver)
+
+    def _share(self, giver: RunSlots | None = None) -> None:
+        """Set free slots aside for the runs that wait."""
         while self.free and self._waiting:
             run = self._waiting[0]
             if run is giver:
@@ -78,6 +82,7 @@ class RunSlots:
             while self.granted:
                 self.granted -= 1
                 self._slots._put_back(None)
+            self._slots._share()  # the next in line may have been held up by this run alone
         elif self._slots.free and self.in_use < self._limit:
             self._slots._wait(self)
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-import anyio
+from typing import TYPE_CHECKING
 
 from towpath.ports import Listener
 from towpath.service import Engine
+from towpath.store.media import safe_filename
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.records import Records
 from towpath.store.runs import open_store
 
+if TYPE_CHECKING:
+    from towpath.store.fsck import Report
+
+from .background import background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
 from .settings import settle
+
+__all__ = ["check_store", "open_engine", "safe_filename"]
 
 
 @asynccontextmanager
@@ -65,11 +71,23 @@ async def open_engine(
             threads=threads,
             lease_seconds=lease_seconds,
         ) as local,
-        anyio.create_task_group() as tasks,
+        background_tasks() as tasks,
     ):
         if listener is not None:
             local.listeners.append(listener)
-        try:
-            yield Engine(opened, local, Records(opened), tasks)
-        finally:
-            tasks.cancel_scope.cancel()
+        yield Engine(opened, local, Records(opened), tasks)
+
+
+async def check_store(
+    store: str | os.PathLike[str] | None = None,
+    *,
+    repair: bool = False,
+    grace: float = 3600.0,
+    deep: bool = True,
+) -> Report:
+    """Check (and with `repair` mend) a store. See `towpath.store.fsck`."""
+    from towpath.store.fsck import fsck  # noqa: PLC0415 - only this verb needs it
+
+    settings = settle(store)
+    async with open_store(settings.store, blobs=settings.blobs) as opened:
+        return await fsck(opened, repair=repair, grace=grace, deep=deep)

@@ -20,14 +20,16 @@ import msgspec
 
 from .artifact import Artifact
 from .context import StepContext
-from .errors import Place, StepTimedOut, TowpathError, ValueRefused
+from .errors import Place, StepFailed, StepTimedOut, TowpathError, ValueRefused
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files, KeptFile
+from .redaction import redacted
 from .steps import Step
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
 
 TRACEBACK_LIMIT = 16 * 1024
+MESSAGE_LIMIT = 2_000  # characters of an exception's own text
 _OUR_FOLDERS = (str(Path(__file__).resolve().parent), str(Path(anyio.__file__).resolve().parent))
 
 
@@ -66,18 +68,18 @@ async def attempt(
             value = await _call(step, arguments, context, limiter)
             return await keep_outcome(value, context, files, new_id, versions)
         assert scope.cancel_called
-        limit = StepTimedOut(
-            "E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context)
-        )
+        limit = StepTimedOut("E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context))
         return failure(limit)
-    except (Exception, SystemExit) as error:
-        return failure(error)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # Nobody cancelled us: the step raised it itself, and would otherwise vanish without a trace.
         return failure(RuntimeError(f"the step raised {type(error).__name__} without being cancelled"))
+    except BaseException as error:
+        return failure(error)
     finally:
         context.close()
 
@@ -102,7 +104,8 @@ async def _call(
 async def keep_outcome(
     value: object, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
 ) -> Outcome:
-    """Make the files in a returned value safe; large values become the artifact `value`.
+    """Make the files in a returned value safe; large values become the artifact `value`, and so does
+    any value without files that a person is to look at.
 
     Raises:
         ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE, E_VALUE_FILE, E_ARTIFACT_NAME_TWICE. StoreFailed: E_DISK_….
@@ -110,12 +113,12 @@ async def keep_outcome(
     place = _place(context)
     data, found = take_apart(value, place)
     found += context.saved
-    names = [file.name for file in found]
+    stored = await keep_value(data, context, files, new_id, versions, always=context.asks_approval and not found)
+    names = [file.name for file in found] + [artifact.name for artifact in stored]
     if len(names) != len(set(names)):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"two files would both be called {twice}", place=place)
     kept = [await _keep(file, context, files, new_id, versions) for file in found]
-    stored = await keep_value(data, context, files, new_id, versions)
     return Outcome(data, (*kept, *stored))
 
 
@@ -134,13 +137,20 @@ async def _keep(
 
 
 async def keep_value(
-    data: Json, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+    data: Json,
+    context: StepContext,
+    files: Files,
+    new_id: Callable[[], str],
+    versions: dict[str, int],
+    *,
+    always: bool = False,
 ) -> tuple[NewArtifact, ...]:
     """The artifact `value` for data too large for a row, or nothing. Raises ValueRefused (E_VALUE_SIZE)."""
-    if data is None or isinstance(data, bool | int | float) or (isinstance(data, str) and len(data) < 1024):
+    tiny = data is None or isinstance(data, bool | int | float) or (isinstance(data, str) and len(data) < 1024)
+    if tiny and not always:
         return ()
     encoded = msgspec.json.encode(data)
-    if len(encoded) <= INLINE_VALUE:
+    if len(encoded) <= INLINE_VALUE and not always:
         return ()
     if len(encoded) > MAX_VALUE:
         raise ValueRefused(
@@ -179,30 +189,19 @@ def _new(
 
 def failure(error: BaseException) -> Outcome:
     """The outcome of an attempt that raised. Errors of a user's code may be tried again."""
+    name = type(error).__name__
     if isinstance(error, TowpathError):
-        raised_by_user = type(error).__name__ in ("StepFailed",)
-        info = ErrorInfo(
-            error.code,
-            error.problem.message,
-            type(error).__name__,
-            user_traceback(error) if raised_by_user else "",
-        )
-        return Outcome(error=info, retryable=error.retryable)
-    message = str(error) or type(error).__name__
-    info = ErrorInfo(
-        "E_STEP_RAISED",
-        f"{type(error).__name__}: {message}"[:2000],
-        type(error).__name__,
-        user_traceback(error),
-    )
-    return Outcome(error=info)
+        shown = user_traceback(error) if isinstance(error, StepFailed) else ""
+        return Outcome(error=ErrorInfo(error.code, redacted(error.problem.message), name, shown), retryable=error.retryable)
+    message = redacted(f"{name}: {error}" if str(error) else name)
+    return Outcome(error=ErrorInfo("E_STEP_RAISED", message[:MESSAGE_LIMIT], name, user_traceback(error)))
 
 
 def user_traceback(error: BaseException) -> str:
     """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
     kept = traceback.TracebackException.from_exception(error)
     _drop_our_frames(kept)
-    return "".join(kept.format())[-TRACEBACK_LIMIT:]
+    return redacted("".join(kept.format()))[-TRACEBACK_LIMIT:]
 
 
 def _drop_our_frames(kept: traceback.TracebackException) -> None:

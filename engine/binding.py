@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from .artifact import Artifact
 from .errors import ExpressionFailed, Place
 from .expressions import Condition, Reference, look_up, parse_condition, parse_template
-from .model import Json
+from .model import Json, StepPlan
 
 MARKS = frozenset({"$ref", "$item", "$template", "$literal"})
 FILE_KINDS = frozenset({"image", "video", "audio", "text", "model", "file"})
@@ -96,9 +96,7 @@ def _compile_reference(target: dict[str, Json]) -> Bound:
         of_input = Reference("inputs", "", "", (target["input"], *keys))
         return lambda env, item, index: look_up(env.input(target["input"]), of_input, 1)
     of_step = Reference("step", target["step"], "output", keys)
-    return lambda env, item, index: (
-        look_up(env.value(target["step"]), of_step) if keys else env.value(target["step"])
-    )
+    return lambda env, item, index: look_up(env.value(target["step"]), of_step) if keys else env.value(target["step"])
 
 
 def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
@@ -106,6 +104,28 @@ def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
     condition, problems = parse_condition(text, None, place)
     assert isinstance(condition, Condition), problems
     return lambda env: condition.holds(lambda ref: resolve(ref, env, None, None))
+
+
+def inputs_used(step: StepPlan) -> frozenset[str]:
+    """The chain inputs that a step's arguments, its fan-out or its condition look at."""
+    found: set[str] = set()
+    todo: list[Json] = [step.parameters, step.foreach]
+    references: tuple[Reference, ...] = ()
+    if step.condition is not None:
+        condition, _ = parse_condition(step.condition, None, Place(step=step.id))
+        references = condition.references if condition is not None else ()
+    while todo:
+        at = todo.pop()
+        if isinstance(at, list):
+            todo += at
+        elif isinstance(at, dict) and "$template" in at:
+            template, _ = parse_template(at["$template"], None, Place(step=step.id))
+            references += template.references if template is not None else ()
+        elif isinstance(at, dict) and "$ref" in at:
+            found |= {at["$ref"]["input"]} if "input" in at["$ref"] else set()
+        elif isinstance(at, dict) and "$literal" not in at:
+            todo += at.values()
+    return frozenset(found).union(str(r.keys[0]) for r in references if r.root == "inputs" and r.keys)
 
 
 def resolve(reference: Reference, env: Environment, item: Any, index: int | None) -> Any:
@@ -148,6 +168,4 @@ def _with_files(value: Any, keys: tuple[str | int, ...]) -> Any:
 def _file_fields(file: Artifact, keys: tuple[str | int, ...]) -> Any:
     if not keys:
         return file
-    return {
-        name: getattr(file, name) for name in ("name", "version", "filename", "digest", "size", "media_type")
-    }
+    return {name: getattr(file, name) for name in ("name", "version", "filename", "digest", "size", "media_type")}

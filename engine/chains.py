@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from .artifact import Artifact, File
-from .binding import escape
+from .binding import MARKS, escape
 from .errors import ChainInvalid, Place, Problem, ValueRefused
 from .expressions import Scope, parse_condition
 from .graph import compile_plan
-from .model import Json, InputSpec, MAX_STEPS, Plan, StepPlan
+from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
 from .steps import ItemMark, Step, StepOptions
 from .tracing import InputRef, Node, Ref, Trace, current_trace, tracing
 from .values import take_apart
@@ -58,13 +58,11 @@ class Chain(Generic[P, R]):
         Raises:
             ChainInvalid: with everything that is wrong with it.
         """
-        place = Place(
-            file=inspect.getsourcefile(self.function) or "", line=self.function.__code__.co_firstlineno
-        )
+        place = Place(file=inspect.getsourcefile(self.function) or "", line=self.function.__code__.co_firstlineno)
         inputs = tuple(_input(p) for p in inspect.signature(self.function).parameters.values())
         trace = Trace(self.name)
         with tracing(trace):
-            returned = self.function(**{i.name: InputRef(i.name) for i in inputs})  # type: ignore[arg-type]
+            returned = self.function(**{i.name: InputRef(i.name) for i in inputs})  # type: ignore[call-arg,arg-type]
         if not trace.nodes:
             raise ChainInvalid([Problem("E_CHAIN_EMPTY", f"chain {self.name} calls no step", place)])
         if len(trace.nodes) > MAX_STEPS:
@@ -80,6 +78,8 @@ class Chain(Generic[P, R]):
             folder=str(Path(place.file).parent) if place.file else "",
         )
         self.steps = described.functions
+        for spec in inputs:
+            described.check_default(spec)
         if described.problems:
             raise ChainInvalid(described.problems)
         return compile_plan(plan, place)
@@ -105,10 +105,11 @@ def _input(parameter: inspect.Parameter) -> InputSpec:
     if isinstance(annotation, str):
         named = {"str": str, "int": int, "float": float, "bool": bool, "Artifact": Artifact, "File": File}
         annotation = named.get(annotation, annotation)
-    is_file = annotation in (Artifact, File, "Path", Path)
+    is_file = annotation in (Artifact, File, "Path", Path) or isinstance(parameter.default, Path)
     kind = "file" if is_file else _INPUT_TYPES.get(annotation, "json")
     required = parameter.default is parameter.empty
-    return InputSpec(parameter.name, kind, required, None if required else parameter.default)
+    default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
+    return InputSpec(parameter.name, kind, required, None if required else default)
 
 
 class _Described:
@@ -121,15 +122,32 @@ class _Described:
         self.problems: list[Problem] = []
         self.functions: dict[str, Step[..., Any]] = {}
         self._upstream: dict[str, frozenset[str]] = {}
+        self._nodes = frozenset(trace.nodes)
 
     def steps(self) -> list[StepPlan]:
         return [self._step(node) for node in self.trace.nodes]
+
+    def check_default(self, spec: InputSpec) -> None:
+        """A default is kept with the chain, so it has to be data."""
+        place = Place(self.place.file, self.place.line, 1, field=f"inputs.{spec.name}")
+        try:
+            files = take_apart(spec.default, place)[1]
+        except ValueRefused as refused:
+            self.problems.append(refused.problem)
+            return
+        if files:
+            cure = "give a path as the default"
+            self.problems.append(Problem("E_VALUE_TYPE", "a file's bytes cannot be a default", place, cure=cure))
 
     def binding(self, value: Any, step_id: str) -> tuple[Json, list[str]]:
         """An argument as a binding, and the steps it takes data from."""
         if isinstance(value, InputRef):
             return {"$ref": {"input": value._name, "keys": list(value._keys)}}, []
         if isinstance(value, Ref):
+            if value._node not in self._nodes:
+                cure = "call the step inside this chain"
+                self._problem("E_TEMPLATE_UNKNOWN", f"{value!r} belongs to another chain", step_id, cure)
+                return None, []
             return {"$ref": {"step": value._node.id, "keys": list(value._keys)}}, [value._node.id]
         if isinstance(value, ItemMark):
             return {"$item": []}, []
@@ -137,6 +155,11 @@ class _Described:
             pairs = [self.binding(inner, step_id) for inner in value]
             return [b for b, _ in pairs], [d for _, ds in pairs for d in ds]
         if isinstance(value, dict) and any(isinstance(v, Ref | list | dict | tuple) for v in value.values()):
+            wrong = [key for key in value if not isinstance(key, str) or key in MARKS]
+            if wrong:
+                cure = "use other keys, of text"
+                self._problem("E_VALUE_TYPE", f"a mapping with the key {wrong[0]!r}", step_id, cure)
+                return None, []
             named = {key: self.binding(inner, step_id) for key, inner in value.items()}
             return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
         return self._literal(value, step_id), []
@@ -154,7 +177,7 @@ class _Described:
 
     def _step(self, node: Node) -> StepPlan:
         self._check_id(node.id)
-        parameters, needs = {}, list(node.after)
+        parameters, needs = {}, [other.id for other in node.after if other in self._nodes]
         for name, value in node.arguments.items():
             parameters[name], more = self.binding(value, node.id)
             needs += more
@@ -188,9 +211,7 @@ class _Described:
             chain=inner,
         )
 
-    def _condition(
-        self, node: Node, upstream: frozenset[str]
-    ) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    def _condition(self, node: Node, upstream: frozenset[str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
         """In Python a condition may name any earlier step; naming it is the edge, as passing it is."""
         if node.condition is None:
             return None, (), ()

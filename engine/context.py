@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import threading
@@ -61,9 +62,7 @@ class StepContext:
     tell a repeated request from a new one.
     """
 
-    def __init__(
-        self, run_id: str, step_id: str, item: int | None, attempt: int, folder: Path | None = None
-    ) -> None:
+    def __init__(self, run_id: str, step_id: str, item: int | None, attempt: int, folder: Path | None = None) -> None:
         self.run_id = run_id
         self.step_id = step_id
         self.item = item
@@ -73,6 +72,7 @@ class StepContext:
         self.total: float | None = None
         self.on_progress: Callable[[], None] | None = None
         self.log: LogLines | None = None
+        self.asks_approval = False
         self._logger: logging.Logger | None = None
         self._folder = folder
         self._made: Path | None = None
@@ -97,7 +97,9 @@ class StepContext:
         if self._made is None:
             if self._folder is None:
                 raise RuntimeError("this step runs without a store and has no work folder")
-            self._made = self._folder / f"{self.run_id}-{self.step_id}-{self.item or 0}-{self.attempt}"
+            # A run's id may be longer than a file name can be.
+            run = hashlib.sha256(self.run_id.encode()).hexdigest()[:16]
+            self._made = self._folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
             shutil.rmtree(self._made, ignore_errors=True)
             self._made.mkdir(parents=True, mode=0o700)
         return self._made

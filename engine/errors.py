@@ -41,9 +41,7 @@ class Place:
     def __str__(self) -> str:
         position = self.file
         if self.line:
-            position += (
-                f":{self.line}:{self.column}" if position else f"line {self.line}, column {self.column}"
-            )
+            position += f":{self.line}:{self.column}" if position else f"line {self.line}, column {self.column}"
         named = [position] if position else []
         if self.step:
             named.append(f"step {self.step}")
@@ -107,9 +105,7 @@ class TowpathError(Exception):
         cure: str = "",
         retryable: bool | None = None,
     ) -> None:
-        self.problem = Problem(
-            code, message, place or Place(), shown(found) if found != "" else "", allowed, cure
-        )
+        self.problem = Problem(code, message, place or Place(), shown(found) if found != "" else "", allowed, cure)
         if retryable is not None:
             self.retryable = retryable
         super().__init__(str(self.problem))

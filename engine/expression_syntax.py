@@ -218,7 +218,7 @@ _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "none"
 _WORDS = {"and", "or", "not", "in", "is", "if", "else"}
 
 
-class _Stop(Exception):  # noqa: N818  (not an error: the fault is recorded, this expression is given up)
+class _Stop(Exception):
     pass
 
 
@@ -258,9 +258,7 @@ class _Parser:
         piece, last = _Piece("none", self.start), self.tokens[-1]
         try:
             if last.kind == "many":
-                self.stop(
-                    SIZE, f"there are more than {TOKEN_LIMIT} words and signs", last.offset, "", _ELSEWHERE
-                )
+                self.stop(SIZE, f"there are more than {TOKEN_LIMIT} words and signs", last.offset, "", _ELSEWHERE)
             if last is self.tokens[0] and last.kind == "close":
                 self.stop(SYNTAX, "there is nothing between {{ and }}", self.start, "{{ }}")
             if self.closing and self.peek.text == "-" and self.peek.offset == self.start + 2:
@@ -300,16 +298,12 @@ class _Parser:
         if not self.accept(text):
             self.unexpected(f"allowed: {text}")
 
-    def fault(
-        self, codes: tuple[str, str], message: str, offset: int, found: str = "", more: str = ""
-    ) -> None:
+    def fault(self, codes: tuple[str, str], message: str, offset: int, found: str = "", more: str = "") -> None:
         """Record what is wrong; `more` is either `allowed: …` or a cure."""
         allowed, cure = (more.removeprefix("allowed: "), "") if more.startswith("allowed: ") else ("", more)
         self.faults.append(Fault(codes, message, offset, shown(found), allowed, cure))
 
-    def stop(
-        self, codes: tuple[str, str], message: str, offset: int, found: str = "", more: str = ""
-    ) -> NoReturn:
+    def stop(self, codes: tuple[str, str], message: str, offset: int, found: str = "", more: str = "") -> NoReturn:
         """Record what is wrong and give this expression up."""
         self.fault(codes, message, offset, found, more)
         raise _Stop
@@ -388,9 +382,7 @@ class _Parser:
     def number(self, token: _Token) -> _Piece:
         value = float(token.text) if len(token.text) <= DIGIT_LIMIT else float("inf")
         if value == float("inf"):
-            self.stop(
-                SYNTAX, "the number is too large", token.offset, token.text, "allowed: 38 digits, 1e308"
-            )
+            self.stop(SYNTAX, "the number is too large", token.offset, token.text, "allowed: 38 digits, 1e308")
         return _literal(int(token.text) if token.text.isdigit() else value, token.offset)
 
     def text(self, token: _Token) -> _Piece:
@@ -482,9 +474,7 @@ class _Parser:
             self.expect("in")
         right = self.expression(_COMPARE + 1)
         if left.power == _COMPARE:
-            self.fault(
-                FORM, "comparisons cannot be chained", token.offset, token.text, "write a < b and b < c"
-            )
+            self.fault(FORM, "comparisons cannot be chained", token.offset, token.text, "write a < b and b < c")
         if token.text in {"==", "!="}:
             return self.native(_COMPARE, left, token.text, right)
         if token.text in {"in", "not"}:
@@ -561,9 +551,7 @@ class _Parser:
         if test.text != "defined":
             self.fault(FILTER, "this test is not known", test.offset, test.text, "allowed: is [not] defined")
         elif not (left.path or left.found):
-            self.fault(
-                FORM, "only a path can be undefined", token.offset, "is", "write a.output.x is defined"
-            )
+            self.fault(FORM, "only a path can be undefined", token.offset, "is", "write a.output.x is defined")
         return self.call("_undefined" if negated else "_defined", [left], [self.soft(left)])
 
     # -- writing

@@ -165,9 +165,7 @@ def _problems(parsed: Parsed, scope: Scope | None, place: Place, use: int) -> li
     found = [_problem(f, place, use) for f in parsed.faults[:FAULT_LIMIT]]
     if scope is None:
         return found
-    mentions = {
-        m.reference: m for p in parsed.parts if isinstance(p, Expression) for m in reversed(p.mentions)
-    }
+    mentions = {m.reference: m for p in parsed.parts if isinstance(p, Expression) for m in reversed(p.mentions)}
     for mention in sorted(mentions.values(), key=lambda m: m.offset):
         if len(found) >= FAULT_LIMIT:
             break
@@ -196,9 +194,7 @@ def _name_fault(mention: Mention, scope: Scope, *, guess: bool) -> Fault | None:
             return None
         return _unknown("E_TEMPLATE_UNKNOWN", "there is no such input", name, scope.inputs, offset, guess)
     message = f"{reference.root} is only known in a step with foreach"
-    return (
-        None if scope.mapped else Fault(NAME, message, offset, reference.root, cure="add foreach to the step")
-    )
+    return None if scope.mapped else Fault(NAME, message, offset, reference.root, cure="add foreach to the step")
 
 
 def _step_fault(name: str, mention: Mention, scope: Scope, *, guess: bool) -> Fault | None:
@@ -210,13 +206,9 @@ def _step_fault(name: str, mention: Mention, scope: Scope, *, guess: bool) -> Fa
         cure = f"depends_on: [{shown(name)}]"
         return Fault(codes, message, mention.offset, shown(name), _listed(scope.upstream), cure)
     if mention.explicit:
-        return _unknown(
-            "E_TEMPLATE_UNKNOWN", "there is no such step", name, scope.steps, mention.offset, guess
-        )
+        return _unknown("E_TEMPLATE_UNKNOWN", "there is no such step", name, scope.steps, mention.offset, guess)
     if name in scope.inputs:
-        return Fault(
-            NAME, f"this name is not known: {name}", mention.offset, name, cure=f"write inputs.{name}"
-        )
+        return Fault(NAME, f"this name is not known: {name}", mention.offset, name, cure=f"write inputs.{name}")
     names = [*scope.upstream, "inputs", *(["item", "index"] if scope.mapped else [])]
     return _unknown("E_TEMPLATE_NAME", "this name is not known", name, names, mention.offset, guess)
 
@@ -263,7 +255,7 @@ def _constant_problems(expression: Expression, place: Place, use: int) -> list[P
 # -- paths through values
 
 
-class _Absent(Exception):  # noqa: N818  (never leaves this module)
+class _Absent(Exception):
     """A key is not there; `there` says what is."""
 
     def __init__(self, there: str, cure: str = "") -> None:
@@ -370,7 +362,7 @@ def _capped(parts: list[str]) -> str:
 # -- evaluation
 
 
-class _Refused(Exception):  # noqa: N818  (becomes an ExpressionFailed where the place is known)
+class _Refused(Exception):
     """A function met values that it cannot work with."""
 
     def __init__(self, message: str, found: str = "", *, size: bool = False) -> None:
@@ -378,9 +370,7 @@ class _Refused(Exception):  # noqa: N818  (becomes an ExpressionFailed where the
         self.message, self.found, self.size = message, found, size
 
     def failure(self, use: int, place: Place) -> ExpressionFailed:
-        return ExpressionFailed(
-            (SIZE if self.size else _FAILED)[use], self.message, place=place, found=self.found
-        )
+        return ExpressionFailed((SIZE if self.size else _FAILED)[use], self.message, place=place, found=self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,9 +458,7 @@ def _placed(error: ExpressionFailed, place: Place) -> ExpressionFailed:
     if problem.place != Place():
         return error
     placed = ExpressionFailed(problem.code, problem.message, place=place, retryable=error.retryable)
-    placed.problem = Problem(
-        problem.code, problem.message, place, problem.found, problem.allowed, problem.cure
-    )
+    placed.problem = Problem(problem.code, problem.message, place, problem.found, problem.allowed, problem.cure)
     placed.args = (str(placed.problem),)
     return placed
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import ChainInvalid, Place, Problem
+from .expressions import parse_template
 from .model import Plan, StepPlan
 
 if TYPE_CHECKING:
@@ -77,11 +78,20 @@ def cycle_problem(cycle: Sequence[str], place: Place) -> Problem:
 
 
 def _paired(steps: Sequence[StepPlan]) -> Iterable[StepPlan]:
-    """Set `pairs_with` where a step maps over exactly the whole value of another mapped step."""
+    """Set `pairs_with` where a step maps over exactly the whole value of another mapped step.
+
+    Its items then start before that value is gathered, so nothing else in the step may need it.
+    """
     mapped = {step.id for step in steps if step.mapped}
     for step in steps:
         source = _whole_value(step.foreach)
-        pairs = step.mapped and step.condition is None and source in mapped
+        pairs = (
+            step.mapped
+            and step.condition is None
+            and source in mapped
+            and source in step.depends_on
+            and not _names(step.parameters, source)
+        )
         yield replace(step, pairs_with=source if pairs else None)
 
 
@@ -90,6 +100,20 @@ def _whole_value(binding: Any) -> str | None:
     if not isinstance(reference, dict) or reference.get("keys"):
         return None
     return reference.get("step")
+
+
+def _names(binding: Any, step_id: str) -> bool:
+    """Whether a binding takes anything from that step."""
+    if isinstance(binding, list):
+        return any(_names(inner, step_id) for inner in binding)
+    if not isinstance(binding, dict) or "$literal" in binding or "$item" in binding:
+        return False
+    if "$ref" in binding:
+        return bool(binding["$ref"].get("step") == step_id)
+    if "$template" in binding:
+        template, _ = parse_template(binding["$template"], None, Place())
+        return template is None or any(reference.step == step_id for reference in template.references)
+    return any(_names(inner, step_id) for inner in binding.values())
 
 
 def critical_path(plan: Plan) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import msgspec
 
 from .artifact import Artifact
 from .binding import compile_binding
-from .errors import ExpressionFailed, Place
+from .errors import ExpressionFailed, Place, StoreFailed
 from .events import NewArtifact
 from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
 from .ports import Files, RunRow, StepRow, Store
@@ -38,6 +38,7 @@ class LedgerRow:
     count: int | None = None
     approval: str | None = None
     started_at: int | None = None
+    value_stored: bool = False  # the artifact `value` holds the value, and is no file of the user's
     artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
 
 
@@ -64,15 +65,34 @@ class Ledger:
         """Take over what a store holds of the run, reading values too large for their row from their artifact."""
         for stored in recorded.rows:
             row = self.add(_from_store(stored))
-            if isinstance(row.value, dict) and STORED_VALUE in row.value:
-                artifact = row.artifacts[row.value[STORED_VALUE]]
-                row.value = msgspec.json.decode(await self._files.read_bytes(artifact))
+            row.value_stored = isinstance(row.value, dict) and STORED_VALUE in row.value
+            if row.value_stored:
+                await self._read_value(row)
+
+    async def refresh(self, row: LedgerRow, latest: Iterable[ArtifactRow]) -> None:
+        """Take over the versions that people left behind; a value that is an artifact is read again."""
+        row.artifacts = {artifact.name: artifact for artifact in latest}
+        if row.value_stored:
+            await self._read_value(row)
+
+    async def _read_value(self, row: LedgerRow) -> None:
+        encoded = await self._files.read_bytes(row.artifacts["value"])
+        try:
+            row.value = msgspec.json.decode(encoded)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreFailed(
+                "E_VALUE_TYPE",
+                f"the artifact `value` is not JSON: {error}",
+                place=Place(step=row.step),
+                cure="replace it by a version that is",
+            ) from None
 
     def keep(self, row: LedgerRow, artifacts: Iterable[NewArtifact]) -> None:
         """Note new versions that are being recorded with this row."""
         waits = row.status is StepStatus.WAITING_APPROVAL
         word = ArtifactApproval.PENDING if waits else ArtifactApproval.AUTO_APPROVED
         for new in artifacts:
+            row.value_stored = row.value_stored or new.metadata == {"value": True}
             row.artifacts[new.name] = ArtifactRow(
                 id=new.id,
                 workflow_id=row.id,
@@ -131,7 +151,7 @@ class Ledger:
             for r in rows
             if r is not None
             for artifact in r.artifacts.values()
-            if artifact.name != "value"
+            if not (artifact.name == "value" and r.value_stored)
         ]
 
     def status(self, step: str) -> str:

@@ -55,9 +55,7 @@ class StepStatus(StrEnum):
         return self is StepStatus.COMPLETED or self is StepStatus.CACHED
 
 
-FINAL_CHAIN = frozenset(
-    {ChainStatus.COMPLETED, ChainStatus.PARTIAL, ChainStatus.FAILED, ChainStatus.CANCELLED}
-)
+FINAL_CHAIN = frozenset({ChainStatus.COMPLETED, ChainStatus.PARTIAL, ChainStatus.FAILED, ChainStatus.CANCELLED})
 FINAL_STEP = frozenset(
     {StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED, StepStatus.CACHED}
 )

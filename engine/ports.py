@@ -124,6 +124,10 @@ class Files(ArtifactFiles, Protocol):
         """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
         ...
 
+    async def write_to(self, row: ArtifactRow, target: Path) -> None:
+        """Write an artifact's bytes to a path of the user's, whole or not at all."""
+        ...
+
     @property
     def folder(self) -> Path:
         """Where a run's files for people and for work in hand lie."""
@@ -179,6 +183,10 @@ class Store(Protocol):
         """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
         ...
 
+    async def logs(self, run_id: str) -> list[dict[str, Any]]:
+        """The log lines of a run's steps: step_id, item_index, attempt, text, updated_at."""
+        ...
+
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """The recorded facts of a run with `seq` above `after`, in order."""
         ...
@@ -203,8 +211,8 @@ class Adapter(Protocol):
 
     listeners: list[Listener]
 
-    def functions(self, plan: Plan, given: Mapping[str, Any]) -> None:
-        """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
+    def functions(self, run_id: str, plan: Plan, given: Mapping[str, Any]) -> None:
+        """Resolve every step of a run before anything of it starts. Raises StepNotRegistered."""
         ...
 
     async def execute(self, run_id: str) -> Ended:
@@ -213,6 +221,10 @@ class Adapter(Protocol):
 
     async def look(self) -> None:
         """Act now on what was asked of the runs in hand."""
+        ...
+
+    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
+        """How far working steps say they are: (done, total) by step."""
         ...
 
     def working(self, run_id: str) -> bool:

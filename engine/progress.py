@@ -111,9 +111,7 @@ class Finish:
     status: ChainStatus
 
 
-Command = (
-    Decide | Expand | Start | Collect | Complete | AskApproval | Wait | Fail | Skip | Cancel | Pause | Finish
-)
+Command = Decide | Expand | Start | Collect | Complete | AskApproval | Wait | Fail | Skip | Cancel | Pause | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,8 @@ class RestoredRow:
     """What a store knows of one row when a run is continued.
 
     `waits_for_person` tells a gate from a step whose inner chain waits; `count` is the number of items of
-    a mapped step's parent row; `failed_items` are those that a completed mapped step kept.
+    a mapped step's parent row; `failed_items` tells that a completed mapped step kept some; `rejected` marks
+    a row that a person rejected with `stop`, which stopped the chain.
     """
 
     step: str
@@ -130,6 +129,7 @@ class RestoredRow:
     waits_for_person: bool = False
     count: int | None = None
     failed_items: bool = False
+    rejected: bool = False
 
 
 class Phase(IntEnum):
@@ -186,9 +186,9 @@ class RunState:
         self._owed = 0
         self._gates = 0
         self._held: list[Command] = []
-        self._todo: deque[int] = deque()
+        self._todo: deque[tuple[int, int | None]] = deque()
         self._out: list[Command] = []
-        self._pausing = self._stopping = self._cancelling = False
+        self._pausing = self._stopping = self._cancelling = self._finished = False
 
     # ---- what a driver may ask
 
@@ -219,6 +219,7 @@ class RunState:
         for row in rows:
             if row.step not in self._index:
                 continue
+            self._stopping = self._stopping or row.rejected
             if row.item is not None:
                 items.append(row)
                 continue
@@ -249,8 +250,8 @@ class RunState:
     def expanded(self, step: str, count: int) -> list[Command]:
         """A mapped step has `count` items."""
         i = self._answered(step)
-        self._items[i] = _Items(count)
         if not self._refused(i):
+            self._items[i] = _Items(count)
             self._open_items(i)
         return self._answer()
 
@@ -262,8 +263,7 @@ class RunState:
             self._end(i, item, Phase.COMPLETED)
         elif self._cancelling or self._stopping:
             # Nobody will be asked any more, and unapproved work must not count as completed.
-            self._out.append(Cancel(step, item))
-            self._end(i, item, Phase.CANCELLED)
+            self._call_off(i, item)
         else:
             self._gates += 1
             self._set(i, item, Phase.GATE)
@@ -286,17 +286,18 @@ class RunState:
 
     def cancelled(self, step: str, item: int | None = None) -> list[Command]:
         """A started step was stopped by a cancel."""
-        i = self._answered(step)
-        self._out.append(Cancel(step, item))
-        self._end(i, item, Phase.CANCELLED)
+        self._call_off(self._answered(step), item)
         return self._answer()
 
     def waiting(self, step: str, item: int | None = None) -> list[Command]:
         """The chain inside the step waits for a person."""
         i = self._answered(step)
-        self._gates += 1
-        self._set(i, item, Phase.GATE)
-        self._out.append(Wait(step, item))
+        if self._cancelling or self._stopping:
+            self._call_off(i, item)
+        else:
+            self._gates += 1
+            self._set(i, item, Phase.GATE)
+            self._out.append(Wait(step, item))
         return self._answer()
 
     def woken(self, step: str, item: int | None = None) -> list[Command]:
@@ -346,9 +347,14 @@ class RunState:
 
     def _answer(self) -> list[Command]:
         while self._todo:
-            self._consider(self._todo.popleft())
-        if self._owed == 0:
+            i, k = self._todo.popleft()
+            if k is None:
+                self._consider(i)
+            else:
+                self._follow(i, k)
+        if self._owed == 0 and not self._finished:
             if self._open == 0:
+                self._finished = True
                 self._out.append(Finish(self._result()))
             elif self._pausing:
                 self._out.append(Pause("requested"))
@@ -377,13 +383,15 @@ class RunState:
             self._out.append(command)
 
     def _consider(self, i: int) -> None:
-        """Look at a blocked step some of whose dependencies have ended, or whose partner was expanded."""
+        """Look at a step some of whose dependencies have ended, or whose partner was expanded."""
         step = self._steps[i]
+        if self._phase[i] == Phase.ACTIVE and i in self._items:
+            self._close_map(i)
         if self._phase[i] != Phase.BLOCKED or self._refused(i):
             return
         partner = None if step.pairs_with is None else self._index[step.pairs_with]
         if partner is not None and partner in self._items:
-            if all(self._phase[d] >= Phase.COMPLETED for d in self._needs(i) if d != partner):
+            if self._missing[i] == (0 if self._phase[partner] >= Phase.COMPLETED else 1):
                 self._release(i, [d for d in self._needs(i) if d != partner])
         elif self._missing[i] == 0:
             self._release(i, self._needs(i))
@@ -416,24 +424,26 @@ class RunState:
                 if phase == Phase.BLOCKED:
                     self._start_item(i, k)
         else:
-            for k, phase in enumerate(self._items[self._index[partner]].phases):
-                self._follow(i, k, Phase(phase))
+            for k in range(len(items.phases)):
+                self._follow(i, k)
         for d in self._paired[i]:
-            self._todo.append(d)
+            self._todo.append((d, None))
         self._close_map(i)
 
     def _start_item(self, i: int, k: int) -> None:
         self._items[i].phases[k] = Phase.ACTIVE
         self._work(Start(self._steps[i].id, k))
 
-    def _follow(self, i: int, k: int, partner: Phase) -> None:
-        """Item k of a paired step, now that item k of its partner stands at `partner`."""
+    def _follow(self, i: int, k: int) -> None:
+        """Look at item k of a paired step: item k of its partner may have ended."""
+        step = self._steps[i]
+        assert step.pairs_with is not None
+        partner = Phase(self._items[self._index[step.pairs_with]].phases[k])
         if self._items[i].phases[k] != Phase.BLOCKED or partner < Phase.COMPLETED:
             return
         if partner == Phase.COMPLETED:
             self._start_item(i, k)
             return
-        step = self._steps[i]
         self._out.append(Skip(step.id, f"{step.pairs_with}[{k}] {partner.name.lower()}", k))
         self._end(i, k, Phase.SKIPPED)
 
@@ -445,26 +455,18 @@ class RunState:
         """Nothing new starts after a cancel or a stop; the step ends here instead."""
         if not (self._cancelling or self._stopping):
             return False
-        items = self._items.get(i)
-        if items is not None and items.open:
-            for k, phase in enumerate(items.phases):
-                if phase == Phase.BLOCKED:
-                    self._drop_item(i, k)
-            self._close_map(i)
-        elif self._phase[i] < Phase.COMPLETED:
-            self._drop(i)
+        self._drop(i)
         return True
 
     def _drop(self, i: int) -> None:
         if self._cancelling:
-            self._out.append(Cancel(self._steps[i].id))
-            self._end(i, None, Phase.CANCELLED)
+            self._call_off(i, None)
         else:
             self._skip(i, "the chain was stopped by a rejection")
 
-    def _drop_item(self, i: int, k: int) -> None:
-        self._items[i].phases[k] = Phase.CANCELLED
-        self._items[i].open -= 1
+    def _call_off(self, i: int, item: int | None) -> None:
+        self._out.append(Cancel(self._steps[i].id, item))
+        self._end(i, item, Phase.CANCELLED)
 
     def _drop_unstarted(self) -> None:
         """After a cancel or a stop: gates are closed, held and blocked work is dropped."""
@@ -474,28 +476,28 @@ class RunState:
             item = command.item if isinstance(command, Start) else None
             i = self._index[command.step]
             if item is not None:
-                self._out.append(Cancel(command.step, item))
-                self._end(i, item, Phase.CANCELLED)
+                self._call_off(i, item)
             else:
                 self._drop(i)
-        for i, step in enumerate(self._steps):
+        for i in range(len(self._steps)):
             if i in self._items and self._phase[i] == Phase.ACTIVE:
                 self._drop_items(i)
             elif self._phase[i] == Phase.GATE:
                 self._gates -= 1
-                self._out.append(Cancel(step.id))
-                self._end(i, None, Phase.CANCELLED)
+                self._call_off(i, None)
             elif self._phase[i] == Phase.BLOCKED:
                 self._drop(i)
 
     def _drop_items(self, i: int) -> None:
-        for k, phase in enumerate(self._items[i].phases):
+        """The same for the items of a mapped step; those that waited for their partner never get a row."""
+        items = self._items[i]
+        for k, phase in enumerate(items.phases):
             if phase == Phase.GATE:
                 self._gates -= 1
-                self._out.append(Cancel(self._steps[i].id, k))
-                self._end(i, k, Phase.CANCELLED)
+                self._call_off(i, k)
             elif phase == Phase.BLOCKED:
-                self._drop_item(i, k)
+                items.phases[k] = Phase.CANCELLED
+                items.open -= 1
         self._close_map(i)
 
     def _set(self, i: int, item: int | None, phase: Phase) -> None:
@@ -514,10 +516,7 @@ class RunState:
         for d in self._dependents[i]:
             self._missing[d] -= 1
             if self._missing[d] == 0 or self._steps[d].pairs_with is not None:
-                self._todo.append(d)
-        for d in self._paired[i]:
-            if d in self._items and self._phase[d] == Phase.ACTIVE:
-                self._close_map(d)
+                self._todo.append((d, None))
 
     def _end_item(self, i: int, k: int, phase: Phase) -> None:
         items = self._items[i]
@@ -527,7 +526,7 @@ class RunState:
             items.failed.append(k)
         for d in self._paired[i]:
             if d in self._items and self._phase[d] == Phase.ACTIVE:
-                self._follow(d, k, phase)
+                self._todo.append((d, k))
         self._close_map(i)
 
     def _close_map(self, i: int) -> None:
@@ -566,9 +565,7 @@ class RunState:
 
     def _handled(self, i: int) -> bool:
         name = self._steps[i].id
-        return any(
-            self._phase[d] == Phase.COMPLETED and name in self._steps[d].watches for d in self._dependents[i]
-        )
+        return any(self._phase[d] == Phase.COMPLETED and name in self._steps[d].watches for d in self._dependents[i])
 
     # ---- continuing a recorded run
 
@@ -593,18 +590,25 @@ class RunState:
         self._open -= 1
         if row.failed_items and row.status.done:
             self._kept.add(i)
+        if i in self._items:
+            # Items without a row were dropped by a cancel or a stop.
+            phases = self._items[i].phases
+            self._items[i].phases = phases.replace(bytes([Phase.BLOCKED]), bytes([Phase.CANCELLED]))
         for d in self._dependents[i]:
             self._missing[d] -= 1
 
     def _restore_open(self, i: int, row: RestoredRow | None, opened: list[RestoredRow]) -> None:
         if row is None:
             # Its row is written when it becomes ready; a mapped or conditional step may still lack one.
-            self._todo.append(i)
+            self._todo.append((i, None))
         elif row.count is not None:
             self._phase[i] = Phase.ACTIVE
             for item in opened:
                 self._restore_started(i, item.item, item)
-            self._open_items(i)
+            if self._stopping:
+                self._drop_items(i)
+            else:
+                self._open_items(i)
         else:
             self._restore_started(i, None, row)
 

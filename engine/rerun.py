@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .binding import escape
+from .binding import escape, inputs_used
 from .errors import InputInvalid, Place, RunRefused
 from .events import Fact, NewArtifact, StepEnded, StepReady
 from .ledger import INPUTS, restored_ledger
 from .model import ArtifactRow, Plan, StepStatus
 from .ports import NewRun, RunRow, StepRow, Store
 from .starting import new_run
-from .values import take_apart
+from .values import STORED_VALUE, take_apart
 
 
 async def rerun_of(
@@ -36,7 +36,7 @@ async def rerun_of(
         )
     plan = _with_parameters(old.plan, parameters)
     changed = {name.partition(".")[0] for name in parameters}
-    again = _part(old, {*from_steps, *changed} if from_steps or changed else set(), bool(inputs))
+    again = _part(old, {*from_steps, *changed} if from_steps or changed else set(), frozenset(inputs))
     ledger = await restored_ledger(store, old)
     given = {spec.name: ledger.input(spec.name) for spec in plan.inputs if spec.name in old.inputs}
     facts: list[Fact] = []
@@ -68,8 +68,10 @@ def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:
     return replace(plan, steps=tuple(steps.values()))
 
 
-def _part(old: RunRow, named: set[str], inputs_changed: bool) -> set[str]:
-    """The steps that run again: the named ones (else those not completed), and all their descendants."""
+def _part(old: RunRow, named: set[str], changed: frozenset[str]) -> set[str]:
+    """The steps that run again: the named ones (else those not completed), those that use a changed input,
+    and all their descendants.
+    """
     known = {step.id for step in old.plan.steps}
     for step_id in named - known:
         raise InputInvalid("E_STEP_UNKNOWN", "no such step", found=step_id, allowed=" ".join(sorted(known)))
@@ -78,8 +80,8 @@ def _part(old: RunRow, named: set[str], inputs_changed: bool) -> set[str]:
     again = named or (known - done) | (kept & known)
     again |= known - done
     for step in old.plan.steps:  # topological order: ancestors were looked at before
-        uses_inputs = inputs_changed and '"input"' in str(step.parameters).replace("'", '"')
-        if uses_inputs or any(dependency in again for dependency in step.depends_on):
+        uses = changed & inputs_used(step) if changed else frozenset()
+        if uses or any(dependency in again for dependency in step.depends_on):
             again.add(step.id)
     return again
 
@@ -88,15 +90,15 @@ def _cached(store: Store, row: StepRow) -> list[Fact]:
     """The same row in the new run: same value, same bytes, status `cached`."""
     new_id = store.new_id()
     status = StepStatus.CACHED if row.status.done else row.status
-    artifacts = tuple(_shared(store, artifact) for artifact in row.artifacts)
+    stored = isinstance(row.value, dict) and STORED_VALUE in row.value
+    artifacts = tuple(_shared(store, artifact, stored and artifact.name == "value") for artifact in row.artifacts)
     return [
         StepReady(new_id, row.step, row.item, "cached", True, row.attempt, row.parameters, row.count),
         StepEnded(new_id, row.step, row.item, status, row.attempt, row.value, artifacts, error=row.error),
     ]
 
 
-def _shared(store: Store, artifact: ArtifactRow) -> NewArtifact:
-    stored = artifact.name == "value" and artifact.media_type == "application/json"
+def _shared(store: Store, artifact: ArtifactRow, stored: bool) -> NewArtifact:
     (path,) = store.files.whereabouts(artifact)
     return NewArtifact(
         id=store.new_id(),

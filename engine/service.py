@@ -76,17 +76,16 @@ class Engine:
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
         return self._in_background(run_id)
 
-    async def _create(
-        self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]
-    ) -> str:
+    async def _create(self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]) -> str:
         plan = chain.plan
         refuse_unbuilt(plan)
-        self.adapter.functions(plan, chain.steps)
         if run_id is not None:
             _check_run_id(run_id)
-            if await self._exists(run_id, plan):
-                return run_id
+        known = run_id is not None and await self._exists(run_id, plan)
         run_id = run_id or self.store.new_id()
+        self.adapter.functions(run_id, plan, chain.steps)
+        if known:
+            return run_id
         await self.store.create_run(await new_run(self.store, run_id, plan, given))
         return run_id
 
@@ -113,9 +112,7 @@ class Engine:
         """
         found = await self.store.load(run_id)
         if found.status.final:
-            raise RunRefused(
-                "E_RUN_OVER", f"run {run_id} is {found.status}", cure="`rerun` makes a new run of it"
-            )
+            raise RunRefused("E_RUN_OVER", f"run {run_id} is {found.status}", cure="`rerun` makes a new run of it")
         ended = await self.adapter.execute(found.root or run_id)
         if found.root not in ("", run_id):
             return await self._snapshot(run_id)
@@ -141,7 +138,7 @@ class Engine:
         old = await self.store.load(run if isinstance(run, str) else run.id)
         new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {})
         refuse_unbuilt(new.plan)
-        self.adapter.functions(new.plan, {})
+        self.adapter.functions(new.id, new.plan, {})
         await self.store.create_run(new)
         return await self._finish(new.id, wait)
 
@@ -219,9 +216,7 @@ class Engine:
         """What waits for a person, oldest first."""
         return list(await self._records.list_approvals(ApprovalStatus.PENDING, run_id, 10_000))
 
-    async def approve(
-        self, approval: str, *, by: str, seen: Collection[str] | None = None, reason: str = ""
-    ) -> Any:
+    async def approve(self, approval: str, *, by: str, seen: Collection[str] | None = None, reason: str = "") -> Any:
         """Approve what waits at a gate: the artifact versions in `seen`, by default those it asked about.
 
         Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_STALE.

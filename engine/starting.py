@@ -12,7 +12,7 @@ from .context import StepContext
 from .errors import FeatureMissing, InputInvalid, Place
 from .events import Fact, StepEnded, StepReady
 from .ledger import INPUTS
-from .model import InputSpec, Json, Plan, StepPlan, StepStatus
+from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
@@ -95,9 +95,7 @@ def _typed(spec: InputSpec, value: Any) -> Any:
     if spec.type == "file":
         if isinstance(value, str):
             value = Path(value)
-        fits = (
-            value is None or isinstance(value, bytes | Path | File | Artifact) or hasattr(value, "__aiter__")
-        )
+        fits = value is None or isinstance(value, bytes | Path | File | Artifact) or hasattr(value, "__aiter__")
     elif spec.type in _PYTHON_TYPES and value is not None:
         fits = isinstance(value, _PYTHON_TYPES[spec.type])
         fits = fits and (spec.type == "boolean" or not isinstance(value, bool))
@@ -113,9 +111,7 @@ def refuse_unbuilt(plan: Plan) -> None:
     """Nothing is silently ignored: a key that this version cannot honour stops the run before it starts."""
     for spec in plan.inputs:
         if spec.target:
-            raise _missing(
-                Place(field=f"inputs.{spec.name}.target"), "target", "uploading an input to a server"
-            )
+            raise _missing(Place(field=f"inputs.{spec.name}.target"), "target", "uploading an input to a server")
     for step in plan.steps:
         for field, what in _unbuilt(step):
             raise _missing(Place(step=step.id, field=field), field, what)

@@ -84,12 +84,13 @@ class Step(Generic[P, R]):
 
     def call_arguments(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Named arguments as the call wants them: positional-only ones by position."""
+        named = dict(arguments)
         args = [
-            arguments.pop(p.name)
+            named.pop(p.name)
             for p in self.signature.parameters.values()
-            if p.kind is p.POSITIONAL_ONLY and p.name in arguments
+            if p.kind is p.POSITIONAL_ONLY and p.name in named
         ]
-        return args, arguments
+        return args, named
 
     @property
     def _short(self) -> str:
@@ -267,6 +268,4 @@ def import_module(name_or_path: str) -> None:
             sys.path.insert(0, folder)
         importlib.import_module(path.stem)
     except Exception as error:
-        raise InputInvalid(
-            "E_IMPORT", f"cannot import {name_or_path}: {type(error).__name__}: {error}"
-        ) from error
+        raise InputInvalid("E_IMPORT", f"cannot import {name_or_path}: {type(error).__name__}: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from .errors import ChainInvalid, Place, Problem
 from .model import ApprovalPolicy
@@ -30,7 +30,7 @@ class Node:
     id: str = ""
     foreach: Any = None
     mapped: bool = False
-    after: list[str] = field(default_factory=list)
+    after: list[Node] = field(default_factory=list)
     condition: str | None = None
     approval: ApprovalPolicy | None = None
 
@@ -61,7 +61,7 @@ class Ref(Generic[T]):
 
     def after(self, *others: Ref[Any]) -> Ref[T]:
         """Start only when these steps are recorded, without taking data from them."""
-        self._node.after.extend(other._node.id for other in others)
+        self._node.after.extend(other._node for other in others if not isinstance(other, InputRef))
         return self
 
     def when(self, condition: str) -> Ref[T]:
@@ -114,11 +114,16 @@ class InputRef(Ref[Any]):
     def __getitem__(self, key: str | int) -> InputRef:
         return InputRef(self._name, (*self._keys, key))
 
+    def _not_a_step(self, *_: Any, **__: Any) -> NoReturn:
+        place = Place(field=f"inputs.{self._name}")
+        message = "only steps have an order, a condition, an approval or an id of their own"
+        raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, found="a chain input")])
+
+    after = when = with_approval = named = _not_a_step
+
 
 def _not_yet(what: str, cure: str) -> ChainInvalid:
-    return ChainInvalid(
-        [Problem("E_CHAIN_TRACE", f"{what} is not known while the chain is described", cure=cure)]
-    )
+    return ChainInvalid([Problem("E_CHAIN_TRACE", f"{what} is not known while the chain is described", cure=cure)])
 
 
 class Trace:

@@ -90,10 +90,10 @@ class _Walk:
     def _mapping(self, value: dict[Any, object], path: str, depth: int) -> Json:
         result = {}
         for key, inner in value.items():
-            if not isinstance(key, str) or key == REFERENCE:
-                raise self._refused(
-                    path, "a key that is not text" if key != REFERENCE else "a reserved key", key
-                )
+            if not isinstance(key, str):
+                raise self._refused(path, "a mapping with a key that is not text", key)
+            if key in (REFERENCE, STORED_VALUE):
+                raise self._refused(path, "a mapping with a reserved key", key)
             result[key] = self.visit(inner, f"{path}.{key}" if path else key, depth + 1)
         return result
 
@@ -133,6 +133,13 @@ def restore(value: Json, find: Callable[[str, int | None], object]) -> Any:
     if isinstance(value, list):
         return [restore(inner, find) for inner in value]
     return value
+
+
+def copied(value: Any) -> Any:
+    """The same data in lists and dicts of its own; whoever gets it may change them."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    return [copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def has_references(value: Json) -> bool:

@@ -106,9 +106,7 @@ def read_yaml(content: bytes, source: str) -> Document:
     if bad := _NOT_RAW.search(text):
         place = Place(source, *_position(text, bad.start()))
         escape = "" if _NEVER.match(bad[0]) else f', or write "\\u{ord(bad[0]):04X}" in double quotes'
-        raise ChainInvalid(
-            [_problem("E_YAML_CHAR", place, f"U+{ord(bad[0]):04X}", cure=f"remove it{escape}")]
-        )
+        raise ChainInvalid([_problem("E_YAML_CHAR", place, f"U+{ord(bad[0]):04X}", cure=f"remove it{escape}")])
     if "%TAG" in text and (tag := _TAG_LINE.search(text)):
         raise ChainInvalid([_problem("E_YAML_TAG", Place(source, *_position(text, tag.start())), "%TAG")])
     reader = _Reader(text, source)

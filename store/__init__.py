@@ -1,1 +1,147 @@
-"""."""
+"""The store: the seed's functions over one SQLite file, each taking a session first and never committing.
+
+    await init_db()
+    async with get_session() as session:
+        chain = await create_chain(session, "demo")
+
+A session commits when its block ends and rolls back on any error. `open_store` is the same with the store
+kept open, and is what an engine uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from towpath.address import DEFAULT_STORE, Address, blob_folder, database_file, store_address
+
+from .approvals import (
+    approve,
+    cancel_approval,
+    create_approval,
+    get_approval,
+    get_pending_approvals,
+    list_approvals,
+    reject,
+)
+from .artifacts import (
+    approve_artifact,
+    create_artifact,
+    delete_artifact,
+    get_artifact,
+    get_artifact_versions,
+    get_artifacts_by_workflow,
+    get_latest_artifact,
+    list_artifacts,
+    next_version,
+    reject_artifact,
+    update_artifact_latest_flag,
+)
+from .chains import (
+    create_chain,
+    delete_chain,
+    get_chain,
+    get_chain_by_temporal_id,
+    get_chain_details,
+    list_chains,
+    update_chain_status,
+)
+from .checks import Finding
+from .fsck import Report, fsck
+from .rows import Record
+from .runs import RunStore, open_store
+from .session import Session
+from .transfers import (
+    create_transfer,
+    delete_transfer,
+    get_transfer,
+    list_transfers,
+    update_transfer_status,
+)
+from .workflows import (
+    create_workflow,
+    delete_workflow,
+    get_workflow,
+    get_workflow_by_prompt,
+    get_workflow_by_step,
+    get_workflows_by_chain,
+    list_workflows,
+    update_workflow_latest_artifact,
+    update_workflow_status,
+)
+
+__all__ = [
+    "Finding",
+    "Record",
+    "Report",
+    "RunStore",
+    "Session",
+    "approve",
+    "approve_artifact",
+    "cancel_approval",
+    "create_approval",
+    "create_artifact",
+    "create_chain",
+    "create_transfer",
+    "create_workflow",
+    "default_store",
+    "delete_artifact",
+    "delete_chain",
+    "delete_transfer",
+    "delete_workflow",
+    "fsck",
+    "get_approval",
+    "get_artifact",
+    "get_artifact_versions",
+    "get_artifacts_by_workflow",
+    "get_chain",
+    "get_chain_by_temporal_id",
+    "get_chain_details",
+    "get_latest_artifact",
+    "get_pending_approvals",
+    "get_session",
+    "get_transfer",
+    "get_workflow",
+    "get_workflow_by_prompt",
+    "get_workflow_by_step",
+    "get_workflows_by_chain",
+    "init_db",
+    "list_approvals",
+    "list_artifacts",
+    "list_chains",
+    "list_transfers",
+    "list_workflows",
+    "next_version",
+    "open_store",
+    "reject",
+    "reject_artifact",
+    "update_artifact_latest_flag",
+    "update_chain_status",
+    "update_transfer_status",
+    "update_workflow_latest_artifact",
+    "update_workflow_status",
+]
+
+
+def default_store(url: Address | None = None) -> AbstractAsyncContextManager[RunStore]:
+    """The store at `url`, else at `TOWPATH_STORE`, `DATABASE_URL` or `sqlite:///towpath.db`; not opened yet.
+
+    `TOWPATH_BLOBS` names its folder for larger files. Raises InputInvalid (E_STORE_URL), FeatureMissing.
+    """
+    address = store_address(url, os.environ)
+    path = database_file(DEFAULT_STORE if address is None else address)
+    return open_store(path, blobs=blob_folder(os.environ.get("TOWPATH_BLOBS") or None))
+
+
+async def init_db(url: Address | None = None) -> None:
+    """Make the store if it is not there; harmless if it is. Raises StoreFailed (E_DB_…, E_SCHEMA_…)."""
+    async with default_store(url):
+        pass
+
+
+@asynccontextmanager
+async def get_session(url: Address | None = None) -> AsyncIterator[Session]:
+    """A transaction in the store at `url` (else the default one), which is open for as long as it lasts."""
+    async with default_store(url) as store, store.session() as session:
+        yield session

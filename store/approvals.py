@@ -77,9 +77,7 @@ async def list_approvals(
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 
-async def get_pending_approvals(
-    session: Session, chain_id: str | None = None, limit: int = 100
-) -> list[Record]:
+async def get_pending_approvals(session: Session, chain_id: str | None = None, limit: int = 100) -> list[Record]:
     """What waits for a person, oldest first."""
     return await list_approvals(session, ApprovalStatus.PENDING, chain_id, limit)
 
@@ -95,9 +93,7 @@ async def approve(
     found = await _pending(session, approval_id)
     await _check_seen(session, found, seen)
     decided = await _decide(session, approval_id, ApprovalStatus.APPROVED, by, reason)
-    latest = sa.update(artifacts).where(
-        artifacts.c.workflow_id == found["workflow_id"], artifacts.c.is_latest == 1
-    )
+    latest = sa.update(artifacts).where(artifacts.c.workflow_id == found["workflow_id"], artifacts.c.is_latest == 1)
     values = {
         "approval_status": ArtifactApproval.APPROVED,
         "approved_by": by,
@@ -115,17 +111,13 @@ async def reject(session: Session, approval_id: str, by: str, *, reason: str = "
     """
     found = await _pending(session, approval_id)
     decided = await _decide(session, approval_id, ApprovalStatus.REJECTED, by, reason)
-    latest = sa.update(artifacts).where(
-        artifacts.c.workflow_id == found["workflow_id"], artifacts.c.is_latest == 1
-    )
+    latest = sa.update(artifacts).where(artifacts.c.workflow_id == found["workflow_id"], artifacts.c.is_latest == 1)
     values = {"approval_status": ArtifactApproval.REJECTED, "approved_by": by, "rejection_reason": reason}
     await session.execute(latest.values(**values, updated_at=decided["decided_at"]))
     return decided
 
 
-async def cancel_approval(
-    session: Session, approval_id: str, by: str = "towpath", reason: str = ""
-) -> Record:
+async def cancel_approval(session: Session, approval_id: str, by: str = "towpath", reason: str = "") -> Record:
     """Close a gate without a decision. Raises ApprovalRefused as `reject` does."""
     await _pending(session, approval_id)
     return await _decide(session, approval_id, ApprovalStatus.CANCELLED, by, reason)
@@ -143,9 +135,7 @@ async def _pending(session: Session, approval_id: str) -> Record:
 
 def _decided(found: Record) -> ApprovalRefused:
     by = f" by {found['decided_by']}" if found["decided_by"] else ""
-    return ApprovalRefused(
-        "E_APPROVAL_DECIDED", f"this was {found['status']}{by} already; the first decision stands"
-    )
+    return ApprovalRefused("E_APPROVAL_DECIDED", f"this was {found['status']}{by} already; the first decision stands")
 
 
 async def _check_seen(session: Session, approval: Record, seen: Collection[str] | None) -> None:
@@ -165,9 +155,7 @@ async def _decide(session: Session, approval_id: str, status: ApprovalStatus, by
     if not by.strip():
         raise InputInvalid("E_APPROVAL_BY", "a decision needs the name of the person who takes it")
     at = now()
-    change = sa.update(approvals).where(
-        approvals.c.id == approval_id, approvals.c.status == ApprovalStatus.PENDING
-    )
+    change = sa.update(approvals).where(approvals.c.id == approval_id, approvals.c.status == ApprovalStatus.PENDING)
     values: dict[str, Any] = {"status": status, "decided_at": at, "decided_by": by, "reason": reason or None}
     row = await session.fetch_one(change.values(**values, delivered=0, updated_at=at).returning(approvals))
     assert row is not None, "the write lock is held since the row was read"

@@ -50,11 +50,13 @@ async def create_artifact(
 
     The bytes come from `local_path` or `data`; file name, type, size and digest are derived from them.
     `name` is the logical output (default: the parent's, else `output`). `version` may be given as a check.
+    The only version of an output is its latest, whatever `is_latest` says.
 
     Raises:
         InputInvalid: E_ARTIFACT_VERSION if `version` is not the next one, E_ARTIFACT_SOURCE without bytes,
             E_ARTIFACT_PARENT if the parent belongs to another workflow. StoreFailed: E_DB_REFERENCE, E_DISK_….
     """
+    word = transitions.status(ArtifactApproval, approval_status)
     kept = await _keep(session, local_path, data, filename)
     await session.begin()
     repeated = await _by_key(session, idempotency_key)
@@ -67,9 +69,9 @@ async def create_artifact(
     at = now()
     if kept.inline is not None:
         await _keep_inline(session, kept)
+    is_latest = is_latest or await get_latest_artifact(session, workflow_id, name) is None
     if is_latest:
         await _unset_latest(session, workflow_id, name)
-    word = transitions.status(ArtifactApproval, approval_status)
     row = await insert_once(
         session,
         artifacts,
@@ -107,9 +109,7 @@ async def create_artifact(
     return row
 
 
-async def _keep(
-    session: Session, path: str | Path | None, data: bytes | None, filename: str | None
-) -> KeptFile:
+async def _keep(session: Session, path: str | Path | None, data: bytes | None, filename: str | None) -> KeptFile:
     if data is not None:
         return await session.files.keep(data, filename)
     if path is not None:
@@ -120,9 +120,7 @@ async def _keep(
 async def _by_key(session: Session, key: str | None) -> Record | None:
     if key is None:
         return None
-    return record_or_none(
-        await session.fetch_one(sa.select(artifacts).where(artifacts.c.idempotency_key == key))
-    )
+    return record_or_none(await session.fetch_one(sa.select(artifacts).where(artifacts.c.idempotency_key == key)))
 
 
 async def _logical_name(session: Session, workflow_id: str, name: str | None, parent_id: str | None) -> str:
@@ -137,9 +135,7 @@ async def _logical_name(session: Session, workflow_id: str, name: str | None, pa
 async def next_version(session: Session, workflow_id: str, name: str) -> int:
     """The number the next version gets: one above the highest ever given, deleted ones included."""
     highest = sa.union_all(
-        sa.select(artifacts.c.version).where(
-            artifacts.c.workflow_id == workflow_id, artifacts.c.name == name
-        ),
+        sa.select(artifacts.c.version).where(artifacts.c.workflow_id == workflow_id, artifacts.c.name == name),
         sa.select(artifact_deletions.c.version).where(
             artifact_deletions.c.workflow_id == workflow_id, artifact_deletions.c.name == name
         ),
@@ -165,9 +161,7 @@ async def _unset_latest(session: Session, workflow_id: str, name: str) -> None:
 
 async def _point_at_latest(session: Session, workflow_id: str, name: str, artifact_id: str) -> None:
     """Move the workflow's pointer if it has none yet or points to a version of the same output."""
-    same_output = sa.select(artifacts.c.id).where(
-        artifacts.c.workflow_id == workflow_id, artifacts.c.name == name
-    )
+    same_output = sa.select(artifacts.c.id).where(artifacts.c.workflow_id == workflow_id, artifacts.c.name == name)
     change = sa.update(workflows).where(
         workflows.c.id == workflow_id,
         sa.or_(workflows.c.latest_artifact_id.is_(None), workflows.c.latest_artifact_id.in_(same_output)),
@@ -222,9 +216,7 @@ async def get_artifact_versions(session: Session, artifact_id: str) -> list[Reco
         )
     )
     query = sa.select(artifacts).where(artifacts.c.id.in_(sa.select(down_all.c.id)))
-    return [
-        record(row) for row in await session.fetch_all(query.order_by(artifacts.c.version, artifacts.c.id))
-    ]
+    return [record(row) for row in await session.fetch_all(query.order_by(artifacts.c.version, artifacts.c.id))]
 
 
 async def update_artifact_latest_flag(session: Session, artifact_id: str, is_latest: bool) -> Record | None:
@@ -237,9 +229,7 @@ async def update_artifact_latest_flag(session: Session, artifact_id: str, is_lat
         return found
     chosen = artifact_id if is_latest else await _highest_other(session, found)
     if chosen is None:
-        raise StoreFailed(
-            "E_ARTIFACT_LATEST", "the only version of an output is its latest", found=artifact_id
-        )
+        raise StoreFailed("E_ARTIFACT_LATEST", "the only version of an output is its latest", found=artifact_id)
     await _make_latest(session, found["workflow_id"], found["name"], chosen)
     return await get_artifact(session, artifact_id)
 
@@ -268,9 +258,7 @@ async def approve_artifact(session: Session, artifact_id: str, approved_by: str)
     return await _judge(session, artifact_id, {**values, "rejection_reason": None})
 
 
-async def reject_artifact(
-    session: Session, artifact_id: str, rejected_by: str, reason: str = ""
-) -> Record | None:
+async def reject_artifact(session: Session, artifact_id: str, rejected_by: str, reason: str = "") -> Record | None:
     """Mark a version as rejected: it is never transferred nor handed to a later step."""
     values = {"approval_status": ArtifactApproval.REJECTED, "approved_by": rejected_by, "approved_at": now()}
     return await _judge(session, artifact_id, {**values, "rejection_reason": reason})
@@ -278,9 +266,7 @@ async def reject_artifact(
 
 async def _judge(session: Session, artifact_id: str, values: dict[str, Any]) -> Record | None:
     change = sa.update(artifacts).where(artifacts.c.id == artifact_id)
-    return record_or_none(
-        await session.fetch_one(change.values(**values, updated_at=now()).returning(artifacts))
-    )
+    return record_or_none(await session.fetch_one(change.values(**values, updated_at=now()).returning(artifacts)))
 
 
 async def list_artifacts(
@@ -300,9 +286,7 @@ async def list_artifacts(
         query = query.join(workflows, workflows.c.id == artifacts.c.workflow_id)
         query = query.where(workflows.c.chain_id == chain_id)
     if approval_status is not None:
-        query = query.where(
-            artifacts.c.approval_status == transitions.status(ArtifactApproval, approval_status)
-        )
+        query = query.where(artifacts.c.approval_status == transitions.status(ArtifactApproval, approval_status))
     if is_latest is not None:
         query = query.where(artifacts.c.is_latest == int(is_latest))
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
@@ -315,18 +299,23 @@ async def delete_artifact(session: Session, artifact_id: str) -> bool:
     if found is None:
         return False
     workflow_id, name = found["workflow_id"], found["name"]
-    heir = await _highest_other(session, found)
-    pointed = sa.update(workflows).where(
-        workflows.c.id == workflow_id, workflows.c.latest_artifact_id == artifact_id
-    )
+    pointed = sa.update(workflows).where(workflows.c.id == workflow_id, workflows.c.latest_artifact_id == artifact_id)
     moved = await session.execute(pointed.values(latest_artifact_id=None, updated_at=now()))
     gone = {"workflow_id": workflow_id, "name": name, "version": found["version"], "deleted_at": now()}
     await session.execute(sa.insert(artifact_deletions).values(gone))
+    heir = await _highest_other(session, found)
     await session.execute(sa.delete(artifacts).where(artifacts.c.id == artifact_id))
     if found["is_latest"] and heir is not None:
-        await session.execute(
-            sa.update(artifacts).where(artifacts.c.id == heir).values(is_latest=1, updated_at=now())
-        )
-        if moved:
-            await _point_at_latest(session, workflow_id, name, heir)
+        await session.execute(sa.update(artifacts).where(artifacts.c.id == heir).values(is_latest=1, updated_at=now()))
+    if moved:
+        await _point_at_any(session, workflow_id, heir)
     return True
+
+
+async def _point_at_any(session: Session, workflow_id: str, heir: str | None) -> None:
+    """Point a workflow whose primary output was deleted at the version before it, else at its first output."""
+    first = sa.select(sa.func.min(artifacts.c.id)).where(
+        artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1
+    )
+    change = sa.update(workflows).where(workflows.c.id == workflow_id)
+    await session.execute(change.values(latest_artifact_id=heir or first.scalar_subquery(), updated_at=now()))

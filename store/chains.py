@@ -36,10 +36,11 @@ async def create_chain(
         StoreFailed: E_DB_CONFLICT if the id or the Temporal id is taken.
     """
     at = now()
+    word = transitions.status(ChainStatus, status)
     values = {
         "id": id or new_id(),
         "name": name,
-        "status": transitions.status(ChainStatus, status),
+        "status": word,
         "description": description,
         "temporal_workflow_id": temporal_workflow_id,
         "temporal_run_id": temporal_run_id,
@@ -47,6 +48,7 @@ async def create_chain(
         "current_level": 0,
         "epoch": 0,
         "started_at": at,
+        "completed_at": at if word.final else None,
         "created_at": at,
         "updated_at": at,
         "idempotency_key": idempotency_key,
@@ -96,9 +98,7 @@ async def update_chain_status(
     raise transitions.refused("chain", chain_id, current["status"], new)
 
 
-async def list_chains(
-    session: Session, limit: int = 100, offset: int = 0, status: str | None = None
-) -> list[Record]:
+async def list_chains(session: Session, limit: int = 100, offset: int = 0, status: str | None = None) -> list[Record]:
     """Chain runs, newest first."""
     query = sa.select(chains).order_by(chains.c.started_at.desc(), chains.c.id.desc())
     if status is not None:
@@ -119,11 +119,7 @@ async def get_chain_details(session: Session, chain_id: str) -> Record | None:
     chain = await get_chain(session, chain_id)
     if chain is None:
         return None
-    rows = (
-        sa.select(workflows)
-        .where(workflows.c.chain_id == chain_id)
-        .order_by(workflows.c.queued_at, workflows.c.id)
-    )
+    rows = sa.select(workflows).where(workflows.c.chain_id == chain_id).order_by(workflows.c.queued_at, workflows.c.id)
     steps = [record(row) for row in await session.fetch_all(rows)]
     latest = (
         sa.select(artifacts)

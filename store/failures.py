@@ -31,8 +31,14 @@ _BY_NAME = (
 )
 
 
-def database_error(error: sqlite3.Error, path: Path) -> StoreFailed:
-    """The StoreFailed for what SQLite reported about the database file at `path`."""
+OF_THE_VALUE = (OverflowError, UnicodeEncodeError)
+"""What Python raises for a value that SQLite cannot hold: an integer over 64 bits, half a surrogate pair."""
+
+
+def database_error(error: Exception, path: Path) -> StoreFailed:
+    """The StoreFailed for what SQLite, or Python on the way to it, reported about the database at `path`."""
+    if isinstance(error, (*OF_THE_VALUE, sqlite3.InterfaceError, sqlite3.DataError)):
+        return StoreFailed("E_DB_VALUE", f"a value cannot be kept in the database: {error}")
     name = getattr(error, "sqlite_errorname", None) or _named_by_text(str(error))
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return busy(path)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import anyio
 import sqlalchemy as sa
+from anyio.to_thread import run_sync
 
 from towpath.errors import StoreFailed, ValueRefused
 from towpath.model import ArtifactRow
 from towpath.ports import KeptFile
 
 from .blobs import Blob, FileBlobs
+from .disk import write_whole
 from .media import HEAD, extension, media_type, safe_filename
 from .session import Database, Statement, value_of
 from .tables import artifacts, blobs, workflows
@@ -51,12 +54,7 @@ class StoredFiles:
         """
         small: bytes | None = None
         if isinstance(data, Path):
-            if not await anyio.Path(data).is_file():
-                raise ValueRefused(
-                    "E_VALUE_FILE", "not a plain file", found=data.name, allowed="an existing file"
-                )
-            if (await anyio.Path(data).stat()).st_size <= INLINE:
-                data = await anyio.Path(data).read_bytes()
+            data = await _loaded(data)
         if isinstance(data, bytes):
             blob, head, small = await self._keep_bytes(data)
         elif isinstance(data, Path):
@@ -117,10 +115,7 @@ class StoredFiles:
         if inline is None:
             await self.blobs.export(row.digest, target)
             return
-        await anyio.Path(target.parent).mkdir(parents=True, exist_ok=True)
-        partial = anyio.Path(target.with_name(f".{target.name}.partial"))
-        await partial.write_bytes(inline)
-        await partial.rename(target)
+        await run_sync(partial(write_whole, inline, target, durable=self.blobs.durable))
 
     async def _inline(self, row: ArtifactRow) -> bytes | None:
         if row.size > INLINE:
@@ -146,6 +141,18 @@ class StoredFiles:
             parts.append(str(where["item_index"]))
         suffix = Path(row.filename).suffix or extension(row.media_type)
         return Path(*parts) / f"{safe_filename(row.name)}.v{row.version}{suffix}"
+
+
+async def _loaded(source: Path) -> bytes | Path:
+    """The bytes of a file that is small enough for the database; a larger one stays a path."""
+    path = anyio.Path(source)
+    try:
+        if not await path.is_file():
+            raise ValueRefused("E_VALUE_FILE", "not a plain file", found=source.name, allowed="an existing file")
+        return source if (await path.stat()).st_size > INLINE else await path.read_bytes()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ValueRefused("E_VALUE_FILE", f"a file cannot be read: {why}", found=source.name) from error
 
 
 class _Peek:

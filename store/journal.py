@@ -33,16 +33,14 @@ from towpath.model import ArtifactApproval, ErrorInfo, Json, StepStatus, kind_of
 from towpath.ports import Lease
 
 from . import transitions
+from .batch import Guard, Write
 from .rows import encode
-from .session import Guard, Statement, Write
+from .session import Statement
 from .session import value_of as b
 from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
 
-
 _EVENT = Statement(
-    sa.insert(events).values(
-        chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data")
-    )
+    sa.insert(events).values(chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data"))
 )
 _INSERT_ROW = Statement(
     sa.insert(workflows).values(
@@ -74,7 +72,7 @@ _START_ROW = Statement(
         updated_at=b("at"),
     )
 )
-_END_ROW = {
+_END_ROW: dict[StepStatus, Statement] = {
     status: Statement(
         sa.update(workflows)
         .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
@@ -107,9 +105,7 @@ _DECIDED_ROW = {
     )
     for status in (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED)
 }
-_POINT_ROW = Statement(
-    sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact"))
-)
+_POINT_ROW = Statement(sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact")))
 _OLD_VERSION = Statement(
     sa.update(artifacts)
     .where(artifacts.c.workflow_id == b("row"), artifacts.c.name == b("output"), artifacts.c.is_latest == 1)
@@ -189,9 +185,7 @@ _CHAIN = Statement(
 _LOG = Statement(
     insert_sqlite(step_logs)
     .values(workflow_id=b("row"), attempt=b("attempt"), text=b("text"), updated_at=b("at"))
-    .on_conflict_do_update(
-        index_elements=["workflow_id", "attempt"], set_={"text": b("text"), "updated_at": b("at")}
-    )
+    .on_conflict_do_update(index_elements=["workflow_id", "attempt"], set_={"text": b("text"), "updated_at": b("at")})
 )
 _OWNED = Statement(sa.select(sa.literal(1)).where(chains.c.id == b("run"), chains.c.epoch == b("epoch")))
 
@@ -267,9 +261,7 @@ def _about(fact: StepStarted | StepRetried | StepEnded | StepDropped | DecisionA
 
 @_write.register
 def _(fact: StepStarted, run: str, at: int, made: list[Write]) -> None:
-    started = _START_ROW(
-        row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at
-    )
+    started = _START_ROW(row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at)
     _add(made, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
     _log_event(made, run, fact.row, "StepStarted", at, _about(fact, attempt=fact.attempt))
 
@@ -418,9 +410,7 @@ def _(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:
     )
     _add(made, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
     _add(made, _DELIVERED(approval=fact.approval, at=at))
-    _log_event(
-        made, run, fact.row, "DecisionApplied", at, _about(fact, approval=fact.approval, status=fact.status)
-    )
+    _log_event(made, run, fact.row, "DecisionApplied", at, _about(fact, approval=fact.approval, status=fact.status))
 
 
 @_write.register
@@ -430,13 +420,15 @@ def _(fact: LevelReached, run: str, at: int, made: list[Write]) -> None:
 
 @_write.register
 def _(fact: ChainResumed, run: str, at: int, made: list[Write]) -> None:
-    _add(made, _change_chain(run, "running", at))
+    resumed = _change_chain(run, "running", at)
+    _add(made, resumed, partial(transitions.refused, "chain", run, "its status", "running"))
     _log_event(made, run, None, "ChainStarted", at)
 
 
 @_write.register
 def _(fact: ChainPaused, run: str, at: int, made: list[Write]) -> None:
-    _add(made, _change_chain(run, "paused", at, reason=fact.reason))
+    paused = _change_chain(run, "paused", at, reason=fact.reason)
+    _add(made, paused, partial(transitions.refused, "chain", run, "its status", "paused"))
     _log_event(made, run, None, "ChainPaused", at, {"reason": fact.reason})
 
 

@@ -56,6 +56,7 @@ def extension(media: str) -> str:
 
 def safe_filename(name: str, fallback: str = "file") -> str:
     """A file name for people that is one path component everywhere, at most 200 bytes long."""
+    name = name if len(name) <= 500 else name[:300] + name[-200:]  # cutting below is one character at a time
     name = _FORBIDDEN.sub("_", name.encode("utf-8", "replace").decode("utf-8")).strip(" .")
     if not name or _RESERVED.fullmatch(name):
         name = f"{fallback}{name}" if name else fallback

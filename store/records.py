@@ -14,16 +14,12 @@ _MODULES = (chains, workflows, artifacts, transfers, approvals)
 
 def functions() -> dict[str, Callable[..., Awaitable[Any]]]:
     """Every function of the table modules that takes a session first, by name."""
-    found: dict[str, Callable[..., Awaitable[Any]]] = {}
-    for module in _MODULES:
-        for name, value in vars(module).items():
-            if (
-                callable(value)
-                and not name.startswith("_")
-                and getattr(value, "__module__", "") == module.__name__
-            ):
-                found[name] = value
-    return found
+    return {
+        name: value
+        for module in _MODULES
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    }
 
 
 class Records:

@@ -18,16 +18,16 @@ from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import Lease, NewRun, RunRow, StepRow, Wish
 
 from . import rows
+from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .files import StoredFiles
 from .journal import guard, writes
 from .owners import LEASE_SECONDS, Owner, parse, this_process
 from .schema import init_schema
-from .session import Database, Row, Session, Statement, Write
+from .session import Database, Row, Session, Statement
 from .session import value_of as b
 from .tables import approvals, artifacts, chains, events, step_logs, workflows
-
 
 _RUN = Statement(sa.select(chains).where(chains.c.id == b("run")))
 _STEPS = Statement(sa.select(workflows).where(workflows.c.chain_id == b("run")).order_by(workflows.c.id))
@@ -43,14 +43,10 @@ _ABOVE = Statement(
     .where(workflows.c.id == b("row"))
 )
 _LATEST = Statement(
-    sa.select(artifacts)
-    .where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1)
-    .order_by(artifacts.c.id)
+    sa.select(artifacts).where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1).order_by(artifacts.c.id)
 )
 _GATES = Statement(
-    sa.select(approvals)
-    .where(approvals.c.chain_id == b("run"), approvals.c.delivered == 0)
-    .order_by(approvals.c.id)
+    sa.select(approvals).where(approvals.c.chain_id == b("run"), approvals.c.delivered == 0).order_by(approvals.c.id)
 )
 _CHILDREN = Statement(
     sa.select(chains.c.id, chains.c.parent_workflow_id)
@@ -155,16 +151,12 @@ class RunStore:
             return missing(run_id)
         status, owner, until, epoch = found[0], parse(found[1]), found[2] or 0, int(found[3])
         if rows.word(ChainStatus, status, "chains", run_id, "status").final:
-            return RunRefused(
-                "E_RUN_OVER", f"run {run_id} is {status}", cure="`towpath rerun` makes a new run of it"
-            )
+            return RunRefused("E_RUN_OVER", f"run {run_id} is {status}", cure="`towpath rerun` makes a new run of it")
         at = now()
         if owner is not None and self._alive(owner, run_id, until, at):
             if until > self._until(at):
                 # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
-                connection.execute(
-                    "UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id)
-                )
+                connection.execute("UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id))
             return _owned(run_id, owner, (min(until, self._until(at)) - at) / 1e6)
         connection.execute(
             "UPDATE chains SET owner = ?, epoch = ?, lease_until = ?, updated_at = ? WHERE id = ?",
@@ -229,20 +221,16 @@ class RunStore:
             _step_row(row, tuple(files.get(row["id"], ())), gates.get(row["id"]))
             for row in await self.database.rows(_STEPS(run=run_id))
         )
-        children = {
-            row["parent_workflow_id"]: row["id"] for row in await self.database.rows(_CHILDREN(run=run_id))
-        }
+        children = {row["parent_workflow_id"]: row["id"] for row in await self.database.rows(_CHILDREN(run=run_id))}
         return RunRow(
             id=run_id,
-            plan=msgspec.json.decode(chain["chain_definition"], type=Plan),
+            plan=_plan(chain),
             status=rows.word(ChainStatus, chain["status"], "chains", run_id, "status"),
             inputs=rows.decode(chain["inputs"]) or {},
             rows=steps,
             reason=chain["status_reason"] or "",
             level=chain["current_level"],
-            error=ErrorInfo(chain["error_code"], chain["error_message"] or "")
-            if chain["error_code"]
-            else None,
+            error=ErrorInfo(chain["error_code"], chain["error_message"] or "") if chain["error_code"] else None,
             parent_workflow_id=chain["parent_workflow_id"],
             parent_run_id=chain["parent_run_id"],
             started_at=chain["started_at"],
@@ -287,9 +275,7 @@ class RunStore:
         return await self.database.write(lambda c: self._wish(c, run_id, kind))
 
     def _wish(self, connection: sqlite3.Connection, run_id: str, kind: str) -> ChainStatus:
-        found = connection.execute(
-            "SELECT status, owner, lease_until FROM chains WHERE id = ?", (run_id,)
-        ).fetchone()
+        found = connection.execute("SELECT status, owner, lease_until FROM chains WHERE id = ?", (run_id,)).fetchone()
         if found is None:
             raise missing(run_id)
         status = rows.word(ChainStatus, found[0], "chains", run_id, "status")
@@ -305,15 +291,16 @@ class RunStore:
         if kind == "cancel":
             _cancel_unowned(connection, run_id, at)
             return ChainStatus.CANCELLED
-        reason = "UPDATE chains SET status = 'paused', status_reason = 'requested', pause_requested_at = NULL, owner = NULL, epoch = epoch + 1 WHERE id = ?"
-        connection.execute(reason, (run_id,))
+        paused = (
+            "UPDATE chains SET status = 'paused', status_reason = 'requested', pause_requested_at = NULL,"
+            " owner = NULL, lease_until = NULL, epoch = epoch + 1 WHERE id = ?"
+        )
+        connection.execute(paused, (run_id,))
         return ChainStatus.PAUSED
 
 
-def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int, data: str = "{}") -> None:
-    connection.execute(
-        "INSERT INTO events (chain_id, type, at, data) VALUES (?, ?, ?, ?)", (run_id, kind, at, data)
-    )
+def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int) -> None:
+    connection.execute("INSERT INTO events (chain_id, type, at, data) VALUES (?, ?, ?, '{}')", (run_id, kind, at))
 
 
 _TREE = """
@@ -327,17 +314,25 @@ WITH RECURSIVE tree(id) AS (
 def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> None:
     """End a run, and the runs inside it, that no process works on."""
     open_rows = "status IN ('queued', 'executing', 'waiting_approval')"
+    told = f"""{_TREE} INSERT INTO events (chain_id, workflow_id, type, at, data)
+        SELECT chain_id, id, 'StepCancelled', ?, CASE WHEN item_index IS NULL THEN json_object('step', step_id)
+            ELSE json_object('step', step_id, 'item', item_index) END
+        FROM workflows WHERE chain_id IN (SELECT id FROM tree) AND {open_rows} ORDER BY id"""  # noqa: S608
+    connection.execute(told, (run_id, at))
     cancelled = f"""{_TREE} UPDATE workflows SET status = 'cancelled', completed_at = ?, updated_at = ?
         WHERE chain_id IN (SELECT id FROM tree) AND {open_rows}"""  # noqa: S608 - fixed text
     connection.execute(cancelled, (run_id, at, at))
     gates = f"""{_TREE} UPDATE approvals SET status = 'cancelled', decided_at = ?, delivered = 1, updated_at = ?
         WHERE chain_id IN (SELECT id FROM tree) AND status = 'pending'"""  # noqa: S608
     connection.execute(gates, (run_id, at, at))
+    told = f"""{_TREE} INSERT INTO events (chain_id, type, at, data)
+        SELECT id, 'ChainEnded', ?, '{{"status":"cancelled"}}' FROM chains
+        WHERE id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"""  # noqa: S608
+    connection.execute(told, (run_id, at))
     ended = f"""{_TREE} UPDATE chains SET status = 'cancelled', completed_at = ?, updated_at = ?, owner = NULL,
         lease_until = NULL, epoch = epoch + 1
         WHERE id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"""  # noqa: S608
     connection.execute(ended, (run_id, at, at))
-    _event(connection, run_id, "ChainEnded", at, '{"status":"cancelled"}')
 
 
 def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish]:
@@ -371,11 +366,24 @@ def _decisions(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Wis
     for chain, approval, step, item, status, reason, by in undelivered.fetchall():
         if chain in ours:
             found.append(Wish(chain, "decision", step, item, approval, status, reason or "", by or ""))
-        while chain is not None:
-            chain, step, item = connection.execute(_PARENT, (chain,)).fetchone() or (None, None, None)
-            if chain in ours:
-                found.append(Wish(chain, "inner", step, item))
+        inside: str | None = chain
+        while inside is not None:
+            inside, at_step, at_item = connection.execute(_PARENT, (inside,)).fetchone() or (None, None, None)
+            if inside in ours:
+                found.append(Wish(str(inside), "inner", str(at_step), at_item))
     return found
+
+
+def _plan(chain: Row) -> Plan:
+    try:
+        return msgspec.json.decode(chain["chain_definition"] or "", type=Plan)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise StoreFailed(
+            "E_DB_VALUE",
+            f"chains.chain_definition of row {chain['id']} holds no plan",
+            found=chain["chain_definition"],
+            cure="a chain made by `create_chain` alone is a record, not something to run",
+        ) from None
 
 
 def _step_row(row: Row, files: tuple[ArtifactRow, ...], gate: Row | None) -> StepRow:
@@ -420,9 +428,7 @@ def _owned(run_id: str, owner: Owner, left: float) -> RunRefused:
 
 
 def missing(run_id: str) -> RunRefused:
-    return RunRefused(
-        "E_RUN_MISSING", f"there is no run {run_id}", cure="`towpath ls` lists the runs of a store"
-    )
+    return RunRefused("E_RUN_MISSING", f"there is no run {run_id}", cure="`towpath ls` lists the runs of a store")
 
 
 @asynccontextmanager

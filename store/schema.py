@@ -15,9 +15,7 @@ from .tables import APPLICATION_ID, SCHEMA_VERSION, metadata
 
 def statements() -> list[str]:
     """The whole schema as SQL, tables before indexes."""
-    made: list[str] = []
-    for table in metadata.sorted_tables:
-        made.append(str(sa.schema.CreateTable(table).compile(dialect=DIALECT)))
+    made = [str(sa.schema.CreateTable(table).compile(dialect=DIALECT)) for table in metadata.sorted_tables]
     for table in metadata.sorted_tables:
         made.extend(str(sa.schema.CreateIndex(index).compile(dialect=DIALECT)) for index in _indexes(table))
     return made
@@ -42,13 +40,8 @@ def _checked(connection: sqlite3.Connection) -> bool:
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return False
-    if (
-        "schema_version" not in tables
-        or connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID
-    ):
-        raise StoreFailed(
-            "E_DB_NOT_TOWPATH", "this database belongs to another program", cure="name another --store"
-        )
+    if "schema_version" not in tables or connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreFailed("E_DB_NOT_TOWPATH", "this database belongs to another program", cure="name another --store")
     found = connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
     if found == SCHEMA_VERSION:
         return True
@@ -56,9 +49,7 @@ def _checked(connection: sqlite3.Connection) -> bool:
     raise StoreFailed(
         "E_SCHEMA_NEWER" if newer else "E_SCHEMA_OLDER",
         f"the database has schema {found}, this towpath works with {SCHEMA_VERSION}",
-        cure="install the newer towpath"
-        if newer
-        else "start with a new store; upgrades come with the first release",
+        cure="install the newer towpath" if newer else "start with a new store; upgrades come with the first release",
     )
 
 
@@ -68,6 +59,4 @@ def _create(connection: sqlite3.Connection) -> None:
     for statement in statements():
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(
-        "INSERT INTO schema_version (version, applied_at) VALUES (?, ?)", (SCHEMA_VERSION, now())
-    )
+    connection.execute("INSERT INTO schema_version (version, applied_at) VALUES (?, ?)", (SCHEMA_VERSION, now()))

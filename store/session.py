@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
 
 import anyio
 import databases
@@ -28,7 +29,8 @@ from sqlalchemy.dialects.sqlite import pysqlite
 
 from towpath.errors import StoreFailed, TowpathError
 
-from .failures import database_error
+from .batch import Guard, Unit, Write, answer, in_transaction, record_batch
+from .failures import OF_THE_VALUE, database_error
 
 if TYPE_CHECKING:
     from .files import StoredFiles
@@ -62,34 +64,6 @@ class Statement:
     def __call__(self, **values: Any) -> tuple[str, list[Any]]:
         fixed = self._fixed
         return self.sql, [values[n] if n in values else fixed.get(n) for n in self._names]
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One statement of a unit. With `refuse`, it must touch exactly one row, else that error is raised."""
-
-    sql: str
-    values: Sequence[Any] = ()
-    refuse: Callable[[], TowpathError] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """A question asked once per batch and key: no row in the answer refuses every unit that carries it."""
-
-    key: tuple[Any, ...]
-    sql: str
-    values: Sequence[Any]
-    refuse: Callable[[], TowpathError]
-
-
-@dataclass(slots=True)
-class Unit:
-    """Statements that are recorded together or not at all, and the caller that waits for it."""
-
-    writes: Sequence[Write]
-    guard: Guard | None
-    done: asyncio.Future[None]
 
 
 class _Job(Generic[T]):
@@ -171,7 +145,7 @@ class Database:
         self.path = path
         self.counts = Counts()
         factory = connection_class("FULL" if durability == "full" else "NORMAL", int(busy_timeout * 1000))
-        self._databases = databases.Database(f"sqlite:///{path}", factory=factory)
+        self._databases = databases.Database(f"sqlite:///{quote(str(path))}", factory=factory)
         self._closing = asyncio.Event()
         self._wake = asyncio.Event()
         self._queue: list[Unit] = []
@@ -242,12 +216,24 @@ class Database:
         A caller that is cancelled while it waits leaves its unit in the queue: it may still be recorded.
         Raises the unit's own refusal, or StoreFailed if its commit failed.
         """
-        if self._broken is not None or self._closing.is_set():
-            raise self._broken or StoreFailed("E_DB_CLOSED", "the store is closed")
+        self._check_writable()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(Unit(writes, guard, done))
         self._wake.set()
         return done
+
+    def _check_writable(self) -> None:
+        """Raises StoreFailed: E_DB_CLOSED, E_SESSION_NESTED, or what broke the writer."""
+        if self._broken is not None:
+            raise self._broken
+        if self._closing.is_set():
+            raise _closed()
+        if self._session_task is not None and self._session_task is asyncio.current_task():
+            raise StoreFailed(
+                "E_SESSION_NESTED",
+                "a second write inside a writing session would wait for itself",
+                cure="use the one session, or end it first",
+            )
 
     async def _write_loop(self) -> None:
         try:
@@ -266,23 +252,15 @@ class Database:
             raise
 
     async def _write(self, units: Sequence[Unit]) -> None:
-        results: Sequence[Exception | None]
+        results: Sequence[Exception | None] = [StoreFailed("E_DB_WRITER", "the writer stopped")] * len(units)
         try:
-            results = await self._on_writer(lambda c: record_batch(c, units))
+            results = await self._on_writer(lambda c: record_batch(c, units, self.path))
             self.counts.commits += 1
             self.counts.units += len(units)
         except TowpathError as error:
             results = [error] * len(units)
-            if error.code == "E_DISK_IO":
-                # An fsync that failed must not be tried again: the kernel may have dropped the pages.
-                self._break(error)
-        for unit, error in zip(units, results, strict=True):
-            if unit.done.done():
-                continue  # the caller went away; what it asked for stands
-            if error is None:
-                unit.done.set_result(None)
-            else:
-                unit.done.set_exception(error)
+        finally:
+            answer(units, results)
 
     def _break(self, error: TowpathError) -> None:
         self._broken = error
@@ -292,13 +270,19 @@ class Database:
                 unit.done.set_exception(error)
 
     async def _on_writer(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._run(self._writer, function)
+        try:
+            return await self._run(self._writer, function)
+        except StoreFailed as error:
+            if error.code == "E_DISK_IO":
+                # An fsync that failed must not be tried again: the kernel may have dropped the pages.
+                self._break(error)
+            raise
 
     async def _run(self, held: _Held, function: Callable[[sqlite3.Connection], T]) -> T:
         job = _Job(function)
         try:
             await held.raw.executemany("", job)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *OF_THE_VALUE) as error:
             raise database_error(error, self.path) from error
         return job.result  # type: ignore[return-value]
 
@@ -306,6 +290,8 @@ class Database:
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a reading function on a reading connection's thread, seeing one snapshot per statement."""
+        if self._closing.is_set():
+            raise _closed()
         held = await self._readers.get()
         try:
             return await self._run(held, function)
@@ -318,9 +304,11 @@ class Database:
 
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function inside one write transaction on the writer's thread."""
+        self._check_writable()
         async with self._writing:
             with anyio.CancelScope(shield=True):
-                return await self._on_writer(lambda c: in_transaction(c, function))
+                result = await self._on_writer(lambda c: in_transaction(c, function))
+        return result
 
     @asynccontextmanager
     async def session(self, files: StoredFiles) -> AsyncIterator[Session]:
@@ -342,11 +330,16 @@ class Database:
 
 @dataclass(slots=True)
 class Session:
-    """One transaction. CRUD functions take it first and never commit; the `async with` around it does."""
+    """One transaction. CRUD functions take it first and never commit; the `async with` around it does.
+
+    All or nothing: once a statement of a writing session failed or was cancelled, the session answers
+    nothing more (E_SESSION_FAILED) and records nothing, even if the error was caught.
+    """
 
     _database: Database
     files: StoredFiles
     _writing: bool = False
+    _failed: bool = False
     queries: int = field(default=0)
 
     async def execute(self, statement: sa.sql.expression.ClauseElement) -> int:
@@ -354,7 +347,7 @@ class Session:
         await self.begin()
         sql, values = Statement(statement)()
         self.queries += 1
-        return await self._database._on_writer(lambda c: c.execute(sql, values).rowcount)
+        return await self._on_writer(lambda c: c.execute(sql, values).rowcount)
 
     async def fetch_all(self, statement: sa.sql.expression.ClauseElement) -> list[Row]:
         """The rows of a select (or of a statement with RETURNING) as dicts by column name."""
@@ -363,7 +356,7 @@ class Session:
         sql, values = Statement(statement)()
         self.queries += 1
         if self._writing:
-            return await self._database._on_writer(lambda c: _rows(c.execute(sql, values)))
+            return await self._on_writer(lambda c: _rows(c.execute(sql, values)))
         return await self._database.rows((sql, values))
 
     async def fetch_one(self, statement: sa.sql.expression.ClauseElement) -> Row | None:
@@ -375,15 +368,10 @@ class Session:
         """Take the write lock now, so that what is read next cannot change before it is written."""
         if self._writing:
             return
-        database, task = self._database, asyncio.current_task()
-        if database._session_task is task:
-            raise StoreFailed(
-                "E_SESSION_NESTED",
-                "a second writing session inside the first one would wait for itself",
-                cure="use one session, or end the first before the second writes",
-            )
+        database = self._database
+        database._check_writable()
         await database._writing.acquire()
-        database._session_task = task
+        database._session_task = asyncio.current_task()
         self._writing = True
         try:
             await database._on_writer(lambda c: c.execute("BEGIN IMMEDIATE"))
@@ -392,15 +380,39 @@ class Session:
                 await self._end("ROLLBACK")
             raise
 
+    async def _on_writer(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        if self._failed:
+            raise _session_failed()
+        try:
+            return await self._database._on_writer(function)
+        except BaseException:
+            self._failed = True
+            raise
+
     async def _end(self, how: str) -> None:
         if not self._writing:
             return
+        spoiled = self._failed and how == "COMMIT"
         try:
-            await self._database._on_writer(lambda c: _end(c, how))
+            await self._database._on_writer(lambda c: _end(c, "ROLLBACK" if spoiled else how))
         finally:
             self._writing = False
             self._database._session_task = None
             self._database._writing.release()
+        if spoiled:
+            raise _session_failed()
+
+
+def _closed() -> StoreFailed:
+    return StoreFailed("E_DB_CLOSED", "the store is closed")
+
+
+def _session_failed() -> StoreFailed:
+    return StoreFailed(
+        "E_SESSION_FAILED",
+        "a statement of this session failed before, so nothing of the session is recorded",
+        cure="let the first error pass out of the `async with`, then start a new session",
+    )
 
 
 def _end(connection: sqlite3.Connection, how: str) -> None:
@@ -418,94 +430,21 @@ def _rows(cursor: sqlite3.Cursor) -> list[Row]:
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def in_transaction(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
-    """Call a function between BEGIN IMMEDIATE and COMMIT; ROLLBACK if anything goes wrong."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        result = function(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return result
-
-
-def record_batch(connection: sqlite3.Connection, units: Sequence[Unit]) -> Sequence[Exception | None]:
-    """Record units in one transaction; one result per unit.
-
-    Most batches are free of refusals and run straight through. When a unit is refused the batch is rolled
-    back and run again unit by unit behind savepoints, so that only the refused ones fail.
-    """
-    try:
-        return in_transaction(connection, lambda c: _record_straight(c, units))
-    except (
-        sqlite3.IntegrityError,
-        sqlite3.ProgrammingError,
-        sqlite3.InterfaceError,
-        OverflowError,
-        TowpathError,
-    ):
-        return in_transaction(connection, lambda c: [_record_alone(c, unit) for unit in units])
-
-
-def _record_straight(connection: sqlite3.Connection, units: Sequence[Unit]) -> Sequence[None]:
-    asked: set[tuple[Any, ...]] = set()
-    for unit in units:
-        guard = unit.guard
-        if guard is not None and guard.key not in asked:
-            _ask(connection, guard)
-            asked.add(guard.key)
-        _execute(connection, unit.writes)
-    return [None] * len(units)
-
-
-def _record_alone(connection: sqlite3.Connection, unit: Unit) -> Exception | None:
-    connection.execute("SAVEPOINT unit")
-    try:
-        if unit.guard is not None:
-            _ask(connection, unit.guard)
-        _execute(connection, unit.writes)
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
-        connection.execute("ROLLBACK TO unit")
-        return database_error(error, Path("the database")) if isinstance(error, sqlite3.Error) else error
-    except TowpathError as error:
-        connection.execute("ROLLBACK TO unit")
-        return error
-    finally:
-        connection.execute("RELEASE unit")
-    return None
-
-
-def _ask(connection: sqlite3.Connection, guard: Guard) -> None:
-    if connection.execute(guard.sql, guard.values).fetchone() is None:
-        raise guard.refuse()
-
-
-def _execute(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
-    execute = connection.execute
-    for write in writes:
-        cursor = execute(write.sql, write.values)
-        if write.refuse is not None and cursor.rowcount != 1:
-            raise write.refuse()
-
-
 def _touch(path: Path) -> None:
     """Make the file, readable by its owner only, or find out now why that cannot be."""
     if path.is_dir():
-        raise StoreFailed(
-            "E_DB_PATH", "the store is a folder", found=path.name, cure="name a file, e.g. towpath.db"
-        )
+        raise StoreFailed("E_DB_PATH", "the store is a folder", found=path.name, cure="name a file, e.g. towpath.db")
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Only a new file is opened here: closing any descriptor of a database takes away all locks that
+        # other connections of this process hold on it, and the next process then deletes a log in use.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise StoreFailed("E_DB_READONLY", f"{path.name} cannot be written", cure="check its permissions") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreFailed(
-            "E_DB_PATH", f"no folder {path.parent}", cure="create it, or name another --store"
-        ) from None
+        raise StoreFailed("E_DB_PATH", f"no folder {path.parent}", cure="create it, or name another --store") from None
     except PermissionError:
-        raise StoreFailed(
-            "E_DB_READONLY", f"{path.name} cannot be written", cure="check its permissions"
-        ) from None
+        raise StoreFailed("E_DB_READONLY", f"{path.name} cannot be written", cure="check its permissions") from None
     except OSError as error:
         code = {28: "E_DISK_FULL", 30: "E_DB_READONLY"}.get(error.errno or 0, "E_DB_PATH")
         raise StoreFailed(code, f"{path.name} cannot be opened: {error.strerror}") from error

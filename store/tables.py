@@ -25,18 +25,14 @@ metadata = sa.MetaData(
 
 
 def _id(name: str = "id") -> sa.Column[str]:
-    return sa.Column(
-        name, sa.Text, sa.CheckConstraint(f"{name} <> ''", name=f"{name}_given"), primary_key=True
-    )
+    return sa.Column(name, sa.Text, sa.CheckConstraint(f"{name} <> ''", name=f"{name}_given"), primary_key=True)
 
 
 def _status(
     name: str, words: type[ChainStatus | StepStatus | TransferStatus | ApprovalStatus | ArtifactApproval]
 ) -> tuple[sa.Column[str], sa.CheckConstraint]:
     listed = ", ".join(f"'{word}'" for word in words)
-    return sa.Column(name, sa.Text, nullable=False), sa.CheckConstraint(
-        f"{name} IN ({listed})", name=f"{name}_word"
-    )
+    return sa.Column(name, sa.Text, nullable=False), sa.CheckConstraint(f"{name} IN ({listed})", name=f"{name}_word")
 
 
 def _stamps() -> list[sa.Column[int]]:
@@ -87,9 +83,7 @@ chains = sa.Table(
     sa.Column(
         "parent_workflow_id",
         sa.Text,
-        sa.ForeignKey(
-            "workflows.id", ondelete="CASCADE", use_alter=True, name="fk_chains_parent_workflow_id"
-        ),
+        sa.ForeignKey("workflows.id", ondelete="CASCADE", use_alter=True, name="fk_chains_parent_workflow_id"),
     ),
     sa.Column("owner", sa.Text),
     sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
@@ -100,6 +94,7 @@ chains = sa.Table(
     *_stamps(),
     sa.Index("ix_chains_status", "status"),
     sa.Index("ix_chains_started_at", "started_at"),
+    _where("ix_chains_parent_run_id", "parent_run_id", condition="parent_run_id IS NOT NULL"),
     _where("ix_chains_parent_workflow_id", "parent_workflow_id", condition="parent_workflow_id IS NOT NULL"),
     _key("chains"),
 )
@@ -167,9 +162,7 @@ artifacts = sa.Table(
     _id(),
     _references("workflow_id", "workflows.id", "CASCADE"),
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column(
-        "version", sa.Integer, sa.CheckConstraint("version >= 1", name="version_counted"), nullable=False
-    ),
+    sa.Column("version", sa.Integer, sa.CheckConstraint("version >= 1", name="version_counted"), nullable=False),
     sa.Column("is_latest", sa.Integer, nullable=False),
     sa.Column("filename", sa.Text, nullable=False),
     sa.Column("local_filename", sa.Text),
@@ -178,9 +171,7 @@ artifacts = sa.Table(
     sa.Column("file_format", sa.Text),
     sa.Column("file_size", sa.BigInteger, nullable=False),
     sa.Column("media_type", sa.Text, nullable=False),
-    sa.Column(
-        "sha256", sa.Text, sa.CheckConstraint("length(sha256) = 64", name="sha256_whole"), nullable=False
-    ),
+    sa.Column("sha256", sa.Text, sa.CheckConstraint("length(sha256) = 64", name="sha256_whole"), nullable=False),
     sa.Column("node_id", sa.Text),
     sa.Column("subfolder", sa.Text, nullable=False, server_default=""),
     sa.Column("comfy_folder_type", sa.Text, nullable=False, server_default="output"),
@@ -201,9 +192,7 @@ artifacts = sa.Table(
     sa.Index("ix_artifacts_approval_status", "approval_status"),
     sa.Index("ix_artifacts_created_at", "created_at"),
     sa.Index("ix_artifacts_sha256", "sha256"),
-    _where(
-        "ix_artifacts_parent_artifact_id", "parent_artifact_id", condition="parent_artifact_id IS NOT NULL"
-    ),
+    _where("ix_artifacts_parent_artifact_id", "parent_artifact_id", condition="parent_artifact_id IS NOT NULL"),
     _key("artifacts"),
 )
 
@@ -277,6 +266,7 @@ approvals = sa.Table(
     _where("one_pending", "workflow_id", condition="status = 'pending'", unique=True),
     _where("ix_approvals_undelivered", "chain_id", condition="status <> 'pending' AND delivered = 0"),
     sa.Index("ix_approvals_chain_id", "chain_id"),
+    sa.Index("ix_approvals_workflow_id", "workflow_id"),
     sa.Index("ix_approvals_status", "status", "requested_at"),
     _key("approvals"),
 )
@@ -313,6 +303,7 @@ step_cache = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("last_hit_at", sa.BigInteger),
     sa.Column("hit_count", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_step_cache_source_workflow_id", "source_workflow_id"),
 )
 
 schema_version = sa.Table(

@@ -34,6 +34,7 @@ async def create_transfer(
         InputInvalid: E_STATUS. StoreFailed: E_DB_REFERENCE without such an artifact or workflow.
     """
     at = now()
+    word = transitions.status(TransferStatus, status)
     values = {
         "id": id or new_id(),
         "artifact_id": artifact_id,
@@ -41,8 +42,9 @@ async def create_transfer(
         "target_workflow_id": target_workflow_id,
         "target_server": target_server,
         "target_subfolder": target_subfolder,
-        "status": transitions.status(TransferStatus, status),
+        "status": word,
         "attempt": 0,
+        "uploaded_at": at if word is TransferStatus.COMPLETED else None,
         "created_at": at,
         "updated_at": at,
         "idempotency_key": idempotency_key,

@@ -16,10 +16,7 @@ CHAIN: dict[ChainStatus, tuple[ChainStatus, ...]] = {
     _C.PENDING: (),
     _C.RUNNING: (_C.PENDING, _C.RUNNING, _C.PAUSED),
     _C.PAUSED: (_C.PENDING, _C.RUNNING, _C.PAUSED),
-    **{
-        final: (_C.PENDING, _C.RUNNING, _C.PAUSED)
-        for final in (_C.COMPLETED, _C.PARTIAL, _C.FAILED, _C.CANCELLED)
-    },
+    **dict.fromkeys((_C.COMPLETED, _C.PARTIAL, _C.FAILED, _C.CANCELLED), (_C.PENDING, _C.RUNNING, _C.PAUSED)),
 }
 """From which statuses a chain may come to the key."""
 
@@ -28,7 +25,7 @@ STEP: dict[StepStatus, tuple[StepStatus, ...]] = {
     _S.QUEUED: (),
     _S.EXECUTING: _OPEN,
     _S.WAITING_APPROVAL: (_S.EXECUTING, _S.QUEUED),
-    **{final: _OPEN for final in (_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.CACHED)},
+    **dict.fromkeys((_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.CACHED), _OPEN),
 }
 
 TRANSFER: dict[TransferStatus, tuple[TransferStatus, ...]] = {
@@ -46,9 +43,7 @@ def status(kind: type[S], word: str) -> S:
     try:
         return kind(_READ_AS.get(word, word))
     except ValueError:
-        raise InputInvalid(
-            "E_STATUS", f"no such {kind.__name__}", found=word, allowed=" ".join(kind)
-        ) from None
+        raise InputInvalid("E_STATUS", f"no such {kind.__name__}", found=word, allowed=" ".join(kind)) from None
 
 
 def refused(table: str, row: str, old: str, new: str) -> StoreFailed:

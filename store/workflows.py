@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from towpath.errors import StoreFailed
 from towpath.model import Json, StepStatus
 
 from . import transitions
@@ -13,7 +14,7 @@ from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session
-from .tables import workflows
+from .tables import artifacts, workflows
 
 
 async def create_workflow(
@@ -91,9 +92,7 @@ async def get_workflow_by_step(
 async def get_workflows_by_chain(session: Session, chain_id: str) -> list[Record]:
     """All rows of a run, in the order they came to be."""
     query = sa.select(workflows).where(workflows.c.chain_id == chain_id)
-    return [
-        record(row) for row in await session.fetch_all(query.order_by(workflows.c.queued_at, workflows.c.id))
-    ]
+    return [record(row) for row in await session.fetch_all(query.order_by(workflows.c.queued_at, workflows.c.id))]
 
 
 async def update_workflow_status(
@@ -118,9 +117,7 @@ async def update_workflow_status(
         values["completed_at"] = at
     optional = {"error_message": error_message, "server_address": server_address, "prompt_id": prompt_id}
     values.update({name: value for name, value in optional.items() if value is not None})
-    change = sa.update(workflows).where(
-        workflows.c.id == workflow_id, workflows.c.status.in_(transitions.STEP[new])
-    )
+    change = sa.update(workflows).where(workflows.c.id == workflow_id, workflows.c.status.in_(transitions.STEP[new]))
     changed = await session.fetch_one(change.values(values).returning(workflows))
     if changed is not None:
         return record(changed)
@@ -130,13 +127,20 @@ async def update_workflow_status(
     raise transitions.refused("workflow", workflow_id, current["status"], new)
 
 
-async def update_workflow_latest_artifact(
-    session: Session, workflow_id: str, artifact_id: str
-) -> Record | None:
-    """Point a workflow at its primary output. Raises StoreFailed (E_DB_REFERENCE) at the commit if it is not its own."""
-    change = sa.update(workflows).where(workflows.c.id == workflow_id)
+async def update_workflow_latest_artifact(session: Session, workflow_id: str, artifact_id: str) -> Record | None:
+    """Point a workflow at its primary output: the latest version of one of its own outputs.
+
+    Returns None if there is no such workflow. Raises StoreFailed (E_DB_REFERENCE) for any other artifact.
+    """
+    latest = sa.select(artifacts.c.id).where(
+        artifacts.c.id == artifact_id, artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1
+    )
+    change = sa.update(workflows).where(workflows.c.id == workflow_id, latest.exists())
     values = {"latest_artifact_id": artifact_id, "updated_at": now()}
-    return record_or_none(await session.fetch_one(change.values(values).returning(workflows)))
+    changed = await session.fetch_one(change.values(values).returning(workflows))
+    if changed is None and await get_workflow(session, workflow_id) is not None:
+        raise StoreFailed("E_DB_REFERENCE", f"that is no latest version of workflow {workflow_id}", found=artifact_id)
+    return record_or_none(changed)
 
 
 async def list_workflows(

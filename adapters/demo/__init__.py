@@ -1,1 +1,1 @@
-"""."""
+"""The demo: a chain over photographs, with a few that ship."""

@@ -68,9 +68,7 @@ def thumbnail_jpeg(data: bytes, width: int) -> bytes:
     """
     if not 1 <= width <= MAX_THUMBNAIL_WIDTH:
         raise ValueError(f"a thumbnail is 1 to {MAX_THUMBNAIL_WIDTH} pixels wide, not {width}")
-    return _jpeg(
-        _fitted(_picture(data, at_least=4 * width), width, 2 * width), quality=85, subsampling="4:2:0"
-    )
+    return _jpeg(_fitted(_picture(data, at_least=4 * width), width, 2 * width), quality=85, subsampling="4:2:0")
 
 
 def palette(data: bytes, colours: int = 6) -> list[Colour]:
@@ -123,9 +121,7 @@ def contact_sheet_jpeg(
         try:
             photo = _fitted(_picture(data, at_least=2 * layout.side), layout.side, layout.side)
             draw.rectangle((left, top, left + layout.side - 1, top + layout.side - 1), fill=MAT)
-            sheet.paste(
-                photo, (left + (layout.side - photo.width) // 2, top + (layout.side - photo.height) // 2)
-            )
+            sheet.paste(photo, (left + (layout.side - photo.width) // 2, top + (layout.side - photo.height) // 2))
             strip = (left, top + layout.strip_offset, left + layout.side, top + layout.height)
             if colours:
                 draw.rectangle((strip[0] - 1, strip[1] - 1, strip[2], strip[3]), outline=LINE)
@@ -200,9 +196,7 @@ class Layout:
         """The width and height of the sheet."""
         rows = math.ceil(self.count / self.columns)
         width = self.columns * (self.side + self.gap) + 3 * self.gap
-        return width, self.heading + rows * self.height + (rows - 1) * (
-            self.gap + self.gap // 3
-        ) + 2 * self.gap
+        return width, self.heading + rows * self.height + (rows - 1) * (self.gap + self.gap // 3) + 2 * self.gap
 
     def corner(self, index: int) -> tuple[int, int]:
         """The top left corner of a cell."""
@@ -226,9 +220,7 @@ def _opened(data: bytes) -> Image.Image:
         raise ValueError(f"the picture cannot be opened: {error}") from error
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise ValueError(
-            f"the picture is too large: {image.width} × {image.height} pixels, at most {limit} are read"
-        )
+        raise ValueError(f"the picture is too large: {image.width} × {image.height} pixels, at most {limit} are read")
     return image
 
 

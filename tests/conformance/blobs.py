@@ -229,9 +229,7 @@ async def test_missing(blobs: FileBlobs, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "../" * 20 + "etc/passwd", "A" * 64, "g" * 64, "a" * 63, "a" * 64 + "\n"]
-)
+@pytest.mark.parametrize("text", ["", "../" * 20 + "etc/passwd", "A" * 64, "g" * 64, "a" * 63, "a" * 64 + "\n"])
 async def test_only_a_digest_names_a_blob(blobs: FileBlobs, tmp_path: Path, text: str) -> None:
     for work in [
         *readers(blobs, text, tmp_path / "x"),
@@ -406,9 +404,7 @@ async def test_cancel_at_every_suspension(blobs: FileBlobs, tmp_path: Path, how:
         }
         went_on = await cancelled_at(n, how, works[what])
         with anyio.fail_after(10):  # a thread that asyncio's own cancel leaves behind has to come to its end
-            while "temp" in await kinds(blobs) or (
-                target.parent.exists() and len(os.listdir(target.parent)) > 1
-            ):
+            while "temp" in await kinds(blobs) or (target.parent.exists() and len(os.listdir(target.parent)) > 1):
                 assert how == "task"
                 assert what in ("put", "export")
                 await anyio.sleep(0.005)

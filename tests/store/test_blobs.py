@@ -97,9 +97,7 @@ async def test_the_same_content_is_written_once(blobs: FileBlobs, streamed: bool
     assert after.st_mtime > time.time() - 60  # so that a collector's grace time starts anew
 
 
-@pytest.mark.parametrize(
-    "kind", ["link", "dangling", "hard link of other", "FIFO", "folder", "device", "socket"]
-)
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link of other", "FIFO", "folder", "device", "socket"])
 async def test_R24_blob_replaced_by_something_else(blobs: FileBlobs, tmp_path: Path, kind: str) -> None:
     data = b"precious"
     digest = (await blobs.put(data)).digest
@@ -144,9 +142,7 @@ def replace_with(path: Path, other: Path, kind: str) -> None:
         pytest.skip("only root makes devices")
 
 
-async def test_scan_tells_temp_and_foreign_files_and_follows_no_link(
-    blobs: FileBlobs, tmp_path: Path
-) -> None:
+async def test_scan_tells_temp_and_foreign_files_and_follows_no_link(blobs: FileBlobs, tmp_path: Path) -> None:
     blob = await blobs.put(b"x")
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_bytes(b"x")

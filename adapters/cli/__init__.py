@@ -1,0 +1,104 @@
+"""The command line: `towpath VERB`. Verbs live in modules that are imported when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from towpath.errors import TowpathError
+
+_VERBS = {
+    "demo": ("running", "Run the demo: thumbnails, palettes and a contact sheet of photographs."),
+    "run": ("running", "Run a chain: a YAML file, or module:chain."),
+    "resume": ("running", "Go on with a run that is not over."),
+    "rerun": ("running", "Make a new run that takes over what an earlier one completed."),
+    "plan": ("describing", "Show a chain's levels, critical path and picture without running it."),
+    "validate": ("describing", "Say everything that is wrong with chain files."),
+    "schema": ("describing", "Print the JSON Schema of chain files, for editors."),
+    "ls": ("looking", "List runs, newest first."),
+    "show": ("looking", "Show a run, or one step of it with its error."),
+    "logs": ("looking", "Show what the steps of a run logged."),
+    "artifacts": ("looking", "List the files that runs made."),
+    "get": ("looking", "Write the files of a run out under human names."),
+    "pause": ("steering", "Let a run start nothing more."),
+    "cancel": ("steering", "End a run now."),
+    "fsck": ("steering", "Check the store: rows, versions, blobs."),
+}
+
+
+class _Verbs(click.Group):
+    """Finds a verb's module only when the verb is used, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(f"{__name__}.{_VERBS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_verb")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, about) for name, (_, about) in _VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="towpath", prog_name="towpath")
+def towpath() -> None:
+    """Run chains of steps and keep every file they make.
+
+    Exit codes: 0 done, 1 the chain did not complete, 2 bad input, 3 paused for an approval,
+    4 trouble with the store or the disk, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """The `towpath` command. Errors of ours end with a sentence and an exit code, never with a traceback."""
+    as_json = "--json" in sys.argv
+    try:
+        outcome: Any = towpath.main(standalone_mode=False)
+        code = outcome if isinstance(outcome, int) else 0
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except click.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        _close_quietly()
+        code = 0
+    except TowpathError as error:
+        _tell(error, as_json)
+        code = error.exit_code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_quietly()
+    sys.exit(code)
+
+
+def _tell(error: TowpathError, as_json: bool) -> None:
+    if as_json:
+        import msgspec  # noqa: PLC0415
+
+        click.echo(msgspec.json.encode({"errors": [p.as_json() for p in error.problems]}).decode())
+        return
+    for problem in error.problems:
+        where = str(problem.place)
+        head = click.style("error", fg="red", bold=True) + f" {problem.code}"
+        click.echo(f"{head}{f' at {where}' if where else ''}: {problem.message}", err=True)
+        for label, text in (("found", problem.found), ("allowed", problem.allowed), ("cure", problem.cure)):
+            if text:
+                click.echo(f"  {label}: {text}", err=True)
+
+
+def _close_quietly() -> None:
+    """Whoever read our output has gone; Python must not find that out once more while it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

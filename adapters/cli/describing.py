@@ -1,0 +1,65 @@
+"""Verbs that only look at chains: plan, validate, schema."""
+
+from __future__ import annotations
+
+import click
+
+from towpath.chain_file import load_chain, schema
+from towpath.errors import ChainInvalid, TowpathError
+from towpath.graph import mermaid
+from towpath.steps import import_module
+
+from .options import import_option, json_option, print_json, terminal
+from .running import load_runnable
+from .tables import plan_json, plan_text
+
+
+@click.command("plan")
+@click.argument("file")
+@click.option("--mermaid", "as_mermaid", is_flag=True, help="Print the picture as Mermaid text.")
+@import_option
+@json_option
+def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bool) -> int:
+    """Show the levels, the critical path and the picture of a chain."""
+    for module in modules:
+        import_module(module)
+    plan = load_runnable(file).plan
+    if as_json:
+        print_json({**plan_json(plan), "mermaid": mermaid(plan)})
+    elif as_mermaid:
+        click.echo(mermaid(plan), nl=False)
+    else:
+        plan_text(terminal(), plan)
+    return 0
+
+
+@click.command("validate")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--no-import", is_flag=True, help="Import nothing: step functions are not looked for.")
+@json_option
+def validate_verb(files: tuple[str, ...], no_import: bool, as_json: bool) -> int:
+    """Say everything that is wrong with chain files, all at once."""
+    found: list[TowpathError] = []
+    good: list[str] = []
+    for file in files:
+        try:
+            chain = load_chain(file, imports=not no_import)
+            good.append(f"{file}: {chain.plan.name}, {len(chain.plan.steps)} steps in {len(chain.plan.levels)} levels")
+        except ChainInvalid as error:
+            found.append(error)
+    if as_json:
+        print_json({"valid": not found, "errors": [p.as_json() for e in found for p in e.problems]})
+        return 2 if found else 0
+    for line in good:
+        click.echo(click.style("ok ", fg="green") + line)
+    for invalid in found:
+        for problem in invalid.problems:
+            click.echo(click.style("error ", fg="red", bold=True) + str(problem), err=True)
+    return 2 if found else 0
+
+
+@click.command("schema")
+def schema_verb() -> int:
+    """Print the JSON Schema of chain files, for editors."""
+    print_json(schema())
+    return 0

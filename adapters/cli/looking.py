@@ -1,0 +1,295 @@
+"""Verbs that show what is recorded: ls, show, logs, artifacts, get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from towpath.artifact import Artifact
+from towpath.errors import InputInvalid
+from towpath.model import ChainStatus
+from towpath.run import Run, StepRun
+from towpath.service import Engine
+
+from .options import engine_of, find_run, json_option, print_json, run_async, store_option, terminal
+from .tables import (
+    CHAIN_STYLE,
+    artifact_json,
+    lasted,
+    run_json,
+    size_text,
+    step_json,
+    steps_table,
+    value_text,
+    when,
+)
+
+
+@click.command("ls")
+@click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs of this status.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@store_option
+@json_option
+def ls_verb(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
+    """List runs, newest first."""
+    return run_async(_ls, status, limit, store, as_json)
+
+
+async def _ls(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
+    async with engine_of(store) as engine:
+        rows = await engine.list_chains(limit, 0, status)
+    if as_json:
+        names = (
+            "id",
+            "name",
+            "status",
+            "status_reason",
+            "current_level",
+            "started_at",
+            "completed_at",
+            "error_code",
+        )
+        print_json([{name: row[name] for name in names} for row in rows])
+        return 0
+    console = terminal()
+    if not rows:
+        console.print("no runs yet; start one with: towpath run FILE")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("run", "chain", "status", "started", "took", "why"):
+        table.add_column(column, no_wrap=column in ("run", "started"))
+    for row in rows:
+        state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
+        why = row["error_message"] or row["status_reason"] or ""
+        table.add_row(
+            row["id"],
+            row["name"],
+            state,
+            when(row["started_at"]),
+            lasted(row["started_at"], row["completed_at"]),
+            why,
+        )
+    console.print(table)
+    return 0
+
+
+@click.command("show")
+@click.argument("run")
+@click.argument("step", required=False)
+@click.option("-v", "verbose", is_flag=True, help="With tracebacks of failed steps.")
+@store_option
+@json_option
+def show_verb(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
+    """Show RUN (an id, part of one, or `last`), or one STEP of it: `step` or `step[2]`."""
+    return run_async(_show, run, step, verbose, store, as_json)
+
+
+async def _show(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
+    async with engine_of(store) as engine:
+        found = await engine.snapshot(await find_run(engine, run))
+        one = pick_step(found, step) if step else None
+        if as_json:
+            print_json(step_json(one) if one else run_json(found))
+        elif one is not None:
+            await _show_step(terminal(), one, await engine.store.logs(found.id))
+        else:
+            await _show_run(terminal(), engine, found, verbose)
+    return 0
+
+
+def pick_step(run: Run, text: str) -> StepRun:
+    """`step` or `step[2]`. Raises InputInvalid (E_STEP_UNKNOWN)."""
+    name, bracket, rest = text.partition("[")
+    try:
+        found = run[name]
+        if bracket:
+            return found.items[int(rest.rstrip("]"))]
+    except (KeyError, ValueError, IndexError) as error:
+        why = error.args[0] if isinstance(error, KeyError) else f"step {name} has no item {rest.rstrip(']')}"
+        raise InputInvalid("E_STEP_UNKNOWN", str(why), found=text) from None
+    return found
+
+
+async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
+    chain = await engine.get_chain(run.id)
+    console.print(
+        Text.assemble(
+            (run.plan.name, "bold"),
+            "  ",
+            (str(run.status), f"bold {CHAIN_STYLE[run.status]}"),
+            f"  {run.reason}",
+        )
+    )
+    took = lasted(chain["started_at"], chain["completed_at"]) or "–"
+    console.print(f"run {run.id}, started {when(chain['started_at'])}, took {took}", style="dim")
+    if run.error is not None:
+        console.print(Text(f"{run.error.message} [{run.error.code}]", style="red"))
+    rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
+    steps_table(console, run, rows)
+    if verbose:
+        for step in run.steps:
+            for one in (step, *step.items):
+                _show_traceback(console, one)
+
+
+async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
+    name = step.id if step.item is None else f"{step.id}[{step.item}]"
+    console.print(
+        Text.assemble((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim"))
+    )
+    if step.error is not None:
+        console.print(Text(f"{step.error.message} [{step.error.code}]", style="red"))
+    _show_traceback(console, step)
+    if not step.items:
+        await value_text(console, step)
+    for a in step.artifacts:
+        line = f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"
+        console.print(line, highlight=False)
+    for log in logs:
+        if log["step_id"] == step.id and log["item_index"] == step.item:
+            console.print(Text(f"log of try {log['attempt']}", style="dim"))
+            console.print(Text(log["text"].rstrip("\n")))
+
+
+def _show_traceback(console: Console, step: StepRun) -> None:
+    if step.error is not None and step.error.traceback:
+        console.print(Text(step.error.traceback.rstrip("\n"), style="dim"))
+
+
+@click.command("logs")
+@click.argument("run")
+@click.argument("step", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run is over.")
+@store_option
+@json_option
+def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
+    """Show what the steps of RUN logged (`context().logger`)."""
+    return run_async(_logs, run, step, follow, store, as_json)
+
+
+async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
+    async with engine_of(store) as engine:
+        run_id = await find_run(engine, run)
+        if step is not None:
+            pick_step(await engine.snapshot(run_id), step)
+        if as_json:
+            logs = await engine.store.logs(run_id)
+            print_json([log for log in logs if step in (None, log["step_id"], _place(log))])
+            return 0
+        shown: dict[tuple[str, int], str] = {}
+        while True:
+            over = (await engine.store.load(run_id)).status
+            for log in await engine.store.logs(run_id):
+                if step in (None, log["step_id"], _place(log)):
+                    _print_new(log, shown)
+            if not follow or over.final or over is ChainStatus.PAUSED:
+                return 0
+            await anyio.sleep(0.5)
+
+
+def _place(log: dict[str, Any]) -> str:
+    return log["step_id"] if log["item_index"] is None else f"{log['step_id']}[{log['item_index']}]"
+
+
+def _print_new(log: dict[str, Any], shown: dict[tuple[str, int], str]) -> None:
+    """The lines of a log that were not printed yet."""
+    key = (_place(log), log["attempt"])
+    before = shown.get(key, "")
+    text: str = log["text"]
+    new = text[len(before) :] if text.startswith(before) else text
+    for line in new.splitlines():
+        click.echo(f"{key[0]} {line}")
+    shown[key] = text
+
+
+@click.command("artifacts")
+@click.argument("run", required=False)
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--all-versions", is_flag=True, help="Old versions too.")
+@store_option
+@json_option
+def artifacts_verb(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
+    """List files that runs made, newest first; of one RUN, all of them."""
+    return run_async(_artifacts, run, limit, all_versions, store, as_json)
+
+
+async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
+    async with engine_of(store) as engine:
+        chain = await find_run(engine, run) if run else None
+        latest = None if all_versions else True
+        rows = await engine.list_artifacts(10_000 if run else limit, 0, None, None, latest, chain)
+        steps = {row["id"]: row for row in await engine.get_workflows_by_chain(chain)} if chain else {}
+    if as_json:
+        print_json(rows)
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("artifact", "step", "output", "file", "type", "size", "made"):
+        table.add_column(
+            column, justify="right" if column == "size" else "left", no_wrap=column in ("artifact", "made")
+        )
+    for row in rows:
+        made_by = steps.get(row["workflow_id"])
+        step = (
+            ""
+            if made_by is None
+            else made_by["step_id"] + ("" if made_by["item_index"] is None else f"[{made_by['item_index']}]")
+        )
+        table.add_row(
+            row["id"],
+            step,
+            f"{row['name']} v{row['version']}",
+            row["filename"],
+            row["media_type"],
+            size_text(row["file_size"]),
+            when(row["created_at"]),
+        )
+    terminal().print(table)
+    return 0
+
+
+@click.command("get")
+@click.argument("run")
+@click.argument("step", required=False)
+@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder to write to.")
+@store_option
+@json_option
+def get_verb(run: str, step: str | None, folder: str, store: str | None, as_json: bool) -> int:
+    """Write the files of RUN (or of one STEP) into a folder: `<step>/[<item>/]<file name>`."""
+    return run_async(_get, run, step, Path(folder), store, as_json)
+
+
+async def _get(run: str, step: str | None, folder: Path, store: str | None, as_json: bool) -> int:
+    written: list[dict[str, Any]] = []
+    async with engine_of(store) as engine:
+        found = await engine.snapshot(await find_run(engine, run))
+        for one in [pick_step(found, step)] if step else found.steps:
+            for part in one.items or [one]:
+                for artifact, target in _targets(folder, part):
+                    await engine.store.files.write_to(artifact.row, target)
+                    written.append({**artifact_json(artifact.row), "path": str(target)})
+    if as_json:
+        print_json(written)
+        return 0
+    for file in written:
+        click.echo(f"{file['path']}  {size_text(file['size'])}")
+    if not written:
+        click.echo("no files", err=True)
+    return 0
+
+
+def _targets(folder: Path, step: StepRun) -> list[tuple[Artifact, Path]]:
+    """Where each file of a step goes; two of the same name get their output's name in front."""
+    from towpath.adapters.wiring import safe_filename  # noqa: PLC0415
+
+    place = folder / step.id if step.item is None else folder / step.id / str(step.item)
+    names = [artifact.filename for artifact in step.artifacts]
+    return [
+        (a, place / safe_filename(a.filename if names.count(a.filename) == 1 else f"{a.name}-{a.filename}"))
+        for a in step.artifacts
+    ]

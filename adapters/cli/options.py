@@ -1,0 +1,132 @@
+"""What several verbs share: options, opening an engine, naming a run, printing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import click
+import msgspec
+from rich.console import Console
+
+from towpath.adapters.wiring import open_engine
+from towpath.errors import InputInvalid, RunRefused
+from towpath.ports import Listener
+from towpath.service import Engine
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+PIPE_WIDTH = 200
+
+
+def store_option(command: F) -> F:
+    """`--store URL`."""
+    about = "Database, e.g. sqlite:///towpath.db or a file name. Default: TOWPATH_STORE, then towpath.db here."
+    return click.option("--store", metavar="URL", help=about, callback=_given)(command)
+
+
+def _given(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("names no database", ctx, param)
+    return value
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def import_option(command: F) -> F:
+    """`--import MODULE`."""
+    about = "Import a module (or a .py file) that defines steps. May be repeated."
+    return click.option("--import", "modules", metavar="MODULE", multiple=True, help=about)(command)
+
+
+def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    """Run an async verb."""
+    return anyio.run(partial(function, *args, **kwargs))
+
+
+@asynccontextmanager
+async def engine_of(store: str | None, listener: Listener | None = None, **settings: Any) -> AsyncIterator[Engine]:
+    """The engine on the store that `--store` (or what stands for it) names."""
+    async with open_engine(store, listener=listener, **settings) as engine:
+        yield engine
+
+
+async def find_run(engine: Engine, text: str) -> str:
+    """A run's id from the id, its beginning or end where that is enough, or `last`.
+
+    Raises RunRefused: E_RUN_MISSING, E_RUN_AMBIGUOUS.
+    """
+    if text == "last":
+        newest = await engine.list_chains(limit=1)
+        if not newest:
+            raise RunRefused("E_RUN_MISSING", "there is no run in this store yet")
+        return str(newest[0]["id"])
+    if await engine.get_chain(text) is not None:
+        return text
+    ids = [str(row["id"]) for row in await engine.list_chains(limit=10_000)]
+    matching = [i for i in ids if len(text) >= 4 and (i.startswith(text) or i.endswith(text))]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise RunRefused("E_RUN_AMBIGUOUS", f"{len(matching)} runs match {text}", allowed=" ".join(matching[:5]))
+    raise RunRefused("E_RUN_MISSING", f"there is no run {text}", cure="`towpath ls` lists the runs of a store")
+
+
+def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`k=v` options as a dict. Raises InputInvalid (E_INPUT_FORM)."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise InputInvalid("E_INPUT_FORM", "an input is NAME=VALUE", found=pair)
+        result[name] = value
+    return result
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """A console that wraps at the terminal's width, and does not wrap what goes into a file or a pipe."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON, indented."""
+    encoded = msgspec.json.encode(data, enc_hook=str)
+    click.echo(msgspec.json.format(encoded, indent=2).decode())
+
+
+@contextmanager
+def interruptible(scope: anyio.CancelScope) -> Iterator[list[int]]:
+    """Ctrl-C (or SIGTERM) once ends the scope in order; twice ends the process at once.
+
+    Yields a list that holds the signal that came, if one did.
+    """
+    import asyncio  # noqa: PLC0415
+    import os  # noqa: PLC0415
+
+    came: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if came:
+            os._exit(INTERRUPTED)
+        came.append(number)
+        click.echo("\nstopping: the run is left paused; once more ends at once", err=True)
+        scope.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield came
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

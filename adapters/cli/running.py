@@ -1,0 +1,303 @@
+"""Verbs that work: run, resume, rerun, demo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+from rich.console import Console
+
+from towpath.chain_file import ChainFile, load_chain
+from towpath.chains import Chain
+from towpath.errors import InputInvalid, Place
+from towpath.model import ChainStatus, InputSpec, Plan
+from towpath.run import Run
+from towpath.service import Engine
+from towpath.steps import import_module
+
+from .options import (
+    INTERRUPTED,
+    engine_of,
+    find_run,
+    import_option,
+    interruptible,
+    json_option,
+    parse_inputs,
+    print_json,
+    run_async,
+    store_option,
+    terminal,
+)
+from .tables import artifact_table, plan_text, run_json, run_summary
+from .watching import Watch
+
+Runnable = ChainFile | Chain[..., Any]
+
+
+def load_runnable(text: str, *, imports: bool = True) -> Runnable:
+    """A chain from what people name it by: a YAML file, `module:chain`, or `file.py:chain`.
+
+    Raises ChainInvalid, InputInvalid (E_CHAIN_NAME).
+    """
+    head, separator, name = text.rpartition(":")
+    if not separator or Path(text).exists() or text.endswith((".yaml", ".yml")):
+        return load_chain(text, imports=imports)
+    import_module(head)
+    module = sys.modules[Path(head).stem if head.endswith(".py") else head]
+    found = getattr(module, name, None)
+    if not isinstance(found, Chain):
+        raise InputInvalid(
+            "E_CHAIN_NAME", f"{head} has no @chain called {name}", cure="decorate the function with @chain"
+        )
+    return found
+
+
+def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
+    """Inputs from the command line by their declared types; `@path` is a file. Raises InputInvalid (E_INPUT_TYPE)."""
+    specs = {spec.name: spec for spec in plan.inputs}
+    return {name: _typed(specs[name], text) if name in specs else text for name, text in given.items()}
+
+
+def _typed(spec: InputSpec, text: str) -> Any:
+    if spec.type == "file":
+        return Path(text.removeprefix("@"))
+    if spec.type == "string":
+        return text
+    if spec.type == "boolean" and text.lower() in ("true", "false", "yes", "no", "1", "0"):
+        return text.lower() in ("true", "yes", "1")
+    try:
+        if spec.type == "integer":
+            return int(text)
+        if spec.type == "number":
+            return float(text)
+        if spec.type == "json":
+            return _json_or_text(text)
+    except ValueError:
+        pass
+    place = Place(field=f"inputs.{spec.name}")
+    raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=text, allowed=spec.type)
+
+
+def _json_or_text(text: str) -> Any:
+    import msgspec  # noqa: PLC0415
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def exit_code(run: Run) -> int:
+    """0 completed, 3 paused, 1 anything else."""
+    if run.status is ChainStatus.COMPLETED:
+        return 0
+    return 3 if run.status is ChainStatus.PAUSED else 1
+
+
+async def _watched(
+    store: str | None,
+    plan: Plan,
+    work: Callable[[Engine], Awaitable[Run]],
+    as_json: bool,
+    console: Console | None = None,
+    **settings: Any,
+) -> int:
+    """Do the work with a live view, survive Ctrl-C, print what came of it."""
+    console = console or terminal(stderr=as_json)
+    result: Run | None = None
+    watch = Watch(console, plan, quiet=as_json)
+    async with engine_of(store, watch.told, **settings) as engine:
+        watch.progress = engine.adapter.progress
+        with anyio.CancelScope() as scope, interruptible(scope) as came, watch:
+            result = await work(engine)
+        if came:
+            newest = await engine.list_chains(limit=1)
+            console.print(f"interrupted; go on with: towpath resume {newest[0]['id'] if newest else ''}")
+            return INTERRUPTED
+        assert result is not None
+        if as_json:
+            print_json(run_json(result))
+        else:
+            run_summary(console, result, await engine.approvals(result.id), store)
+    return exit_code(result)
+
+
+@click.command("run")
+@click.argument("file")
+@click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="A chain input; @PATH for a file.")
+@click.option("--run-id", help="Id of the run; one that exists is continued.")
+@click.option("--wait/--no-wait", default=None, help="Wait at approvals. Default: on a terminal.")
+@click.option("--durability", type=click.Choice(["full", "normal"]), help="normal: safe against kills, not power cuts.")
+@import_option
+@store_option
+@json_option
+def run_verb(
+    file: str,
+    pairs: tuple[str, ...],
+    run_id: str | None,
+    wait: bool | None,
+    durability: str | None,
+    modules: tuple[str, ...],
+    store: str | None,
+    as_json: bool,
+) -> int:
+    """Run a chain: a YAML FILE, or module:chain, or file.py:chain."""
+    for module in modules:
+        import_module(module)
+    chain = load_runnable(file)
+    inputs = typed_inputs(chain.plan, parse_inputs(pairs))
+    waits = sys.stdout.isatty() if wait is None else wait
+
+    async def work(engine: Engine) -> Run:
+        return await engine.run(chain, run_id=run_id, wait=waits, inputs=inputs)
+
+    return run_async(_watched, store, chain.plan, work, as_json, durability=durability)
+
+
+@click.command("resume")
+@click.argument("run", required=False)
+@click.option("--all", "every", is_flag=True, help="All runs that are not over and that nobody works on.")
+@click.option("--wait/--no-wait", default=False, help="Wait at approvals.")
+@import_option
+@store_option
+@json_option
+def resume_verb(
+    run: str | None, every: bool, wait: bool, modules: tuple[str, ...], store: str | None, as_json: bool
+) -> int:
+    """Go on with RUN (an id, part of one, or `last`): after a crash, a pause, or a decision."""
+    if (run is None) == (not every):
+        raise click.UsageError("name a run, or --all")
+    for module in modules:
+        import_module(module)
+    codes = [run_async(_resume_one, store, one, wait, as_json) for one in run_async(_open_runs, store, run)]
+    if not codes:
+        click.echo("[]" if as_json else "no run to go on with")
+    return max(codes, default=0)
+
+
+async def _open_runs(store: str | None, run: str | None) -> list[str]:
+    async with engine_of(store) as engine:
+        if run is not None:
+            return [await find_run(engine, run)]
+        rows = [row for s in ("pending", "running", "paused") for row in await engine.list_chains(10_000, 0, s)]
+        return [row["id"] for row in rows if row["parent_workflow_id"] is None]
+
+
+async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool) -> int:
+    async with engine_of(store) as engine:
+        plan = (await engine.store.load(run_id)).plan
+    _import_from(plan)
+
+    async def work(engine: Engine) -> Run:
+        return await engine.resume(run_id, wait=wait)
+
+    return await _watched(store, plan, work, as_json)
+
+
+def _import_from(plan: Plan) -> None:
+    """Modules of a chain's steps may lie beside its file."""
+    if plan.folder and plan.folder not in sys.path:
+        sys.path.insert(0, plan.folder)
+
+
+@click.command("rerun")
+@click.argument("run")
+@click.option("--from", "steps", metavar="STEP", multiple=True, help="Run this step and what follows again.")
+@click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="Another value for an input.")
+@click.option("--set", "changes", metavar="STEP.PARAM=VALUE", multiple=True, help="Another value for a parameter.")
+@click.option("--wait/--no-wait", default=False, help="Wait at approvals.")
+@import_option
+@store_option
+@json_option
+def rerun_verb(
+    run: str,
+    steps: tuple[str, ...],
+    pairs: tuple[str, ...],
+    changes: tuple[str, ...],
+    wait: bool,
+    modules: tuple[str, ...],
+    store: str | None,
+    as_json: bool,
+) -> int:
+    """Make a new run of RUN that takes over what was completed and runs the rest again."""
+    for module in modules:
+        import_module(module)
+    return run_async(_rerun, store, run, steps, parse_inputs(pairs), parse_inputs(changes), wait, as_json)
+
+
+async def _rerun(
+    store: str | None,
+    run: str,
+    steps: tuple[str, ...],
+    given: dict[str, str],
+    changes: dict[str, str],
+    wait: bool,
+    as_json: bool,
+) -> int:
+    async with engine_of(store) as engine:
+        run_id = await find_run(engine, run)
+        plan = (await engine.store.load(run_id)).plan
+    _import_from(plan)
+    inputs = typed_inputs(plan, given)
+    parameters = {name: _json_or_text(text) for name, text in changes.items()}
+
+    async def work(engine: Engine) -> Run:
+        return await engine.rerun(run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait)
+
+    return await _watched(store, plan, work, as_json)
+
+
+@click.command("demo")
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False))
+@click.option("--width", default=256, show_default=True, help="Width of the thumbnails in pixels.")
+@store_option
+@json_option
+def demo_verb(folder: str | None, width: int, store: str | None, as_json: bool) -> int:
+    """Thumbnails, palettes and a contact sheet of the photographs in FOLDER (default: some that ship).
+
+    Interrupt it or kill it, and start it again: it goes on where it was.
+    """
+    from towpath.adapters.demo.chain import contact_sheet, photographs  # noqa: PLC0415
+
+    place = Path(folder) if folder else photographs()
+    address = store or "towpath-demo/demo.db"
+    if store is None:
+        Path("towpath-demo").mkdir(exist_ok=True)
+    console = terminal(stderr=as_json)
+    if not as_json:
+        plan_text(console, contact_sheet.plan)
+    return run_async(_demo, address, contact_sheet, place.resolve(), width, as_json, console)
+
+
+async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as_json: bool, console: Console) -> int:
+    unfinished = await _unfinished_demo(store, chain, str(folder), width)
+    shown: list[str] = []
+
+    async def work(engine: Engine) -> Run:
+        if unfinished:
+            console.print(f"going on with run {unfinished}, which did not finish") if not as_json else None
+            run = await engine.resume(unfinished)
+        else:
+            run = await engine.run(chain, folder=str(folder), width=width)
+        shown.append(run.id)
+        return run
+
+    code = await _watched(store, chain.plan, work, as_json, console)
+    if shown and not as_json:
+        async with engine_of(store) as engine:
+            await artifact_table(console, await engine.snapshot(shown[0]), store)
+    return code
+
+
+async def _unfinished_demo(store: str, chain: Chain[..., Any], folder: str, width: int) -> str | None:
+    """A demo over the same folder that was interrupted or killed."""
+    async with engine_of(store) as engine:
+        for status in ("running", "paused", "pending"):
+            for row in await engine.list_chains(100, 0, status):
+                if row["name"] == chain.name and row["inputs"] == {"folder": folder, "width": width}:
+                    return str(row["id"])
+    return None

@@ -1,0 +1,70 @@
+"""Verbs that steer runs and look after the store: pause, cancel, fsck."""
+
+from __future__ import annotations
+
+import click
+
+from towpath.adapters.wiring import check_store
+
+from .options import engine_of, find_run, json_option, print_json, run_async, store_option
+
+
+@click.command("pause")
+@click.argument("run")
+@store_option
+@json_option
+def pause_verb(run: str, store: str | None, as_json: bool) -> int:
+    """Let RUN start nothing more; steps that work are finished. `resume` goes on."""
+    return run_async(_steer, "pause", run, store, as_json)
+
+
+@click.command("cancel")
+@click.argument("run")
+@store_option
+@json_option
+def cancel_verb(run: str, store: str | None, as_json: bool) -> int:
+    """End RUN: recorded at once, steps that work are stopped by whoever runs them."""
+    return run_async(_steer, "cancel", run, store, as_json)
+
+
+async def _steer(what: str, run: str, store: str | None, as_json: bool) -> int:
+    async with engine_of(store) as engine:
+        run_id = await find_run(engine, run)
+        status = await (engine.pause if what == "pause" else engine.cancel)(run_id)
+    if as_json:
+        print_json({"id": run_id, "asked": what, "status": status})
+    elif status.final or status == "paused":
+        click.echo(f"{run_id} is {status}")
+    else:
+        click.echo(f"{run_id}: asked its owner to {what}; it is {status} until then")
+    return 0
+
+
+@click.command("fsck")
+@click.option("--repair", is_flag=True, help="Mend what can be mended without losing anything.")
+@click.option("--grace", default=3600.0, show_default=True, help="Seconds that unnamed files are left alone.")
+@click.option("--quick", is_flag=True, help="Do not read the bytes of every blob.")
+@store_option
+@json_option
+def fsck_verb(repair: bool, grace: float, quick: bool, store: str | None, as_json: bool) -> int:
+    """Check the store: rows, versions, lineage, blobs, audit trail. Exit 1 if something is wrong."""
+    report = run_async(check_store, store, repair=repair, grace=grace, deep=not quick)
+    left = [finding for finding in report.problems if not finding.repaired]
+    if as_json:
+        print_json(
+            {
+                "clean": not left,
+                "problems": report.problems,
+                "notes": report.notes,
+                "looked_at": report.counts,
+            }
+        )
+        return 1 if left else 0
+    for finding in report.problems:
+        state = click.style("repaired", fg="green") if finding.repaired else click.style("wrong", fg="red", bold=True)
+        click.echo(f"{state} {finding.code} {finding.table} {finding.row}: {finding.sentence}")
+    for note in report.notes:
+        click.echo(f"note {note}")
+    looked = ", ".join(f"{n} {what}" for what, n in report.counts.items())
+    click.echo(f"{'clean' if not left else f'{len(left)} problems'}: looked at {looked}")
+    return 1 if left else 0

@@ -1,0 +1,181 @@
+"""What a person sees while a chain runs: live by level on a terminal, one line per step elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from towpath.events import (
+    ChainEnded,
+    ChainPaused,
+    DecisionApplied,
+    Fact,
+    StepDropped,
+    StepEnded,
+    StepReady,
+    StepRetried,
+    StepStarted,
+)
+from towpath.model import Plan, StepStatus
+
+MAX_LINES = 24  # steps shown one by one; wider chains are shown level by level
+
+SIGNS = {
+    StepStatus.QUEUED: ("·", "dim"),
+    StepStatus.EXECUTING: ("●", "cyan"),
+    StepStatus.WAITING_APPROVAL: ("✋", "yellow"),
+    StepStatus.COMPLETED: ("✓", "green"),
+    StepStatus.CACHED: ("↺", "green"),
+    StepStatus.FAILED: ("✗", "red"),
+    StepStatus.SKIPPED: ("–", "dim"),
+    StepStatus.CANCELLED: ("■", "dim"),
+}
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is known of one step."""
+
+    level: int
+    status: StepStatus | None = None
+    items: int | None = None
+    over: int = 0
+    failed: int = 0
+    began: float = 0.0
+    took: float | None = None
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Watch:
+    """Follows one run through its facts. Use as a context manager; `told` is an engine's listener."""
+
+    console: Console
+    plan: Plan
+    run_id: str | None = None
+    quiet: bool = False
+    progress: Callable[[str], dict[str, tuple[float, float | None]]] | None = None
+    _steps: dict[str, _Seen] = field(default_factory=dict)
+    _live: Live | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Watch:
+        self._steps = {step.id: _Seen(step.level) for step in self.plan.steps}
+        if self.console.is_terminal and not self.quiet:
+            self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=8, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def told(self, run_id: str, fact: Fact) -> None:
+        """Take note of a recorded fact."""
+        if self.run_id not in (None, run_id):
+            return
+        if isinstance(fact, StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied):
+            seen = self._steps.get(fact.step)
+            if seen is not None:
+                self._note(seen, fact)
+        elif isinstance(fact, ChainPaused | ChainEnded) and self._live is not None:
+            self._live.refresh()
+
+    def _note(self, seen: _Seen, fact: Fact) -> None:
+        now = time.monotonic()
+        if isinstance(fact, StepReady) and fact.item is None:
+            seen.items = fact.count
+            seen.began = seen.began or now
+            seen.status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
+        elif isinstance(fact, StepStarted) and fact.item is None:
+            seen.status, seen.began = StepStatus.EXECUTING, seen.began or now
+        elif isinstance(fact, StepRetried):
+            seen.note = f"try {fact.attempt} failed: {fact.error.message}; again in {fact.delay:.1f} s"
+            self._line(f"  ↻ {fact.step}{_item(fact.item)}: {seen.note}", "yellow")
+        elif isinstance(fact, StepEnded | StepDropped | DecisionApplied):
+            self._over(seen, fact, now)
+
+    def _over(self, seen: _Seen, fact: StepEnded | StepDropped | DecisionApplied, now: float) -> None:
+        error = None if isinstance(fact, StepDropped) else fact.error
+        if fact.item is not None:
+            seen.over += fact.status.final
+            seen.failed += fact.status is StepStatus.FAILED
+        else:
+            seen.status = fact.status
+            seen.took = now - seen.began if seen.began else None
+        reason = getattr(fact, "reason", "")
+        if error is not None:
+            seen.note = error.message
+        elif fact.item is None:
+            seen.note = reason
+        if fact.item is None or fact.status is StepStatus.FAILED:
+            sign, style = SIGNS[fact.status]
+            took = f"  {seen.took:.2f} s" if seen.took is not None and fact.item is None else ""
+            about = f"  {error.message if error else reason}" if error or reason else ""
+            count = f"  {seen.over}/{seen.items}" if seen.items is not None and fact.item is None else ""
+            self._line(f"  {sign} {fact.step}{_item(fact.item)}{count}{took}{about}", style)
+
+    def _line(self, text: str, style: str) -> None:
+        if self._live is None and not self.quiet:
+            self.console.print(Text(text, style=style))
+
+    def _render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 1))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        if len(self._steps) <= MAX_LINES:
+            self._render_steps(table)
+        else:
+            self._render_levels(table)
+        elapsed = time.monotonic() - self._began
+        return Group(Text.assemble((self.plan.name, "bold"), (f"  {elapsed:.1f} s", "dim")), table)
+
+    def _render_steps(self, table: Table) -> None:
+        progress = self.progress(self.run_id) if self.progress is not None and self.run_id else {}
+        level = -1
+        for step_id, seen in self._steps.items():
+            label = f"level {seen.level}" if seen.level != level else ""
+            level = seen.level
+            sign, style = SIGNS[seen.status] if seen.status is not None else ("○", "dim")
+            done, total = progress.get(step_id, (0, None))
+            bar: RenderableType = ""
+            if seen.items is not None:
+                done, total = seen.over, seen.items
+            count = f"{done:g}/{total:g}" if total is not None else ""
+            if total and not (seen.status is not None and seen.status.final):
+                bar = ProgressBar(total=total, completed=done, width=20)
+            took = f"{seen.took:.2f} s" if seen.took is not None else ""
+            table.add_row(
+                Text(label, style="dim"),
+                Text(sign, style=style),
+                Text(step_id, style="" if seen.status else "dim"),
+                bar or Text(took, style="dim"),
+                count,
+                Text(seen.note, style="red" if seen.failed or seen.status is StepStatus.FAILED else "dim"),
+            )
+
+    def _render_levels(self, table: Table) -> None:
+        levels: dict[int, list[_Seen]] = {}
+        for seen in self._steps.values():
+            levels.setdefault(seen.level, []).append(seen)
+        open_levels = [n for n, steps in levels.items() if any(s.status is None or not s.status.final for s in steps)]
+        first = open_levels[0] if open_levels else max(levels)
+        for n in sorted(levels)[max(0, first - 3) : first + MAX_LINES - 3]:
+            steps = levels[n]
+            over = sum(s.status is not None and s.status.final for s in steps)
+            failed = sum(s.status is StepStatus.FAILED for s in steps)
+            bar = ProgressBar(total=len(steps), completed=over, width=20)
+            note = Text(f"{failed} failed", style="red") if failed else Text("")
+            table.add_row(Text(f"level {n}", style="dim"), "", "", bar, f"{over}/{len(steps)}", note)
+
+
+def _item(item: int | None) -> str:
+    return "" if item is None else f"[{item}]"

@@ -1,0 +1,5 @@
+"""`python -m towpath`."""
+
+from towpath.adapters.cli import main
+
+main()

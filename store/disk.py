@@ -1,0 +1,311 @@
+"""Files on a disk that is not trusted: opened without following links, every error named, every call to its end.
+
+What `blobs.py` is made of: reading that checks, writing that hashes, and what an `OSError` means for a user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
+
+import aiofiles
+from anyio import CancelScope, from_thread
+from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.to_thread import run_sync
+
+from towpath.errors import StoreFailed, ValueRefused
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncFileIO
+
+T = TypeVar("T")
+
+CHUNK = 1 << 20  # bytes; a thread hop costs about 120 us, and 1 MiB is where it stops to matter
+FICLONE = 0x40049409  # ioctl of Linux: share the extents of another file, copied on write
+# NONBLOCK: a FIFO put in a blob's place must not hang us. NOFOLLOW: a link must not lead us out of the store.
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+CREATE = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+_OURS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE})  # trouble of the machine, not of the user's path
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes that are safely kept: their SHA-256 in lowercase hex, and how many they are."""
+
+    digest: str
+    size: int
+
+
+def disk_error(error: OSError, path: Path) -> StoreFailed:
+    """The error that a user sees for `error`, which happened at `path`; it names the folder, not the file."""
+    folder, reason = path.parent, error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        cure = "free space (or raise the quota or file size limit), then `towpath resume`"
+        message = f"no space to write in {folder}: {reason}"
+        return StoreFailed("E_DISK_FULL", message, found=f"{_free(folder)} bytes free", cure=cure)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        cure = "make the folder writable for this user, then `towpath resume`"
+        return StoreFailed("E_DISK_READONLY", f"not allowed in {folder}: {reason}", cure=cure)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        cure = "raise the limit (`ulimit -n`) or run fewer steps at once"
+        return StoreFailed("E_DISK_HANDLES", f"too many open files: {reason}", cure=cure, retryable=True)
+    cure = "check the disk and the kernel's log, then `towpath fsck`"
+    return StoreFailed("E_DISK_IO", f"the disk failed in {folder}: {reason}", cure=cure)
+
+
+class Upload:
+    """Cuts a stream into writes of at least 1 MiB, and counts and hashes it."""
+
+    __slots__ = ("_file", "_limit", "_pending", "_seen", "_size")
+
+    def __init__(self, file: SteadyFile, limit: int | None) -> None:
+        self._file, self._limit = file, limit
+        self._pending, self._seen, self._size = bytearray(), hashlib.sha256(), 0
+
+    async def take(self, chunk: bytes) -> None:
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise ValueRefused("E_VALUE_TYPE", "a stream of bytes gave something else", found=type(chunk))
+        view = memoryview(chunk).cast("B")
+        self._size += len(view)
+        if self._limit is not None and self._size > self._limit:
+            cure = "make the data smaller or raise the limit"
+            raise StoreFailed("E_BLOB_SIZE", f"more than {self._limit} bytes", cure=cure)
+        if self._pending:
+            room = CHUNK - len(self._pending)
+            self._pending += view[:room]
+            view = view[room:]
+            if len(self._pending) == CHUNK:
+                full, self._pending = self._pending, bytearray()
+                await self._write(memoryview(full))
+        if len(view) >= CHUNK:
+            await self._write(view)
+        else:
+            self._pending += view
+
+    async def finish(self) -> Blob:
+        if self._pending:
+            await self._write(memoryview(self._pending))
+        return Blob(self._seen.hexdigest(), self._size)
+
+    async def _write(self, data: memoryview) -> None:
+        await self._file.write(data, run_sync(self._seen.update, data))
+
+
+class SteadyFile:
+    """A file opened with aiofiles whose every call runs to its end, whatever is cancelled meanwhile.
+
+    A call that is given up leaves its thread at work: it would still create the temp file that was just
+    removed, or use a descriptor that was just closed. Cancellation takes effect between the calls.
+    """
+
+    def __init__(self, path: Path, opener: Callable[[], int], mode: Literal["rb", "wb"] = "wb") -> None:
+        self._path, self._opener, self._mode = path, opener, mode
+        self._file: AsyncFileIO | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await to_end(self._open())
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._file is not None:
+            with disk_errors(self._path):
+                await to_end(self._file.close())
+
+    async def _open(self) -> None:
+        with disk_errors(self._path):
+            self._file = await aiofiles.open(self._path, self._mode, buffering=0, opener=lambda *_: self._opener())
+
+    def fileno(self) -> int:
+        assert self._file is not None
+        return self._file.fileno()
+
+    async def read(self, size: int, *beside: Awaitable[None]) -> bytes:
+        """At most `size` bytes, b"" at the end; `beside` is done at the same time, in another thread."""
+        assert self._file is not None
+        with disk_errors(self._path):
+            data, *_ = await to_end(asyncio.gather(self._file.read(size), *beside))
+        await checkpoint_if_cancelled()
+        assert isinstance(data, bytes)
+        return data
+
+    async def write(self, data: memoryview, *beside: Awaitable[None]) -> None:
+        """All of `data`; `beside` is done at the same time, in another thread."""
+        with disk_errors(self._path):
+            await to_end(asyncio.gather(self._write(data), *beside))
+        await checkpoint_if_cancelled()
+
+    async def _write(self, data: memoryview) -> None:
+        assert self._file is not None
+        while data:
+            data = data[await self._file.write(data) :]
+
+
+async def to_end(work: Awaitable[T]) -> T:
+    """The result of `work`, which is never cancelled: a cancellation meanwhile is raised when it is over."""
+    task, cancelled = asyncio.ensure_future(work), None
+    with CancelScope(shield=True):  # against anyio's cancel scopes; the loop is against `task.cancel()`
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        task.exception()  # seen: the cancellation says more
+        raise cancelled
+    return task.result()
+
+
+async def source_chunks(source: Path) -> AsyncGenerator[bytes, None]:
+    """A user's file in chunks. A change of size or time while it is read: `E_VALUE_FILE`."""
+    async with SteadyFile(source, lambda: _open_source(source), "rb") as file:
+        before, total = os.fstat(file.fileno()), 0
+        while chunk := await file.read(CHUNK):
+            total += len(chunk)
+            if total > before.st_size:
+                break  # it grows, perhaps faster than we read
+            yield chunk
+        if total != before.st_size or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
+            raise refused(source, "changed while it was read", "return it when it is complete")
+
+
+def _open_source(source: Path) -> int:
+    try:
+        fd = os.open(source, READ)
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        raise refused(source, f"cannot be read: {error.strerror}") from error
+    kind = stat.S_IFMT(os.fstat(fd).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(fd)
+        raise refused(source, f"is {_KINDS.get(kind, 'a device')}")
+    return fd
+
+
+def open_blob(path: Path, digest: str, size: int | None = None) -> int:
+    """A descriptor of the blob, surely a regular file and no link, of `size` bytes if that is given."""
+    try:
+        fd = os.open(path, READ | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        cure = "bring the file back from a copy, or run the step that made it again"
+        raise StoreFailed("E_BLOB_MISSING", f"blob {digest} is not in the store", cure=cure) from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise corrupt(digest, "a link or a socket in its place") from None
+        raise
+    found = os.fstat(fd)
+    kind = stat.S_IFMT(found.st_mode)
+    if kind == stat.S_IFREG and size in (None, found.st_size):
+        return fd
+    os.close(fd)
+    other = f"{found.st_size} bytes instead of {size}"
+    raise corrupt(digest, other if kind == stat.S_IFREG else f"{_KINDS.get(kind, 'a device')} in its place")
+
+
+def checked(fd: int, path: Path, digest: str) -> Iterator[memoryview]:
+    """The bytes behind `fd` in pieces, each valid until the next one; raises at the end if they are wrong."""
+    seen, buffer, total = hashlib.sha256(), bytearray(CHUNK), 0
+    while True:
+        from_thread.check_cancelled()
+        with disk_errors(path):
+            count = os.readv(fd, [buffer])
+        if not count:
+            break
+        piece = memoryview(buffer)[:count]
+        seen.update(piece)
+        total += count
+        yield piece
+    if seen.hexdigest() != digest:
+        raise corrupt(digest, f"{total} bytes of other content")
+
+
+def reflinked(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False  # another file system, or one that cannot
+    return True
+
+
+def write_whole(data: bytes, target: Path, *, durable: bool) -> None:
+    """Put `data` at `target`, at once or not at all; a file there is replaced, missing folders are made."""
+    temp = target.parent / f".towpath-{secrets.token_hex(8)}.tmp"
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with os.fdopen(os.open(temp, os.O_WRONLY | CREATE, 0o666), "wb", buffering=0) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temp, target)
+        except BaseException:
+            remove(temp)
+            raise
+
+
+def fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove(path: Path) -> bool:
+    with disk_errors(path):
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+
+def size_of(path: Path) -> int | None:
+    with disk_errors(path):
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _free(folder: Path) -> int:
+    for place in (folder, *folder.parents):
+        with suppress(OSError):
+            status = os.statvfs(place)
+            return status.f_bavail * status.f_frsize
+    return 0
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def corrupt(digest: str, found: str) -> StoreFailed:
+    cure = "`towpath fsck` lists what is damaged; run the step that made it again"
+    return StoreFailed("E_BLOB_CORRUPT", f"blob {digest} is damaged", found=found, cure=cure)
+
+
+def refused(source: Path, why: str, cure: str = "return a regular file that can be read") -> ValueRefused:
+    return ValueRefused("E_VALUE_FILE", f"{str(source)!r} {why}", cure=cure)

@@ -1,0 +1,311 @@
+"""`fsck`: is everything in the store what it should be, and is everything there that rows name?
+
+Rows are read in one snapshot; files are looked at afterwards, and what they seem to lack is asked of the
+database again. Repairing does three things and no others: one latest version per output (the highest), the
+pointer of a workflow to it, and the removal of what no row names, once it is older than the grace time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+
+from towpath.errors import StoreFailed
+
+from .blobs import FileBlobs
+from .checks import (
+    CHECKS,
+    ORPHANS,
+    WRONG_LATEST,
+    WRONG_POINTER,
+    Check,
+    Finding,
+    inline_bytes,
+    integrity,
+    quick_integrity,
+)
+from .clock import now
+from .runs import RunStore
+from .tables import metadata
+
+_AT_ONCE = 100  # files removed while the write lock is held
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. `problems` are damage (repaired or not), `notes` are worth knowing, `counts` what was seen."""
+
+    problems: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is damaged, or nothing any more."""
+        return all(problem.repaired for problem in self.problems)
+
+    def __str__(self) -> str:
+        seen = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return "\n".join([*map(str, self.problems), *(f"note: {note}" for note in self.notes), f"seen: {seen}"])
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    """What one reading of the database told."""
+
+    found: list[Finding] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, list[tuple[str, int]]] = field(default_factory=dict)  # digest: artifact ids and their sizes
+    named: set[str] = field(default_factory=set)
+    running: frozenset[str] = frozenset()
+
+
+async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, deep: bool = True) -> Report:
+    """Check a store, while it is in use or not.
+
+    Args:
+        repair: mend what can be mended without a choice; see the module's docstring.
+        grace: seconds for which a file may lie there without a row: it may be on its way into one.
+        deep: read every byte and compare digests; else only sizes.
+    """
+    database, blobs = store.database, store.files.blobs
+    snapshot = await database.read(partial(_look, deep=deep))
+    before = now() - int(grace * 1e6)
+    found = [*snapshot.found, *await _missing_files(store, snapshot, deep)]
+    orphans, others = await _stray_blobs(blobs, snapshot, before)
+    leftovers = await run_sync(_leftovers, store.files.folder, snapshot.running, before)
+    if repair:
+        found = await _mended(store, found)
+        orphans = await _collected(store, orphans, before)
+        others = await run_sync(_removed, others, before)
+        leftovers = await run_sync(_removed, leftovers, before)
+    found += [finding for finding, _ in (*orphans, *others, *leftovers)]
+    problems = tuple(f for f in found if not f.note)
+    return Report(problems, tuple(f for f in found if f.note), snapshot.counts)
+
+
+# ---- looking at rows
+
+
+def _look(connection: sqlite3.Connection, deep: bool) -> _Snapshot:
+    snapshot = _Snapshot()
+    connection.execute("BEGIN")
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    try:
+        checks: list[Check] = [integrity, inline_bytes] if deep else [quick_integrity]
+        checks += [*CHECKS, partial(_count, snapshot), partial(_name_files, snapshot)]
+        for check in checks:
+            snapshot.found += _checked(check, connection)
+    finally:
+        connection.text_factory = str
+        connection.execute("ROLLBACK")
+    return snapshot
+
+
+def _checked(check: Check, connection: sqlite3.Connection) -> list[Finding]:
+    """What a check finds; a database too damaged to be read is a finding too."""
+    found: list[Finding] = []
+    try:
+        found.extend(check(connection))
+    except sqlite3.Error as error:
+        name = getattr(check, "__name__", "a check")
+        found.append(Finding("I15", "E_DB_CORRUPT", "database", "", f"{name} could not read it all: {error}"))
+    return found
+
+
+def _count(snapshot: _Snapshot, connection: sqlite3.Connection) -> Iterable[Finding]:
+    for table in metadata.sorted_tables:
+        query = f"SELECT count(*) FROM {table.name}"  # noqa: S608 - names of ours
+        snapshot.counts[table.name] = connection.execute(query).fetchone()[0]
+    active = connection.execute("SELECT id FROM chains WHERE status = 'running'")
+    snapshot.running = frozenset(_work_name(run) for (run,) in active)
+    return ()
+
+
+def _name_files(snapshot: _Snapshot, connection: sqlite3.Connection) -> Iterable[Finding]:
+    query = """SELECT a.id, a.sha256, a.file_size, b.sha256 IS NULL FROM artifacts a
+        LEFT JOIN blobs b ON b.sha256 = a.sha256 ORDER BY a.id"""
+    for row, digest, size, outside in connection.execute(query):
+        snapshot.named.add(digest)
+        if outside:
+            snapshot.files.setdefault(digest, []).append((row, size))
+    return ()
+
+
+def _work_name(run_id: str) -> str:
+    """How a run's work folders begin (`towpath.context`)."""
+    return hashlib.sha256(run_id.encode()).hexdigest()[:16]
+
+
+# ---- looking at files
+
+
+async def _missing_files(store: RunStore, snapshot: _Snapshot, deep: bool) -> list[Finding]:
+    found: list[Finding] = []
+    blobs = store.files.blobs
+    snapshot.counts["blob files"] = len(snapshot.files)
+    for digest, artifacts in snapshot.files.items():
+        for row, size in artifacts:
+            damage = await _damage(blobs, digest, size, deep and row == artifacts[0][0])
+            if damage is not None and await _still_there(store, row):
+                found.append(Finding("I7", damage[0], "artifacts", row, damage[1]))
+    return found
+
+
+async def _damage(blobs: FileBlobs, digest: str, size: int, deep: bool) -> tuple[str, str] | None:
+    try:
+        there = await blobs.size(digest)
+        if there is None:
+            return "E_BLOB_MISSING", f"its bytes, blob {digest}, are not in the store"
+        if there != size:
+            return "E_BLOB_CORRUPT", f"blob {digest} has {there} bytes instead of {size}"
+        if deep:
+            await blobs.verify(digest)
+    except StoreFailed as error:
+        return error.code, error.problem.message
+    except ValueError:
+        return "E_DB_VALUE", f"sha256 holds no digest: {digest:.80}"
+    return None
+
+
+async def _still_there(store: RunStore, row: str) -> bool:
+    return bool(await store.database.rows(("SELECT 1 FROM artifacts WHERE id = ?", (row,))))
+
+
+Stray = tuple[Finding, Path]
+
+
+async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tuple[list[Stray], list[Stray]]:
+    """Blobs that no row names, and other files, all older than the grace time."""
+    orphans: list[Stray] = []
+    others: list[Stray] = []
+    async for file in blobs.scan():
+        where = str(file.path.relative_to(blobs.root))
+        if file.kind == "foreign":
+            note = Finding("I8", "E_FSCK_FOREIGN", "files", where, "is not towpath's; it is left alone", note=True)
+            others.append((note, file.path))
+        elif file.mtime > before or file.digest in snapshot.named:
+            continue
+        elif file.kind == "blob":
+            orphan = Finding("I8", "E_FSCK_ORPHAN", "files", file.digest, f"{file.size} bytes belong to no artifact")
+            orphans.append((orphan, file.path))
+        else:
+            others.append((Finding("I9", "E_FSCK_TEMP", "files", where, "was left by an unfinished write"), file.path))
+    return orphans, others
+
+
+def _leftovers(folder: Path, running: frozenset[str], before: int) -> list[Stray]:
+    """Work folders of steps that are over, and unfinished copies for people."""
+    found: list[Stray] = []
+    work = folder / "work"
+    for entry in sorted(work.iterdir()) if work.is_dir() else ():
+        if entry.name.partition("-")[0] not in running and _changed(entry) <= before:
+            why = "is the work folder of a step that is over"
+            found.append((Finding("I9", "E_FSCK_TEMP", "files", f"work/{entry.name}", why), entry))
+    for entry in sorted((folder / "files").rglob(".towpath-*.tmp")):
+        if _changed(entry) <= before:
+            where = str(entry.relative_to(folder))
+            found.append((Finding("I9", "E_FSCK_TEMP", "files", where, "was left by an unfinished copy"), entry))
+    return found
+
+
+def _changed(path: Path) -> int:
+    """When a file, or anything in a folder, was changed last, in microseconds."""
+    newest = 0
+    for entry in (path, *path.rglob("*")):
+        try:
+            newest = max(newest, entry.lstat().st_mtime_ns // 1000)
+        except OSError:
+            newest = max(newest, int(time.time() * 1e6))  # it is being changed right now
+    return newest
+
+
+# ---- mending
+
+
+async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
+    """Switches and pointers set right, and bytes in the database removed that no row names."""
+    menders: dict[str, Callable[[sqlite3.Connection], set[str]]] = {
+        "E_FSCK_LATEST": _mend_latest,
+        "E_FSCK_POINTER": _mend_pointers,
+        "E_FSCK_ORPHAN": _drop_orphans,
+    }
+    codes = {finding.code for finding in found}
+    for code, mend in menders.items():
+        if code in codes:
+            rows = await store.database.write(mend)
+            found = [replace(f, repaired=True) if f.code == code and f.row in rows else f for f in found]
+    return found
+
+
+def _mend_latest(connection: sqlite3.Connection) -> set[str]:
+    mended = set()
+    for row, name, count, highest in connection.execute(WRONG_LATEST).fetchall():
+        if count:
+            continue  # which of several is right is for people to say
+        chosen = (row, name)
+        sql = "UPDATE artifacts SET is_latest = 1, updated_at = ? WHERE workflow_id = ? AND name = ? AND version = ?"
+        connection.execute(sql, (now(), *chosen, highest))
+        mended.add(row)
+    return mended
+
+
+_RIGHT_POINTER = """
+UPDATE workflows SET updated_at = ?, latest_artifact_id = (
+    SELECT a.id FROM artifacts a WHERE a.workflow_id = workflows.id AND a.is_latest = 1
+    ORDER BY a.name IS NOT (SELECT o.name FROM artifacts o WHERE o.id = workflows.latest_artifact_id), a.id LIMIT 1)
+WHERE id = ?
+"""
+
+
+def _mend_pointers(connection: sqlite3.Connection) -> set[str]:
+    """The latest version of the output that was pointed at, else of the first output."""
+    wrong = {row for row, *_ in connection.execute(WRONG_POINTER).fetchall()}
+    connection.executemany(_RIGHT_POINTER, [(now(), row) for row in sorted(wrong)])
+    return wrong
+
+
+def _drop_orphans(connection: sqlite3.Connection) -> set[str]:
+    dropped = connection.execute(f"DELETE {ORPHANS} RETURNING sha256")
+    return {digest for (digest,) in dropped.fetchall()}
+
+
+async def _collected(store: RunStore, orphans: list[Stray], before: int) -> list[Stray]:
+    """Orphans removed while no row can come to name them: each is asked about again under the write lock."""
+    blobs = store.files.blobs
+
+    def collect(connection: sqlite3.Connection, some: list[Stray]) -> list[Stray]:
+        result = []
+        for finding, path in some:
+            named = connection.execute("SELECT 1 FROM artifacts WHERE sha256 = ?", (finding.row,)).fetchone()
+            gone = named is None and blobs.collect(finding.row, before)
+            result.append((replace(finding, repaired=gone), path))
+        return result
+
+    done: list[Stray] = []
+    for start in range(0, len(orphans), _AT_ONCE):
+        done += await store.database.write(partial(collect, some=orphans[start : start + _AT_ONCE]))
+    return done
+
+
+def _removed(strays: list[Stray], before: int) -> list[Stray]:
+    result = []
+    for finding, path in strays:
+        if finding.code == "E_FSCK_TEMP" and _changed(path) <= before:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            result.append((replace(finding, repaired=not os.path.lexists(path)), path))
+        else:
+            result.append((finding, path))
+    return result

@@ -1,0 +1,4 @@
+from __future__ import annotations
+import pytest
+from tests.conformance.adapter import *  # noqa: F403
+pytestmark = pytest.mark.anyio

@@ -1,0 +1,440 @@
+"""The steps of the conformance suite. They have module names, so that every worker finds them.
+
+Steps of different processes meet in a folder: `hold` marks that it began (`<name>.began`) and goes on when
+somebody makes `<name>.go`; `count` tells how often something was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from towpath import Artifact, File, StepFailed, context, step
+
+TICK = 0.005
+
+
+def note(folder: str, name: str, text: str = "") -> int:
+    """Add a line to a file; how many lines it has now."""
+    with Path(folder, name).open("a+", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+        file.seek(0)
+        return len(file.readlines())
+
+
+def noted(folder: str | Path, name: str) -> list[str]:
+    """The lines of such a file, none if nobody wrote any."""
+    path = Path(folder, name)
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def let_go(folder: str | Path, *names: str) -> None:
+    """Let `hold` steps of these names go on."""
+    for name in names:
+        Path(folder, f"{name}.go").touch()
+
+
+async def began(folder: str | Path, *names: str, within: float = 10.0) -> None:
+    """Wait until `hold` steps of these names began."""
+    with anyio.fail_after(within):
+        for name in names:
+            while not noted(folder, f"{name}.began"):
+                await anyio.sleep(TICK)
+
+
+# ---- values
+
+
+@step
+async def number(n: int = 1) -> int:
+    return n
+
+
+@step
+async def echo(value: Any) -> Any:
+    return value
+
+
+@step
+async def add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+@step
+async def double(n: int) -> int:
+    return 2 * n
+
+
+@step
+async def total(values: list[Any]) -> Any:
+    return sum(v for v in values if v is not None)
+
+
+@step
+async def up_to(n: int) -> list[int]:
+    return list(range(n))
+
+
+@step
+async def nothing() -> None:
+    return None
+
+
+@step
+async def long_text(size: int) -> dict[str, Any]:
+    return {"text": "x" * size, "size": size}
+
+
+@step
+async def length_of(text: str) -> int:
+    return len(text)
+
+
+@step
+async def not_data(kind: str) -> Any:
+    wrong: dict[str, Any] = {
+        "nan": float("nan"),
+        "infinity": [float("inf")],
+        "set": {"a": {1, 2}},
+        "integer key": {1: "one"},
+        "wide": 2**63,
+        "object": object(),
+        "deep": _nested(200),
+        "reserved": {"$artifact": "output"},
+        "stored": {"$stored": "value"},
+        "generator": (n for n in range(3)),
+        "exception": ValueError("returned"),
+    }
+    return wrong[kind]
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@step(retry={"attempts": 2, "delay": 0.01, "jitter": False})
+async def changes_its_argument(values: list[int]) -> list[int]:
+    values.append(context().attempt)
+    if context().attempt == 1:
+        raise ValueError("once")
+    return values
+
+
+@step(retry={"attempts": 2, "delay": 0.01, "jitter": False})
+def by_position(n: int, /) -> int:
+    if context().attempt == 1:
+        raise ValueError("once")
+    return n
+
+
+# ---- files
+
+
+@step
+async def text_file(text: str) -> bytes:
+    return text.encode()
+
+
+@step
+async def read_text(file: Artifact) -> str:
+    return (await file.read_bytes()).decode()
+
+
+@step
+async def describe(file: Artifact) -> dict[str, Any]:
+    streamed = b"".join([chunk async for chunk in file.open()])
+    path = await file.path()
+    return {
+        "name": file.name,
+        "filename": file.filename,
+        "version": file.version,
+        "size": file.size,
+        "same": streamed == await file.read_bytes() == path.read_bytes(),
+    }
+
+
+@step
+async def many_files() -> dict[str, Any]:
+    made = context().work_folder / "made.txt"
+    made.write_text("from a path")
+
+    async def stream() -> AsyncIterator[bytes]:
+        for n in range(3):
+            yield bytes([65 + n]) * 20_000
+
+    context().save("saved", b"saved bytes")
+    context().save("note.txt", "saved text")
+    return {
+        "title": "nested",
+        "raw": b"raw bytes",
+        "list": [{"path": made}, 7, None, True, 1.5],
+        "deep": {"stream": stream(), "named": File(b"%PDF-1.4 x", filename="report.pdf")},
+    }
+
+
+@step
+async def contents(value: Any) -> Any:
+    if isinstance(value, Artifact):
+        return f"{value.name}: {len(await value.read_bytes())}"
+    if isinstance(value, dict):
+        return {key: await contents.function(inner) for key, inner in value.items()}
+    return [await contents.function(inner) for inner in value] if isinstance(value, list) else value
+
+
+@step
+async def hand_on(file: Artifact) -> dict[str, Any]:
+    return {"kept": file}
+
+
+@step
+async def streamed(chunks: int, size: int) -> AsyncIterator[bytes]:  # type: ignore[misc]
+    for n in range(chunks):
+        yield bytes([n % 256]) * size
+
+
+@step
+async def saves_twice() -> None:
+    context().save("again", b"1")
+    context().save("again", b"2")
+
+
+@step
+async def saves_what_it_returns() -> dict[str, bytes]:
+    context().save("same", b"1")
+    return {"same": b"2"}
+
+
+@step
+async def file_called_value(size: int) -> dict[str, Any]:
+    return {"value": b"a file", "text": "x" * size}
+
+
+@step
+def folder_left(folder: str) -> str:
+    made = context().work_folder
+    (made / "big").write_bytes(b"x")
+    note(folder, "work-folder", str(made))
+    return str(made)
+
+
+# ---- failing
+
+
+@step
+async def boom(message: str = "boom") -> None:
+    raise ValueError(message)
+
+
+@step
+async def boom_if(n: int, bad: list[int]) -> int:
+    if n in bad:
+        raise ValueError(f"item {n}")
+    return n
+
+
+@step(on_item_failure="keep")
+async def boom_if_kept(n: int, bad: list[int]) -> int:
+    if n in bad:
+        raise ValueError(f"item {n}")
+    return n
+
+
+@step(retry={"attempts": 3, "delay": 0.02, "backoff": 2, "jitter": False})
+async def third_time(folder: str) -> int:
+    count = note(folder, "third_time", str(time.monotonic()))
+    if count < 3:
+        raise ValueError(f"try {count}")
+    return count
+
+
+@step(retry={"attempts": 3, "delay": 0.01})
+async def refuses(folder: str) -> None:
+    note(folder, "refuses")
+    raise StepFailed("never", retryable=False, code="E_NO_FACE")
+
+
+@step(timeout=0.05, retry={"attempts": 2, "delay": 0.01})
+async def slow() -> None:
+    await anyio.sleep(30)
+
+
+@step(total_timeout=0.3, retry={"attempts": 50, "delay": 0.05, "jitter": False})
+async def tries_long() -> None:
+    raise ValueError("again")
+
+
+@step(total_timeout=0.3, retry={"attempts": 2, "delay": 30, "jitter": False})
+async def waits_long() -> None:
+    raise ValueError("the cause")
+
+
+@step(timeout=5, total_timeout=0.1)
+async def takes_long() -> None:
+    await anyio.sleep(30)
+
+
+@step(timeout=0.1)
+def slow_thread() -> None:
+    time.sleep(0.5)
+
+
+class Odd(BaseException):
+    """Neither an Exception nor one of Python's own ways out."""
+
+
+@step
+async def raises(what: str) -> None:
+    if what == "cancelled":
+        raise asyncio.CancelledError
+    if what == "exit":
+        raise SystemExit(3)
+    if what == "group":
+        raise ExceptionGroup("two things", [ValueError("first"), KeyError("second")])
+    if what == "odd":
+        raise Odd("unusual")
+    if what == "deep":
+        _recurse(400)
+    raise ValueError("x" * 100_000)
+
+
+@step
+def raises_in_thread(what: str) -> None:
+    if what == "exit":
+        raise SystemExit(3)
+    if what == "stop":
+        raise StopIteration
+    raise asyncio.CancelledError
+
+
+def _recurse(depth: int) -> None:
+    if depth == 0:
+        raise ValueError("at the bottom " + "y" * 1_000)
+    # Two lines by turns, or the traceback says "repeated 395 more times".
+    if depth % 2:
+        _recurse(depth - 1)
+    else:
+        _recurse(depth - 1)
+
+
+# ---- order and time
+
+
+@step
+async def hold(folder: str, name: str, value: Any = None) -> Any:
+    note(folder, f"{name}.began", str(context().attempt))
+    try:
+        while not Path(folder, f"{name}.go").exists():
+            await anyio.sleep(TICK)
+    except asyncio.CancelledError:
+        note(folder, f"{name}.cancelled")
+        raise
+    note(folder, f"{name}.ended")
+    return name if value is None else value
+
+
+@step
+def hold_thread(folder: str, name: str) -> str:
+    note(folder, f"{name}.began", str(context().attempt))
+    deadline = time.monotonic() + 3
+    while not Path(folder, f"{name}.go").exists() and time.monotonic() < deadline:
+        time.sleep(TICK)
+    note(folder, f"{name}.ended")
+    return name
+
+
+@step(retry={"attempts": 2, "delay": 30.0, "jitter": False})
+async def naps(folder: str) -> int:
+    count = note(folder, "naps.began")
+    if count == 1:
+        raise ValueError("once")
+    return count
+
+
+@step
+async def item_after(n: int, folder: str) -> int:
+    """Item 0 is done at once, the others when `<n>.go` is there."""
+    while n and not Path(folder, f"{n}.go").exists():
+        await anyio.sleep(TICK)
+    note(folder, "first", str(n))
+    return n
+
+
+@step
+async def seen(n: int, folder: str) -> int:
+    note(folder, "second", str(n))
+    return n
+
+
+@step
+def which_thread(main: int) -> bool:
+    return threading.get_ident() != main
+
+
+class Busy:
+    """How many `work` steps work at the same time, and the most that ever did."""
+
+    now = 0
+    most = 0
+    order: list[str] = []  # noqa: RUF012 - one for all, on purpose
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.now, cls.most, cls.order = 0, 0, []
+
+
+@step
+async def work(n: int, whose: str = "") -> int:
+    Busy.now += 1
+    Busy.most = max(Busy.most, Busy.now)
+    Busy.order.append(whose)
+    await anyio.sleep(0.001)
+    Busy.now -= 1
+    return n
+
+
+# ---- what a step knows
+
+
+@step
+async def says() -> dict[str, Any]:
+    here = context()
+    here.progress(1, 4)
+    return {
+        "run": here.run_id,
+        "step": here.step_id,
+        "item": here.item,
+        "attempt": here.attempt,
+        "key": here.idempotency_key,
+    }
+
+
+@step
+async def logs(folder: str) -> None:
+    context().logger.info("the first line")
+    context().progress(2, 8)
+    note(folder, "logs.began")
+    while not Path(folder, "logs.go").exists():
+        await anyio.sleep(TICK)
+    context().logger.warning("the last line")
+
+
+# ---- gates
+
+
+@step(requires_approval=True)
+async def draft(text: str) -> bytes:
+    return text.encode()
+
+
+@step(requires_approval=True)
+async def proposal(value: Any) -> Any:
+    return value

@@ -1,0 +1,182 @@
+"""The chains that the reliability tests hurt.
+
+Every attempt of every step first appends `run step item attempt` to the file `effects`, so that what
+really ran can be counted, whatever the store says. What a step makes depends on nothing but its name
+and what it was given: a resumed run must end with the very same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from towpath import Artifact, Chain, chain, context, step
+
+INLINE = 1_000  # bytes that the database keeps itself
+LARGE = 40_000  # bytes that become a blob
+
+
+def note(effects: str) -> None:
+    """Append the running attempt to the file, as one write."""
+    at = context()
+    line = f"{at.run_id} {at.step_id} {'-' if at.item is None else at.item} {at.attempt}\n"
+    file = os.open(effects, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+def stretched(basis: str, size: int) -> bytes:
+    """`size` bytes that follow from `basis`."""
+    return hashlib.shake_128(basis.encode()).digest(size)
+
+
+def made_from(given: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """A word and three files: one for the database, one for a blob, one copied from the work folder."""
+    at = context()
+    basis = at.step_id + "".join(artifact.digest for one in given for artifact in _files(one))
+    copied = at.work_folder / "copied.bin"
+    copied.write_bytes(stretched(basis + "copied", size + 5))
+    return {
+        "word": hashlib.sha256(basis.encode()).hexdigest()[:12],
+        "small": stretched(basis + "small", INLINE),
+        "large": stretched(basis + "large", size),
+        "copied": Path(copied),
+    }
+
+
+def _files(one: dict[str, Any]) -> list[Artifact]:
+    return [value for value in one.values() if isinstance(value, Artifact)]
+
+
+@step
+async def work(effects: str, pace: float, size: int, given: list[dict[str, Any]]) -> dict[str, Any]:
+    """Note the attempt, read everything given, make three files."""
+    note(effects)
+    await anyio.sleep(pace)
+    for one in given:
+        for artifact in _files(one):
+            await artifact.read_bytes()
+    return made_from(given, size)
+
+
+@step
+def work_in_thread(effects: str, pace: float, size: int, given: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same as a plain function."""
+    note(effects)
+    time.sleep(pace)
+    return made_from(given, size)
+
+
+@chain
+def diamond(effects: str, pace: float = 0.01, size: int = LARGE) -> Any:
+    """Eight steps, three of them at a time, with three artifacts each."""
+    source = work(effects, pace, size, []).named("source")
+    left = work(effects, pace, size, [source]).named("left")
+    middle = work_in_thread(effects, pace, size, [source]).named("middle")
+    right = work(effects, pace, size, [source]).named("right")
+    upper = work(effects, pace, size, [left, middle]).named("upper")
+    lower = work_in_thread(effects, pace, size, [middle, right]).named("lower")
+    joined = work(effects, pace, size, [upper, lower]).named("joined")
+    return work(effects, pace, size, [joined, left]).named("last")
+
+
+@step
+async def light(effects: str, pace: float, before: int) -> int:
+    """Note the attempt and count."""
+    note(effects)
+    await anyio.sleep(pace)
+    return before + 1
+
+
+def line(length: int) -> Chain[..., Any]:
+    """A chain of `length` steps, one after the other."""
+
+    @chain
+    def line_of_steps(effects: str, pace: float = 0.0) -> Any:
+        value: Any = 0
+        for number in range(length):
+            value = light(effects, pace, value).named(f"n{number}")
+        return value
+
+    return line_of_steps
+
+
+@step
+async def one_of_many(number: int) -> int:
+    """As little as a step can do."""
+    return number * 2
+
+
+@step
+def total(numbers: list[int]) -> int:
+    """The sum of what the items returned."""
+    return sum(numbers)
+
+
+@chain
+def wide(numbers: list[int]) -> Any:
+    """A step per number, and their sum."""
+    return total(one_of_many.map(numbers))
+
+
+@step
+async def stubborn(effects: str, before: int, seconds: float) -> int:
+    """Cannot be stopped within `seconds`."""
+    note(effects)
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(seconds)
+    await anyio.sleep(0)
+    return before + 1
+
+
+@chain
+def draining(effects: str, pace: float = 0.8) -> Any:
+    """A step that takes its time to stop, between two others."""
+    first = light(effects, 0.0, 0).named("first")
+    slow = stubborn(effects, first, pace).named("slow")
+    return light(effects, 0.0, slow).named("last")
+
+
+@step
+async def blocking(effects: str, seconds: float) -> str:
+    """Blocks the event loop, as no step should."""
+    note(effects)
+    time.sleep(seconds)  # noqa: ASYNC251 - this is the fault to be found
+    return "done"
+
+
+@chain
+def blocked(effects: str, pace: float = 2.0) -> Any:
+    """One step that blocks the event loop."""
+    return blocking(effects, pace)
+
+
+@step(requires_approval=True)
+async def asked(effects: str) -> bytes:
+    """Waits for a person after it ran."""
+    note(effects)
+    return stretched("asked", INLINE)
+
+
+@chain
+def gated(effects: str, pace: float = 0.0) -> Any:
+    """A gate between two steps."""
+    question = asked(effects)
+    first = light(effects, pace, 0).named("beside")
+    return light(effects, pace, first).after(question).named("after")
+
+
+CHAINS: dict[str, Chain[..., Any]] = {
+    "diamond": diamond,
+    "line": line(60),
+    "draining": draining,
+    "blocked": blocked,
+    "gated": gated,
+}
