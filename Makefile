@@ -42,7 +42,7 @@ $(VENV)/bin/python:
 
 $(DEMO): $(VENV)/bin/python
 	rm -rf build/__editable__.* $(VENV)/.installed-*
-	$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=strict -e ".[demo]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=strict -e ".[demo]"
 	@touch $@
 
 $(DEV): $(DEMO)

@@ -16,11 +16,11 @@ async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
     anyio wraps such an error into an ExceptionGroup, because tasks may have failed as well. A user who
     writes `async with open_engine()` has started no tasks and expects their own exception.
     """
-    failure: Exception | None = None
+    failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         try:
             yield tasks
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             failure = error
         finally:
             tasks.cancel_scope.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import CodeType
 from typing import Any
@@ -53,13 +53,13 @@ class LocalAdapter:
         """
         self._functions[run_id] = dict(_resolved(plan, given))
 
-    async def execute(self, run_id: str) -> Ended:
-        """Own and work on a run until it is over, or paused.
+    async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
+        """Own and work on a run until it is over, or paused. `taken` is called when it is in hand.
 
         Raises RunRefused (E_RUN_OWNED, …), Fenced, StoreFailed. Cancelled from outside (Ctrl-C), it leaves
         the run `paused` with the reason `interrupted`.
         """
-        run = await self._drive(run_id)
+        run = await self._drive(run_id, taken=taken)
         return Ended(run.status, run.reason, run.error, run.ledger)
 
     async def look(self) -> None:
@@ -85,7 +85,13 @@ class LocalAdapter:
 
     # ---- driving
 
-    async def _drive(self, run_id: str, parent: LocalRun | None = None, work: Work | None = None) -> LocalRun:
+    async def _drive(
+        self,
+        run_id: str,
+        parent: LocalRun | None = None,
+        work: Work | None = None,
+        taken: Callable[[], None] | None = None,
+    ) -> LocalRun:
         lease = await self._store.claim(run_id)
         try:
             row = await self._store.load(run_id)
@@ -98,7 +104,7 @@ class LocalAdapter:
         self._runs[run_id] = run
         try:
             with anyio.CancelScope() as self._scopes[run_id]:
-                await run.drive(cancel_first=work is not None and work.cancelled)
+                await run.drive(cancel_first=work is not None and work.cancelled, taken=taken)
             if self._scopes[run_id].cancelled_caught:
                 raise Fenced(run_id)
         except Exception:

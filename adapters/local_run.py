@@ -18,10 +18,10 @@ import anyio
 import anyio.abc
 import msgspec
 
-from towpath.attempt import Outcome, attempt, failure, keep_outcome, keep_value
+from towpath.attempt import Outcome, attempt, disk_failed, failure, keep_outcome, keep_value
 from towpath.binding import Bound, compile_binding, compile_condition
 from towpath.context import StepContext
-from towpath.errors import ExpressionFailed, Place, StepTimedOut, TowpathError
+from towpath.errors import ExpressionFailed, InputInvalid, Place, StepTimedOut, TowpathError, ValueRefused
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -127,6 +127,7 @@ class LocalRun:
         self.children = dict(run.children)
         self.working: dict[Key, Work] = {}
         self._store = store
+        self._work_folder = store.files.folder / "work"
         self._run = run
         self.functions = functions
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
@@ -141,6 +142,7 @@ class LocalRun:
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
         self._outcomes: dict[Key, Outcome] = {}
+        self._abandoned: list[str] = []  # chains inside steps that wait for a person in vain
         self._begun = False
         self._decisions: dict[Key, Wish] = {}
         self._level = run.level if run.rows else -1
@@ -150,8 +152,9 @@ class LocalRun:
 
     # ---- driving
 
-    async def drive(self, *, cancel_first: bool = False) -> ChainStatus:
+    async def drive(self, *, cancel_first: bool = False, taken: Callable[[], None] | None = None) -> ChainStatus:
         """Work until the run is over, or until nothing can happen without a person; its status then.
+        `taken` is called when the run is recorded as running.
 
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
         more. Both leave the run as recorded, to be resumed.
@@ -159,6 +162,8 @@ class LocalRun:
         try:
             async with anyio.create_task_group() as self._tasks:
                 await self._begin(cancel_first)
+                if taken is not None:
+                    taken()
                 await self._ended.wait()
                 self._tasks.cancel_scope.cancel()  # only naps before a retry can be left
         except BaseExceptionGroup as group:
@@ -194,6 +199,9 @@ class LocalRun:
         starting, self._starting = self._starting, []
         if not facts:
             return starting
+        while self._abandoned:
+            with suppress(RunRefused):
+                await self._store.wish(self._abandoned.pop(), "cancel")
         await self._store.record(self.lease, facts)
         for fact in facts:
             if self._listener is not None:
@@ -281,6 +289,7 @@ class LocalRun:
 
     def _execute(self, commands: list[Command], facts: list[Fact]) -> None:
         """Carry out commands in order. What can be decided now is decided now."""
+        _forget_pause(facts)
         todo = deque(commands)
         while todo:
             command = todo.popleft()
@@ -336,7 +345,9 @@ class LocalRun:
 
     def _begin_attempt(self, work: Work, facts: list[Fact], *, fresh: bool) -> None:
         row, step = work.row, work.step
-        work.has_slot, work.scope = step.kind != "chain", anyio.CancelScope()
+        work.has_slot = step.kind != "chain"
+        if work.tries:
+            work.scope = anyio.CancelScope()  # the last attempt's is spent
         row.status = StepStatus.EXECUTING
         row.attempt += 1
         work.tries += 1
@@ -496,7 +507,10 @@ class LocalRun:
         self.error = self.error or _named(row.error, step, item)
 
     def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
-        if self.ledger.row(step, item) is not None:
+        waiting = self.ledger.row(step, item)
+        if waiting is not None:
+            if waiting.status is StepStatus.WAITING_APPROVAL and waiting.id in self.children:
+                self._abandoned.append(self.children[waiting.id])
             self._decisions.pop((step, item), None)
             self._end_row(step, item, status, facts, reason=reason)
             return
@@ -585,8 +599,7 @@ class LocalRun:
         left = None if work.deadline is None else work.deadline - time.monotonic()
         if left is not None and left <= 0:
             return failure(_total_timeout(step))
-        folder = self._store.files.folder / "work"
-        work.context = StepContext(self.id, step.id, row.item, row.attempt, folder)
+        work.context = StepContext(self.id, step.id, row.item, row.attempt, self._work_folder)
         work.context.asks_approval = step.approval is not None
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
         outcome = await attempt(
@@ -611,11 +624,16 @@ class LocalRun:
         try:
             stored = await keep_value(value, context, self._store.files, self._store.new_id, {})
         except TowpathError as error:
+            if disk_failed(error):
+                raise
             return failure(error)
         return Outcome(value, stored)
 
     async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:
-        end = await self._inner.run_inner(self, work)
+        try:
+            end = await self._inner.run_inner(self, work)
+        except (InputInvalid, ValueRefused) as error:
+            return failure(error)  # what the inner chain was given, known only now
         if end.status is ChainStatus.PAUSED:
             return end
         if end.status is ChainStatus.CANCELLED and work.cancelled:
@@ -632,7 +650,15 @@ class LocalRun:
         try:
             return await keep_outcome(end.value, context, self._store.files, self._store.new_id, versions)
         except TowpathError as error:
+            if disk_failed(error):
+                raise
             return failure(error)
+
+
+def _forget_pause(facts: list[Fact]) -> None:
+    """Whether nothing more can happen is for the latest answer to say, not for an earlier one."""
+    if facts and isinstance(facts[-1], ChainPaused):
+        facts.pop()
 
 
 def _restored(row: StepRow) -> RestoredRow:

@@ -62,6 +62,7 @@ class RunSlots:
             self.granted -= 1
         elif self._slots.free:
             self._slots.free -= 1
+            self._slots._forget(self)  # it had its turn; for more it queues up behind the others
         else:
             self.wants = True
             self._slots._wait(self)

@@ -34,7 +34,9 @@ def take(shape: str, size: int, durability: str, repetitions: int) -> Measured:
 def show(shape: str, taken: dict[int, Measured]) -> dict[str, Any]:
     """The table of one shape, and its growth."""
     print(f"{GROWING[shape](10_000).what}")
-    print(f"{'steps':>9}{'us/step':>9}{'cpu us':>8}{'commits':>9}{'wall s':>8}{'compile s':>11}{'MiB':>8}{'KiB/step':>10}")
+    print(
+        f"{'steps':>9}{'us/step':>9}{'cpu us':>8}{'commits':>9}{'wall s':>8}{'compile s':>11}{'MiB':>8}{'KiB/step':>10}"
+    )
     for size, one in taken.items():
         print(
             f"{size:>9,}{one.cost:>9,.0f}{one.cpu / one.steps * 1e6:>8,.0f}{one.commits:>9,}{one.wall:>8.2f}"
@@ -44,8 +46,10 @@ def show(shape: str, taken: dict[int, Measured]) -> dict[str, Any]:
     growth = taken[sizes[-1]].cost / taken[sizes[0]].cost
     upper = taken[sizes[-1]].cost / taken[sizes[-2]].cost
     verdict = "ok" if growth <= TARGET else "MISSED"
-    print(f"cost({sizes[-1]:,}) / cost({sizes[0]:,}) = {growth:.2f} (target <= {TARGET}: {verdict});"
-          f" / cost({sizes[-2]:,}) = {upper:.2f}\n")
+    print(
+        f"cost({sizes[-1]:,}) / cost({sizes[0]:,}) = {growth:.2f} (target <= {TARGET}: {verdict});"
+        f" / cost({sizes[-2]:,}) = {upper:.2f}\n"
+    )
     return {
         "shape": shape,
         "growth": growth,

@@ -20,7 +20,7 @@ import msgspec
 
 from .artifact import Artifact
 from .context import StepContext
-from .errors import Place, StepFailed, StepTimedOut, TowpathError, ValueRefused
+from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files, KeptFile
@@ -61,10 +61,14 @@ async def attempt(
 ) -> Outcome:
     """Call the step once. `versions` are the highest version numbers its outputs have already.
 
-    Cancellation passes through; every other trouble, the step's or ours, becomes an outcome.
+    Cancellation passes through, and so does a disk that fails under us: that ends no step, the run is left
+    as recorded, to be resumed. Every other trouble, the step's or ours, becomes an outcome.
     """
     try:
-        with anyio.CancelScope() if timeout is None else anyio.move_on_after(timeout) as scope:
+        if timeout is None:  # most steps: a cancel scope costs a tenth of a step
+            value = await _call(step, arguments, context, limiter)
+            return await keep_outcome(value, context, files, new_id, versions)
+        with anyio.move_on_after(timeout) as scope:
             value = await _call(step, arguments, context, limiter)
             return await keep_outcome(value, context, files, new_id, versions)
         assert scope.cancel_called
@@ -77,8 +81,11 @@ async def attempt(
         if task is None or task.cancelling():
             raise
         # Nobody cancelled us: the step raised it itself, and would otherwise vanish without a trace.
-        return failure(RuntimeError(f"the step raised {type(error).__name__} without being cancelled"))
+        raised = RuntimeError(f"the step raised {type(error).__name__} without being cancelled")
+        return failure(raised.with_traceback(error.__traceback__))
     except BaseException as error:
+        if disk_failed(error):
+            raise
         return failure(error)
     finally:
         context.close()
@@ -187,12 +194,18 @@ def _new(
     )
 
 
+def disk_failed(error: BaseException) -> bool:
+    """The store's disk is full or broken: no fault of the step, and no use in trying it again now."""
+    return isinstance(error, StoreFailed) and error.code.startswith("E_DISK_") and not error.retryable
+
+
 def failure(error: BaseException) -> Outcome:
     """The outcome of an attempt that raised. Errors of a user's code may be tried again."""
     name = type(error).__name__
     if isinstance(error, TowpathError):
         shown = user_traceback(error) if isinstance(error, StepFailed) else ""
-        return Outcome(error=ErrorInfo(error.code, redacted(error.problem.message), name, shown), retryable=error.retryable)
+        info = ErrorInfo(error.code, redacted(error.problem.message), name, shown)
+        return Outcome(error=info, retryable=error.retryable)
     message = redacted(f"{name}: {error}" if str(error) else name)
     return Outcome(error=ErrorInfo("E_STEP_RAISED", message[:MESSAGE_LIMIT], name, user_traceback(error)))
 
@@ -201,7 +214,8 @@ def user_traceback(error: BaseException) -> str:
     """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
     kept = traceback.TracebackException.from_exception(error)
     _drop_our_frames(kept)
-    return redacted("".join(kept.format()))[-TRACEBACK_LIMIT:]
+    lines = [line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…\n" for line in kept.format()]
+    return redacted("".join(lines)).encode(errors="replace")[-TRACEBACK_LIMIT:].decode(errors="ignore")
 
 
 def _drop_our_frames(kept: traceback.TracebackException) -> None:

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import heapq
 import inspect
-import json
-import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .chain_schema import STEP_KINDS, PlainCopy, place_of, size_problem, structure_problems, top_problem
 from .errors import ChainInvalid, InputInvalid, Place, Problem, shown
 from .graph import compile_plan, cycle_problem
 from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, StepPlan
@@ -35,16 +31,13 @@ from .references import (
 )
 from .retry import seconds
 from .steps import Step, StepOptions, attempts, retry_policy
-from .yaml_source import MAX_DEPTH, MAX_PROBLEMS, Document, read_yaml
+from .yaml_source import MAX_PROBLEMS, Document, read_yaml
 
 T = TypeVar("T")
 
 MAX_NESTING = 20  # chains inside each other
-MAX_VALUES = 5_000_000  # in a chain that is given as data
 WORKFLOW_ATTEMPTS = 3  # a server may be gone for a moment; only retryable errors are tried again
 _GUESSES = 20  # problems that get a "did you mean"
-_KINDS = ("workflow", "python", "chain")
-_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +78,11 @@ def load_chain_from_dict(
         ChainInvalid: as `load_chain`, without lines.
     """
     if not isinstance(data, dict):
-        raise ChainInvalid([_top_problem(data, Place(source))])
+        raise ChainInvalid([top_problem(data, Place(source))])
     steps = data.get("steps")
     if isinstance(steps, list | tuple) and len(steps) > MAX_STEPS:
-        raise ChainInvalid([_size_problem(len(steps), Place(source, field="steps"))])
-    copy = _Copy(source)
+        raise ChainInvalid([size_problem(len(steps), Place(source, field="steps"))])
+    copy = PlainCopy(source)
     copied = {"name": "chain", **copy.of(data, ())}
     if copy.problems:
         raise ChainInvalid(copy.problems)
@@ -101,218 +94,6 @@ def _load(document: Document, folder: Path, imports: bool, path: str = "") -> Ch
     if loaded.file is None:
         raise ChainInvalid(loaded.problems)
     return loaded.file
-
-
-class _Copy:
-    """Makes plain data of what a caller passed, so that a plan shares nothing with it."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.problems: list[Problem] = []
-        self.values = 0
-
-    def of(self, value: Any, path: Keys) -> Any:
-        self.values += 1
-        if len(path) > MAX_DEPTH or self.values > MAX_VALUES:
-            code = "E_YAML_DEPTH" if len(path) > MAX_DEPTH else "E_YAML_NODES"
-            raise ChainInvalid([Problem(code, "the data is nested too deeply or too large", self._place(path))])
-        if isinstance(value, dict):
-            for key in value:
-                if not isinstance(key, str):
-                    self._refuse("E_YAML_KEY", "a key must be text", path, key)
-            return {self._text(k, path): self.of(v, (*path, k)) for k, v in value.items() if isinstance(k, str)}
-        if isinstance(value, list | tuple):
-            return [self.of(inner, (*path, i)) for i, inner in enumerate(value)]
-        if isinstance(value, str):
-            return self._text(value, path)
-        return self._number(value, path)
-
-    def _text(self, value: str, path: Keys) -> str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            self._refuse("E_YAML_CHAR", "the text is not valid Unicode", path, value)
-        return str.__str__(value)
-
-    def _number(self, value: Any, path: Keys) -> Any:
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, int) and -(2**63) <= value < 2**63:
-            return int(value)
-        if isinstance(value, float) and math.isfinite(value):
-            return float(value)
-        if isinstance(value, int | float):
-            self._refuse("E_FIELD_RANGE", "the number is out of range", path, "a number")
-        else:
-            self._refuse("E_FIELD_TYPE", "this is not plain data", path, type(value).__name__)
-        return None
-
-    def _refuse(self, code: str, message: str, path: Keys, found: object) -> None:
-        if len(self.problems) < MAX_PROBLEMS:
-            allowed = "text, finite numbers of 64 bits, booleans, none, lists and mappings"
-            self.problems.append(Problem(code, message, self._place(path), shown(found), allowed))
-
-    def _place(self, path: Keys) -> Place:
-        return Place(self.source, field=shown(_written(path)))
-
-
-# -- structure: the schema, and its errors in our words
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of chain files."""
-    parsed: dict[str, Any] = json.loads(Path(__file__).with_name("chain.schema.json").read_bytes())
-    return parsed
-
-
-_shared_schema = lru_cache(maxsize=1)(schema)
-_TYPES = {
-    "string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
-    "array": "a list", "object": "a mapping",
-}  # fmt: skip
-_RANGES = {
-    "minimum": "at least {}", "exclusiveMinimum": "more than {}", "maximum": "at most {}",
-    "minLength": "at least {} characters", "maxLength": "at most {} characters", "maxItems": "at most {}",
-}  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _validator() -> Any:
-    import jsonschema_rs  # noqa: PLC0415 - only those who load a file pay for it
-
-    return jsonschema_rs.validator_for(_shared_schema())
-
-
-def _structure(document: Document) -> tuple[list[Problem], set[Keys]]:
-    """What the schema refuses, and the keys of steps whose values are not to be looked at again."""
-    errors = list(islice(_validator().iter_errors(document.data), 20 * MAX_PROBLEMS))
-    paths = [tuple(error.instance_path) for error in errors]
-    mistyped = {path for error, path in zip(errors, paths, strict=True) if error.kind.name == "type"}
-    problems: list[Problem] = []
-    for error, path in zip(errors, paths, strict=True):
-        # What has the wrong type breaks other rules as well, and nobody wants to hear of them.
-        if error.kind.name == "type" or path not in mistyped:
-            problems += _explained(error.kind, path, _rule(error.schema_path), document)
-    return problems, {path[:3] for path in paths}
-
-
-def _rule(path: Sequence[str | int]) -> dict[str, Any]:
-    """The part of the schema that holds the keyword at this path."""
-    rule: Any = _shared_schema()
-    for key in path[:-1]:
-        rule = rule[key]
-    return rule if isinstance(rule, dict) else {}
-
-
-def _explained(kind: Any, path: Keys, rule: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """One error of the schema as problems of ours."""
-    value = _value_at(document.data, path)
-    place, last = _place(document, path), path[-1] if path else ""
-    if kind.name == "additionalProperties":
-        for key in kind.unexpected:
-            yield from _unknown(key, value[key], rule, _place(document, (*path, key), of_key=True))
-    elif kind.name == "required":
-        yield _missing(kind.property, path, document)
-    elif kind.name == "oneOf":
-        found = " and ".join(key for key in _KINDS if key in value)
-        message = "a step is exactly one of workflow, python and chain"
-        yield Problem("E_STEP_KIND", message, place, found or "none", ", ".join(_KINDS))
-    elif kind.name == "not" and last != "id":
-        yield Problem(
-            "E_FIELD_CONFLICT", "retry and retries say the same thing", place, "retry and retries", "one of the two"
-        )
-    elif last == "requires_approval" and kind.name == "const":
-        yield replace(_missing(last, path[:-1], document), place=place)
-    elif kind.name == "minItems" or (path == ("steps",) and value is None):
-        yield Problem("E_CHAIN_EMPTY", "the chain has no steps", place, cure="add a step with id and python")
-    elif kind.name == "propertyNames":
-        place = _place(document, (*path, kind.error.instance), of_key=True)
-        name = shown(kind.error.instance)
-        yield Problem("E_FIELD_TYPE", f"{name} cannot be a name here", place, name, rule.get("description", ""))
-    elif kind.name in _RANGES:
-        allowed = _RANGES[kind.name].format(kind.limit)
-        yield Problem("E_FIELD_RANGE", f"{last} is out of range", place, _found(value), allowed)
-    else:
-        code = {"id": "E_STEP_ID", "python": "E_STEP_KIND" if kind.name == "pattern" else ""}.get(str(last), "")
-        allowed = _allowed(kind, rule)
-        what = last if isinstance(last, str) else _written(path[-2:])
-        message = f"{what} must be {allowed}" if kind.name == "type" else f"{what} cannot be this"
-        yield Problem(code or "E_FIELD_TYPE", message, place, _found(value), allowed)
-
-
-def _allowed(kind: Any, rule: dict[str, Any]) -> str:
-    if kind.name == "enum":
-        return ", ".join(map(str, kind.options))
-    if kind.name == "type":
-        types = " or ".join(_TYPES[name] for name in kind.types)
-        return types if rule.get("title") != "Duration" else str(rule["description"])
-    return str(rule.get("description", ""))
-
-
-def _unknown(key: str, value: object, rule: dict[str, Any], place: Place) -> Iterator[Problem]:
-    names = sorted(rule.get("properties", ()))
-    yield Problem(
-        "E_FIELD_UNKNOWN", f"there is no key {shown(key)} here", place, shown(key), " ".join(names), similar(key, names)
-    )
-    if isinstance(value, str) and _LEADING_ZERO.fullmatch(value):
-        message = "a number with a leading zero means different things to different readers"
-        yield Problem("E_FIELD_TYPE", message, place, shown(value), "a number without leading zeros")
-
-
-def _missing(key: str, path: Keys, document: Document) -> Problem:
-    place = _place(document, path)
-    if key == "steps":
-        return Problem("E_CHAIN_EMPTY", "the chain has no steps", place, cure="add steps:")
-    if key == "requires_approval":
-        place = _place(document, (*path, "approval"), of_key=True)
-        message, cure = "approval does nothing by itself", "add requires_approval: true"
-        return Problem("E_STEP_APPROVAL", message, place, allowed="requires_approval: true", cure=cure)
-    return Problem("E_FIELD_MISSING", f"{key} is missing", place, allowed=f"{key}: …", cure=f"add {key}:")
-
-
-# -- places
-
-
-def _place(document: Document, path: Keys, *, of_key: bool = False) -> Place:
-    """Where a value (or its key) stands, with the step it belongs to."""
-    step, field = "", path
-    if len(path) > 1 and path[0] == "steps":
-        value = _value_at(document.data, path[:2])
-        step_id = value.get("id") if isinstance(value, dict) else None
-        step, field = (shown(step_id), path[2:]) if isinstance(step_id, str) else ("", path)
-    if of_key and path in document.key_positions:
-        return Place(document.source, *document.key_positions[path], step, shown(_written(field)))
-    return document.place(path, step=step, field=shown(_written(field)))
-
-
-def _written(path: Keys) -> str:
-    """A path as users write it: `steps[2].timeout`."""
-    words = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    return "".join(words).removeprefix(".")
-
-
-def _value_at(data: Any, path: Keys) -> Any:
-    for key in path:
-        data = data[key]
-    return data
-
-
-def _found(value: object) -> str:
-    """A value in an error: collections by their kind only, they may be long."""
-    kinds = {dict: "a mapping", list: "a list", type(None): "nothing"}
-    plain = json.dumps(value) if isinstance(value, bool) else str(value)
-    return kinds.get(type(value)) or shown(plain) or '""'
-
-
-def _top_problem(data: object, place: Place) -> Problem:
-    return Problem("E_YAML_TOP", "a chain is a mapping", place, _found(data), "a mapping with name and steps")
-
-
-def _size_problem(size: int, place: Place) -> Problem:
-    return Problem("E_CHAIN_SIZE", "the chain has too many steps", place, f"{size:,}", f"{MAX_STEPS:,} steps")
-
-
-# -- one file
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +172,7 @@ class _Entry:
     document: Document
 
     def place(self, path: Keys, *, of_key: bool = False) -> Place:
-        return _place(self.document, ("steps", self.index, *path), of_key=of_key)
+        return place_of(self.document, ("steps", self.index, *path), of_key=of_key)
 
 
 class _Draft:
@@ -402,7 +183,6 @@ class _Draft:
         self.problems: list[Problem] = []
         self.functions: dict[str, Step[..., Any]] = {}
         self.size = self.height = 0
-        self.broken = False
         self.unknown_steps = 0
 
     def loaded(self) -> _Loaded:
@@ -411,8 +191,8 @@ class _Draft:
         written = data.get("steps")
         steps: list[Any] = written if isinstance(written, list) else []
         if len(steps) > MAX_STEPS:
-            return _Loaded(None, (_size_problem(len(steps), _place(self.document, ("steps",))),))
-        self.problems, refused = _structure(self.document)
+            return _Loaded(None, (size_problem(len(steps), place_of(self.document, ("steps",))),))
+        self.problems, refused = structure_problems(self.document)
         entries = self._entries(steps, refused)
         needs = {entry.step: entry.depends_on for entry in reversed(entries)}
         order, circles = order_of(needs)
@@ -424,11 +204,11 @@ class _Draft:
         self.problems += self.expressions.problems
         self.size += len(steps)
         if self.size > MAX_STEPS:
-            self.problems.append(_size_problem(self.size, _place(self.document, ("steps",))))
-        if self.problems or self.broken:
+            self.problems.append(size_problem(self.size, place_of(self.document, ("steps",))))
+        if self.problems:
             return _Loaded(None, self._sorted())
         file = ChainFile(self._compiled(plans), self.functions, self.document.source)
-        return _Loaded(file, (), self.size, self.height)
+        return _Loaded(file, (), self.size, self.height + 1)
 
     def _sorted(self) -> tuple[Problem, ...]:
         """In the order of the file; those of other files come behind."""
@@ -481,7 +261,7 @@ class _Draft:
     def _twice(self, step_id: str, first: int, index: int) -> None:
         if first == index:
             return
-        places = [_place(self.document, ("steps", i, "id")) for i in (first, index)]
+        places = [place_of(self.document, ("steps", i, "id")) for i in (first, index)]
         lines = [f"line {p.line}" if p.line else f"steps[{i}]" for p, i in zip(places, (first, index), strict=True)]
         message = f"two steps are called {shown(step_id)}, on {lines[0]} and on {lines[1]}; case does not count"
         self._problem("E_CHAIN_DUPLICATE_STEP", message, places[1], shown(step_id), "each id once", "rename one")
@@ -493,7 +273,7 @@ class _Draft:
                 break
             if isinstance(name, str) and name not in ids:
                 self.unknown_steps += 1
-                place = _place(self.document, ("steps", index, "depends_on", at))
+                place = place_of(self.document, ("steps", index, "depends_on", at))
                 cure = similar(name, ids) if len(self.problems) < _GUESSES else ""
                 message = f"there is no step {shown(name)}"
                 self._problem("E_CHAIN_UNKNOWN_STEP", message, place, shown(name), _some(ids), cure)
@@ -508,7 +288,7 @@ class _Draft:
             self.problems.append(cycle_problem(circle, entry.place(path)))
 
     def _step(self, entry: _Entry) -> StepPlan:
-        kind = next((key for key in _KINDS if key in entry.written), "")
+        kind = next((key for key in STEP_KINDS if key in entry.written), "")
         name, fields, names = str(entry.fields.get(kind, "")), entry.fields, self.expressions
         inner, step = None, None
         if kind in fields:
@@ -596,8 +376,7 @@ class _Draft:
         if len(self.loading.open) + loaded.height > MAX_NESTING:
             self.problems.append(_nesting_problem(place))
         if loaded.file is None:
-            self.broken = True  # its problems may have been reported elsewhere
-            return None
+            return None  # where it was named first, its problems keep the whole from being loaded
         self.functions.update(loaded.file.steps)
         plan = loaded.file.plan
         required = {spec.name: spec.required for spec in plan.inputs}

@@ -215,8 +215,11 @@ class Adapter(Protocol):
         """Resolve every step of a run before anything of it starts. Raises StepNotRegistered."""
         ...
 
-    async def execute(self, run_id: str) -> Ended:
-        """Work on a run until it is over or paused. Raises RunRefused, Fenced, StoreFailed."""
+    async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
+        """Work on a run until it is over or paused; `taken` is called when it is recorded as running.
+
+        Raises RunRefused, Fenced, StoreFailed.
+        """
         ...
 
     async def look(self) -> None:

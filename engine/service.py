@@ -74,7 +74,9 @@ class Engine:
     ) -> RunHandle:
         """Start a chain and return at once; the run goes on beside your code until the engine closes."""
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
-        return self._in_background(run_id)
+        self._failed.pop(run_id, None)
+        await self._tasks.start(self._execute_quietly, run_id)
+        return RunHandle(self, run_id)
 
     async def _create(self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]) -> str:
         plan = chain.plan
@@ -154,16 +156,17 @@ class Engine:
             await self._decision(run_id)
             ended = None
 
-    async def _work_on(self, run_id: str) -> Ended:
-        """Execute a run, or watch it where somebody else does."""
+    async def _work_on(self, run_id: str, taken: Callable[[], None] = lambda: None) -> Ended:
+        """Execute a run, or watch it where somebody else does; `taken` is called as soon as somebody does."""
         while True:
             try:
-                return await self.adapter.execute(run_id)
+                return await self.adapter.execute(run_id, taken)
             except RunRefused as refused:
                 if refused.code == "E_RUN_OVER":
                     return Ended((await self.store.load(run_id)).status)
                 if refused.code != "E_RUN_OWNED":
                     raise
+            taken()
             await anyio.sleep(POLL)
 
     async def _decision(self, run_id: str) -> None:
@@ -173,17 +176,20 @@ class Engine:
                 return
             await anyio.sleep(POLL)
 
-    def _in_background(self, run_id: str) -> RunHandle:
-        handle = RunHandle(self, run_id)
-        self._failed.pop(run_id, None)
-        self._tasks.start_soon(self._execute_quietly, run_id)
-        return handle
+    async def _execute_quietly(self, run_id: str, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        told = False
 
-    async def _execute_quietly(self, run_id: str) -> None:
+        def taken() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                task_status.started()
+
         try:
-            await self._work_on(run_id)
+            await self._work_on(run_id, taken)
         except TowpathError as error:
             self._failed[run_id] = error  # told to whoever asks for the result
+        taken()
 
     # ---- looking and steering
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, Json
 
+from .failures import database_error
 from .session import Row
 
 S = TypeVar("S", bound=StrEnum)
@@ -22,8 +24,11 @@ FLAGS = frozenset({"is_latest", "delivered"})
 
 
 def encode(value: Json) -> str | None:
-    """JSON text for a column; None stays NULL."""
-    return None if value is None else msgspec.json.encode(value).decode()
+    """JSON text for a column; None stays NULL. Raises StoreFailed (E_DB_VALUE) for text that is no Unicode."""
+    try:
+        return None if value is None else msgspec.json.encode(value).decode()
+    except UnicodeEncodeError as error:
+        raise database_error(error, Path()) from error
 
 
 def decode(text: str | bytes | None) -> Json:

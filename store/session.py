@@ -146,7 +146,8 @@ class Database:
         self.counts = Counts()
         factory = connection_class("FULL" if durability == "full" else "NORMAL", int(busy_timeout * 1000))
         self._databases = databases.Database(f"sqlite:///{quote(str(path))}", factory=factory)
-        self._closing = asyncio.Event()
+        self._closing = asyncio.Event()  # nothing new is taken; what is queued is still written
+        self._letting_go = asyncio.Event()  # the connections are closed
         self._wake = asyncio.Event()
         self._queue: list[Unit] = []
         self._writing = anyio.Lock()
@@ -185,6 +186,7 @@ class Database:
                 await asyncio.gather(self._loop_task, return_exceptions=True)
                 with suppress(TowpathError):
                     await self._on_writer(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+            self._letting_go.set()
             await asyncio.gather(*(held.task for held in self._held), return_exceptions=True)
             await self._databases.disconnect()
 
@@ -195,7 +197,7 @@ class Database:
             try:
                 async with self._databases.connection() as connection:
                     ready.set_result(connection.raw_connection)
-                    await self._closing.wait()
+                    await self._letting_go.wait()
             except Exception as error:
                 if not ready.done():
                     ready.set_exception(error)
@@ -237,10 +239,8 @@ class Database:
 
     async def _write_loop(self) -> None:
         try:
-            while True:
+            while self._queue or not self._closing.is_set():
                 await self._wake.wait()
-                if not self._queue and self._closing.is_set():
-                    return
                 self._wake.clear()
                 while self._queue:
                     async with self._writing:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from towpath.chain_file import load_chain, schema
+from towpath.chain_file import load_chain
+from towpath.chain_schema import schema
 from towpath.errors import ChainInvalid, TowpathError
 from towpath.graph import mermaid
 from towpath.steps import import_module

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import anyio
 import pytest
 
-from towpath import Engine, open_engine as open_real_engine
+from towpath import Engine
+from towpath import open_engine as open_real_engine
 
 
 @pytest.fixture
@@ -77,8 +78,7 @@ async def _fsck(store: Path) -> None:
     from towpath.adapters.wiring import check_store
 
     report = await check_store(f"sqlite:///{store}")
-    if report is not None:
-        assert not report.findings, report.findings
+    assert not report.problems, str(report)
 
 
 @pytest.fixture

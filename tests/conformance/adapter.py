@@ -1,4 +1,3 @@
-# ruff: noqa: N802 - tests carry the number of their line in the acceptance list (S6.3) in their names
 """What every adapter must do. A test module takes the suite with `from tests.conformance.adapter import *`
 and gives two fixtures:
 
@@ -356,9 +355,7 @@ async def test_values_that_are_refused(open_engine: OpenEngine, kind: str) -> No
 
 @chain
 def parts_of_a_large_value(size: int):
-    large = steps.long_text(size)
-    length = steps.length_of(large["text"])
-    return steps.echo([length, steps.hold("", "unused").when("long_text.output.size < 0")["x"]]) if False else length
+    return steps.length_of(steps.long_text(size)["text"])
 
 
 async def test_large_values_are_artifacts_and_read_transparently(open_engine: OpenEngine) -> None:
@@ -697,22 +694,19 @@ async def test_S4_6_a_condition_that_cannot_be_evaluated_fails_the_step(
 
     @chain
     def wrong():
+        first = steps.number(1)
+        text = steps.echo("true").named("text")
         skipped = steps.number(1).named("skipped").when("number.output == 2")
-        return steps.nothing().after(steps.number(1), steps.echo("true").named("text"), skipped).when(condition)
+        guarded = [skipped] if "skipped" in condition else []
+        return steps.nothing().after(first, text, *guarded).when(condition)
 
-    plan = wrong.plan
-    assert plan.step("nothing").condition == condition
     async with open_engine() as engine:
         run = await engine.run(wrong)
         error = run["nothing"].error
-        if code == "E_TEMPLATE_UNDEFINED" or "skipped" in condition:
-            assert run["nothing"].status in (FAILED, SKIPPED)
-        if run["nothing"].status == FAILED:
-            assert error is not None
-            assert error.code == code
-        else:
-            assert "skipped" not in plan.step("nothing").watches
-        await settled(engine, run)
+        assert error is not None
+        assert error.code == code
+        statuses = await settled(engine, run)
+        assert statuses == {"number": DONE, "text": DONE, "skipped": SKIPPED, "nothing": FAILED}
 
 
 async def test_S4_6_the_text_of_a_value_is_never_evaluated(open_engine: OpenEngine) -> None:
@@ -1360,23 +1354,14 @@ async def test_a_gate_two_chains_down(open_engine: OpenEngine, reopened: bool) -
         async with open_engine() as engine:
             gate = await pending(engine, innermost.id)
             await engine.approve(gate.id, by="anna")
-            run = await engine.resume(innermost.id)  # the whole tree goes on, whichever part was named
-            run = await engine.snapshot((await engine.get_chain(middle.id)).id)
+            named = await engine.resume(innermost.id)  # the whole tree goes on, whichever part was named
+            assert (named.id, named.status) == (innermost.id, "completed")
     async with open_engine() as engine:
-        top = await engine.snapshot((await engine.list_workflows(chain_id=None, limit=1))[0].chain_id)
-        del top
-        chains = await engine.list_chains()
-        assert {(c.name, c.status) for c in chains} == {
-            ("around_around", "completed"),
-            ("around_a_gate", "completed"),
-            ("gate_inside", "completed"),
-        }
-        outermost = next(c for c in chains if c.name == "around_around")
-        done = await engine.snapshot(outermost.id)
+        done = await engine.snapshot(run.id)
         assert done.value == "deep"
-        for each in chains:
-            assert set((await settled(engine, each.id)).values()) == {DONE}
-        del run
+        for run_id in (run.id, middle.id, innermost.id):
+            assert (await engine.get_chain(run_id)).status == "completed"
+            assert set((await settled(engine, run_id)).values()) == {DONE}
 
 
 async def test_a_gate_inside_decided_while_the_rest_runs(open_engine: OpenEngine, folder: str) -> None:
@@ -1636,13 +1621,6 @@ async def test_a_gate_decided_while_the_run_goes_on(open_engine: OpenEngine, fol
 async def test_reject_stops_the_chain(open_engine: OpenEngine, folder: str) -> None:
     """The row fails, running steps finish, nothing new starts, queued ones included; the chain fails."""
 
-    @chain(concurrency=2)
-    def stopped(folder: str):
-        checked = steps.draft("x")
-        after = steps.double(steps.hold(folder, "running", 1).named("running").after(checked.named("draft")))
-        del after
-        return steps.read_text(checked)
-
     @chain(concurrency=1)
     def busy(folder: str):
         gate = steps.draft("x")
@@ -1700,10 +1678,6 @@ async def test_H5_a_decision_without_an_engine_is_applied_at_resume(open_engine:
 
 async def test_F3_an_edit_is_what_the_next_step_gets(open_engine: OpenEngine) -> None:
     """A new version does not decide; approving needs the versions that were seen (E_APPROVAL_STALE)."""
-
-    @chain
-    def simple():
-        return steps.read_text(steps.draft("first")), steps.describe
 
     @chain
     def edited():
@@ -1905,20 +1879,15 @@ async def test_rerun_with_other_inputs_and_parameters(open_engine: OpenEngine) -
         assert unknown.value.code == "E_INPUT_UNKNOWN"
 
 
-async def test_rerun_of_what_did_not_complete(open_engine: OpenEngine, folder: str) -> None:
+async def test_rerun_of_what_did_not_complete(open_engine: OpenEngine) -> None:
     """Without `from_steps` the failed step and its descendants run again; the rest is taken over."""
 
     @chain
-    def flaky(folder: str):
-        first = steps.number(1)
-        return (
-            steps.add(steps.hold_or_fail(folder), first)
-            if hasattr(steps, "hold_or_fail")
-            else steps.echo(steps.boom_if(first, [1]))
-        )
+    def flaky():
+        return steps.echo(steps.boom_if(steps.number(1), [1]))
 
     async with open_engine() as engine:
-        old = await engine.run(flaky, folder=folder)
+        old = await engine.run(flaky)
         assert old.status == "failed"
         run = await engine.rerun(old, parameters={"boom_if.bad": []})
         assert (run.status, run.value) == ("completed", 1)
@@ -2073,7 +2042,7 @@ async def test_a_run_and_its_steps(open_engine: OpenEngine) -> None:
                 _ = run["echo"].value
             with pytest.raises(StepNotCompleted, match="0 artifacts"):
                 _ = run["number"].artifact
-            with pytest.raises(KeyError, match="boom, echo"):
+            with pytest.raises(KeyError, match="it has boom"):
                 _ = run["bom"]
             assert "failed" in repr(run)
             assert "skipped" in repr(run["echo"])

@@ -1,4 +1,3 @@
-# ruff: noqa: N802 - tests carry the number of the reliability test (R24) in their names
 """What every blob store must do. A test module takes the suite with `from tests.conformance.blobs import *`
 and gives two fixtures:
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC110, ASYNC240 - steps of different processes meet through files, by looking again
 """The steps of the conformance suite. They have module names, so that every worker finds them.
 
 Steps of different processes meet in a folder: `hold` marks that it began (`<name>.began`) and goes on when

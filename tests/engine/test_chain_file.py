@@ -1,4 +1,7 @@
-"""Chain files: the corpus, every key on its way to the plan, references, and what hostile files cost."""
+"""Chain files: the corpus, every key on its way to the plan, references, and what hostile files cost.
+
+Times are processor time: how busy the machine is with other work does not count.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus import Case, cases
-from towpath.chain_file import ChainFile, load_chain, load_chain_from_dict, load_chain_text, schema
+from towpath.chain_file import ChainFile, load_chain, load_chain_from_dict, load_chain_text
+from towpath.chain_schema import schema
 from towpath.chains import RESERVED_IDS, STEP_ID
 from towpath.errors import ChainInvalid, Problem
 from towpath.model import MAX_STEPS, ApprovalPolicy, RetryPolicy, StepPlan
@@ -111,14 +115,14 @@ def completed(data: Any) -> Any:
 def test_corpus(case: Case, hostile: Path) -> None:
     load_chain_from_dict(step())  # the imports and the schema are paid for before the clock starts
     data = completed(case.input)
-    start = time.perf_counter()
+    start = time.process_time()
     if case.verdict == "accept":
         assert load_chain_from_dict(data, folder=hostile).plan.steps[0].id == "items"
     else:
         found = dict_problems(data, hostile)
         assert case.codes[0] in [p.code for p in found]
         assert all(p.message and (p.allowed or p.cure) for p in found)
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_the_corpus_is_told_what_it_asks_for() -> None:
@@ -225,6 +229,7 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
     by_line = {p.place.line: p for p in problems(MANY)}
     assert by_line[13].place.column == 14
     assert by_line[13].found == "-1"
+    assert [p.place.column for p in problems(MANY) if p.place.line == 8] == [17, 19, 35]
     assert by_line[9].cure == "did you mean timeout?"
     assert "total_timeout" in by_line[9].allowed
     assert "line 6 and on line 10" in by_line[10].message
@@ -772,12 +777,12 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
     with path.open("wb") as file:
         file.truncate(10 * 2**30)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ChainInvalid) as caught:
         load_chain(path)
     assert caught.value.code == "E_YAML_SIZE"
     assert f"{10 * 2**30:,}" in caught.value.problems[0].found
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(ChainInvalid, match="E_YAML_SIZE"):
         load_chain(path)
@@ -850,21 +855,32 @@ def test_chains_inside_each_other_are_limited_in_depth_and_size(tmp_path: Path) 
         write(tmp_path, **{f"c{i}": f"name: c\nsteps: [{{ id: x, chain: c{i + 1} }}, {{ id: y, chain: c{i + 1} }}]"})
     write(tmp_path, c100="name: c\nsteps: [{ id: x, workflow: w }]")
     assert load_chain(tmp_path / "c93.yaml").plan
-    start = time.perf_counter()
+    for i in range(2_000):
+        write(tmp_path, **{f"l{i}": f"name: l\nsteps: [{{ id: x, chain: l{i + 1} }}]"})
+    assert dict_codes(step(chain="l0"), tmp_path) == ["E_CHAIN_DEPTH"]
+    for i in range(5):
+        write(tmp_path, **{f"w{i}": f"name: w\nsteps: [{{ id: x, chain: w{i + 1} }}]"})
+    write(tmp_path, w5="name: w\nsteps: [{ id: x, chain: c91 }]")
+    for deep in ("w0", "c91"):
+        assert load_chain_from_dict(step(chain=deep), folder=tmp_path).plan
+    write(tmp_path, w5="name: w\nsteps: [{ id: x, chain: c87 }]")
+    known_first = {"steps": [{"id": "a", "chain": "c87"}, {"id": "b", "chain": "w0"}]}
+    assert dict_codes(known_first, tmp_path) == ["E_CHAIN_DEPTH"]
+    start = time.process_time()
     with pytest.raises(ChainInvalid, match="E_CHAIN_DEPTH"):
         load_chain(tmp_path / "c0.yaml")
     with pytest.raises(ChainInvalid, match="E_CHAIN_SIZE"):
         load_chain(tmp_path / "c83.yaml")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 # -- size and time
 
 
 def seconds_for(data: dict[str, Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     load_chain_from_dict(data)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_long_chains_load_in_linear_time() -> None:
@@ -901,9 +917,9 @@ def test_many_wrong_steps_are_refused_quickly() -> None:
     for raw in data["steps"]:
         raw["parameters"] = {"x": "{{ nobody.output }}", "y": "{{ 7*7 }}"}
         raw["depends_on"] = ["nobody"]
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(dict_problems(data)) == MAX_PROBLEMS
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_the_most_steps_a_chain_may_have() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_the_critical_path_is_the_longest_line() -> None:
 def test_neighbours_on_the_critical_path_depend_on_each_other(steps: list[StepPlan]) -> None:
     plan = compile_plan(Plan("test", tuple(steps)))
     path = critical_path(plan)
-    assert all(before in plan.step(after).depends_on for before, after in zip(path, path[1:], strict=False))
+    assert all(before in plan.step(after).depends_on for before, after in itertools.pairwise(path))
 
 
 # ---- pairs of maps

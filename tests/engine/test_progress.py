@@ -412,8 +412,8 @@ def continued_after_a_stop(case: Case, seed: int, moment: int) -> None:
 
     Only a condition or a count that fails in the very moment of the stop is recorded or not, as it comes.
     """
-    conditions = {s: bool(holds) for s, holds in case.table.conditions.items()}
-    counts = {s: count or 0 for s, count in case.table.counts.items()}
+    conditions: dict[str, bool | None] = {s: bool(holds) for s, holds in case.table.conditions.items()}
+    counts: dict[str, int | None] = {s: count or 0 for s, count in case.table.counts.items()}
     case = replace(case, table=replace(case.table, conditions=conditions, counts=counts))
     driver, choose = Driver(case).begin(), by(seed)
     while driver.events and not driver.stopped:
@@ -823,6 +823,16 @@ def test_item_i_starts_when_item_i_of_the_step_before_is_recorded() -> None:
     assert state.expanded("a", 2) == [Start("a", 0), Start("a", 1), Expand("b")]
     assert state.expanded("b", 2) == []
     assert state.succeeded("a", 1) == [Complete("a", 1), Start("b", 1)]
+
+
+def test_a_map_over_a_map_waits_for_its_other_dependencies_only() -> None:
+    """Items start as soon as the other dependency is recorded, though the map before is still at work."""
+    state = RunState(plan_of(step("a", mapped=True), step("x"), step("b", "x", over="a")))
+    state.begin()
+    state.expanded("a", 2)
+    assert state.succeeded("a", 0) == [Complete("a", 0)]
+    assert state.succeeded("x") == [Complete("x"), Expand("b")]
+    assert state.expanded("b", 2) == [Start("b", 0)]
 
 
 def test_item_i_is_skipped_if_item_i_of_the_step_before_failed() -> None:

@@ -37,17 +37,23 @@ def stretched(basis: str, size: int) -> bytes:
     return hashlib.shake_128(basis.encode()).digest(size)
 
 
-def made_from(given: list[dict[str, Any]], size: int) -> dict[str, Any]:
-    """A word and three files: one for the database, one for a blob, one copied from the work folder."""
+def made_from(effects: str, given: list[dict[str, Any]], size: int) -> dict[str, Any]:
+    """A word and three files: one for the database, one for a blob, one copied from beside the effects.
+
+    What a step writes itself is not on the store's disk, which may be full: that would be its own error.
+    """
     at = context()
     basis = at.step_id + "".join(artifact.digest for one in given for artifact in _files(one))
-    copied = at.work_folder / "copied.bin"
+    (at.work_folder / "scrap").touch()
+    folder = Path(effects).parent / f"{at.run_id}-{at.step_id}-{at.attempt}"
+    folder.mkdir(exist_ok=True)
+    copied = folder / "copied.bin"
     copied.write_bytes(stretched(basis + "copied", size + 5))
     return {
         "word": hashlib.sha256(basis.encode()).hexdigest()[:12],
         "small": stretched(basis + "small", INLINE),
         "large": stretched(basis + "large", size),
-        "copied": Path(copied),
+        "copied": copied,
     }
 
 
@@ -63,7 +69,7 @@ async def work(effects: str, pace: float, size: int, given: list[dict[str, Any]]
     for one in given:
         for artifact in _files(one):
             await artifact.read_bytes()
-    return made_from(given, size)
+    return made_from(effects, given, size)
 
 
 @step
@@ -71,7 +77,7 @@ def work_in_thread(effects: str, pace: float, size: int, given: list[dict[str, A
     """The same as a plain function."""
     note(effects)
     time.sleep(pace)
-    return made_from(given, size)
+    return made_from(effects, given, size)
 
 
 @chain
@@ -85,6 +91,13 @@ def diamond(effects: str, pace: float = 0.01, size: int = LARGE) -> Any:
     lower = work_in_thread(effects, pace, size, [middle, right]).named("lower")
     joined = work(effects, pace, size, [upper, lower]).named("joined")
     return work(effects, pace, size, [joined, left]).named("last")
+
+
+@chain
+def short(effects: str, pace: float = 0.0, size: int = LARGE) -> Any:
+    """Two steps, one in a thread."""
+    source = work(effects, pace, size, []).named("source")
+    return work_in_thread(effects, pace, size, [source]).named("last")
 
 
 @step
@@ -175,6 +188,7 @@ def gated(effects: str, pace: float = 0.0) -> Any:
 
 CHAINS: dict[str, Chain[..., Any]] = {
     "diamond": diamond,
+    "short": short,
     "line": line(60),
     "draining": draining,
     "blocked": blocked,

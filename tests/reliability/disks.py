@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,11 +49,13 @@ class LosingDisk:
     """An ext4 that keeps in memory what was not synced, until its power is cut."""
 
     def __init__(self, folder: Path) -> None:
-        self.image = folder / "disk.img"
+        memory = Path("/dev/shm")  # noqa: S108 - what is behind the loop device need not survive this process
+        number, name = tempfile.mkstemp(".img", "towpath-", memory if memory.is_dir() else folder)
+        os.ftruncate(number, 48 * 1024 * 1024)
+        os.close(number)
+        self.image = Path(name)
         self.folder = folder / "disk"
         self.folder.mkdir()
-        self.image.write_bytes(b"")
-        os.truncate(self.image, 48 * 1024 * 1024)
         _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,nodiscard", str(self.image))
 
     def mount(self) -> None:
@@ -77,8 +80,8 @@ def losing_disk(folder: Path) -> Iterator[LosingDisk]:
     """A mounted `LosingDisk`, gone at the end."""
     folder.mkdir()
     disk = LosingDisk(folder)
-    disk.mount()
     try:
+        disk.mount()
         yield disk
     finally:
         disk.unmount()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,47 +59,47 @@ class Hurt:
         return Counter((run, step, item, int(attempt)) for run, step, item, attempt in lines)
 
 
-def finish(hurt: Hurt, *runs: str) -> None:
-    """Go on with runs in this process until they are over."""
-    anyio.run(_finish, hurt, runs)
+def finish(hurt: Hurt) -> None:
+    """Go on, in this process, with every run that is not over."""
 
-
-async def _finish(hurt: Hurt, runs: Sequence[str]) -> None:
-    async with open_engine(hurt.store) as engine:
-        for run in runs:
-            await engine.resume(run)
-
-
-def recorded_status(hurt: Hurt, run: str) -> ChainStatus | None:
-    """The recorded status of a run, None if it is not there."""
-
-    async def look() -> ChainStatus | None:
+    async def go() -> None:
         async with open_engine(hurt.store) as engine:
-            row = await engine.get_chain(run)
-            return None if row is None else ChainStatus(row["status"])
+            for row in await _rows(engine, "SELECT id, status FROM chains ORDER BY id"):
+                if not ChainStatus(row["status"]).final:
+                    await engine.resume(row["id"])
+
+    anyio.run(go)
+
+
+def recorded(hurt: Hurt) -> dict[str, ChainStatus]:
+    """The runs that are recorded, and their status."""
+
+    async def look() -> dict[str, ChainStatus]:
+        async with open_engine(hurt.store) as engine:
+            return {row["id"]: ChainStatus(row["status"]) for row in await _rows(engine, "SELECT id, status FROM chains")}
 
     return anyio.run(look)
 
 
-def problems(hurt: Hurt, expected: Mapping[str, Picture | None], *, over: bool = True) -> list[str]:
+def problems(hurt: Hurt, expected: Mapping[str, Picture | None]) -> list[str]:
     """Everything that is wrong with a hurt store. `expected` gives what its runs must have come to; None: anything."""
     try:
-        return anyio.run(_problems, hurt, expected, over)
+        return anyio.run(_problems, hurt, expected)
     except TowpathError as error:
         return [f"the store cannot be opened: {error}"]
 
 
-def assert_sound(hurt: Hurt, expected: Mapping[str, Picture | None], *, over: bool = True) -> None:
+def assert_sound(hurt: Hurt, expected: Mapping[str, Picture | None]) -> None:
     """Fail with the list of what is wrong."""
-    found = problems(hurt, expected, over=over)
+    found = problems(hurt, expected)
     assert not found, "\n".join(found)
 
 
-async def _problems(hurt: Hurt, expected: Mapping[str, Picture | None], over: bool) -> list[str]:
+async def _problems(hurt: Hurt, expected: Mapping[str, Picture | None]) -> list[str]:
     async with open_engine(hurt.store) as engine:
         found = [*await _promises(engine, hurt), *await _events(engine), *await _damage(engine)]
         for run, picture in expected.items():
-            found += await _outcome(engine, run, picture, over)
+            found += await _outcome(engine, run, picture)
     left = [t.name for t in threading.enumerate() if t.name.startswith("towpath") or "aiosqlite" in t.name.lower()]
     return found + [f"I16 a thread is left: {name}" for name in left]
 
@@ -157,11 +157,11 @@ async def _damage(engine: Engine) -> list[str]:
     return [f"fsck: {problem}" for problem in report.problems]
 
 
-async def _outcome(engine: Engine, run_id: str, picture: Picture | None, over: bool) -> list[str]:
+async def _outcome(engine: Engine, run_id: str, picture: Picture | None) -> list[str]:
     """I11: the run came to what an unbroken one comes to."""
     run = await engine.snapshot(run_id)
     if picture is None:
-        return [] if run.status.final or not over else [f"run {run_id} is not over: {run.status}"]
+        return [] if run.status.final else [f"run {run_id} is not over: {run.status}"]
     if run.status is not ChainStatus.COMPLETED:
         return [f"run {run_id} is {run.status}: {run.error}"]
     found = picture_of(run)

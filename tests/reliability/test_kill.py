@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.conftest import needs
-from tests.reliability.invariants import Hurt, Picture, assert_sound, finish, recorded_status
+from tests.reliability.invariants import Hurt, Picture, assert_sound, finish, recorded
 from tests.reliability.processes import Victim, inject
 
 full = pytest.mark.full
@@ -53,20 +53,17 @@ def _killed_at_random(hurt: Hurt, how: str, chance: random.Random) -> bool:
     return "r" not in hurt.over
 
 
-def _end_well(hurt: Hurt, expected: Picture, run: str = "r") -> None:
+def _end_well(hurt: Hurt, expected: Picture) -> None:
     """Resume what is not over and check everything; a run that was never recorded was never promised."""
-    status = recorded_status(hurt, run)
-    if status is None:
-        assert not hurt.acks and not hurt.attempts()
-        return
-    if not status.final:
-        finish(hurt, run)
-    assert_sound(hurt, {run: expected})
+    finish(hurt)
+    runs = recorded(hurt)
+    assert runs or not (hurt.acks or hurt.attempts())
+    assert_sound(hurt, dict.fromkeys(runs, expected))
 
 
 @pytest.mark.parametrize(
     ("calls", "step"),
-    [(DATABASE, 80), (FILES, 20), pytest.param(DATABASE, 1, marks=full), pytest.param(FILES, 1, marks=full)],
+    [(DATABASE, 80), (FILES, 12), pytest.param(DATABASE, 1, marks=full), pytest.param(FILES, 1, marks=full)],
 )
 def test_R02_killed_at_the_nth_writing_system_call(
     tmp_path: Path, unbroken: Unbroken, calls: str, step: int
@@ -85,7 +82,7 @@ def test_R02_killed_at_the_nth_writing_system_call(
         assert code == -signal.SIGKILL, f"call {n}: left with {code}: {victim.lines[-3:]} {victim.errors[-3:]}"
         deaths += 1
     print(f"died at {deaths} of the calls {calls}")
-    assert deaths >= (2 if step > 1 else 30)
+    assert deaths >= (1 if step > 1 else 30)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-# ruff: noqa: N802 - tests carry the number of the reliability test (R05) in their names
 """The blob store on a local disk: the suite of all blob stores, fsync on and off, and what files add."""
 
 from __future__ import annotations
