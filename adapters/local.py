@@ -69,7 +69,7 @@ class LocalAdapter:
         for wish in await self._store.wishes(list(self._runs)):
             run = self._runs.get(wish.run_id)
             if run is not None:
-                await run.obey(wish)
+                run.obey(wish)
 
     def working(self, run_id: str) -> bool:
         """Does this process work on the run?"""
@@ -157,7 +157,7 @@ class LocalAdapter:
         """Pass a cancel on to the chain inside a step; one that has not begun finds out when it does."""
         run = self._runs.get(parent.children.get(work.row.id, ""))
         if run is not None:
-            await run.obey(Wish(run.id, "cancel"))
+            run.obey(Wish(run.id, "cancel"))
 
     # ---- keeping in touch with the store
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,7 +22,15 @@ import msgspec
 from towpath.attempt import Outcome, attempt, disk_failed, failure, keep_outcome, keep_value
 from towpath.binding import Bound, compile_binding, compile_condition
 from towpath.context import StepContext
-from towpath.errors import ExpressionFailed, InputInvalid, Place, StepTimedOut, TowpathError, ValueRefused
+from towpath.errors import (
+    ExpressionFailed,
+    InputInvalid,
+    Place,
+    RunRefused,
+    StepTimedOut,
+    TowpathError,
+    ValueRefused,
+)
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -142,12 +151,12 @@ class LocalRun:
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
         self._outcomes: dict[Key, Outcome] = {}
-        self._abandoned: list[str] = []  # chains inside steps that wait for a person in vain
-        self._begun = False
+        self._begun = self._stopped = False
         self._decisions: dict[Key, Wish] = {}
         self._level = run.level if run.rows else -1
         self._ended = anyio.Event()
         self._pausing = ""
+        self._cancelled = False
         self._tasks: anyio.abc.TaskGroup | None = None
 
     # ---- driving
@@ -169,6 +178,7 @@ class LocalRun:
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
+            self._tasks = None
             self._slots.close()
         return self.status
 
@@ -179,7 +189,9 @@ class LocalRun:
         self._begun = True
         self._execute(self._state.begin([_restored(row) for row in self._run.rows]), facts)
         for row in self._run.rows:
-            if row.decision is not None:
+            here = self.ledger.row(row.step, row.item)
+            # An earlier decision (a rejection) may have closed this gate already.
+            if row.decision is not None and here is not None and here.status is StepStatus.WAITING_APPROVAL:
                 self._decide(_as_wish(self.id, row), facts)
         if self._run.cancel_requested or cancel_first:
             self._cancel(facts)
@@ -199,9 +211,6 @@ class LocalRun:
         starting, self._starting = self._starting, []
         if not facts:
             return starting
-        while self._abandoned:
-            with suppress(RunRefused):
-                await self._store.wish(self._abandoned.pop(), "cancel")
         await self._store.record(self.lease, facts)
         for fact in facts:
             if self._listener is not None:
@@ -231,24 +240,47 @@ class LocalRun:
 
     # ---- what people ask for
 
-    async def obey(self, wish: Wish) -> None:
-        """Act on a cancel, a pause or a decision. Getting one twice is harmless."""
+    def obey(self, wish: Wish) -> None:
+        """Act on a cancel, a pause or a decision. Getting one twice is harmless.
+
+        It is work of the run's own: it goes on when whoever asked is gone, and ends the run if it fails.
+        """
+        if self._tasks is not None and self._begun and not self._ended.is_set():
+            self._tasks.start_soon(self._obey, wish)  # else it stays recorded, and is found again
+
+    async def _obey(self, wish: Wish) -> None:
         facts: list[Fact] = []
         row = self.ledger.row(wish.step, wish.item)
-        if self._ended.is_set() or not self._begun:
-            return  # it stays recorded, and is found again
+        if self._ended.is_set():
+            return
         if wish.kind == "cancel":
-            self._cancel(facts)
+            await self._abandon_waiting()
+            if not self._ended.is_set() and not self._cancelled:
+                self._cancel(facts)
         elif wish.kind == "pause":
-            self._pause("requested", facts)
+            if not self._pausing:
+                self._pause("requested", facts)
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if wish.kind == "decision":
                 await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
-                if row.status is StepStatus.WAITING_APPROVAL:
+                if wish.decision == "rejected":
+                    await self._abandon_waiting()
+                if row.status is StepStatus.WAITING_APPROVAL and not self._ended.is_set():
                     self._decide(wish, facts)
             elif wish.kind == "inner" and not self._pausing:
                 self._execute(self._state.woken(wish.step, wish.item), facts)
         await self._record(facts)
+
+    async def _abandon_waiting(self) -> None:
+        """End the chains inside steps that wait for a person: nobody needs their answer any more."""
+        for step in self.plan.steps:
+            row = self.ledger.row(step.id) if step.kind == "chain" else None
+            if row is not None and row.status is StepStatus.WAITING_APPROVAL and row.id in self.children:
+                await self._abandon(self.children[row.id])
+
+    async def _abandon(self, run_id: str) -> None:
+        with suppress(RunRefused):  # it is over already
+            await self._store.wish(run_id, "cancel")
 
     def _decide(self, wish: Wish, facts: list[Fact]) -> None:
         self._decisions[wish.step, wish.item] = wish
@@ -256,12 +288,14 @@ class LocalRun:
         if approved:
             self._execute(self._state.approved(wish.step, wish.item), facts)
             return
+        self._stopped = True
         unstarted, self._waiting = self._waiting, deque()
         self._execute(self._state.rejected(wish.step, wish.item), facts)
         for work in unstarted:
             self._execute(self._state.cancelled(*work.key), facts)
 
     def _cancel(self, facts: list[Fact]) -> None:
+        self._cancelled = True
         unstarted = [*self._waiting, *self._napping.values()]
         self._waiting.clear()
         self._napping.clear()
@@ -507,10 +541,7 @@ class LocalRun:
         self.error = self.error or _named(row.error, step, item)
 
     def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
-        waiting = self.ledger.row(step, item)
-        if waiting is not None:
-            if waiting.status is StepStatus.WAITING_APPROVAL and waiting.id in self.children:
-                self._abandoned.append(self.children[waiting.id])
+        if self.ledger.row(step, item) is not None:
             self._decisions.pop((step, item), None)
             self._end_row(step, item, status, facts, reason=reason)
             return
@@ -523,8 +554,9 @@ class LocalRun:
         """Run a step, record what came of it, and go on with the first step that this allows."""
         while work is not None:
             outcome: Outcome | InnerEnd | None = None
-            with work.scope:
-                outcome = await self._outcome(work)
+            if not work.cancelled:  # a cancel may have come between the record and now
+                with work.scope:
+                    outcome = await self._outcome(work)
             started = await self._settle(work, None if work.scope.cancelled_caught else outcome)
             for extra in started[1:]:
                 self._spawn(extra)
@@ -634,6 +666,9 @@ class LocalRun:
             end = await self._inner.run_inner(self, work)
         except (InputInvalid, ValueRefused) as error:
             return failure(error)  # what the inner chain was given, known only now
+        if end.status is ChainStatus.PAUSED and self._stopped:
+            await self._abandon(self.children[work.row.id])
+            return None
         if end.status is ChainStatus.PAUSED:
             return end
         if end.status is ChainStatus.CANCELLED and work.cancelled:
@@ -663,7 +698,8 @@ def _forget_pause(facts: list[Fact]) -> None:
 
 def _restored(row: StepRow) -> RestoredRow:
     kept = row.error is not None and bool(row.error.failed_items)
-    return RestoredRow(row.step, row.item, row.status, row.waits_for_person, row.count, kept)
+    rejected = row.error is not None and row.error.code == "E_REJECTED" and row.status is StepStatus.FAILED
+    return RestoredRow(row.step, row.item, row.status, row.waits_for_person, row.count, kept, rejected)
 
 
 def _as_wish(run_id: str, row: StepRow) -> Wish:

@@ -30,6 +30,7 @@ class Journal:
         self.path = path
         self.commits = 0
         self.committed: Callable[[list[Row]], None] = lambda rows: None
+        self.failed: Callable[[Exception], None] = lambda error: None
         self._synchronous = "FULL" if durability == "full" else "NORMAL"
         self._queue: SimpleQueue[Row | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -54,6 +55,12 @@ class Journal:
         return connection
 
     def _work(self) -> None:
+        try:
+            self._commit_until_closed()
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self.failed, error)
+
+    def _commit_until_closed(self) -> None:
         connection = self._connect()
         while (first := self._queue.get()) is not None:
             rows = [first]
@@ -90,9 +97,10 @@ class Scheduler:
                 self._dependents[dependency].append(i)
         self._missing = [[len(needs) for needs in graph.needs] for _ in range(runs)]
         self._open = runs * len(graph.needs)
-        self._done = asyncio.Event()
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup | None = None
         journal.committed = self._committed
+        journal.failed = self._done.set_exception
 
     async def drive(self) -> None:
         """Run everything; back when the last row is durable."""
@@ -101,7 +109,7 @@ class Scheduler:
                 for i, count in enumerate(missing):
                     if count == 0:
                         self._tasks.create_task(self._perform(run, i))
-            await self._done.wait()
+            await self._done
 
     async def _perform(self, run: int, i: int) -> None:
         values = self.values[run]
@@ -118,7 +126,7 @@ class Scheduler:
                     self._tasks.create_task(self._perform(run, dependent))
         self._open -= len(rows)
         if self._open == 0:
-            self._done.set()
+            self._done.set_result(None)
 
 
 async def _step(needed: list[int]) -> int:

@@ -83,9 +83,10 @@ def main() -> None:
     sizes = (100, 500, 2_000) if given.quick else SIZES
     repetitions = 1 if given.quick else given.repetitions
     found = print_machine()
-    rows = []
-    for shape in given.only or GROWING:
-        rows.append(show(shape, {s: take(shape, s, given.durability, repetitions) for s in sizes}))
+    rows = [
+        show(shape, {size: take(shape, size, given.durability, repetitions) for size in sizes})
+        for shape in given.only or GROWING
+    ]
     if given.json:
         given.json.write_text(json.dumps({"machine": found, "shapes": rows}, indent=1) + "\n")
 

@@ -126,10 +126,8 @@ def as_chain(graph: Graph) -> Chain[[], Any]:
     def described() -> Any:
         refs: list[Ref[int]] = []
         for i, needs in enumerate(graph.needs):
-            if len(needs) > 1:
-                ref = total([refs[n] for n in needs])
-            else:
-                ref = one(refs[needs[0]] if needs else 0)
+            first = refs[needs[0]] if needs else 0
+            ref = total([refs[n] for n in needs]) if len(needs) > 1 else one(first)
             refs.append(ref.named(f"s{i}"))
         return [refs[i] for i in graph.last]
 

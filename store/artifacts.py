@@ -314,8 +314,10 @@ async def delete_artifact(session: Session, artifact_id: str) -> bool:
 
 async def _point_at_any(session: Session, workflow_id: str, heir: str | None) -> None:
     """Point a workflow whose primary output was deleted at the version before it, else at its first output."""
-    first = sa.select(sa.func.min(artifacts.c.id)).where(
-        artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1
-    )
+    older = artifacts.alias("older")
+    same_output = sa.and_(older.c.workflow_id == artifacts.c.workflow_id, older.c.name == artifacts.c.name)
+    made_first = sa.select(sa.func.min(older.c.id)).where(same_output).scalar_subquery()
+    latest = sa.select(artifacts.c.id).where(artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1)
+    first = latest.order_by(made_first).limit(1)
     change = sa.update(workflows).where(workflows.c.id == workflow_id)
     await session.execute(change.values(latest_artifact_id=heir or first.scalar_subquery(), updated_at=now()))

@@ -355,7 +355,8 @@ def _named_in(value: Any) -> Iterator[tuple[str, int | None]]:
 
 def owners(connection: sqlite3.Connection) -> Findings:
     """Runs that nobody works on, though their status says otherwise. Nothing is lost; they wait."""
-    query = "SELECT id, owner, lease_until FROM chains WHERE status = 'running'"
+    query = """SELECT id, owner, lease_until FROM chains
+        WHERE status = 'running' AND (owner IS NOT NULL OR chain_definition IS NOT NULL)"""
     for row, text, until in connection.execute(query):
         if text is not None and not _is_json(text):
             continue  # told by `json_columns`

@@ -233,7 +233,10 @@ def _changed(path: Path) -> int:
 
 
 async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
-    """Switches and pointers set right, and bytes in the database removed that no row names."""
+    """Switches and pointers set right, and bytes in the database removed that no row names.
+
+    Each mender tells the rows that it had to leave.
+    """
     menders: dict[str, Callable[[sqlite3.Connection], set[str]]] = {
         "E_FSCK_LATEST": _mend_latest,
         "E_FSCK_POINTER": _mend_pointers,
@@ -242,41 +245,42 @@ async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
     codes = {finding.code for finding in found}
     for code, mend in menders.items():
         if code in codes:
-            rows = await store.database.write(mend)
-            found = [replace(f, repaired=True) if f.code == code and f.row in rows else f for f in found]
+            left = await store.database.write(mend)
+            found = [replace(f, repaired=True) if f.code == code and f.row not in left else f for f in found]
     return found
 
 
 def _mend_latest(connection: sqlite3.Connection) -> set[str]:
-    mended = set()
+    """The highest version, where none is marked. Which of several is right is for people to say: those are left."""
+    left = set()
     for row, name, count, highest in connection.execute(WRONG_LATEST).fetchall():
         if count:
-            continue  # which of several is right is for people to say
-        chosen = (row, name)
+            left.add(row)
+            continue
         sql = "UPDATE artifacts SET is_latest = 1, updated_at = ? WHERE workflow_id = ? AND name = ? AND version = ?"
-        connection.execute(sql, (now(), *chosen, highest))
-        mended.add(row)
-    return mended
+        connection.execute(sql, (now(), row, name, highest))
+    return left
 
 
 _RIGHT_POINTER = """
-UPDATE workflows SET updated_at = ?, latest_artifact_id = (
-    SELECT a.id FROM artifacts a WHERE a.workflow_id = workflows.id AND a.is_latest = 1
-    ORDER BY a.name IS NOT (SELECT o.name FROM artifacts o WHERE o.id = workflows.latest_artifact_id), a.id LIMIT 1)
-WHERE id = ?
+SELECT a.id FROM artifacts a WHERE a.workflow_id = ? AND a.is_latest = 1
+ORDER BY a.name IS NOT (SELECT old.name FROM artifacts old WHERE old.id = ?),
+    (SELECT min(f.id) FROM artifacts f WHERE f.workflow_id = a.workflow_id AND f.name = a.name) LIMIT 1
 """
 
 
 def _mend_pointers(connection: sqlite3.Connection) -> set[str]:
     """The latest version of the output that was pointed at, else of the first output."""
-    wrong = {row for row, *_ in connection.execute(WRONG_POINTER).fetchall()}
-    connection.executemany(_RIGHT_POINTER, [(now(), row) for row in sorted(wrong)])
-    return wrong
+    for row, pointer, _ in connection.execute(WRONG_POINTER).fetchall():
+        right = connection.execute(_RIGHT_POINTER, (row, pointer)).fetchone() or (None,)
+        change = "UPDATE workflows SET latest_artifact_id = ?, updated_at = ? WHERE id = ?"
+        connection.execute(change, (right[0], now(), row))
+    return {row for row, *_ in connection.execute(WRONG_POINTER)}
 
 
 def _drop_orphans(connection: sqlite3.Connection) -> set[str]:
-    dropped = connection.execute(f"DELETE {ORPHANS} RETURNING sha256")
-    return {digest for (digest,) in dropped.fetchall()}
+    connection.execute(f"DELETE {ORPHANS}")
+    return set()
 
 
 async def _collected(store: RunStore, orphans: list[Stray], before: int) -> list[Stray]:

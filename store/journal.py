@@ -29,7 +29,7 @@ from towpath.events import (
     StepRetried,
     StepStarted,
 )
-from towpath.model import ArtifactApproval, ErrorInfo, Json, StepStatus, kind_of
+from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepStatus, kind_of
 from towpath.ports import Lease
 
 from . import transitions
@@ -444,6 +444,37 @@ def _(fact: ChainEnded, run: str, at: int, made: list[Write]) -> None:
         at,
         {"status": fact.status, **({"error": _short(fact.error)} if fact.error else {})},
     )
+    if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
+        made.extend(end_tree(run, at))  # runs inside its steps that waited for a person wait no more
+
+
+_TREE = """
+WITH RECURSIVE tree(id) AS (
+    SELECT ? UNION
+    SELECT c.id FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id JOIN tree t ON t.id = w.chain_id
+)
+"""
+_OPEN_ROWS = "chain_id IN (SELECT id FROM tree) AND status IN ('queued', 'executing', 'waiting_approval')"
+_OPEN_CHAINS = "id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"
+_END_TREE = (
+    f"""{_TREE} INSERT INTO events (chain_id, workflow_id, type, at, data)
+        SELECT chain_id, id, 'StepCancelled', ?, CASE WHEN item_index IS NULL THEN json_object('step', step_id)
+            ELSE json_object('step', step_id, 'item', item_index) END
+        FROM workflows WHERE {_OPEN_ROWS} ORDER BY id""",  # noqa: S608 - fixed text
+    f"""{_TREE} UPDATE approvals SET status = 'cancelled', decided_at = ?2, delivered = 1, updated_at = ?2
+        WHERE chain_id IN (SELECT id FROM tree) AND status = 'pending'""",  # noqa: S608
+    f"""{_TREE} UPDATE workflows SET status = 'cancelled', completed_at = ?2, updated_at = ?2
+        WHERE {_OPEN_ROWS}""",  # noqa: S608
+    f"""{_TREE} INSERT INTO events (chain_id, type, at, data)
+        SELECT id, 'ChainEnded', ?, '{{"status":"cancelled"}}' FROM chains WHERE {_OPEN_CHAINS}""",  # noqa: S608
+    f"""{_TREE} UPDATE chains SET status = 'cancelled', completed_at = ?2, updated_at = ?2, owner = NULL,
+        lease_until = NULL, epoch = epoch + 1 WHERE {_OPEN_CHAINS}""",  # noqa: S608
+)
+
+
+def end_tree(run: str, at: int) -> list[Write]:
+    """End everything open in a run and in the runs inside its steps as cancelled."""
+    return [Write(sql, (run, at)) for sql in _END_TREE]
 
 
 def _change_chain(

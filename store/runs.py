@@ -22,7 +22,7 @@ from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .files import StoredFiles
-from .journal import guard, writes
+from .journal import end_tree, guard, writes
 from .owners import LEASE_SECONDS, Owner, parse, this_process
 from .schema import init_schema
 from .session import Database, Row, Session, Statement
@@ -303,36 +303,10 @@ def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int) -> N
     connection.execute("INSERT INTO events (chain_id, type, at, data) VALUES (?, ?, ?, '{}')", (run_id, kind, at))
 
 
-_TREE = """
-WITH RECURSIVE tree(id) AS (
-    SELECT ? UNION
-    SELECT c.id FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id JOIN tree t ON t.id = w.chain_id
-)
-"""
-
-
 def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> None:
     """End a run, and the runs inside it, that no process works on."""
-    open_rows = "status IN ('queued', 'executing', 'waiting_approval')"
-    told = f"""{_TREE} INSERT INTO events (chain_id, workflow_id, type, at, data)
-        SELECT chain_id, id, 'StepCancelled', ?, CASE WHEN item_index IS NULL THEN json_object('step', step_id)
-            ELSE json_object('step', step_id, 'item', item_index) END
-        FROM workflows WHERE chain_id IN (SELECT id FROM tree) AND {open_rows} ORDER BY id"""  # noqa: S608
-    connection.execute(told, (run_id, at))
-    cancelled = f"""{_TREE} UPDATE workflows SET status = 'cancelled', completed_at = ?, updated_at = ?
-        WHERE chain_id IN (SELECT id FROM tree) AND {open_rows}"""  # noqa: S608 - fixed text
-    connection.execute(cancelled, (run_id, at, at))
-    gates = f"""{_TREE} UPDATE approvals SET status = 'cancelled', decided_at = ?, delivered = 1, updated_at = ?
-        WHERE chain_id IN (SELECT id FROM tree) AND status = 'pending'"""  # noqa: S608
-    connection.execute(gates, (run_id, at, at))
-    told = f"""{_TREE} INSERT INTO events (chain_id, type, at, data)
-        SELECT id, 'ChainEnded', ?, '{{"status":"cancelled"}}' FROM chains
-        WHERE id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"""  # noqa: S608
-    connection.execute(told, (run_id, at))
-    ended = f"""{_TREE} UPDATE chains SET status = 'cancelled', completed_at = ?, updated_at = ?, owner = NULL,
-        lease_until = NULL, epoch = epoch + 1
-        WHERE id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"""  # noqa: S608
-    connection.execute(ended, (run_id, at, at))
+    for write in end_tree(run_id, at):
+        connection.execute(write.sql, write.values)
 
 
 def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -79,34 +80,35 @@ class _Job(Generic[T]):
         return iter(())
 
 
-def connection_class(synchronous: str, busy_ms: int) -> type[sqlite3.Connection]:
-    """A `sqlite3.Connection` with our settings on every connection, able to run a whole job in one hop."""
+class TowpathConnection(sqlite3.Connection):
+    """A connection that is able to run a whole job in one hop, and leaves transactions to us."""
 
-    class TowpathConnection(sqlite3.Connection):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["isolation_level"] = None
-            super().__init__(*args, **kwargs)
-            self.execute(f"PRAGMA busy_timeout={busy_ms}")
-            _turn_wal_on(self)
-            for pragma in (
-                f"synchronous={synchronous}",
-                "foreign_keys=ON",
-                "cache_size=-65536",
-                "temp_store=MEMORY",
-                "wal_autocheckpoint=4000",
-                "journal_size_limit=67108864",
-                "trusted_schema=OFF",
-                "cell_size_check=ON",
-            ):
-                self.execute(f"PRAGMA {pragma}")
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["isolation_level"] = None
+        super().__init__(*args, **kwargs)
 
-        def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
-            if isinstance(parameters, _Job):
-                parameters.result = parameters.function(self)
-                return self.cursor()
-            return super().executemany(sql, parameters)
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        if isinstance(parameters, _Job):
+            parameters.result = parameters.function(self)
+            return self.cursor()
+        return super().executemany(sql, parameters)
 
-    return TowpathConnection
+
+def _configure(connection: sqlite3.Connection, synchronous: str, busy_ms: int) -> None:
+    """Our settings, on every connection. Not in its constructor: aiosqlite leaves a thread behind if that fails."""
+    connection.execute(f"PRAGMA busy_timeout={busy_ms}")
+    _turn_wal_on(connection)
+    for pragma in (
+        f"synchronous={synchronous}",
+        "foreign_keys=ON",
+        "cache_size=-65536",
+        "temp_store=MEMORY",
+        "wal_autocheckpoint=4000",
+        "journal_size_limit=67108864",
+        "trusted_schema=OFF",
+        "cell_size_check=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def _turn_wal_on(connection: sqlite3.Connection) -> None:
@@ -144,8 +146,9 @@ class Database:
     def __init__(self, path: Path, *, durability: str = "full", busy_timeout: float = 30.0) -> None:
         self.path = path
         self.counts = Counts()
-        factory = connection_class("FULL" if durability == "full" else "NORMAL", int(busy_timeout * 1000))
-        self._databases = databases.Database(f"sqlite:///{quote(str(path))}", factory=factory)
+        synchronous = "FULL" if durability == "full" else "NORMAL"
+        self._configure = partial(_configure, synchronous=synchronous, busy_ms=int(busy_timeout * 1000))
+        self._databases = databases.Database(f"sqlite:///{quote(str(path))}", factory=TowpathConnection)
         self._closing = asyncio.Event()  # nothing new is taken; what is queued is still written
         self._letting_go = asyncio.Event()  # the connections are closed
         self._wake = asyncio.Event()
@@ -196,6 +199,7 @@ class Database:
         async def hold() -> None:
             try:
                 async with self._databases.connection() as connection:
+                    await connection.raw_connection.executemany("", _Job(self._configure))
                     ready.set_result(connection.raw_connection)
                     await self._letting_go.wait()
             except Exception as error:

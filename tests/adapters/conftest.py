@@ -52,7 +52,8 @@ def check(store: Path) -> None:
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []
         none = {
-            "a run that is over has an owner": "SELECT id FROM chains WHERE completed_at IS NOT NULL AND owner IS NOT NULL",
+            "a run that is over has an owner": """SELECT id FROM chains
+                WHERE completed_at IS NOT NULL AND owner IS NOT NULL""",
             "a run that is over has an open row": """SELECT w.id FROM workflows w JOIN chains c ON c.id = w.chain_id
                 WHERE c.status IN ('completed', 'partial', 'failed', 'cancelled')
                 AND w.status IN ('queued', 'executing', 'waiting_approval')""",

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - tests and steps meet through files
 """What every adapter must do. A test module takes the suite with `from tests.conformance.adapter import *`
 and gives two fixtures:
 
@@ -1384,6 +1385,75 @@ async def test_a_gate_inside_decided_while_the_rest_runs(open_engine: OpenEngine
         assert await settled(engine, run) == {"gate_inside": DONE, "hold": DONE}
 
 
+async def test_cancel_while_a_chain_inside_waits_for_a_person(open_engine: OpenEngine, folder: str) -> None:
+    """The chain inside ends with its step, and its gate is closed: nobody is asked in vain."""
+
+    @chain
+    def beside(folder: str):
+        return gate_inside("x"), steps.hold(folder, "beside")
+
+    async with open_engine() as engine:
+        handle = await engine.start(beside, folder=folder)
+        await began(folder, "beside")
+        await until(lambda: _is(engine, handle.id, "gate_inside", WAITS))
+        child = await child_of(engine, handle.id, "gate_inside")
+        await handle.cancel()
+        run = await handle.result()
+        assert await settled(engine, run) == {"gate_inside": CANCELLED, "hold": CANCELLED}
+        assert (await engine.get_chain(child.id)).status == "cancelled"
+        assert (await settled(engine, child.id))["draft"] == CANCELLED
+        assert await engine.approvals() == []
+
+
+@pytest.mark.parametrize("inside_runs", [True, False])
+async def test_reject_ends_chains_inside_too(open_engine: OpenEngine, folder: str, inside_runs: bool) -> None:
+    """After a rejection the run does not wait for the gate of a chain inside a step, reached or not."""
+
+    @chain
+    def slow_gate(folder: str):
+        return steps.read_text(steps.draft("inside").after(steps.hold(folder, "inside")))
+
+    @chain
+    def two_gates(folder: str):
+        return steps.draft("outside"), slow_gate(folder), steps.hold(folder, "beside")
+
+    async with open_engine() as engine:
+        if not inside_runs:
+            let_go(folder, "inside")
+        handle = await engine.start(two_gates, folder=folder)
+        await began(folder, "inside", "beside")
+        await until(lambda: _is(engine, handle.id, "slow_gate", RUNS if inside_runs else WAITS))
+        await until(lambda: _is(engine, handle.id, "draft", WAITS))
+        child = await child_of(engine, handle.id, "slow_gate")
+        await engine.reject((await pending(engine, handle.id)).id, by="anna")
+        let_go(folder, "inside", "beside")
+        with anyio.fail_after(3):
+            run = await handle.result()
+        assert run.status == "failed"
+        statuses = await settled(engine, run)
+        assert (statuses["draft"], statuses["slow_gate"], statuses["hold"]) == (FAILED, CANCELLED, DONE)
+        assert (await engine.get_chain(child.id)).status == "cancelled"
+        assert await engine.approvals() == []
+
+
+async def test_start_continues_a_paused_run(open_engine: OpenEngine) -> None:
+    """The handle of a run that was paused does not tell its old end: it is in hand when `start` returns."""
+
+    @chain
+    def simple():
+        return steps.read_text(steps.draft("x"))
+
+    async with open_engine() as engine:
+        run = await engine.run(simple, run_id="mine")
+        await engine.approve((await pending(engine, run)).id, by="anna")
+        handle = await engine.start(simple, run_id="mine")
+        run = await handle.result()
+        assert run.value == "x"
+        assert await settled(engine, run) == {"draft": DONE, "read_text": DONE}
+        again = await engine.start(simple, run_id="mine")
+        assert (await again.result()).value == "x"
+
+
 # ---- cancel and pause
 
 
@@ -2091,7 +2161,7 @@ async def test_two_engines_on_one_store(open_engine: OpenEngine) -> None:
 
         async def several(engine: Engine, n: int) -> None:
             for k in range(5):
-                ends.append(await engine.run(fan_out, n=n + k))
+                ends.append(await engine.run(fan_out, n=n + k))  # noqa: PERF401 - one after the other
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(several, one, 3)
@@ -2103,7 +2173,7 @@ async def test_two_engines_on_one_store(open_engine: OpenEngine) -> None:
             assert set((await settled(two, run)).values()) == {DONE}
 
 
-async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine: OpenEngine) -> None:
+async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine: OpenEngine) -> None:  # noqa: C901
     """Wrong uses of references are ChainInvalid with a place, never an error of Python's from our inside."""
 
     def wrong(function: Callable[..., Any]) -> str:

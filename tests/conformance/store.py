@@ -1,4 +1,5 @@
 # ruff: noqa: PT012 - what a session refuses is told where its block ends
+"""What every store must do. A test module takes the suite with `from tests.conformance.store import *` and
 gives one fixture, `store`: an open and empty store, which it checks with `fsck` when the test is over.
 """
 

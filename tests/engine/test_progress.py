@@ -631,6 +631,17 @@ def test_R38_a_failure_at_the_root_reaches_10_000_dependents(name: str) -> None:
     assert drive(shape(10_000), count(10_000), frozenset([lost]))[1] is ChainStatus.FAILED
 
 
+def test_R38_a_lost_item_runs_down_10_000_waiting_maps() -> None:
+    """All maps of the line are open and wait for item 0 of the first when it fails: no recursion."""
+    state = RunState(maps_in_a_line(10_000))
+    state.begin()
+    for n in range(10_000):
+        state.expanded(f"s{n}", 1)
+    commands = state.failed("s0", 0)
+    assert len(commands) == 2 * 10_000 + 1
+    assert commands[-1] == Finish(ChainStatus.FAILED)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_R38_restore_and_cancel_cost_the_same_per_step(name: str) -> None:
     shape, count = SHAPES[name]
@@ -972,7 +983,10 @@ def test_what_was_held_back_is_cancelled_without_having_started() -> None:
 
 
 def test_a_resumed_run_goes_on_from_its_rows() -> None:
-    """Completed steps are not run again, unfinished ones are, gates still wait, missing items start."""
+    """Completed steps are not run again, unfinished ones are, gates still wait, missing items start.
+
+    The order of the rows does not matter.
+    """
     plan = plan_of(step("a"), step("b"), step("c", gate=True), step("d", "a", mapped=True), step("e", "a", "b"))
     rows = [
         RestoredRow("inputs", None, StepStatus.COMPLETED),
@@ -982,9 +996,11 @@ def test_a_resumed_run_goes_on_from_its_rows() -> None:
         RestoredRow("d", None, EXECUTING, count=3),
         RestoredRow("d", 0, StepStatus.COMPLETED),
         RestoredRow("d", 1, EXECUTING),
+        RestoredRow("d", 2, EXECUTING),
     ]
+    assert RunState(plan).begin(rows) == RunState(plan).begin(reversed(rows))
     state = RunState(plan)
-    assert state.begin(rows) == [Start("b"), Start("d", 1), Start("d", 2)]
+    assert state.begin(rows[:-1]) == [Start("b"), Start("d", 1), Start("d", 2)]
     assert state.waiting_for_people == 1
 
 

@@ -180,10 +180,10 @@ async def asked(effects: str) -> bytes:
 
 @chain
 def gated(effects: str, pace: float = 0.0) -> Any:
-    """A gate between two steps."""
+    """A gate with a step behind it, and another step beside them."""
     question = asked(effects)
-    first = light(effects, pace, 0).named("beside")
-    return light(effects, pace, first).after(question).named("after")
+    beside = light(effects, pace, 0).named("beside")
+    return [light(effects, 0.0, 0).named("after").after(question), beside]
 
 
 CHAINS: dict[str, Chain[..., Any]] = {

@@ -32,7 +32,7 @@ def _cut_at_random(
     disk.mount()
 
 
-@pytest.mark.parametrize("cuts", [4, pytest.param(60, marks=full)])
+@pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=full)])
 def test_R03_nothing_acknowledged_is_lost_when_the_power_is_cut(
     tmp_path: Path, unbroken: Callable[..., Picture], cuts: int
 ) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from towpath import store as api
 from towpath.errors import RunRefused, StoreFailed
 from towpath.events import ChainEnded, NewArtifact, StepReady
 from towpath.model import ChainStatus, StepStatus
-from towpath.ports import NewRun
+from towpath.ports import KeptFile, NewRun
 from towpath.store import Report, RunStore, fsck, open_store
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +101,11 @@ async def a_whole_run(store: RunStore) -> tuple[str, str, list[str]]:
         [ended(row, StepStatus.COMPLETED, value=value, artifacts=tuple(made)), ChainEnded(ChainStatus.COMPLETED)],
     )
     return lease.run_id, row, [artifact.id for artifact in made]
+
+
+def new_artifact(store: RunStore, name: str, kept: KeptFile) -> NewArtifact:
+    where = (kept.local_path, kept.inline)
+    return NewArtifact(store.new_id(), name, 1, kept.filename, kept.media_type, kept.size, kept.digest, *where)
 
 
 async def test_a_whole_store_is_clean(house: House) -> None:
@@ -201,8 +207,8 @@ DAMAGE: dict[str, tuple[Callable[[House], object], str]] = {
     ),
     "decided at no time": (
         lambda h: h.sql(
-            "INSERT INTO approvals (id, workflow_id, status, artifact_ids, policy, requested_at, created_at, updated_at)"
-            f" VALUES ('a', '{h.row}', 'approved', '[]', '{{}}', 1, 1, 1)"
+            "INSERT INTO approvals (id, workflow_id, status, artifact_ids, policy, requested_at, created_at,"
+            f" updated_at) VALUES ('a', '{h.row}', 'approved', '[]', '{{}}', 1, 1, 1)"
         ),
         "E_FSCK_APPROVAL",
     ),
@@ -220,8 +226,9 @@ DAMAGE: dict[str, tuple[Callable[[House], object], str]] = {
     "sent twice": (
         lambda h: h.sql(
             *(
-                "INSERT INTO artifact_transfers (id, artifact_id, source_workflow_id, target_server, status, uploaded_at,"
-                f" created_at, updated_at) VALUES ('{i}', '{h.artifacts['v2']}', '{h.row}', 'gpu', 'completed', 1, 1, 1)"
+                "INSERT INTO artifact_transfers (id, artifact_id, source_workflow_id, target_server, status,"
+                f" uploaded_at, created_at, updated_at)"
+                f" VALUES ('{i}', '{h.artifacts['v2']}', '{h.row}', 'gpu', 'completed', 1, 1, 1)"
                 for i in "ab"
             )
         ),
@@ -287,14 +294,14 @@ async def test_R24_a_damaged_page_of_the_database_is_found(house: House) -> None
     whole = house.file.read_bytes()
     chance, found = random.Random(7), 0
     for _ in range(20):
-        at = chance.randrange(4096, len(whole) - 512)
-        house.file.write_bytes(whole[:at] + os.urandom(512) + whole[at + 512 :])
+        at = chance.randrange(1, len(whole) // 4096) * 4096
+        house.file.write_bytes(whole[:at] + chance.randbytes(4096) + whole[at + 4096 :])
         try:
             found += bool(await house.codes())
         except StoreFailed as error:
             found += error.code.startswith("E_DB")
     house.file.write_bytes(whole)
-    assert found >= 15  # free space inside a page may change without harm
+    assert found == 20
     assert await house.codes() == set()
 
 
@@ -309,7 +316,7 @@ async def test_no_latest_is_mended_with_the_highest_version(house: House) -> Non
     assert await house.codes() == set()
     latest = house.sql("SELECT name, version FROM artifacts WHERE is_latest ORDER BY name, version")
     assert latest == [("big", 1), ("output", 1), ("output", 2)]
-    assert house.sql(f"SELECT latest_artifact_id FROM workflows WHERE id = '{house.row}'") == [(house.artifacts["v1"],)]
+    assert house.sql(f"SELECT latest_artifact_id FROM workflows WHERE id = '{house.row}'") == [(house.artifacts["v2"],)]
 
 
 async def test_a_pointer_to_an_old_version_moves_to_the_latest_of_that_output(house: House) -> None:
@@ -414,7 +421,7 @@ async def test_collecting_and_keeping_the_same_content_never_loses_it(tmp_path: 
         tasks.start_soon(collector)
         for _ in range(300):
             await blobs.put(data)
-            if await blobs.exists(digest):
+            with suppress(FileNotFoundError):
                 os.utime(blobs.path(digest), (0, 0))  # forgotten long ago
             await blobs.put(data)
             await anyio.sleep(0.001)
