@@ -41,6 +41,7 @@ class LocalAdapter:
         self._lease_seconds = lease_seconds
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
+        self._executing: set[str] = set()
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
         self.listeners: list[Listener] = []
 
@@ -59,7 +60,13 @@ class LocalAdapter:
         Raises RunRefused (E_RUN_OWNED, …), Fenced, StoreFailed. Cancelled from outside (Ctrl-C), it leaves
         the run `paused` with the reason `interrupted`.
         """
-        run = await self._drive(run_id, taken=taken)
+        self._executing.add(run_id)
+        try:
+            run = await self._drive(run_id, taken=taken)
+            while run.reason == "approval" and await self._store.wishes([run_id]):
+                run = await self._drive(run_id)  # somebody decided while it was about to pause
+        finally:
+            self._executing.discard(run_id)
         return Ended(run.status, run.reason, run.error, run.ledger)
 
     async def look(self) -> None:
@@ -73,7 +80,7 @@ class LocalAdapter:
 
     def working(self, run_id: str) -> bool:
         """Does this process work on the run?"""
-        return run_id in self._runs
+        return run_id in self._runs or run_id in self._executing
 
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
         """How far working steps say they are (`context().progress`): (done, total) by step."""
@@ -178,9 +185,11 @@ class LocalAdapter:
                 _log.warning("the store does not answer, trying again: %s", error)
 
     async def _renew(self) -> None:
-        for run_id in await self._store.renew([run.lease for run in self._runs.values()]):
-            _log.warning("run %s was taken over by another process; its steps are stopped here", run_id)
-            if run_id in self._scopes:
+        leases = {run_id: run.lease for run_id, run in self._runs.items()}
+        for run_id in await self._store.renew(list(leases.values())):
+            run = self._runs.get(run_id)
+            if run is not None and run.lease == leases[run_id]:  # else it was let go meanwhile, in good order
+                _log.warning("run %s was taken over by another process; its steps are stopped here", run_id)
                 self._scopes[run_id].cancel()
 
     def _codes(self) -> dict[CodeType, str]:

@@ -124,7 +124,7 @@ def as_chain(graph: Graph) -> Chain[[], Any]:
     """The graph as a chain; its value is the list of the last steps' values."""
 
     def described() -> Any:
-        refs: list[Ref[int]] = []
+        refs: list[Ref[Any]] = []
         for i, needs in enumerate(graph.needs):
             first = refs[needs[0]] if needs else 0
             ref = total([refs[n] for n in needs]) if len(needs) > 1 else one(first)

@@ -65,7 +65,7 @@ async def attempt(
     as recorded, to be resumed. Every other trouble, the step's or ours, becomes an outcome.
     """
     try:
-        if timeout is None:  # most steps: a cancel scope costs a tenth of a step
+        if timeout is None:  # most steps; a cancel scope would be paid for nothing
             value = await _call(step, arguments, context, limiter)
             return await keep_outcome(value, context, files, new_id, versions)
         with anyio.move_on_after(timeout) as scope:

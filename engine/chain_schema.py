@@ -138,7 +138,7 @@ def _explained(kind: Any, path: Keys, rule: dict[str, Any], document: Document) 
             "E_FIELD_CONFLICT", "retry and retries say the same thing", place, "retry and retries", "one of the two"
         )
     elif last == "requires_approval" and kind.name == "const":
-        yield replace(_missing(last, path[:-1], document), place=place)
+        yield replace(_missing(str(last), path[:-1], document), place=place)
     elif kind.name == "minItems" or (path == ("steps",) and value is None):
         yield Problem("E_CHAIN_EMPTY", "the chain has no steps", place, cure="add a step with id and python")
     elif kind.name == "propertyNames":

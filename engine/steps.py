@@ -6,10 +6,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
 from .model import ApprovalPolicy, Json, RetryPolicy
@@ -42,7 +42,7 @@ class Step(Generic[P, R]):
     the function itself.
     """
 
-    def __init__(self, function: Callable[P, R], options: StepOptions, description: str = "") -> None:
+    def __init__(self, function: Callable[P, Any], options: StepOptions, description: str = "") -> None:
         self.function = function
         self.options = options
         self.name = step_name(function)
@@ -58,7 +58,7 @@ class Step(Generic[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Ref[R]:
         trace = current_trace()
         if trace is None:
-            return self.function(*args, **kwargs)  # type: ignore[return-value]
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]
         return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
 
     def map(self, values: Any, /, **same: Any) -> Ref[list[R]]:
@@ -124,6 +124,17 @@ class ItemMark:
     """Stands for the element of a mapped step among its arguments."""
 
 
+class StepDecorator(Protocol):
+    """What `@step(…)` with options is: the type of the value is what awaiting the function gives."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
+
+
+@overload
+def step(function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
 @overload
 def step(function: Callable[P, R], /) -> Step[P, R]: ...
 @overload
@@ -137,7 +148,7 @@ def step(
     on_item_failure: str = "fail",
     cheap: bool = False,
     cache: Json = None,
-) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+) -> StepDecorator: ...
 def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (sync or async) a step.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from . import approvals, artifacts, chains, transfers, workflows
 from .runs import RunStore
@@ -15,7 +15,7 @@ _MODULES = (chains, workflows, artifacts, transfers, approvals)
 def functions() -> dict[str, Callable[..., Awaitable[Any]]]:
     """Every function of the table modules that takes a session first, by name."""
     return {
-        name: value
+        name: cast("Callable[..., Awaitable[Any]]", value)
         for module in _MODULES
         for name, value in vars(module).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__

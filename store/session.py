@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Row = dict[str, Any]
 
-DIALECT = pysqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
+DIALECT = pysqlite.dialect(paramstyle="qmark")
 SQLITE_FLOOR = (3, 35, 0)  # RETURNING
 MAX_BATCH = 2_000
 READERS = 2
@@ -312,7 +312,7 @@ class Database:
         async with self._writing:
             with anyio.CancelScope(shield=True):
                 result = await self._on_writer(lambda c: in_transaction(c, function))
-        return result
+        return result  # pyright: ignore[reportPossiblyUnbound,reportReturnType] - this scope is never cancelled
 
     @asynccontextmanager
     async def session(self, files: StoredFiles) -> AsyncIterator[Session]:

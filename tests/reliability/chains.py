@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from towpath import Artifact, Chain, chain, context, step
 
@@ -145,7 +146,7 @@ async def stubborn(effects: str, before: int, seconds: float) -> int:
     note(effects)
     with anyio.CancelScope(shield=True):
         await anyio.sleep(seconds)
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     return before + 1
 
 

@@ -49,7 +49,7 @@ class LosingDisk:
     """An ext4 that keeps in memory what was not synced, until its power is cut."""
 
     def __init__(self, folder: Path) -> None:
-        memory = Path("/dev/shm")  # noqa: S108 - what is behind the loop device need not survive this process
+        memory = Path("/dev/shm")  # what is behind the loop device need not survive this process
         number, name = tempfile.mkstemp(".img", "towpath-", memory if memory.is_dir() else folder)
         os.ftruncate(number, 48 * 1024 * 1024)
         os.close(number)

@@ -76,17 +76,24 @@ def recorded(hurt: Hurt) -> dict[str, ChainStatus]:
 
     async def look() -> dict[str, ChainStatus]:
         async with open_engine(hurt.store) as engine:
-            return {row["id"]: ChainStatus(row["status"]) for row in await _rows(engine, "SELECT id, status FROM chains")}
+            return {
+                row["id"]: ChainStatus(row["status"]) for row in await _rows(engine, "SELECT id, status FROM chains")
+            }
 
     return anyio.run(look)
 
 
 def problems(hurt: Hurt, expected: Mapping[str, Picture | None]) -> list[str]:
     """Everything that is wrong with a hurt store. `expected` gives what its runs must have come to; None: anything."""
+    before = set(threading.enumerate())
     try:
-        return anyio.run(_problems, hurt, expected)
+        found = anyio.run(_problems, hurt, expected)
     except TowpathError as error:
-        return [f"the store cannot be opened: {error}"]
+        found = [f"the store cannot be opened: {error}"]
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(2)
+    return found + [f"I16 a thread is left: {thread.name}" for thread in left if thread.is_alive()]
 
 
 def assert_sound(hurt: Hurt, expected: Mapping[str, Picture | None]) -> None:
@@ -100,8 +107,7 @@ async def _problems(hurt: Hurt, expected: Mapping[str, Picture | None]) -> list[
         found = [*await _promises(engine, hurt), *await _events(engine), *await _damage(engine)]
         for run, picture in expected.items():
             found += await _outcome(engine, run, picture)
-    left = [t.name for t in threading.enumerate() if t.name.startswith("towpath") or "aiosqlite" in t.name.lower()]
-    return found + [f"I16 a thread is left: {name}" for name in left]
+    return found
 
 
 async def _rows(engine: Engine, sql: str) -> list[dict[str, Any]]:
@@ -165,7 +171,11 @@ async def _outcome(engine: Engine, run_id: str, picture: Picture | None) -> list
     if run.status is not ChainStatus.COMPLETED:
         return [f"run {run_id} is {run.status}: {run.error}"]
     found = picture_of(run)
-    return [f"I11 {run_id} {step}: {found.get(step)}, not {picture[step]}" for step in picture if found.get(step) != picture[step]]
+    return [
+        f"I11 {run_id} {step}: {found.get(step)}, not {picture[step]}"
+        for step in picture
+        if found.get(step) != picture[step]
+    ]
 
 
 def picture_of(run: Run) -> Picture:
@@ -196,5 +206,3 @@ def unbroken_picture(folder: Path, chain: str, inputs: Mapping[str, int]) -> Pic
             return picture_of(run.raise_for_status())
 
     return anyio.run(go)
-
-

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -32,12 +33,10 @@ class Program:
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         folder: Path = ROOT,
-        on_line: Callable[[str], None] | None = None,
     ) -> None:
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._news = threading.Condition()
-        self._on_line = on_line
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -58,8 +57,6 @@ class Program:
             with self._news:
                 into.append(line.rstrip("\n"))
                 self._news.notify_all()
-            if self._on_line is not None and into is self.lines:
-                self._on_line(into[-1])
         with self._news:
             self._news.notify_all()
 
@@ -101,17 +98,13 @@ class Program:
 
     def kill(self) -> None:
         """SIGKILL to everything it started; what it said before is heard."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
-            try:
+            with suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
 
 
 class Victim(Program):

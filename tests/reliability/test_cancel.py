@@ -16,13 +16,14 @@ from tests.reliability.chains import CHAINS
 from tests.reliability.invariants import Hurt, Picture, assert_sound, recorded
 from tests.reliability.processes import ROOT, Program
 from tests.reliability.suspensions import cancelled_at
-from towpath import ApprovalRefused, Engine, RunRefused
+from towpath import Engine, RunRefused
 from towpath.adapters.wiring import open_engine
 
 full = pytest.mark.full
 Unbroken = Callable[..., Picture]
 Act = Callable[[Engine, str], Awaitable[Any]]
 Scene = tuple[str, Callable[[Hurt], Act], Callable[[Hurt], Act]]
+"""A chain, what is done before, and what is cancelled."""
 
 CHAIN_FILE = Path(__file__).with_name("chains.py")
 EVERY = 10_000
@@ -96,7 +97,7 @@ def _started(chain: str) -> Callable[[Hurt], Act]:
     def bound(hurt: Hurt) -> Act:
         async def act(engine: Engine, run: str) -> None:
             await engine.start(CHAINS[chain], run_id=run, inputs={"effects": str(hurt.effects), "pace": 0.1})
-            while chain == "gated" and not await engine.approvals(run):
+            while chain == "gated" and not await engine.approvals(run):  # noqa: ASYNC110 - as a person would look
                 await anyio.sleep(0.005)
 
         return act
@@ -111,7 +112,7 @@ def _pause(hurt: Hurt) -> Act:
     return act
 
 
-SCENES: dict[str, tuple[str, Callable[[Hurt], Act], Callable[[Hurt], Act]]] = {
+SCENES: dict[str, Scene] = {
     "run": ("short", _nothing, _run("short")),
     "resume": ("gated", _approved, _resume),
     "approve": ("gated", _paused_at_gate, _approve),
@@ -140,10 +141,8 @@ async def _recover(engine: Engine, hurt: Hurt, run: str, chain: str, *, give_up:
         except RunRefused as refused:
             if refused.code == "E_RUN_MISSING":
                 await _run(chain)(hurt)(engine, run)
-            else:
-                assert refused.code == "E_RUN_OVER", refused
-        except ApprovalRefused as refused:
-            raise AssertionError(refused) from refused
+            elif refused.code != "E_RUN_OVER":
+                raise
 
 
 async def _at_every_suspension(hurt: Hurt, scene: str, natively: bool, step: int) -> int:
@@ -166,7 +165,16 @@ async def _at_every_suspension(hurt: Hurt, scene: str, natively: bool, step: int
 @pytest.mark.parametrize("natively", [False, True], ids=["scope", "task"])
 @pytest.mark.parametrize(
     ("scene", "step"),
-    [("run", 1), ("resume", 3), ("approve", 1), ("cancel", 1), ("look", 2), ("cancel-live", 1), ("pause-live", 1), ("approve-live", 1)]
+    [
+        ("run", 1),
+        ("resume", 3),
+        ("approve", 1),
+        ("cancel", 1),
+        ("look", 2),
+        ("cancel-live", 1),
+        ("pause-live", 1),
+        ("approve-live", 1),
+    ]
     + [pytest.param(scene, 1, marks=full) for scene in SCENES],
 )
 def test_R16_cancelled_at_every_suspension(

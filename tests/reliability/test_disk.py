@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_R06_a_disk_full_of_rows_stops_the_run_and_room_lets_it_go_on(
     _fill_then_free(tmp_path, unbroken("line"), leave, "line")
 
 
-def _fill_then_free(tmp_path: Path, expected: Picture, leave: int, chain: str, **options: int) -> None:
+def _fill_then_free(tmp_path: Path, expected: Picture, leave: int, chain: str, **options: Any) -> None:
     needs("mount")
     with small_disk(tmp_path / "small") as disk:
         hurt = Hurt(disk / "s.db", tmp_path / "effects")

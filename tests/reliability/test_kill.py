@@ -65,9 +65,7 @@ def _end_well(hurt: Hurt, expected: Picture) -> None:
     ("calls", "step"),
     [(DATABASE, 80), (FILES, 12), pytest.param(DATABASE, 1, marks=full), pytest.param(FILES, 1, marks=full)],
 )
-def test_R02_killed_at_the_nth_writing_system_call(
-    tmp_path: Path, unbroken: Unbroken, calls: str, step: int
-) -> None:
+def test_R02_killed_at_the_nth_writing_system_call(tmp_path: Path, unbroken: Unbroken, calls: str, step: int) -> None:
     """Die right before the n-th write, sync or rename of a thread, for every `step`th n until nobody dies of it."""
     needs("strace")
     expected = unbroken("diamond")
@@ -87,7 +85,7 @@ def test_R02_killed_at_the_nth_writing_system_call(
 
 @pytest.mark.parametrize(
     ("call", "step"),
-    [("fdatasync", 6), ("fsync", 9), pytest.param("fdatasync", 1, marks=full), pytest.param("fsync", 1, marks=full)],
+    [("fdatasync", 6), ("fsync", 12), pytest.param("fdatasync", 1, marks=full), pytest.param("fsync", 1, marks=full)],
 )
 def test_R05_an_fsync_that_fails_is_never_taken_for_done(
     tmp_path: Path, unbroken: Unbroken, call: str, step: int
