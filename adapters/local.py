@@ -63,11 +63,16 @@ class LocalAdapter:
         self._executing.add(run_id)
         try:
             run = await self._drive(run_id, taken=taken)
-            while run.reason == "approval" and await self._store.wishes([run_id]):
-                run = await self._drive(run_id)  # somebody decided while it was about to pause
+            while run.status is ChainStatus.PAUSED and await self._asked_meanwhile(run):
+                run = await self._drive(run_id)
         finally:
             self._executing.discard(run_id)
         return Ended(run.status, run.reason, run.error, run.ledger)
+
+    async def _asked_meanwhile(self, run: LocalRun) -> bool:
+        """Did somebody decide, or cancel, while the run was about to pause?"""
+        asked = await self._store.wishes([run.id])
+        return any(wish.kind == "cancel" or (wish.kind != "pause" and run.reason == "approval") for wish in asked)
 
     async def look(self) -> None:
         """Find out now, not in half a second, what was asked of our runs."""

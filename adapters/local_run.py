@@ -17,13 +17,11 @@ from typing import Any, Protocol
 
 import anyio
 import anyio.abc
-import msgspec
 
 from towpath.attempt import Outcome, attempt, disk_failed, failure, keep_outcome, keep_value
-from towpath.binding import Bound, compile_binding, compile_condition
+from towpath.binding import compile_condition
 from towpath.context import StepContext
 from towpath.errors import (
-    ExpressionFailed,
     InputInvalid,
     Place,
     RunRefused,
@@ -47,7 +45,7 @@ from towpath.events import (
     StepStarted,
 )
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import MAX_ITEMS, ChainStatus, ErrorInfo, Json, Plan, StepPlan, StepStatus
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, RunRow, StepRow, Store, Wish
 from towpath.progress import (
     AskApproval,
@@ -67,11 +65,10 @@ from towpath.progress import (
     Wait,
 )
 from towpath.steps import Step
-from towpath.values import copied, recorded
+from towpath.values import copied
 
+from .arguments import Arguments, recorded_parameters
 from .slots import Slots
-
-RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; a larger argument is recorded as where it came from
 
 Key = tuple[str, int | None]
 
@@ -145,12 +142,12 @@ class LocalRun:
         self._listener = listener
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
-        self._bindings: dict[str, dict[str, Bound]] = {}
-        self._elements: dict[str, list[Any]] = {}
+        self._arguments = Arguments(self.ledger)
         self._waiting: deque[Work] = deque()
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
         self._outcomes: dict[Key, Outcome] = {}
+        self._leaving = False  # the end or the pause is on its way into the store: nothing may follow it
         self._begun = self._stopped = False
         self._decisions: dict[Key, Wish] = {}
         self._level = run.level if run.rows else -1
@@ -211,6 +208,7 @@ class LocalRun:
         starting, self._starting = self._starting, []
         if not facts:
             return starting
+        self._leaving = self._leaving or any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts)
         await self._store.record(self.lease, facts)
         for fact in facts:
             if self._listener is not None:
@@ -245,17 +243,17 @@ class LocalRun:
 
         It is work of the run's own: it goes on when whoever asked is gone, and ends the run if it fails.
         """
-        if self._tasks is not None and self._begun and not self._ended.is_set():
+        if self._tasks is not None and self._begun and not self._leaving:
             self._tasks.start_soon(self._obey, wish)  # else it stays recorded, and is found again
 
     async def _obey(self, wish: Wish) -> None:
         facts: list[Fact] = []
         row = self.ledger.row(wish.step, wish.item)
-        if self._ended.is_set():
+        if self._leaving:
             return
         if wish.kind == "cancel":
             await self._abandon_waiting()
-            if not self._ended.is_set() and not self._cancelled:
+            if not self._leaving and not self._cancelled:
                 self._cancel(facts)
         elif wish.kind == "pause":
             if not self._pausing:
@@ -265,7 +263,7 @@ class LocalRun:
                 await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
                 if wish.decision == "rejected":
                     await self._abandon_waiting()
-                if row.status is StepStatus.WAITING_APPROVAL and not self._ended.is_set():
+                if row.status is StepStatus.WAITING_APPROVAL and not self._leaving:
                     self._decide(wish, facts)
             elif wish.kind == "inner" and not self._pausing:
                 self._execute(self._state.woken(wish.step, wish.item), facts)
@@ -357,11 +355,11 @@ class LocalRun:
     def _start(self, step: StepPlan, item: int | None, facts: list[Fact]) -> list[Command]:
         row = self.ledger.row(step.id, item)
         try:
-            arguments = self._arguments(step, item)
+            arguments = self._arguments.of(step, item)
         except TowpathError as error:
             self._outcomes[step.id, item] = failure(error)
             return self._state.failed(step.id, item)
-        parameters = _recorded_parameters(arguments, step)
+        parameters = recorded_parameters(arguments, step)
         if row is None:
             row = self.ledger.add(LedgerRow(self._store.new_id(), step.id, item, parameters=parameters))
             fresh = True
@@ -422,7 +420,7 @@ class LocalRun:
 
     def _expand(self, step: StepPlan, facts: list[Fact]) -> list[Command]:
         try:
-            count = self._count(step)
+            count = self._state.count(step.pairs_with) if step.pairs_with else self._arguments.count(step)
         except TowpathError as error:
             self._outcomes[step.id, None] = failure(error)
             return self._state.failed(step.id)
@@ -433,44 +431,6 @@ class LocalRun:
             facts.append(LevelReached(step.level))
         facts.append(StepReady(row.id, step.id, None, step.target, True, 1, None, count))
         return self._state.expanded(step.id, count)
-
-    def _count(self, step: StepPlan) -> int:
-        if step.pairs_with is not None:
-            return self._state.count(step.pairs_with)
-        elements = self._elements_of(step)
-        if not isinstance(elements, list):
-            raise ExpressionFailed(
-                "E_FOREACH_TYPE",
-                "a step can only be mapped over a list",
-                place=Place(step=step.id, field="foreach"),
-                found=type(elements).__name__,
-            )
-        if len(elements) > MAX_ITEMS:
-            place = Place(step=step.id, field="foreach")
-            raise ExpressionFailed("E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(elements))
-        return len(elements)
-
-    def _elements_of(self, step: StepPlan) -> Any:
-        if step.id not in self._elements:
-            bound = compile_binding(step.foreach, Place(step=step.id, field="foreach"))
-            self._elements[step.id] = bound(self.ledger, None, None)
-        return self._elements[step.id]
-
-    def _arguments(self, step: StepPlan, item: int | None) -> dict[str, Any]:
-        bindings = self._bindings.get(step.id)
-        if bindings is None:
-            bindings = {
-                name: compile_binding(binding, Place(step=step.id, field=f"parameters.{name}"))
-                for name, binding in step.parameters.items()
-            }
-            self._bindings[step.id] = bindings
-        if item is None:
-            element = None
-        elif step.pairs_with is not None:
-            element = self.ledger.item_value(step.pairs_with, item)
-        else:
-            element = self._elements_of(step)[item]
-        return {name: bound(self.ledger, element, item) for name, bound in bindings.items()}
 
     def _collect(self, step: StepPlan, failed: tuple[int, ...]) -> None:
         """Gathering may have to write a large value, so it is work of its own."""
@@ -666,7 +626,7 @@ class LocalRun:
             end = await self._inner.run_inner(self, work)
         except (InputInvalid, ValueRefused) as error:
             return failure(error)  # what the inner chain was given, known only now
-        if end.status is ChainStatus.PAUSED and self._stopped:
+        if end.status is ChainStatus.PAUSED and (self._stopped or work.cancelled):
             await self._abandon(self.children[work.row.id])
             return None
         if end.status is ChainStatus.PAUSED:
@@ -722,19 +682,6 @@ def _total_timeout(step: StepPlan, last: ErrorInfo | None = None) -> StepTimedOu
     if last is not None:
         message = f"no time for another attempt within {step.total_timeout:g} s; the last one failed: {last.message}"
     return StepTimedOut("E_STEP_TOTAL_TIMEOUT", message, place=Place(step=step.id), retryable=False)
-
-
-def _recorded_parameters(arguments: dict[str, Any], step: StepPlan) -> Json:
-    """What the row says the step was called with; arguments too large for it, as where they came from."""
-    result: dict[str, Json] = {}
-    for name, value in arguments.items():
-        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
-            data = recorded(value)
-            small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
-            result[name] = data if small else {"$from": step.parameters[name]}
-        else:
-            result[name] = recorded(value)
-    return result
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,12 +1,10 @@
 """Bindings: parameters whose values are known only at run time, as plain JSON inside a plan.
 
-    {"$ref": {"step": "photos", "keys": ["files", 0]}}      the value of a step, or a part of it
-    {"$ref": {"input": "width", "keys": []}}                a chain input
-    {"$item": []}                                           the element of a mapped step; keys as above
-    {"$template": "{{ frame.output.image }}"}               a template of the expression language
-    {"$literal": {"$ref": "not a reference"}}               data that only looks like a binding
-
-A binding is compiled once per run into a function; constants cost nothing afterwards.
+{"$ref": {"step": "photos", "keys": ["files", 0]}}      the value of a step, or a part of it
+{"$ref": {"input": "width", "keys": []}}                a chain input
+{"$item": []}                                           the element of a mapped step; keys as above
+{"$template": "{{ frame.output.image }}"}               a template of the expression language
+{"$literal": {"$ref": "not a reference"}}               data that only looks like a binding
 """
 
 from __future__ import annotations
@@ -47,10 +45,6 @@ class Environment(Protocol):
         ...
 
 
-Bound = Callable[[Environment, Any, int | None], Any]
-"""A compiled binding: (environment, item, index) -> value."""
-
-
 def escape(value: Json) -> Json:
     """Literal data as a binding: what looks like a binding is wrapped."""
     if isinstance(value, dict):
@@ -62,41 +56,37 @@ def escape(value: Json) -> Json:
     return value
 
 
-def compile_binding(binding: Json, place: Place) -> Bound:
-    """A function that gives the binding's value in an environment."""
-    if isinstance(binding, dict):
-        return _compile_mapping(binding, place)
+def bind(binding: Json, place: Place, env: Environment, item: Any = None, index: int | None = None) -> Any:
+    """The value of a binding now. `item` and `index` are those of a mapped step.
+
+    Raises:
+        ExpressionFailed: E_TEMPLATE_UNDEFINED, E_TEMPLATE_FAILED.
+    """
     if isinstance(binding, list):
-        parts = [compile_binding(inner, place) for inner in binding]
-        return lambda env, item, index: [part(env, item, index) for part in parts]
-    return lambda env, item, index: binding
-
-
-def _compile_mapping(binding: dict[str, Json], place: Place) -> Bound:
-    if "$literal" in binding:
-        literal = binding["$literal"]
-        return lambda env, item, index: literal
+        return [bind(inner, place, env, item, index) for inner in binding]
+    if not isinstance(binding, dict):
+        return binding
+    if "$ref" in binding:
+        return _referred(binding["$ref"], env)
     if "$item" in binding:
         keys = tuple(binding["$item"])
-        reference = Reference("item", "", "", keys)
-        return lambda env, item, index: look_up(item, reference) if keys else item
-    if "$ref" in binding:
-        return _compile_reference(binding["$ref"])
+        return look_up(item, Reference("item", "", "", keys)) if keys else item
     if "$template" in binding:
         template, problems = parse_template(binding["$template"], None, place)
         assert template is not None, problems
-        return lambda env, item, index: template.render(lambda ref: resolve(ref, env, item, index))
-    named = {key: compile_binding(inner, place) for key, inner in binding.items()}
-    return lambda env, item, index: {key: part(env, item, index) for key, part in named.items()}
+        return template.render(lambda ref: resolve(ref, env, item, index))
+    if "$literal" in binding:
+        return binding["$literal"]
+    return {key: bind(inner, place, env, item, index) for key, inner in binding.items()}
 
 
-def _compile_reference(target: dict[str, Json]) -> Bound:
+def _referred(target: dict[str, Json], env: Environment) -> Any:
     keys = tuple(target.get("keys") or ())
     if "input" in target:
-        of_input = Reference("inputs", "", "", (target["input"], *keys))
-        return lambda env, item, index: look_up(env.input(target["input"]), of_input, 1)
-    of_step = Reference("step", target["step"], "output", keys)
-    return lambda env, item, index: look_up(env.value(target["step"]), of_step) if keys else env.value(target["step"])
+        value = env.input(target["input"])
+        return look_up(value, Reference("inputs", "", "", (target["input"], *keys)), 1) if keys else value
+    value = env.value(target["step"])
+    return look_up(value, Reference("step", target["step"], "output", keys)) if keys else value
 
 
 def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:

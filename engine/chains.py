@@ -121,7 +121,6 @@ class _Described:
         self.place = place
         self.problems: list[Problem] = []
         self.functions: dict[str, Step[..., Any]] = {}
-        self._upstream: dict[str, frozenset[str]] = {}
         self._nodes = frozenset(trace.nodes)
 
     def steps(self) -> list[StepPlan]:
@@ -182,11 +181,8 @@ class _Described:
             parameters[name], more = self.binding(value, node.id)
             needs += more
         foreach, more = self.binding(node.foreach, node.id) if node.mapped else (None, [])
-        depends_on = tuple(dict.fromkeys([*more, *needs]))
-        upstream = frozenset(depends_on).union(*(self._upstream.get(d, frozenset()) for d in depends_on))
-        condition, watches, named = self._condition(node, upstream)
-        depends_on = tuple(dict.fromkeys([*depends_on, *named]))
-        self._upstream[node.id] = upstream.union(named, *(self._upstream.get(d, frozenset()) for d in named))
+        condition, watches, named = self._condition(node)
+        depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
         inner = node.source.plan if node.kind == "chain" else None
         options = node.step.options if node.kind == "python" else StepOptions()
         self.functions.update({node.target: node.step} if node.kind == "python" else node.source.steps)
@@ -211,7 +207,7 @@ class _Described:
             chain=inner,
         )
 
-    def _condition(self, node: Node, upstream: frozenset[str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    def _condition(self, node: Node) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
         """In Python a condition may name any earlier step; naming it is the edge, as passing it is."""
         if node.condition is None:
             return None, (), ()
@@ -221,7 +217,7 @@ class _Described:
                 break
             earlier.append(other.id)
         steps = frozenset(n.id for n in self.trace.nodes)
-        scope = Scope(self.inputs, frozenset(earlier) | upstream, steps, False)
+        scope = Scope(self.inputs, frozenset(earlier), steps, False)
         condition, problems = parse_condition(node.condition, scope, Place(self.place.file, step=node.id))
         self.problems += problems
         if condition is None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from .artifact import Artifact
-from .binding import compile_binding
+from .binding import bind
 from .errors import ExpressionFailed, Place, StoreFailed
 from .events import NewArtifact
 from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
@@ -200,7 +200,7 @@ def chain_value(ledger: Ledger) -> Any:
     """What a completed run came to: what its `@chain` returned, else the values of its last steps by id."""
     plan = ledger.plan
     if plan.output is not None:
-        return compile_binding(plan.output, Place(field="output"))(ledger, None, None)
+        return bind(plan.output, Place(field="output"), ledger)
     needed = {dependency for step in plan.steps for dependency in step.depends_on}
     last = [step.id for step in plan.steps if step.id not in needed]
     return {step: ledger.value(step) for step in last if StepStatus(ledger.status(step)).done}

@@ -250,8 +250,8 @@ class RunHandle:
         while True:
             if self.id in self._engine._failed:
                 raise self._engine._failed[self.id]
+            busy = self._engine.adapter.working(self.id)  # asked first: what is read afterwards is its last word
             run = await self._engine.snapshot(self.id)
-            busy = self._engine.adapter.working(self.id)
             if not busy and (run.status.final or run.status is ChainStatus.PAUSED):
                 return run
             await anyio.sleep(0.05 if busy else POLL)

@@ -10,10 +10,11 @@ from towpath.model import ChainStatus, Json
 
 from . import transitions
 from .clock import new_id, now
+from .definitions import elsewhere
 from .keyed import insert_once, page
-from .rows import Record, encode, record, record_or_none
+from .rows import Record, decode, encode, record, record_or_none
 from .session import Session
-from .tables import artifacts, chains, workflows
+from .tables import artifacts, chains, definitions, workflows
 
 
 async def create_chain(
@@ -59,7 +60,12 @@ async def create_chain(
 
 async def get_chain(session: Session, chain_id: str) -> Record | None:
     """The chain run of that id, or None."""
-    return record_or_none(await session.fetch_one(sa.select(chains).where(chains.c.id == chain_id)))
+    found = record_or_none(await session.fetch_one(sa.select(chains).where(chains.c.id == chain_id)))
+    digest = None if found is None else elsewhere(found["chain_definition"])
+    if found is not None and digest is not None:
+        large = await session.fetch_one(sa.select(definitions).where(definitions.c.sha256 == digest))
+        found["chain_definition"] = None if large is None else decode(large["definition"])
+    return found
 
 
 async def get_chain_by_temporal_id(session: Session, temporal_workflow_id: str) -> Record | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import Lease, NewRun, RunRow, StepRow, Wish
 
-from . import rows
+from . import definitions, rows
 from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
@@ -30,6 +29,26 @@ from .session import value_of as b
 from .tables import approvals, artifacts, chains, events, step_logs, workflows
 
 _RUN = Statement(sa.select(chains).where(chains.c.id == b("run")))
+_NEW_RUN = Statement(
+    sa.insert(chains).values(
+        id=b("run"),
+        name=b("name"),
+        description=b("description"),
+        status=ChainStatus.PENDING,
+        current_level=0,
+        epoch=0,
+        started_at=b("at"),
+        chain_definition=b("definition"),
+        definition_hash=b("hash"),
+        inputs=b("inputs"),
+        parent_workflow_id=b("parent_workflow"),
+        parent_run_id=b("parent_run"),
+        regenerated_from_step_id=b("regenerated_from"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    )
+)
+_CREATED = Statement(sa.insert(events).values(chain_id=b("run"), type="ChainCreated", at=b("at"), data=b("data")))
 _STEPS = Statement(sa.select(workflows).where(workflows.c.chain_id == b("run")).order_by(workflows.c.id))
 _FILES = Statement(
     sa.select(artifacts)
@@ -100,32 +119,22 @@ class RunStore:
     async def create_run(self, run: NewRun) -> bool:
         """Record a run with its whole definition; False if its id is there already."""
         at = now()
-        definition = msgspec.json.encode(run.plan).decode()
-        values = {
-            "id": run.id,
-            "name": run.plan.name,
-            "description": run.plan.description or None,
-            "status": ChainStatus.PENDING,
-            "current_level": 0,
-            "epoch": 0,
-            "started_at": at,
-            "chain_definition": definition,
-            "definition_hash": definition_hash(run.plan),
-            "inputs": rows.encode(run.inputs),
-            "parent_workflow_id": run.parent_workflow_id,
-            "parent_run_id": run.parent_run_id,
-            "regenerated_from_step_id": run.regenerated_from_step_id,
-            "created_at": at,
-            "updated_at": at,
-        }
-        insert = Statement(sa.insert(chains).values(values))()
-        event = Statement(
-            sa.insert(events).values(
-                chain_id=run.id, type="ChainCreated", at=at, data=rows.encode({"name": run.plan.name})
-            )
-        )()
+        definition, large = definitions.kept(run.plan)
+        insert = _NEW_RUN(
+            run=run.id,
+            name=run.plan.name,
+            description=run.plan.description or None,
+            at=at,
+            definition=definition,
+            hash=definitions.definition_hash(run.plan),
+            inputs=rows.encode(run.inputs),
+            parent_workflow=run.parent_workflow_id,
+            parent_run=run.parent_run_id,
+            regenerated_from=run.regenerated_from_step_id,
+        )
+        event = _CREATED(run=run.id, at=at, data=rows.encode({"name": run.plan.name}))
         try:
-            await self.database.submit([Write(*insert), Write(*event), *writes(run.id, run.facts, at)])
+            await self.database.submit([*large, Write(*insert), Write(*event), *writes(run.id, run.facts, at)])
         except StoreFailed as error:
             if error.code == "E_DB_CONFLICT" and await self.database.rows(_RUN(run=run.id)):
                 return False
@@ -224,7 +233,7 @@ class RunStore:
         children = {row["parent_workflow_id"]: row["id"] for row in await self.database.rows(_CHILDREN(run=run_id))}
         return RunRow(
             id=run_id,
-            plan=_plan(chain),
+            plan=_plan(chain, await self._definition(chain)),
             status=rows.word(ChainStatus, chain["status"], "chains", run_id, "status"),
             inputs=rows.decode(chain["inputs"]) or {},
             rows=steps,
@@ -240,6 +249,14 @@ class RunStore:
             children=children,
             root=await self._root(run_id, chain["parent_workflow_id"]),
         )
+
+    async def _definition(self, chain: Row) -> str:
+        """The JSON of a run's plan, from its row or from where large ones are."""
+        digest = definitions.elsewhere(chain["chain_definition"])
+        if digest is None:
+            return chain["chain_definition"] or ""
+        found = await self.database.rows(definitions.FIND(sha256=digest))
+        return found[0]["definition"] if found else ""
 
     async def _root(self, run_id: str, parent: str | None) -> str:
         """The outermost run around a run."""
@@ -348,9 +365,9 @@ def _decisions(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Wis
     return found
 
 
-def _plan(chain: Row) -> Plan:
+def _plan(chain: Row, definition: str) -> Plan:
     try:
-        return msgspec.json.decode(chain["chain_definition"] or "", type=Plan)
+        return msgspec.json.decode(definition, type=Plan)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise StoreFailed(
             "E_DB_VALUE",
@@ -382,13 +399,6 @@ def _step_row(row: Row, files: tuple[ArtifactRow, ...], gate: Row | None) -> Ste
         completed_at=row["completed_at"],
         artifacts=files,
     )
-
-
-def definition_hash(plan: Plan) -> str:
-    """SHA-256 over the canonical JSON of a plan; where it was loaded from does not count."""
-    import hashlib  # noqa: PLC0415
-
-    return hashlib.sha256(msgspec.json.encode(asdict(replace(plan, folder="")), order="sorted")).hexdigest()
 
 
 def _owned(run_id: str, owner: Owner, left: float) -> RunRefused:

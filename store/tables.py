@@ -99,6 +99,14 @@ chains = sa.Table(
     _key("chains"),
 )
 
+definitions = sa.Table(
+    # Large chain definitions, once each. The row of a run is written often and must stay small.
+    "definitions",
+    metadata,
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("definition", sa.Text, nullable=False),
+)
+
 workflows = sa.Table(
     "workflows",
     metadata,
@@ -281,7 +289,6 @@ events = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("data", sa.Text, nullable=False, server_default="{}"),
     sa.Index("ix_events_chain_id_seq", "chain_id", "seq"),
-    sqlite_autoincrement=True,
 )
 
 step_logs = sa.Table(

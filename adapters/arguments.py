@@ -1,0 +1,65 @@
+"""What a step is called with: its bindings evaluated against what the run has come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from towpath.binding import bind
+from towpath.errors import ExpressionFailed, Place
+from towpath.ledger import Ledger
+from towpath.model import MAX_ITEMS, Json, StepPlan
+from towpath.values import recorded
+
+RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; a larger argument is recorded as where it came from
+
+
+class Arguments:
+    """The arguments of a run's steps. The elements of a mapped step are evaluated once."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._elements: dict[str, list[Any]] = {}
+
+    def count(self, step: StepPlan) -> int:
+        """The number of items of a mapped step.
+
+        Raises ExpressionFailed: E_FOREACH_TYPE, E_MAP_SIZE, E_TEMPLATE_….
+        """
+        elements = self._elements_of(step)
+        place = Place(step=step.id, field="foreach")
+        if not isinstance(elements, list):
+            message = "a step can only be mapped over a list"
+            raise ExpressionFailed("E_FOREACH_TYPE", message, place=place, found=type(elements).__name__)
+        if len(elements) > MAX_ITEMS:
+            raise ExpressionFailed("E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(elements))
+        return len(elements)
+
+    def of(self, step: StepPlan, item: int | None) -> dict[str, Any]:
+        """The arguments of a step, or of one item of a mapped one. Raises ExpressionFailed."""
+        element: Any = None
+        if item is not None and step.pairs_with is not None:
+            element = self._ledger.item_value(step.pairs_with, item)
+        elif item is not None:
+            element = self._elements_of(step)[item]
+        place = Place(step=step.id, field="parameters")
+        return {name: bind(b, place, self._ledger, element, item) for name, b in step.parameters.items()}
+
+    def _elements_of(self, step: StepPlan) -> Any:
+        if step.id not in self._elements:
+            self._elements[step.id] = bind(step.foreach, Place(step=step.id, field="foreach"), self._ledger)
+        return self._elements[step.id]
+
+
+def recorded_parameters(arguments: dict[str, Any], step: StepPlan) -> Json:
+    """What the row says the step was called with; arguments too large for it, as where they came from."""
+    result: dict[str, Json] = {}
+    for name, value in arguments.items():
+        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
+            data = recorded(value)
+            small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
+            result[name] = data if small else {"$from": step.parameters[name]}
+        else:
+            result[name] = recorded(value)
+    return result

@@ -1,0 +1,51 @@
+"""Chain definitions: in the run's row while they are small, once per content in a table of their own above.
+
+The row of a run is written at every level and asked for its epoch with every commit. SQLite rewrites and walks
+a row as a whole, so a definition of a megabyte in it would make a long chain quadratic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from towpath.model import Plan
+
+from .session import Statement, Write, value_of
+from .tables import definitions
+
+INLINE = 16 * 1024  # bytes of JSON
+_MARK = '{"$definition":"'
+
+_KEEP = Statement(
+    insert_sqlite(definitions)
+    .values(sha256=value_of("sha256"), definition=value_of("definition"))
+    .on_conflict_do_nothing()
+)
+FIND = Statement(sa.select(definitions.c.definition).where(definitions.c.sha256 == value_of("sha256")))
+
+
+def kept(plan: Plan) -> tuple[str, list[Write]]:
+    """What a run's row says of its plan, and the write that keeps a large one."""
+    encoded = msgspec.json.encode(plan)
+    if len(encoded) <= INLINE:
+        return encoded.decode(), []
+    digest = hashlib.sha256(encoded).hexdigest()
+    return f'{_MARK}{digest}"}}', [Write(*_KEEP(sha256=digest, definition=encoded.decode()))]
+
+
+def elsewhere(text: object) -> str | None:
+    """The digest under which a row's definition is kept in `definitions`, or None if it is in the row."""
+    if isinstance(text, dict):
+        found = text.get("$definition")
+        return found if isinstance(found, str) else None
+    return text[len(_MARK) : len(_MARK) + 64] if isinstance(text, str) and text.startswith(_MARK) else None
+
+
+def definition_hash(plan: Plan) -> str:
+    """SHA-256 over the canonical JSON of a plan; where it was loaded from does not count."""
+    return hashlib.sha256(msgspec.json.encode(replace(plan, folder=""), order="sorted")).hexdigest()
