@@ -24,7 +24,7 @@ from .local_run import InnerEnd, LocalRun, Work
 from .slots import Slots
 from .watchdog import Watchdog
 
-CONCURRENCY = 256  # steps working at the same time in one process, unless the user says otherwise
+CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
 THREADS = 40
 POLL = 0.5  # seconds between looks for what other processes asked of our runs
 

@@ -86,6 +86,7 @@ class Work:
     context: StepContext | None = None
     cancelled: bool = False
     has_slot: bool = False
+    recorded: bool = True
 
     @property
     def key(self) -> Key:
@@ -360,22 +361,25 @@ class LocalRun:
             self._outcomes[step.id, item] = failure(error)
             return self._state.failed(step.id, item)
         parameters = recorded_parameters(arguments, step)
-        if row is None:
-            row = self.ledger.add(LedgerRow(self._store.new_id(), step.id, item, parameters=parameters))
-            fresh = True
-        else:
-            row.parameters, fresh = parameters, False
-        work = Work(step, row, arguments)
+        work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
+        work.row.parameters = parameters
         # A chain inside a step needs no slot: its steps do, and would wait for each other for ever.
         if not self._pausing and (step.kind == "chain" or self._slots.take()):
-            self._begin_attempt(work, facts, fresh=fresh)
-        else:
-            self._waiting.append(work)
-            if fresh:
-                facts.append(StepReady(row.id, step.id, item, step.target, False, 0, parameters))
+            self._begin_attempt(work, facts)
+            return []
+        self._waiting.append(work)
+        if item is None and not work.recorded:
+            # An item's row can wait until it starts: the step's own row says how many there are.
+            facts.append(StepReady(work.row.id, step.id, None, step.target, False, 0, parameters))
+            self._know(work)
         return []
 
-    def _begin_attempt(self, work: Work, facts: list[Fact], *, fresh: bool) -> None:
+    def _know(self, work: Work) -> None:
+        """The work's row is recorded with the facts of this moment."""
+        work.recorded = True
+        self.ledger.add(work.row)
+
+    def _begin_attempt(self, work: Work, facts: list[Fact]) -> None:
         row, step = work.row, work.step
         work.has_slot = step.kind != "chain"
         if work.tries:
@@ -386,17 +390,18 @@ class LocalRun:
         if step.level > self._level:
             self._level = step.level
             facts.append(LevelReached(step.level))
-        if fresh:
-            facts.append(StepReady(row.id, step.id, row.item, step.target, True, row.attempt, row.parameters))
-        else:
+        if work.recorded:
             facts.append(StepStarted(row.id, step.id, row.item, row.attempt, row.parameters))
+        else:
+            facts.append(StepReady(row.id, step.id, row.item, step.target, True, row.attempt, row.parameters))
+            self._know(work)
         self.working[work.key] = work
         self._starting.append(work)
 
     def _fill_slots(self, facts: list[Fact]) -> None:
         """Start waiting work while there are slots."""
         while self._waiting and not self._pausing and self._slots.take():
-            self._begin_attempt(self._waiting.popleft(), facts, fresh=False)
+            self._begin_attempt(self._waiting.popleft(), facts)
         self._slots.settle(wants=bool(self._waiting) and not self._pausing)
 
     def _slot_came(self) -> None:

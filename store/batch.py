@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from towpath.errors import TowpathError
 
@@ -16,8 +16,7 @@ from .failures import OF_THE_VALUE, database_error
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One statement of a unit. With `refuse`, it must touch exactly one row, else that error is raised."""
 
     sql: str

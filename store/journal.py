@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial, singledispatch
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
@@ -200,7 +201,7 @@ def writes(run: str, facts: Sequence[Fact], at: int) -> list[Write]:
     """The statements that record these facts of a run, in order."""
     made: list[Write] = []
     for fact in facts:
-        _write(fact, run, at, made)
+        _WRITERS[type(fact)](fact, run, at, made)
     return made
 
 
@@ -214,13 +215,7 @@ def _log_event(made: list[Write], run: str, row: str | None, kind: str, at: int,
     _add(made, _EVENT(run=run, row=row, type=kind, at=at, data=encode(data) if data else "{}"))
 
 
-@singledispatch
-def _write(fact: Fact, run: str, at: int, made: list[Write]) -> None:
-    raise TypeError(f"no statements for {fact!r}")
-
-
-@_write.register
-def _(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
+def _step_ready(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
     status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
     _add(
         made,
@@ -259,15 +254,13 @@ def _about(fact: StepStarted | StepRetried | StepEnded | StepDropped | DecisionA
     return data
 
 
-@_write.register
-def _(fact: StepStarted, run: str, at: int, made: list[Write]) -> None:
+def _step_started(fact: StepStarted, run: str, at: int, made: list[Write]) -> None:
     started = _START_ROW(row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at)
     _add(made, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
     _log_event(made, run, fact.row, "StepStarted", at, _about(fact, attempt=fact.attempt))
 
 
-@_write.register
-def _(fact: StepRetried, run: str, at: int, made: list[Write]) -> None:
+def _step_retried(fact: StepRetried, run: str, at: int, made: list[Write]) -> None:
     error = _error_json(fact.error)
     _log_event(
         made,
@@ -279,8 +272,7 @@ def _(fact: StepRetried, run: str, at: int, made: list[Write]) -> None:
     )
 
 
-@_write.register
-def _(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
+def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
     status, error = fact.status, fact.error
     ended = _END_ROW[status](
         row=fact.row,
@@ -375,8 +367,7 @@ def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[
     )
 
 
-@_write.register
-def _(fact: StepDropped, run: str, at: int, made: list[Write]) -> None:
+def _step_dropped(fact: StepDropped, run: str, at: int, made: list[Write]) -> None:
     _add(
         made,
         _INSERT_ROW(
@@ -398,8 +389,7 @@ def _(fact: StepDropped, run: str, at: int, made: list[Write]) -> None:
     _log_event(made, run, fact.row, _ENDINGS[fact.status], at, _about(fact, reason=fact.reason))
 
 
-@_write.register
-def _(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:
+def _decision_applied(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:
     error = fact.error
     decided = _DECIDED_ROW[fact.status](
         row=fact.row,
@@ -413,27 +403,23 @@ def _(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:
     _log_event(made, run, fact.row, "DecisionApplied", at, _about(fact, approval=fact.approval, status=fact.status))
 
 
-@_write.register
-def _(fact: LevelReached, run: str, at: int, made: list[Write]) -> None:
+def _level_reached(fact: LevelReached, run: str, at: int, made: list[Write]) -> None:
     _add(made, _LEVEL(run=run, level=fact.level, at=at))
 
 
-@_write.register
-def _(fact: ChainResumed, run: str, at: int, made: list[Write]) -> None:
+def _chain_resumed(fact: ChainResumed, run: str, at: int, made: list[Write]) -> None:
     resumed = _change_chain(run, "running", at)
     _add(made, resumed, partial(transitions.refused, "chain", run, "its status", "running"))
     _log_event(made, run, None, "ChainStarted", at)
 
 
-@_write.register
-def _(fact: ChainPaused, run: str, at: int, made: list[Write]) -> None:
+def _chain_paused(fact: ChainPaused, run: str, at: int, made: list[Write]) -> None:
     paused = _change_chain(run, "paused", at, reason=fact.reason)
     _add(made, paused, partial(transitions.refused, "chain", run, "its status", "paused"))
     _log_event(made, run, None, "ChainPaused", at, {"reason": fact.reason})
 
 
-@_write.register
-def _(fact: ChainEnded, run: str, at: int, made: list[Write]) -> None:
+def _chain_ended(fact: ChainEnded, run: str, at: int, made: list[Write]) -> None:
     ended = _change_chain(run, fact.status, at, error=fact.error, completed=at)
     _add(made, ended, partial(transitions.refused, "chain", run, "its status", fact.status))
     _log_event(
@@ -498,8 +484,7 @@ def _change_chain(
     )
 
 
-@_write.register
-def _(fact: LogKept, run: str, at: int, made: list[Write]) -> None:
+def _log_kept(fact: LogKept, run: str, at: int, made: list[Write]) -> None:
     _add(made, _LOG(row=fact.row, attempt=fact.attempt, text=fact.text, at=at))
 
 
@@ -511,3 +496,18 @@ def _error_json(error: ErrorInfo | None) -> Json:
 
 def _short(error: ErrorInfo | None) -> Json:
     return None if error is None else {"code": error.code, "message": error.message[:500]}
+
+
+_WRITERS: dict[type[Fact], Callable[[Any, str, int, list[Write]], None]] = {
+    StepReady: _step_ready,
+    StepStarted: _step_started,
+    StepRetried: _step_retried,
+    StepEnded: _step_ended,
+    StepDropped: _step_dropped,
+    DecisionApplied: _decision_applied,
+    LevelReached: _level_reached,
+    ChainResumed: _chain_resumed,
+    ChainPaused: _chain_paused,
+    ChainEnded: _chain_ended,
+    LogKept: _log_kept,
+}
