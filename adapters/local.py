@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from towpath.errors import Fenced, StoreFailed, TowpathError
+from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainPaused, Fact
 from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.model import ChainStatus, Plan
@@ -162,7 +162,12 @@ class LocalAdapter:
         if recorded.status.final:
             ledger = await restored_ledger(self._store, recorded)
             return InnerEnd(recorded.status, _value(ledger, recorded.status), recorded.error)
-        run = await self._drive(run_id, parent, work)
+        try:
+            run = await self._drive(run_id, parent, work)
+        except RunRefused as refused:
+            if refused.code != "E_RUN_OVER":
+                raise
+            return await self.run_inner(parent, work)  # cancelled since it was looked at
         return InnerEnd(run.status, _value(run.ledger, run.status), run.error)
 
     async def cancel_inner(self, parent: LocalRun, work: Work) -> None:

@@ -20,6 +20,22 @@ import anyio.abc
 
 from towpath.attempt import Outcome, attempt, disk_failed, failure, keep_outcome, keep_value
 from towpath.binding import compile_condition
+from towpath.commands import (
+    AskApproval,
+    Cancel,
+    Collect,
+    Command,
+    Complete,
+    Decide,
+    Expand,
+    Fail,
+    Finish,
+    Pause,
+    RestoredRow,
+    Skip,
+    Start,
+    Wait,
+)
 from towpath.context import StepContext
 from towpath.errors import (
     InputInvalid,
@@ -47,23 +63,7 @@ from towpath.events import (
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, RunRow, StepRow, Store, Wish
-from towpath.progress import (
-    AskApproval,
-    Cancel,
-    Collect,
-    Command,
-    Complete,
-    Decide,
-    Expand,
-    Fail,
-    Finish,
-    Pause,
-    RestoredRow,
-    RunState,
-    Skip,
-    Start,
-    Wait,
-)
+from towpath.progress import RunState
 from towpath.steps import Step
 from towpath.values import copied
 
@@ -636,7 +636,7 @@ class LocalRun:
             return None
         if end.status is ChainStatus.PAUSED:
             return end
-        if end.status is ChainStatus.CANCELLED and work.cancelled:
+        if end.status is ChainStatus.CANCELLED and (work.cancelled or self._stopped):
             return None
         if end.status is not ChainStatus.COMPLETED:
             cause = end.error or ErrorInfo("E_CHILD_FAILED", "no step says why")

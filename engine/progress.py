@@ -11,125 +11,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 
+from .commands import (
+    AskApproval,
+    Cancel,
+    Collect,
+    Command,
+    Complete,
+    Decide,
+    Expand,
+    Fail,
+    Finish,
+    Pause,
+    RestoredRow,
+    Skip,
+    Start,
+    Wait,
+)
 from .model import ChainStatus, Plan, StepPlan, StepStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Decide:
-    """Evaluate the step's condition; answer with `decided` or `failed`."""
-
-    step: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expand:
-    """Find out how many items a mapped step has; answer with `expanded` or `failed`."""
-
-    step: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Run the step (or one item); answer with `succeeded`, `failed`, `waiting` or `cancelled`."""
-
-    step: str
-    item: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Collect:
-    """All items are over: gather the value of a mapped step; answer with `collected` or `failed`."""
-
-    step: str
-    failed: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """Record the step (or item) as completed."""
-
-    step: str
-    item: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AskApproval:
-    """Record the step (or item) as waiting for a person."""
-
-    step: str
-    item: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Record the step as waiting because the chain inside it waits for a person."""
-
-    step: str
-    item: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Record the step (or item) as failed; `failed` lists the items of a mapped step that did."""
-
-    step: str
-    item: int | None = None
-    failed: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Record the step (or item) as skipped, with the reason."""
-
-    step: str
-    reason: str
-    item: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Record the step (or item) as cancelled; it is not running."""
-
-    step: str
-    item: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Nothing more can happen now: `approval` or `requested`."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Every step is over; the chain ends so."""
-
-    status: ChainStatus
-
-
-Command = Decide | Expand | Start | Collect | Complete | AskApproval | Wait | Fail | Skip | Cancel | Pause | Finish
-
-
-@dataclass(frozen=True, slots=True)
-class RestoredRow:
-    """What a store knows of one row when a run is continued.
-
-    `waits_for_person` tells a gate from a step whose inner chain waits; `count` is the number of items of
-    a mapped step's parent row; `failed_items` tells that a completed mapped step kept some; `rejected` marks
-    a row that a person rejected with `stop`, which stopped the chain.
-    """
-
-    step: str
-    item: int | None
-    status: StepStatus
-    waits_for_person: bool = False
-    count: int | None = None
-    failed_items: bool = False
-    rejected: bool = False
 
 
 class Phase(IntEnum):

@@ -18,6 +18,7 @@ from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepSta
 from towpath.values import REFERENCE, STORED_VALUE
 
 from .clock import now
+from .definitions import elsewhere
 from .owners import parse
 from .tables import metadata
 
@@ -115,6 +116,20 @@ def _is_json(text: Any) -> bool:
     except (msgspec.DecodeError, TypeError, UnicodeError):
         return False
     return True
+
+
+def definitions(connection: sqlite3.Connection) -> Findings:
+    """What a run says it executes is there, and is what it names."""
+    for row, text in connection.execute("SELECT id, chain_definition FROM chains WHERE chain_definition IS NOT NULL"):
+        digest = elsewhere(text)
+        if digest is None:
+            continue
+        query = "SELECT definition FROM definitions WHERE sha256 = ?"
+        found = connection.execute(query, (digest,)).fetchone()
+        if found is None:
+            yield Finding("I7", "E_FSCK_DEFINITION", "chains", row, f"its definition {digest} is not in the store")
+        elif hashlib.sha256(found[0].encode()).hexdigest() != digest:
+            yield Finding("I7", "E_FSCK_DEFINITION", "chains", row, f"its definition is not the one it names, {digest}")
 
 
 # ---- I3 to I6: versions of artifacts
@@ -402,6 +417,7 @@ CHECKS: tuple[Check, ...] = (
     references,
     words,
     json_columns,
+    definitions,
     versions,
     latest,
     pointers,

@@ -15,7 +15,8 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from towpath.model import Plan
 
-from .session import Statement, Write, value_of
+from .batch import Write
+from .session import Statement, value_of
 from .tables import definitions
 
 INLINE = 16 * 1024  # bytes of JSON

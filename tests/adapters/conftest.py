@@ -15,6 +15,8 @@ import pytest
 from towpath import Engine
 from towpath import open_engine as open_real_engine
 
+pytest.register_assert_rewrite("tests.conformance.adapter")
+
 
 @pytest.fixture
 def anyio_backend() -> str:

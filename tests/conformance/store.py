@@ -409,7 +409,12 @@ async def test_S2_3_times(store: RunStore) -> None:
         chain = await api.create_chain(session, "demo")
         running = await api.update_chain_status(session, chain.id, "running")
         over = await api.update_chain_status(session, chain.id, "failed", error_message="why")
-    assert None not in (started, again, waiting, done, running, over)
+    assert started is not None
+    assert again is not None
+    assert waiting is not None
+    assert done is not None
+    assert running is not None
+    assert over is not None
     assert started.started_at == again.started_at == done.started_at
     assert started.completed_at is waiting.completed_at is running.completed_at is None
     assert done.completed_at >= done.started_at >= done.queued_at

@@ -334,9 +334,7 @@ def test_references_are_static_and_in_order() -> None:
     assert [str(r) for r in parsed.references[:4]] == [
         "a.output.x", 'steps["my-id"].status', "inputs.count", "item[0].y",
     ]  # fmt: skip
-    assert condition("a.x.y == b.error['my key']").references[1] == Reference(
-        "step", "b", "error", ("my key",)
-    )
+    assert condition("a.x.y == b.error['my key']").references[1] == Reference("step", "b", "error", ("my key",))
 
 
 def test_constant_and_whole() -> None:
@@ -417,9 +415,7 @@ def test_everything_wrong_is_reported_at_once() -> None:
 
 
 def test_many_problems_are_cut_and_still_refused_quickly() -> None:
-    scope = Scope(
-        SCOPE.inputs, frozenset(f"step{i}" for i in range(300)), frozenset(f"step{i}" for i in range(300))
-    )
+    scope = Scope(SCOPE.inputs, frozenset(f"step{i}" for i in range(300)), frozenset(f"step{i}" for i in range(300)))
     for text in (
         "{# #}" * 1900,
         "{{ " + " + ".join(f"steps.stp{i}.x" for i in range(160)) + " }}",
@@ -616,9 +612,7 @@ def test_S4_6_bare_and_wrapped_conditions(text: str, result: bool) -> None:
     assert holds(text) is result
 
 
-@pytest.mark.parametrize(
-    "hostile", ["' or True or '", "x' == 'x", "{{ true }}", "true", "1) or (1", "\\'or true#"]
-)
+@pytest.mark.parametrize("hostile", ["' or True or '", "x' == 'x", "{{ true }}", "true", "1) or (1", "\\'or true#"])
 def test_S4_6_text_of_a_step_cannot_change_the_outcome(hostile: str) -> None:
     for text in ("a.text == 'expected'", "{{ a.text == 'expected' }}", "a.text ~ '' == 'expected'"):
         assert condition(text).holds(lambda reference: hostile) is False
@@ -800,9 +794,7 @@ class Model:
     value: Callable[[], Any]
 
 
-def _two(
-    form: str, work: Callable[[Callable[[], Any], Callable[[], Any]], Any]
-) -> Callable[[Model, Model], Model]:
+def _two(form: str, work: Callable[[Callable[[], Any], Callable[[], Any]], Any]) -> Callable[[Model, Model], Model]:
     return lambda a, b: Model(form.format(a.text, b.text), lambda: work(a.value, b.value))
 
 

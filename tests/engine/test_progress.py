@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.chain_model import Place, Table, Verdict, interpret
-from towpath.graph import compile_plan
-from towpath.model import ApprovalPolicy, ChainStatus, Plan, StepPlan, StepStatus
-from towpath.progress import (
+from towpath.commands import (
     AskApproval,
     Cancel,
     Collect,
@@ -28,11 +26,13 @@ from towpath.progress import (
     Finish,
     Pause,
     RestoredRow,
-    RunState,
     Skip,
     Start,
     Wait,
 )
+from towpath.graph import compile_plan
+from towpath.model import ApprovalPolicy, ChainStatus, Plan, StepPlan, StepStatus
+from towpath.progress import RunState
 
 COMPLETED, FAILED, SKIPPED, CANCELLED = "completed", "failed", "skipped", "cancelled"
 EXECUTING, WAITING = StepStatus.EXECUTING, StepStatus.WAITING_APPROVAL

@@ -205,14 +205,8 @@ def test_relatives_of_the_corpus_are_refused(text: str | bytes, code: str) -> No
         *((word, False) for word in ("false", "False", "FALSE")),
         *((word, word) for word in ("no", "No", "yes", "on", "off", "y", "N", "nULL", "tRUE", "nil", "none")),
         *((text, text) for text in ("12:30:45", "1:2", "2024-01-01", "2024-01-01T00:00:00Z", "1_000", "0b1")),
-        *(
-            (text, text)
-            for text in ("0777", "-07", "+00", "00", "007.5", "08e1", "-0x10", "0o8", "0xg", "1.2.3")
-        ),
-        *(
-            (text, text)
-            for text in (".", "+", "e5", "1e", "1e+", "+.", "=", "<<", ".INf", "nan", "inf", "+.nan")
-        ),
+        *((text, text) for text in ("0777", "-07", "+00", "00", "007.5", "08e1", "-0x10", "0o8", "0xg", "1.2.3")),
+        *((text, text) for text in (".", "+", "e5", "1e", "1e+", "+.", "=", "<<", ".INf", "nan", "inf", "+.nan")),
         *((text, text) for text in ("٣", "１２", "1 000", "=1", "5s", "0x", "0o")),
         *((f"'{text}'", text) for text in ("", "1", "true", "null", "~", ".nan", "0x10", "1e400")),
         *((f'"{text}"', text) for text in ("1", "no", "a\tb")),
@@ -450,9 +444,7 @@ PIECES = [
 ]
 PIECES += [*"ab01-?:,[]{}#&*!|>'\"%@` \t\n\r.~\\\0\x85\ufeff😀", "\\U", "\\ud800", "\\0"]
 YAML_LIKE = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
-ANY_BYTES = st.one_of(
-    st.binary(max_size=200), st.text(max_size=200).map(str.encode), YAML_LIKE.map(str.encode)
-)
+ANY_BYTES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode), YAML_LIKE.map(str.encode))
 
 
 @pytest.mark.parametrize("parser", [yaml.CSafeLoader, yaml.SafeLoader])
@@ -498,9 +490,7 @@ def test_what_yaml_dumps_comes_back_with_all_positions(value: object, flow: bool
 
 
 def paths(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    entries = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(inner for key, item in entries for inner in paths(item, (*path, key)))]
 
 

@@ -25,7 +25,7 @@ from tests.conformance.store import PLAN, a_run, a_step, a_version, a_workflow, 
 from towpath import store as api
 from towpath.errors import RunRefused, StoreFailed
 from towpath.events import ChainEnded, NewArtifact, StepReady
-from towpath.model import ChainStatus, StepStatus
+from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
 from towpath.ports import KeptFile, NewRun
 from towpath.store import Report, RunStore, fsck, open_store
 from towpath.store.blobs import FileBlobs
@@ -129,12 +129,18 @@ def rename_row(house: House) -> None:
     house.sql(f"UPDATE workflows SET status = 'lost in space' WHERE id = '{house.row}'")
 
 
+def folder_for_blob(house: House) -> None:
+    path = house.blob()
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGE: dict[str, tuple[Callable[[House], object], str]] = {
     "blob flipped": (lambda h: rewrite(h.blob(), b"b" * 49_999 + b"c"), "E_BLOB_CORRUPT"),
     "blob cut": (lambda h: rewrite(h.blob(), b"b" * 49_999), "E_BLOB_CORRUPT"),
     "blob empty": (lambda h: rewrite(h.blob(), b""), "E_BLOB_CORRUPT"),
     "blob gone": (lambda h: h.blob().unlink(), "E_BLOB_MISSING"),
-    "blob a folder": (lambda h: (p := h.blob()).unlink() or p.mkdir(), "E_BLOB_MISSING"),
+    "blob a folder": (folder_for_blob, "E_BLOB_MISSING"),
     "all blobs gone": (lambda h: shutil.rmtree(h.blobs), "E_BLOB_MISSING"),
     "inline flipped": (lambda h: h.sql("UPDATE blobs SET data = x'7365636f6e65' WHERE size = 6"), "E_BLOB_CORRUPT"),
     "inline cut": (lambda h: h.sql("UPDATE blobs SET data = x'00'"), "E_BLOB_CORRUPT"),
@@ -257,6 +263,16 @@ async def test_R24_fsck_finds(house: House, kind: str) -> None:
     found = next(problem for problem in report.problems if problem.code == code)
     assert found.invariant in str(found)
     assert found.sentence
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM definitions", "UPDATE definitions SET definition = '{}'"])
+async def test_R24_fsck_finds_a_damaged_definition(house: House, damage: str) -> None:
+    async with open_store(house.file) as store:
+        plan = Plan("large", tuple(StepPlan(f"step{i}", "python", "mod:a") for i in range(1000)))
+        await store.create_run(NewRun("large", plan, {}))
+        assert (await fsck(store)).problems == ()
+        house.sql(damage)
+        assert [problem.code for problem in (await fsck(store)).problems] == ["E_FSCK_DEFINITION"]
 
 
 async def random_damages(house: House, seed: int, rounds: int) -> None:

@@ -339,8 +339,7 @@ async def test_what_is_queued_is_written_before_the_store_closes(file: Path) -> 
                 store.record(lease, [StepDropped("r", "a", None, "m", StepStatus.SKIPPED, "")])
             )
             await asyncio.sleep(0)
-    assert [await unit for unit in done] == [None] * 3
-    await last
+    await asyncio.gather(*done, last)
     assert plain(file, "SELECT count(*) FROM schema_version") == [(4,)]
 
 
@@ -435,7 +434,7 @@ async def test_R06_a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is
             kept = await api.get_artifacts_by_workflow(session, workflow, include_old_versions=True)
         assert len(kept) == 1 + (0 if way == "submit" else recorded)
         assert len((await store.load(lease.run_id)).rows) == 1 + (recorded if way == "submit" else 0)
-        report = await fsck(store, grace=0)
+        report = await fsck(store)
         assert report.problems == (), str(report)
 
 
