@@ -81,7 +81,7 @@ def bind(binding: Json, place: Place, env: Environment, item: Any = None, index:
 
 
 def _referred(target: dict[str, Json], env: Environment) -> Any:
-    keys = tuple(target.get("keys") or ())
+    keys: tuple[str | int, ...] = tuple(target.get("keys") or [])
     if "input" in target:
         value = env.input(target["input"])
         return look_up(value, Reference("inputs", "", "", (target["input"], *keys)), 1) if keys else value

@@ -181,7 +181,7 @@ class _Described:
             parameters[name], more = self.binding(value, node.id)
             needs += more
         foreach, more = self.binding(node.foreach, node.id) if node.mapped else (None, [])
-        condition, watches, named = self._condition(node)
+        condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
         inner = node.source.plan if node.kind == "chain" else None
         options = node.step.options if node.kind == "python" else StepOptions()
@@ -207,7 +207,7 @@ class _Described:
             chain=inner,
         )
 
-    def _condition(self, node: Node) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    def _condition(self, node: Node, needs: frozenset[str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
         """In Python a condition may name any earlier step; naming it is the edge, as passing it is."""
         if node.condition is None:
             return None, (), ()
@@ -217,7 +217,7 @@ class _Described:
                 break
             earlier.append(other.id)
         steps = frozenset(n.id for n in self.trace.nodes)
-        scope = Scope(self.inputs, frozenset(earlier), steps, False)
+        scope = Scope(self.inputs, frozenset(earlier) | needs, steps, False)
         condition, problems = parse_condition(node.condition, scope, Place(self.place.file, step=node.id))
         self.problems += problems
         if condition is None:

@@ -110,7 +110,8 @@ class SteadyFile:
     """
 
     def __init__(self, path: Path, opener: Callable[[], int], mode: Literal["rb", "wb"] = "wb") -> None:
-        self._path, self._opener, self._mode = path, opener, mode
+        self._path, self._opener = path, opener
+        self._mode: Literal["rb", "wb"] = mode
         self._file: AsyncFileIO | None = None
 
     async def __aenter__(self) -> Self:

@@ -312,7 +312,7 @@ class Database:
         async with self._writing:
             with anyio.CancelScope(shield=True):
                 result = await self._on_writer(lambda c: in_transaction(c, function))
-        return result  # pyright: ignore[reportPossiblyUnbound,reportReturnType] - this scope is never cancelled
+        return result  # pyright: ignore[reportPossiblyUnboundVariable,reportReturnType] - never cancelled
 
     @asynccontextmanager
     async def session(self, files: StoredFiles) -> AsyncIterator[Session]:

@@ -520,8 +520,9 @@ async def test_a_name_used_twice(open_engine: OpenEngine, name: str) -> None:
 
     async with open_engine() as engine:
         run = await engine.run(twice)
-        assert run[name].error is not None
-        assert run[name].error.code == "E_ARTIFACT_NAME_TWICE"
+        error = run[name].error
+        assert error is not None
+        assert error.code == "E_ARTIFACT_NAME_TWICE"
         assert run[name].artifacts == []
         assert await settled(engine, run) == {name: FAILED}
 

@@ -197,7 +197,7 @@ async def hand_on(file: Artifact) -> dict[str, Any]:
 
 
 @step
-async def streamed(chunks: int, size: int) -> AsyncIterator[bytes]:  # type: ignore[misc]
+async def streamed(chunks: int, size: int) -> AsyncIterator[bytes]:
     for n in range(chunks):
         yield bytes([n % 256]) * size
 

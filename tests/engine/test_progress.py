@@ -6,7 +6,7 @@ import copy
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -186,7 +186,7 @@ class Driver:
     # -- events
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> Sequence[Event]:
         """All that could happen next, in a stable order."""
         steps = sorted(self.owed, key=repr)
         gates, asleep = sorted(self.gates, key=repr), sorted(self.asleep, key=repr)

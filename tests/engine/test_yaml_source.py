@@ -449,7 +449,7 @@ ANY_BYTES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.enc
 
 @pytest.mark.parametrize("parser", [yaml.CSafeLoader, yaml.SafeLoader])
 @given(content=ANY_BYTES)
-def test_anything_is_a_document_or_invalid(parser: type, content: bytes) -> None:
+def test_anything_is_a_document_or_invalid(parser: Any, content: bytes) -> None:
     before, refused = yaml_source._LOADER, None
     yaml_source._LOADER = parser  # by hand: hypothesis forbids fixtures that live as long as one example
     try:
