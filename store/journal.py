@@ -177,7 +177,8 @@ _CHAIN = Statement(
         error_message=b("new_message"),
         error_code=b("new_code"),
         completed_at=b("completed"),
-        pause_requested_at=None,
+        # A pause asked for between the claim and this fact is still to be obeyed.
+        pause_requested_at=sa.case((b("keep_owner") == 1, chains.c.pause_requested_at), else_=None),
         owner=sa.case((b("keep_owner") == 1, chains.c.owner), else_=None),
         lease_until=sa.case((b("keep_owner") == 1, chains.c.lease_until), else_=None),
         updated_at=b("at"),

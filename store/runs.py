@@ -168,7 +168,8 @@ class RunStore:
                 connection.execute("UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id))
             return _owned(run_id, owner, (min(until, self._until(at)) - at) / 1e6)
         connection.execute(
-            "UPDATE chains SET owner = ?, epoch = ?, lease_until = ?, updated_at = ? WHERE id = ?",
+            "UPDATE chains SET owner = ?, epoch = ?, lease_until = ?, pause_requested_at = NULL, updated_at = ?"
+            " WHERE id = ?",
             (self._me.to_json(), epoch + 1, self._until(at), at, run_id),
         )
         return epoch + 1

@@ -130,3 +130,5 @@ def interruptible(scope: anyio.CancelScope) -> Iterator[list[int]]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+            if came:  # the store is being closed; whoever asks again does not want to wait for that
+                signal.signal(number, lambda *_: os._exit(INTERRUPTED))
