@@ -11,6 +11,7 @@ import click
 
 from towpath.errors import TowpathError
 
+INTERRUPTED = 130
 _VERBS = {
     "demo": ("running", "Run the demo: thumbnails, palettes and a contact sheet of photographs."),
     "run": ("running", "Run a chain: a YAML file, or module:chain."),
@@ -68,9 +69,9 @@ def main() -> None:
         error.show()
         code = 2
     except click.Abort:
-        code = 130
+        code = INTERRUPTED
     except KeyboardInterrupt:
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         _close_quietly()
         code = 0
@@ -81,6 +82,9 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _close_quietly()
+    if code == INTERRUPTED:
+        sys.stderr.flush()
+        os._exit(code)  # Python puts signals back to their defaults while it ends: a second Ctrl-C would kill it
     sys.exit(code)
 
 

@@ -18,10 +18,11 @@ from towpath.errors import InputInvalid, RunRefused
 from towpath.ports import Listener
 from towpath.service import Engine
 
+from . import INTERRUPTED
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-INTERRUPTED = 130
 PIPE_WIDTH = 200
 
 

@@ -19,8 +19,8 @@ from towpath.run import Run
 from towpath.service import Engine
 from towpath.steps import import_module
 
+from . import INTERRUPTED
 from .options import (
-    INTERRUPTED,
     engine_of,
     find_run,
     import_option,
