@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import click
 
-from towpath.errors import TowpathError
+from towpath.errors import Problem, TowpathError
 
 INTERRUPTED = 130
 _VERBS = {
@@ -93,12 +95,18 @@ def _tell(error: TowpathError, as_json: bool) -> None:
         import msgspec  # noqa: PLC0415
 
         click.echo(msgspec.json.encode({"errors": [p.as_json() for p in error.problems]}).decode())
-        return
-    for problem in error.problems:
-        where = str(problem.place)
-        head = click.style("error", fg="red", bold=True) + f" {problem.code}"
-        click.echo(f"{head}{f' at {where}' if where else ''}: {problem.message}", err=True)
-        for label, text in (("found", problem.found), ("allowed", problem.allowed), ("cure", problem.cure)):
+    else:
+        tell_problems(error.problems)
+
+
+def tell_problems(problems: Sequence[Problem]) -> None:
+    """Problems for people, on stderr: code, place, sentence, what was found, what is allowed, the cure."""
+    for (place, message), group in groupby(problems, lambda p: (p.place, p.message)):
+        same = list(group)
+        codes = ", ".join(dict.fromkeys(p.code for p in same))
+        where = f" at {place}" if str(place) else ""
+        click.echo(f"{click.style('error', fg='red', bold=True)} {codes}{where}: {message}", err=True)
+        for label, text in (("found", same[0].found), ("allowed", same[0].allowed), ("cure", same[0].cure)):
             if text:
                 click.echo(f"  {label}: {text}", err=True)
 

@@ -10,6 +10,7 @@ from towpath.errors import ChainInvalid, TowpathError
 from towpath.graph import mermaid
 from towpath.steps import import_module
 
+from . import tell_problems
 from .options import import_option, json_option, print_json, terminal
 from .running import load_runnable
 from .tables import plan_json, plan_text
@@ -54,8 +55,7 @@ def validate_verb(files: tuple[str, ...], no_import: bool, as_json: bool) -> int
     for line in good:
         click.echo(click.style("ok ", fg="green") + line)
     for invalid in found:
-        for problem in invalid.problems:
-            click.echo(click.style("error ", fg="red", bold=True) + str(problem), err=True)
+        tell_problems(invalid.problems)
     return 2 if found else 0
 
 

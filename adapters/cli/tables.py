@@ -146,7 +146,9 @@ def run_summary(console: Console, run: Run, approvals: list[Any], store: str | N
         if not approvals:
             console.print(f"  paused ({run.reason}); go on with: towpath resume {run.id}{at}", style="dim")
         else:
-            console.print(f"  after the decision: towpath resume {run.id}{at}", style="dim")
+            decide = f'await engine.approve("{approvals[0]["id"]}", by="…")'
+            console.print(f"  decide in Python: {decide}  (or engine.reject)", style="dim")
+            console.print(f"  then: towpath resume {run.id}{at}", style="dim")
 
 
 def run_json(run: Run) -> dict[str, Any]:
