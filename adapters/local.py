@@ -20,9 +20,10 @@ from towpath.starting import new_run
 from towpath.steps import Step, find_step
 
 from .background import background_tasks
-from .local_run import InnerEnd, LocalRun, Work
+from .local_run import LocalRun
 from .slots import Slots
 from .watchdog import Watchdog
+from .work import InnerEnd, Work
 
 CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
 THREADS = 40

@@ -12,13 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.abc
 
-from towpath.attempt import Outcome, attempt, disk_failed, failure, keep_outcome, keep_value
+from towpath.attempt import Outcome, failure
 from towpath.binding import compile_condition
 from towpath.commands import (
     AskApproval,
@@ -36,12 +35,10 @@ from towpath.commands import (
     Start,
     Wait,
 )
-from towpath.context import StepContext
 from towpath.errors import (
     InputInvalid,
     Place,
     RunRefused,
-    StepTimedOut,
     TowpathError,
     ValueRefused,
 )
@@ -65,49 +62,10 @@ from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, RunRow, StepRow, Store, Wish
 from towpath.progress import RunState
 from towpath.steps import Step
-from towpath.values import copied
 
 from .arguments import Arguments, recorded_parameters
 from .slots import Slots
-
-Key = tuple[str, int | None]
-
-
-@dataclass(slots=True)
-class Work:
-    """A step or item that is to run: its plan, its row, its arguments, and the scope that stops it."""
-
-    step: StepPlan
-    row: LedgerRow
-    arguments: dict[str, Any]
-    tries: int = 0
-    deadline: float | None = None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    context: StepContext | None = None
-    cancelled: bool = False
-    has_slot: bool = False
-    recorded: bool = True
-
-    @property
-    def key(self) -> Key:
-        return self.row.step, self.row.item
-
-
-@dataclass(frozen=True, slots=True)
-class InnerEnd:
-    """How the chain inside a step ended: its status, and its value with artifacts in place."""
-
-    status: ChainStatus
-    value: Any = None
-    error: ErrorInfo | None = None
-
-
-class Inner(Protocol):
-    """Runs chains inside steps."""
-
-    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
-
-    async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
+from .work import Inner, InnerEnd, Key, StepExecutor, Work, total_timeout
 
 
 class LocalRun:
@@ -134,12 +92,11 @@ class LocalRun:
         self.children = dict(run.children)
         self.working: dict[Key, Work] = {}
         self._store = store
-        self._work_folder = store.files.folder / "work"
         self._run = run
         self.functions = functions
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
-        self._threads = threads
         self._inner = inner
+        self._executor = StepExecutor(run.id, store, self.ledger, functions, threads)
         self._listener = listener
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
@@ -540,7 +497,7 @@ class LocalRun:
         if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
             delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
             if work.deadline is not None and time.monotonic() + delay >= work.deadline:
-                outcome, delay = failure(_total_timeout(work.step, outcome.error)), None
+                outcome, delay = failure(total_timeout(work.step, outcome.error)), None
         if delay is not None and isinstance(outcome, Outcome) and outcome.error is not None:
             self._nap(work, outcome.error, delay, facts)
         else:
@@ -584,47 +541,10 @@ class LocalRun:
 
     async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
         if work.row.count is not None:
-            return await self._gather(work)
+            return await self._executor.gather(work)
         if work.step.kind == "chain":
             return await self._run_inner(work)
-        return await self._try(work)
-
-    async def _try(self, work: Work) -> Outcome:
-        step, row = work.step, work.row
-        if step.total_timeout is not None and work.deadline is None:
-            work.deadline = time.monotonic() + step.total_timeout
-        left = None if work.deadline is None else work.deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return failure(_total_timeout(step))
-        work.context = StepContext(self.id, step.id, row.item, row.attempt, self._work_folder)
-        work.context.asks_approval = step.approval is not None
-        timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
-        outcome = await attempt(
-            self.functions[step.target],
-            copied(work.arguments) if step.retry.attempts > 1 else work.arguments,
-            work.context,
-            self._store.files,
-            self._store.new_id,
-            self.ledger.versions(row),
-            timeout,
-            self._threads,
-        )
-        if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT" and timeout == left:
-            return failure(_total_timeout(step))
-        return outcome
-
-    async def _gather(self, work: Work) -> Outcome:
-        """The value of a mapped step. Its items hold the files; only the list itself is kept here."""
-        assert work.row.count is not None
-        value = self.ledger.collected(work.step.id, work.row.count)
-        context = StepContext(self.id, work.step.id, None, 1)
-        try:
-            stored = await keep_value(value, context, self._store.files, self._store.new_id, {})
-        except TowpathError as error:
-            if disk_failed(error):
-                raise
-            return failure(error)
-        return Outcome(value, stored)
+        return await self._executor.attempt(work)
 
     async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:
         try:
@@ -644,15 +564,7 @@ class LocalRun:
                 error=ErrorInfo(cause.code, f"chain {work.step.target} ended {end.status}: {cause.message}"),
                 retryable=False,
             )
-        context = StepContext(self.id, work.step.id, work.row.item, work.row.attempt)
-        context.asks_approval = work.step.approval is not None
-        versions = self.ledger.versions(work.row)
-        try:
-            return await keep_outcome(end.value, context, self._store.files, self._store.new_id, versions)
-        except TowpathError as error:
-            if disk_failed(error):
-                raise
-            return failure(error)
+        return await self._executor.keep_inner(work, end.value)
 
 
 def _forget_pause(facts: list[Fact]) -> None:
@@ -680,13 +592,6 @@ def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | 
 def _rejection(wish: Wish) -> ErrorInfo:
     by = f" by {wish.by}" if wish.by else ""
     return ErrorInfo("E_REJECTED", f"rejected{by}" + (f": {wish.reason}" if wish.reason else ""))
-
-
-def _total_timeout(step: StepPlan, last: ErrorInfo | None = None) -> StepTimedOut:
-    message = f"all attempts together took longer than {step.total_timeout:g} s"
-    if last is not None:
-        message = f"no time for another attempt within {step.total_timeout:g} s; the last one failed: {last.message}"
-    return StepTimedOut("E_STEP_TOTAL_TIMEOUT", message, place=Place(step=step.id), retryable=False)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

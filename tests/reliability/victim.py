@@ -19,7 +19,8 @@ import anyio.to_thread
 
 from tests.reliability.chains import CHAINS
 from towpath import ChainStatus, Engine, Run, TowpathError
-from towpath.adapters.cli.options import INTERRUPTED, interruptible
+from towpath.adapters.cli import INTERRUPTED
+from towpath.adapters.cli.options import interruptible
 from towpath.adapters.wiring import open_engine
 from towpath.events import ChainEnded, Fact, StepEnded
 
