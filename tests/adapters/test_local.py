@@ -65,6 +65,29 @@ async def test_closures_run_and_keep_apart(open_engine: OpenEngine) -> None:
             assert await settled(engine, run) == {"plus": DONE, "plus_2": DONE}
 
 
+async def test_S6_4_a_row_is_there_before_its_function_runs(open_engine: OpenEngine) -> None:
+    """Inside the function its own row is `executing` already; afterwards times, value and attempt are set."""
+    seen: list[Any] = []
+    async with open_engine() as engine:
+
+        @step
+        async def looks() -> int:
+            here = context()
+            seen.append(await engine.get_workflow_by_step(here.run_id, here.step_id))
+            return 7
+
+        @chain
+        def one():
+            return looks()
+
+        run = await engine.run(one)
+        before, after = seen[0], (await rows(engine, run))["looks"]
+        assert (before.status, before.attempt, before.completed_at) == (RUNS, 1, None)
+        assert (after.id, after.status, after.value) == (before.id, DONE, 7)
+        assert before.queued_at <= before.started_at == after.started_at <= after.completed_at
+        assert await settled(engine, run) == {"looks": DONE}
+
+
 async def test_outside_a_chain_a_step_is_its_function() -> None:
     assert await steps.double(4) == 8
     assert bool(steps.which_thread(0) is True)  # type: ignore[comparison-overlap]

@@ -23,7 +23,9 @@ EVERY = 10_000  # more system calls than a victim makes
 
 
 @pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=full)])
-def test_R01_a_run_killed_at_random_is_resumed_to_the_same_end(tmp_path: Path, unbroken: Unbroken, rounds: int) -> None:
+def test_R01_S6_9_a_run_killed_at_random_is_resumed_to_the_same_end(
+    tmp_path: Path, unbroken: Unbroken, rounds: int
+) -> None:
     """kill -9 at a random moment, several times a run; at most one resume a kill is needed."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
