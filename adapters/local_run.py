@@ -245,16 +245,21 @@ class LocalRun:
             self._execute(self._state.approved(wish.step, wish.item), facts)
             return
         self._stopped = True
-        unstarted, self._waiting = self._waiting, deque()
+        unstarted = self._take_unstarted()
         self._execute(self._state.rejected(wish.step, wish.item), facts)
         for work in unstarted:
             self._execute(self._state.cancelled(*work.key), facts)
 
-    def _cancel(self, facts: list[Fact]) -> None:
-        self._cancelled = True
+    def _take_unstarted(self) -> list[Work]:
+        """Work that waits for a slot or for its next try; it is the caller's to end."""
         unstarted = [*self._waiting, *self._napping.values()]
         self._waiting.clear()
         self._napping.clear()
+        return unstarted
+
+    def _cancel(self, facts: list[Fact]) -> None:
+        self._cancelled = True
+        unstarted = self._take_unstarted()
         self._execute(self._state.cancel(), facts)
         for work in unstarted:
             self._execute(self._state.cancelled(*work.key), facts)

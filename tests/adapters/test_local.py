@@ -88,6 +88,35 @@ async def test_S6_4_a_row_is_there_before_its_function_runs(open_engine: OpenEng
         assert await settled(engine, run) == {"looks": DONE}
 
 
+async def test_a_rejection_ends_a_step_that_waits_for_its_next_try(open_engine: OpenEngine) -> None:
+    """Nothing new starts after a rejection with `stop`, and another try would be new."""
+    tries: list[int] = []
+    async with open_engine() as engine:
+
+        @step(retry={"attempts": 5, "delay": 0.5, "jitter": False})
+        async def fails() -> None:
+            tries.append(context().attempt)
+            raise ValueError("again")
+
+        @step(requires_approval=True)
+        async def asks() -> int:
+            return 1
+
+        @chain
+        def two():
+            fails()
+            return asks()
+
+        handle = await engine.start(two)
+        await until(lambda: engine.approvals(handle.id))
+        await until(lambda: bool(tries))
+        (approval,) = await engine.approvals(handle.id)
+        await engine.reject(approval.id, by="ann")
+        run = await handle.result()
+        assert (run.status, tries) == ("failed", [1])
+        assert await settled(engine, run) == {"fails": CANCELLED, "asks": "failed"}
+
+
 async def test_outside_a_chain_a_step_is_its_function() -> None:
     assert await steps.double(4) == 8
     assert bool(steps.which_thread(0) is True)  # type: ignore[comparison-overlap]
