@@ -305,18 +305,7 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
         failed_items=kept,
         reason=fact.reason,
     )
-    _log_event(made, run, fact.row, _ENDINGS[status], at, data)
-
-
-_ENDINGS = {
-    StepStatus.EXECUTING: "StepStarted",
-    StepStatus.WAITING_APPROVAL: "StepWaiting",
-    StepStatus.COMPLETED: "StepCompleted",
-    StepStatus.FAILED: "StepFailed",
-    StepStatus.SKIPPED: "StepSkipped",
-    StepStatus.CANCELLED: "StepCancelled",
-    StepStatus.CACHED: "StepCached",
-}
+    _log_event(made, run, fact.row, transitions.STEP_FACTS[status], at, data)
 
 
 def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
@@ -387,7 +376,7 @@ def _step_dropped(fact: StepDropped, run: str, at: int, made: list[Write]) -> No
             at=at,
         ),
     )
-    _log_event(made, run, fact.row, _ENDINGS[fact.status], at, _about(fact, reason=fact.reason))
+    _log_event(made, run, fact.row, transitions.STEP_FACTS[fact.status], at, _about(fact, reason=fact.reason))
 
 
 def _decision_applied(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:

@@ -28,6 +28,18 @@ STEP: dict[StepStatus, tuple[StepStatus, ...]] = {
     **dict.fromkeys((_S.COMPLETED, _S.FAILED, _S.SKIPPED, _S.CANCELLED, _S.CACHED), _OPEN),
 }
 
+STEP_FACTS = {
+    _S.QUEUED: "StepQueued",
+    _S.EXECUTING: "StepStarted",
+    _S.WAITING_APPROVAL: "StepWaiting",
+    _S.COMPLETED: "StepCompleted",
+    _S.FAILED: "StepFailed",
+    _S.SKIPPED: "StepSkipped",
+    _S.CANCELLED: "StepCancelled",
+    _S.CACHED: "StepCached",
+}
+"""What the audit trail calls the coming of a status."""
+
 TRANSFER: dict[TransferStatus, tuple[TransferStatus, ...]] = {
     _T.PENDING: (_T.FAILED,),
     _T.UPLOADING: (_T.PENDING, _T.UPLOADING, _T.FAILED),

@@ -13,8 +13,8 @@ from . import transitions
 from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
-from .session import Session
-from .tables import artifacts, workflows
+from .session import Row, Session
+from .tables import artifacts, events, workflows
 
 
 async def create_workflow(
@@ -120,11 +120,23 @@ async def update_workflow_status(
     change = sa.update(workflows).where(workflows.c.id == workflow_id, workflows.c.status.in_(transitions.STEP[new]))
     changed = await session.fetch_one(change.values(values).returning(workflows))
     if changed is not None:
+        await _note(session, changed, new, at)
         return record(changed)
     current = await get_workflow(session, workflow_id)
     if current is None or current["status"] == new:
         return current
     raise transitions.refused("workflow", workflow_id, current["status"], new)
+
+
+async def _note(session: Session, row: Row, status: StepStatus, at: int) -> None:
+    """A run's audit trail tells of every change of status, whoever made it."""
+    if row["chain_id"] is None:
+        return
+    data: dict[str, Json] = {"step": row["step_id"]}
+    if row["item_index"] is not None:
+        data["item"] = row["item_index"]
+    fact = {"chain_id": row["chain_id"], "workflow_id": row["id"], "at": at, "data": encode(data)}
+    await session.execute(sa.insert(events).values(type=transitions.STEP_FACTS[status], **fact))
 
 
 async def update_workflow_latest_artifact(session: Session, workflow_id: str, artifact_id: str) -> Record | None:
