@@ -23,7 +23,9 @@ from .errors import ExpressionFailed as ExpressionFailed
 from .errors import FeatureMissing as FeatureMissing
 from .errors import Fenced as Fenced
 from .errors import InputInvalid as InputInvalid
+from .errors import PromptFailed as PromptFailed
 from .errors import RunRefused as RunRefused
+from .errors import ServerFailed as ServerFailed
 from .errors import StepFailed as StepFailed
 from .errors import StepNotCompleted as StepNotCompleted
 from .errors import StepNotRegistered as StepNotRegistered
@@ -57,10 +59,12 @@ __all__ = [
     "Fenced",
     "File",
     "InputInvalid",
+    "PromptFailed",
     "RetryPolicy",
     "Run",
     "RunHandle",
     "RunRefused",
+    "ServerFailed",
     "Step",
     "StepContext",
     "StepFailed",

@@ -12,6 +12,8 @@
     ├── RunRefused            a run is not there, is owned by somebody else, or is already over
     │   └── Fenced            this process lost the run to another owner; nothing it writes counts
     ├── ApprovalRefused       a decision came too late, twice, or for versions that changed
+    ├── ServerFailed          a ComfyUI server is out of reach, refuses, or answers nonsense (exit 4)
+    ├── PromptFailed          a ComfyUI server refused or could not finish a workflow
     ├── StoreFailed           database, disk or blob trouble (exit 4)
     ├── ChainFailed           `run.raise_for_status()` of a run that did not complete (exit 1)
     └── StepNotCompleted      `.value` of a step that did not complete
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 FOUND_LIMIT = 80  # characters of a user's text that an error repeats
 
@@ -206,6 +209,21 @@ class Fenced(RunRefused):
 
 class ApprovalRefused(TowpathError):
     """A decision cannot be taken: decided already, not there, or about versions that changed."""
+
+
+class ServerFailed(TowpathError):
+    """A ComfyUI server is out of reach, busy, refuses us, or answers what no server should."""
+
+    exit_code = 4
+    retryable = True
+
+
+class PromptFailed(TowpathError):
+    """A ComfyUI server refused a workflow, or a node of it failed. `nodes` says which, one line each."""
+
+    def __init__(self, code: str, message: str, *, nodes: tuple[str, ...] = (), **more: Any) -> None:
+        super().__init__(code, message, **more)
+        self.nodes = nodes
 
 
 class StoreFailed(TowpathError):

@@ -1,0 +1,1 @@
+"""ComfyUI servers: workflows go there, files come home."""
