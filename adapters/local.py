@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
+from towpath.errors import FeatureMissing, Fenced, Place, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainPaused, Fact
 from towpath.ledger import Ledger, chain_value, restored_ledger
-from towpath.model import ChainStatus, Plan
+from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
 from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
 from towpath.starting import new_run
 from towpath.steps import Step, find_step
@@ -23,7 +23,7 @@ from .background import background_tasks
 from .local_run import LocalRun
 from .slots import Slots
 from .watchdog import Watchdog
-from .work import InnerEnd, Work
+from .work import Farm, InnerEnd, Work
 
 CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
 THREADS = 40
@@ -35,8 +35,9 @@ _log = logging.getLogger("towpath")
 class LocalAdapter:
     """Executes runs in this process. Use it as `async with local_adapter(store) as adapter`."""
 
-    def __init__(self, store: Store, concurrency: int, threads: int, lease_seconds: float) -> None:
+    def __init__(self, store: Store, concurrency: int, threads: int, lease_seconds: float, farm: Farm | None) -> None:
         self._store = store
+        self.farm = farm
         self._slots = Slots(concurrency)
         self._threads = anyio.CapacityLimiter(threads)
         self._lease_seconds = lease_seconds
@@ -48,11 +49,33 @@ class LocalAdapter:
 
     # ---- the engine's port
 
+    def prepared(self, plan: Plan) -> Plan:
+        """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
+        workflow = _first_workflow(plan)
+        if workflow is None:
+            return plan
+        if self.farm is None:
+            raise _no_farm(workflow)
+        return self.farm.prepared(plan)
+
+    async def abandon(self, run_id: str) -> None:
+        """Cancel the prompts that a run which nobody works on has left at servers."""
+        if self.farm is None:
+            return
+        row = await self._store.load(run_id)
+        async with anyio.create_task_group() as tasks:
+            for step in row.rows:
+                if step.status is StepStatus.CANCELLED and step.server_address and step.prompt_id:
+                    tasks.start_soon(self.farm.abandon, step.server_address, step.prompt_id)
+
     def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
-        """Resolve every step of a run before anything of it starts. Raises StepNotRegistered.
+        """Resolve every step of a run before anything of it starts. Raises StepNotRegistered, FeatureMissing.
 
         Each run keeps its own: two closures may go by the same name.
         """
+        workflow = _first_workflow(plan)
+        if workflow is not None and self.farm is None:
+            raise _no_farm(workflow)
         self._functions[run_id] = dict(_resolved(plan, given))
 
     async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
@@ -220,6 +243,25 @@ def _resolved(plan: Plan, given: Mapping[str, Step[..., Any]]) -> Iterator[tuple
             yield from _resolved(step.chain, given)
 
 
+def _first_workflow(plan: Plan) -> StepPlan | None:
+    """The first ComfyUI step of a chain or of a chain inside it."""
+    for step in plan.steps:
+        found = step if step.kind == "workflow" else _first_workflow(step.chain) if step.chain is not None else None
+        if found is not None:
+            return found
+    return None
+
+
+def _no_farm(step: StepPlan) -> FeatureMissing:
+    return FeatureMissing(
+        "E_FEATURE_MISSING",
+        f"step {step.id} is a ComfyUI workflow, and no server is configured",
+        place=Place(step=step.id, field="workflow"),
+        found=step.target,
+        cure='add [[servers]] with name and url to towpath.toml, or pass servers=["http://host:8188"] to open_engine',
+    )
+
+
 def _value(ledger: Ledger, status: ChainStatus) -> Any:
     return chain_value(ledger) if status is ChainStatus.COMPLETED else None
 
@@ -231,9 +273,10 @@ async def local_adapter(
     concurrency: int = CONCURRENCY,
     threads: int = THREADS,
     lease_seconds: float = 30.0,
+    farm: Farm | None = None,
 ) -> AsyncIterator[LocalAdapter]:
     """An adapter for this process and event loop; its runs end or are paused with it."""
-    adapter = LocalAdapter(store, concurrency, threads, lease_seconds)
+    adapter = LocalAdapter(store, concurrency, threads, lease_seconds, farm)
     async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
         with Watchdog(adapter._codes):

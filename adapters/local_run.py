@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -64,7 +64,7 @@ from towpath.progress import RunState
 from towpath.steps import Step
 
 from .arguments import Arguments, recorded_parameters
-from .slots import Slots
+from .slots import Lines, Slots
 from .work import Inner, InnerEnd, Key, StepExecutor, Work, total_timeout
 
 
@@ -96,12 +96,14 @@ class LocalRun:
         self.functions = functions
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._inner = inner
-        self._executor = StepExecutor(run.id, store, self.ledger, functions, threads)
+        self._farm = inner.farm
+        self._executor = StepExecutor(run.id, store, self.ledger, functions, threads, inner.farm, self._note)
         self._listener = listener
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
         self._arguments = Arguments(self.ledger)
         self._waiting: deque[Work] = deque()
+        self._lines: Lines[Work] = Lines()
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
         self._outcomes: dict[Key, Outcome] = {}
@@ -135,6 +137,7 @@ class LocalRun:
         finally:
             self._tasks = None
             self._slots.close()
+            self._leave_servers()
         return self.status
 
     async def _begin(self, cancel_first: bool) -> None:
@@ -178,6 +181,13 @@ class LocalRun:
                 self.status, self.reason = ChainStatus.PAUSED, fact.reason
                 self._ended.set()
         return starting
+
+    async def _note(self, facts: Sequence[Fact]) -> None:
+        """Record what a working step comes to on its way."""
+        await self._store.record(self.lease, facts)
+        for fact in facts:
+            if self._listener is not None:
+                self._listener(self.id, fact)
 
     def _spawn(self, work: Work) -> None:
         assert self._tasks is not None
@@ -252,8 +262,9 @@ class LocalRun:
 
     def _take_unstarted(self) -> list[Work]:
         """Work that waits for a slot or for its next try; it is the caller's to end."""
-        unstarted = [*self._waiting, *self._napping.values()]
+        unstarted = [*self._waiting, *self._lines, *self._napping.values()]
         self._waiting.clear()
+        self._lines.clear()
         self._napping.clear()
         return unstarted
 
@@ -325,16 +336,47 @@ class LocalRun:
         parameters = recorded_parameters(arguments, step)
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
         work.row.parameters = parameters
-        # A chain inside a step needs no slot: its steps do, and would wait for each other for ever.
-        if not self._pausing and (step.kind == "chain" or self._slots.take()):
+        if not self._pausing and self._take_slot(work):
             self._begin_attempt(work, facts)
             return []
-        self._waiting.append(work)
+        self._queue_up(work)
         if item is None and not work.recorded:
             # An item's row can wait until it starts: the step's own row says how many there are.
             facts.append(StepReady(work.row.id, step.id, None, step.target, False, 0, parameters))
             self._know(work)
         return []
+
+    def _take_slot(self, work: Work) -> bool:
+        """Is there a slot for the work? It has it then."""
+        if work.step.kind == "chain":
+            return True  # it needs none: its steps do, and would wait for each other for ever
+        if work.step.kind == "workflow":
+            assert self._farm is not None
+            work.seat = self._farm.take(work.step, self._slot_came)
+            return work.seat is not None
+        work.has_slot = self._slots.take()
+        return work.has_slot
+
+    def _give_slot_back(self, work: Work) -> None:
+        if work.has_slot:
+            work.has_slot = False
+            self._slots.give_back()
+        if work.seat is not None and self._farm is not None:
+            seat, work.seat = work.seat, None
+            self._farm.give_back(seat)
+
+    def _queue_up(self, work: Work) -> None:
+        if work.step.kind == "workflow" and self._farm is not None:
+            self._lines.add(self._farm.need(work.step), work)
+        else:
+            self._waiting.append(work)
+
+    def _leave_servers(self) -> None:
+        """The run is over, or left: its slots of servers go to others."""
+        if self._farm is not None:
+            self._farm.forget(self._slot_came)
+            for work in self.working.values():
+                self._give_slot_back(work)
 
     def _know(self, work: Work) -> None:
         """The work's row is recorded with the facts of this moment."""
@@ -343,7 +385,6 @@ class LocalRun:
 
     def _begin_attempt(self, work: Work, facts: list[Fact]) -> None:
         row, step = work.row, work.step
-        work.has_slot = step.kind != "chain"
         if work.tries:
             work.scope = anyio.CancelScope()  # the last attempt's is spent
         row.status = StepStatus.EXECUTING
@@ -362,8 +403,11 @@ class LocalRun:
 
     def _fill_slots(self, facts: list[Fact]) -> None:
         """Start waiting work while there are slots."""
-        while self._waiting and not self._pausing and self._slots.take():
+        while self._waiting and not self._pausing and self._take_slot(self._waiting[0]):
             self._begin_attempt(self._waiting.popleft(), facts)
+        if self._lines and not self._pausing:
+            for work in self._lines.starting(self._take_slot):
+                self._begin_attempt(work, facts)
         self._slots.settle(wants=bool(self._waiting) and not self._pausing)
 
     def _slot_came(self) -> None:
@@ -484,6 +528,8 @@ class LocalRun:
             if not work.cancelled:  # a cancel may have come between the record and now
                 with work.scope:
                     outcome = await self._outcome(work)
+                if work.scope.cancelled_caught and work.step.kind == "workflow":
+                    await self._executor.abandon(work)
             started = await self._settle(work, None if work.scope.cancelled_caught else outcome)
             for extra in started[1:]:
                 self._spawn(extra)
@@ -492,9 +538,7 @@ class LocalRun:
     async def _settle(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Work]:
         """Decide and record what follows from an outcome (None: the step was cancelled); what starts now."""
         self.working.pop(work.key, None)
-        if work.has_slot:
-            work.has_slot = False
-            self._slots.give_back()
+        self._give_slot_back(work)
         facts: list[Fact] = []
         if work.context is not None and work.context.log is not None:
             facts.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
@@ -539,7 +583,7 @@ class LocalRun:
         await anyio.sleep(delay)
         if self._napping.pop(work.key, None) is None:
             return
-        self._waiting.append(work)
+        self._queue_up(work)
         facts: list[Fact] = []
         self._fill_slots(facts)
         await self._record(facts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,34 @@ from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_add
 from towpath.errors import FeatureMissing, InputInvalid, Place
 
 FILE = "towpath.toml"
-_KEYS = {"store": str, "blobs": str, "adapter": str, "durability": str, "concurrency": int, "servers": list}
+_KEYS = {
+    "store": str,
+    "blobs": str,
+    "adapter": str,
+    "durability": str,
+    "concurrency": int,
+    "servers": list,
+    "workflows": str,
+    "comfyui": dict,
+}
+WORKFLOWS = "workflows"  # the folder for ComfyUI workflow files that no chain has beside it
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settled settings. `store` is the database file, `blobs` the folder for files or None for the one beside it."""
+    """Settled settings. `store` is the database file, `blobs` the folder for files or None for the one beside it.
+
+    `servers` are the tables of `[[servers]]` (or addresses) as they were given, `comfyui` the table of that name.
+    """
 
     store: Path
     blobs: Path | None = None
     adapter: str = "local"
     durability: str = "full"
     concurrency: int | None = None
+    servers: tuple[Any, ...] = ()
+    workflows: Path = Path(WORKFLOWS)
+    comfyui: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settle(
@@ -34,6 +50,8 @@ def settle(
     adapter: str | None = None,
     durability: str | None = None,
     concurrency: int | None = None,
+    servers: Sequence[Any] | None = None,
+    workflows: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Settings:
@@ -63,7 +81,17 @@ def settle(
     wide = concurrency if concurrency is not None else saved.get("concurrency")
     if wide is not None and not 1 <= wide <= 100_000:
         raise InputInvalid("E_SETTING", "concurrency", found=wide, allowed="1 to 100000 steps at a time")
-    return Settings(database_file(address), blob_folder(files), runs_on, kept, wide)
+    folder = workflows if workflows is not None else env.get("TOWPATH_WORKFLOWS") or saved.get("workflows", WORKFLOWS)
+    return Settings(
+        database_file(address),
+        blob_folder(files),
+        runs_on,
+        kept,
+        wide,
+        tuple(servers if servers is not None else saved.get("servers", ())),
+        Path(folder),
+        saved.get("comfyui", {}),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

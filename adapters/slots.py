@@ -1,9 +1,61 @@
-"""How many steps work at the same time: one limit for the engine, one per run, fair between runs."""
+"""How many steps work at the same time: one limit for the engine, one per run, fair between runs.
+
+Steps that run on a server take no slot of the engine: they would keep it from other steps while they wait for
+a server. They wait in lines of their own, one per kind of server they need, for a slot of such a server.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from towpath.model import StepPlan
+
+T = TypeVar("T")
+
+
+class ServerSlots(Protocol):
+    """Slots of servers, as a farm gives them out."""
+
+    def need(self, step: StepPlan) -> Hashable:
+        """Steps with the same need wait in one line."""
+        ...
+
+    def take(self, step: StepPlan, wake: Callable[[], None]) -> Any | None:
+        """A slot on a fitting server, or None; then `wake` is called when there may be one."""
+        ...
+
+    def give_back(self, seat: Any) -> None: ...
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Nobody waits there any more."""
+        ...
+
+
+class Lines(Generic[T]):
+    """What waits for servers, in one line per need."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Hashable, deque[T]] = {}
+
+    def __iter__(self) -> Iterator[T]:
+        return (waiting for line in self._lines.values() for waiting in line)
+
+    def __bool__(self) -> bool:
+        return any(self._lines.values())
+
+    def add(self, need: Hashable, waiting: T) -> None:
+        self._lines.setdefault(need, deque()).append(waiting)
+
+    def starting(self, take: Callable[[T], bool]) -> Iterator[T]:
+        """The first of each line for as long as `take` finds a slot for it; they wait no more."""
+        for line in self._lines.values():
+            while line and take(line[0]):
+                yield line.popleft()
+
+    def clear(self) -> None:
+        self._lines.clear()
 
 
 class Slots:

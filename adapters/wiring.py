@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from towpath.ports import Listener
+from towpath.errors import FeatureMissing
+from towpath.ports import Listener, Store
 from towpath.service import Engine
-from towpath.store.media import safe_filename
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.records import Records
 from towpath.store.runs import open_store
@@ -17,11 +17,13 @@ from towpath.store.runs import open_store
 if TYPE_CHECKING:
     from towpath.store.fsck import Report
 
+    from .comfyui.farm import ComfyFarm
+
 from .background import background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
-from .settings import settle
+from .settings import Settings, settle
 
-__all__ = ["check_store", "open_engine", "safe_filename"]
+__all__ = ["check_store", "open_engine"]
 
 
 @asynccontextmanager
@@ -32,6 +34,8 @@ async def open_engine(
     adapter: str | None = None,
     durability: str | None = None,
     concurrency: int | None = None,
+    servers: Sequence[str | Mapping[str, Any]] | None = None,
+    workflows: str | os.PathLike[str] | None = None,
     threads: int = THREADS,
     lease_seconds: float = LEASE_SECONDS,
     busy_timeout: float = 30.0,
@@ -48,6 +52,9 @@ async def open_engine(
         adapter: what executes chains; `local` is this process.
         durability: `full` survives power cuts; `normal` saves an fsync per commit and survives kills only.
         concurrency: steps working at the same time in this process (default 256).
+        servers: ComfyUI servers: addresses, or mappings with the keys of `[[servers]]` in `towpath.toml`
+            (`name url tags headers query slots verify`). Default: those of `towpath.toml`.
+        workflows: folder of ComfyUI workflow files that are not beside their chain; default `workflows`.
         threads: threads for steps that are plain functions.
         lease_seconds: how long a run stays ours without a sign of life.
         busy_timeout: seconds to wait for another process that writes to the same database.
@@ -56,7 +63,15 @@ async def open_engine(
     Raises:
         InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_….
     """
-    settings = settle(store, blobs=blobs, adapter=adapter, durability=durability, concurrency=concurrency)
+    settings = settle(
+        store,
+        blobs=blobs,
+        adapter=adapter,
+        durability=durability,
+        concurrency=concurrency,
+        servers=servers,
+        workflows=workflows,
+    )
     async with (
         open_store(
             settings.store,
@@ -65,17 +80,39 @@ async def open_engine(
             busy_timeout=busy_timeout,
             lease_seconds=lease_seconds,
         ) as opened,
+        open_farm(opened, settings) as farm,
         local_adapter(
             opened,
             concurrency=settings.concurrency or CONCURRENCY,
             threads=threads,
             lease_seconds=lease_seconds,
+            farm=farm,
         ) as local,
         background_tasks() as tasks,
     ):
         if listener is not None:
             local.listeners.append(listener)
         yield Engine(opened, local, Records(opened), tasks)
+
+
+@asynccontextmanager
+async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm | None]:
+    """The configured ComfyUI servers, or None without any.
+
+    Raises InputInvalid (E_SERVER_CONFIG, E_SETTING, E_URL_…), FeatureMissing without the extra `comfyui`.
+    """
+    if not settings.servers:
+        yield None
+        return
+    try:
+        from .comfyui.configuration import farm_of  # noqa: PLC0415 - an HTTP client that most scripts do not need
+    except ImportError as error:
+        if error.name not in ("httpx", "websockets"):
+            raise
+        cure = 'pip install "towpath[comfyui]"'
+        raise FeatureMissing("E_FEATURE_MISSING", "ComfyUI servers need more packages", cure=cure) from error
+    async with farm_of(store, settings.servers, settings.workflows, settings.comfyui) as farm:
+        yield farm
 
 
 async def check_store(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from towpath.attempt import Outcome, disk_failed, failure, keep_outcome, keep_value
+from towpath.attempt import Outcome, call_step, disk_failed, failure, keep_outcome, keep_value
 from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
 from towpath.errors import Place, StepTimedOut, TowpathError
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ChainStatus, ErrorInfo, StepPlan
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
 from towpath.ports import Store
 from towpath.steps import Step
 from towpath.values import copied
+
+from .comfyui.tries import Record, WorkflowTry
+from .slots import ServerSlots
 
 if TYPE_CHECKING:
     from .local_run import LocalRun
@@ -38,6 +42,7 @@ class Work:
     context: StepContext | None = None
     cancelled: bool = False
     has_slot: bool = False
+    seat: Any = None  # a slot of a server, for a step that runs on one
     recorded: bool = True
 
     @property
@@ -55,11 +60,30 @@ class InnerEnd:
 
 
 class Inner(Protocol):
-    """Runs chains inside steps."""
+    """Runs chains inside steps, and knows the servers for workflow steps."""
+
+    @property
+    def farm(self) -> Farm | None: ...
 
     async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
 
     async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
+
+
+class Farm(ServerSlots, Protocol):
+    """Servers that carry out steps. `towpath.adapters.comfyui.farm` fills it."""
+
+    def prepared(self, plan: Plan) -> Plan:
+        """The plan with what its steps need from outside in it. Raises ChainInvalid for what cannot run."""
+        ...
+
+    async def run(self, work: WorkflowTry) -> Any:
+        """One try of a step: what it returns."""
+        ...
+
+    async def abandon(self, server: str, prompt_id: str) -> None:
+        """Cancel a prompt by its id, as far as the server can be reached. Never raises."""
+        ...
 
 
 class StepExecutor:
@@ -72,12 +96,16 @@ class StepExecutor:
         ledger: Ledger,
         functions: Mapping[str, Step[..., Any]],
         threads: anyio.CapacityLimiter,
+        farm: Farm | None,
+        record: Record,
     ) -> None:
         self._run_id = run_id
         self._store = store
         self._ledger = ledger
         self._functions = functions
         self._threads = threads
+        self._farm = farm
+        self._record = record
         self._work_folder = store.files.folder / "work"
 
     async def attempt(self, work: Work) -> Outcome:
@@ -91,18 +119,40 @@ class StepExecutor:
         work.context.asks_approval = step.approval is not None
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
         outcome = await run_attempt(
-            self._functions[step.target],
-            copied(work.arguments) if step.retry.attempts > 1 else work.arguments,
+            self._call(work, work.context),
             work.context,
             self._store.files,
             self._store.new_id,
             self._ledger.versions(row),
             timeout,
-            self._threads,
         )
-        if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT" and timeout == left:
-            return failure(total_timeout(step))
+        if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT":
+            await self.abandon(work)
+            return failure(total_timeout(step)) if timeout == left else outcome
         return outcome
+
+    def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
+        arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
+        if work.step.kind == "workflow":
+            return partial(self._on_server, work, arguments, context)
+        return partial(call_step, self._functions[work.step.target], arguments, context, self._threads)
+
+    async def _on_server(self, work: Work, arguments: dict[str, Any], context: StepContext) -> Any:
+        assert self._farm is not None
+        context.enter()
+        workflow = self._ledger.plan.workflows[work.step.target]
+        given = WorkflowTry(self._run_id, work.step, work.row, arguments, workflow, context, self._record, work.seat)
+        try:
+            return await self._farm.run(given)
+        finally:
+            work.seat = given.seat
+
+    async def abandon(self, work: Work) -> None:
+        """A server may still work on a step that was stopped: its prompt is cancelled there, by its id."""
+        row = work.row
+        if self._farm is not None and row.server is not None and row.prompt is not None:
+            await self._farm.abandon(row.server, row.prompt)
+            row.prompt = None
 
     async def gather(self, work: Work) -> Outcome:
         """The value of a mapped step. Its items hold the files; only the list itself is kept here."""

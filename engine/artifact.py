@@ -85,9 +85,31 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file whose bytes are safe, or travel along in `inline` to be recorded with its row."""
+
+    filename: str
+    media_type: str
+    size: int
+    digest: str
+    local_path: str | None = None
+    inline: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a ComfyUI server had a file: the node that made it, and its folder there."""
+
+    node: str
+    subfolder: str = ""
+    folder: str = "output"
+
+
+@dataclass(frozen=True, slots=True)
 class File:
     """A file that a step returns, with the name people will see: `File(data, filename="poster.png")`."""
 
-    data: bytes | Path | AsyncIterator[bytes]
+    data: bytes | Path | AsyncIterator[bytes] | KeptFile
     filename: str | None = None
     media_type: str | None = None
+    origin: Origin | None = None

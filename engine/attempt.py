@@ -1,4 +1,4 @@
-"""One attempt of a Python step: call the function, keep what it returns, or say why not.
+"""One attempt of a step: do its work, keep what it returns, or say why not.
 
 Both adapters run steps through here. Nothing is recorded: the outcome is handed back, with its bytes safe.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from .artifact import Artifact
+from .artifact import Artifact, KeptFile
 from .context import StepContext
 from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
 from .events import NewArtifact
 from .model import ErrorInfo, Json
-from .ports import Files, KeptFile
+from .ports import Files
 from .redaction import redacted
 from .steps import Step
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
@@ -50,26 +50,24 @@ class Outcome:
 
 
 async def attempt(
-    step: Step[..., Any],
-    arguments: dict[str, Any],
+    call: Callable[[], Awaitable[Any]],
     context: StepContext,
     files: Files,
     new_id: Callable[[], str],
     versions: dict[str, int],
     timeout: float | None,
-    limiter: anyio.CapacityLimiter | None = None,
 ) -> Outcome:
-    """Call the step once. `versions` are the highest version numbers its outputs have already.
+    """Try a step once: `call` does its work. `versions` are the highest version numbers its outputs have already.
 
     Cancellation passes through, and so does a disk that fails under us: that ends no step, the run is left
     as recorded, to be resumed. Every other trouble, the step's or ours, becomes an outcome.
     """
     try:
         if timeout is None:  # most steps; a cancel scope would be paid for nothing
-            value = await _call(step, arguments, context, limiter)
+            value = await call()
             return await keep_outcome(value, context, files, new_id, versions)
         with anyio.move_on_after(timeout) as scope:
-            value = await _call(step, arguments, context, limiter)
+            value = await call()
             return await keep_outcome(value, context, files, new_id, versions)
         assert scope.cancel_called
         limit = StepTimedOut("E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context))
@@ -91,12 +89,13 @@ async def attempt(
         context.close()
 
 
-async def _call(
+async def call_step(
     step: Step[..., Any],
     arguments: dict[str, Any],
     context: StepContext,
-    limiter: anyio.CapacityLimiter | None,
+    limiter: anyio.CapacityLimiter | None = None,
 ) -> Any:
+    """What a step's function returns; a plain function runs in a thread."""
     args, kwargs = step.call_arguments(arguments)
     context.enter()
     if step.is_async:
@@ -137,10 +136,12 @@ async def _keep(
         row = file.data.row
         kept = KeptFile(row.filename, row.media_type, row.size, row.digest, *files.whereabouts(row))
         metadata = {"same_as": row.id}
+    elif isinstance(file.data, KeptFile):
+        kept = file.data
     else:
         stem = context.step_id if file.name == "output" else f"{context.step_id}-{file.name}"
         kept = await files.keep(file.data, file.filename, file.media_type, stem)
-    return _new(file.name, kept, context, new_id, versions, metadata)
+    return replace(_new(file.name, kept, context, new_id, versions, metadata), origin=file.origin)
 
 
 async def keep_value(

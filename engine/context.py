@@ -126,7 +126,7 @@ class StepContext:
         elif isinstance(data, Path):
             self.saved.append(NewFile(name, data, data.name))
         elif isinstance(data, File):
-            self.saved.append(NewFile(name, data.data, data.filename, data.media_type))
+            self.saved.append(NewFile(name, data.data, data.filename, data.media_type, data.origin))
         elif isinstance(data, Artifact):
             self.saved.append(NewFile(name, data, data.filename, data.media_type))
         else:

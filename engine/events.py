@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .model import ApprovalPolicy, ChainStatus, ErrorInfo, Json, StepStatus
+from .artifact import Origin
+from .model import ApprovalPolicy, ChainStatus, ErrorInfo, Json, StepStatus, TransferStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class NewArtifact:
     attempt: int = 1
     parent_artifact_id: str | None = None
     metadata: Json = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,40 @@ class ChainEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferMade:
+    """How the sending of an artifact to a step's server stands now. One row per artifact, step row and server.
+
+    `size` counts the bytes that were sent: 0 if the server had them already. `name` is the server's.
+    """
+
+    id: str
+    row: str
+    step: str
+    item: int | None
+    artifact: str
+    source_row: str
+    server: str
+    status: TransferStatus
+    subfolder: str = ""
+    name: str | None = None
+    size: int | None = None
+    duration_us: int | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSent:
+    """A workflow is about to be sent to a server under an id of ours; recorded before it is."""
+
+    row: str
+    step: str
+    item: int | None
+    server: str
+    prompt_id: str
+    definition: Json = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogKept:
     """The log lines of an attempt, as they stand now."""
 
@@ -165,5 +201,7 @@ Fact = (
     | ChainResumed
     | ChainPaused
     | ChainEnded
+    | TransferMade
+    | PromptSent
     | LogKept
 )

@@ -38,6 +38,8 @@ class LedgerRow:
     count: int | None = None
     approval: str | None = None
     started_at: int | None = None
+    server: str | None = None
+    prompt: str | None = None
     value_stored: bool = False  # the artifact `value` holds the value, and is no file of the user's
     artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
 
@@ -219,5 +221,7 @@ def _from_store(row: StepRow) -> LedgerRow:
         count=row.count,
         approval=row.approval,
         started_at=row.started_at,
+        server=row.server_address,
+        prompt=row.prompt_id,
         artifacts={a.name: a for a in row.artifacts},
     )

@@ -170,7 +170,11 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compiled chain: steps in a topological order that does not depend on chance, levels counted from 0."""
+    """A compiled chain: steps in a topological order that does not depend on chance, levels counted from 0.
+
+    `workflows` are the ComfyUI workflows of its steps by name. They are put in when a run is made, so that
+    the run goes on with the same ones, wherever it goes on.
+    """
 
     name: str
     steps: tuple[StepPlan, ...]
@@ -180,6 +184,7 @@ class Plan:
     concurrency: int | None = None
     metadata: dict[str, Json] = field(default_factory=dict)
     folder: str = ""
+    workflows: dict[str, Json] = field(default_factory=dict)
 
     def step(self, step_id: str) -> StepPlan:
         """The step of that id; KeyError if there is none."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .artifact import ArtifactFiles
+from .artifact import ArtifactFiles, KeptFile
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
 
@@ -56,6 +56,8 @@ class StepRow:
     queued_at: int = 0
     started_at: int | None = None
     completed_at: int | None = None
+    server_address: str | None = None
+    prompt_id: str | None = None
     artifacts: tuple[ArtifactRow, ...] = ()
 
 
@@ -93,18 +95,6 @@ class Wish:
     decision: str = ""
     reason: str = ""
     by: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptFile:
-    """A file whose bytes are safe, or travel along in `inline` to be recorded with its row."""
-
-    filename: str
-    media_type: str
-    size: int
-    digest: str
-    local_path: str | None = None
-    inline: bytes | None = None
 
 
 class Files(ArtifactFiles, Protocol):
@@ -175,6 +165,10 @@ class Store(Protocol):
         """The latest version of each output of a row, as people may have left it."""
         ...
 
+    async def sent_before(self, server: str, digest: str) -> str | None:
+        """The name under which a server got these bytes in an earlier completed transfer."""
+        ...
+
     async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
         """What was asked of these runs and not yet done."""
         ...
@@ -210,6 +204,17 @@ class Adapter(Protocol):
     """Executes runs."""
 
     listeners: list[Listener]
+
+    def prepared(self, plan: Plan) -> Plan:
+        """The plan of a new run with what it needs from outside in it, such as workflow files.
+
+        Raises ChainInvalid for what cannot run as it is, FeatureMissing.
+        """
+        ...
+
+    async def abandon(self, run_id: str) -> None:
+        """Cancel what a run that nobody works on has left at servers."""
+        ...
 
     def functions(self, run_id: str, plan: Plan, given: Mapping[str, Any]) -> None:
         """Resolve every step of a run before anything of it starts. Raises StepNotRegistered."""

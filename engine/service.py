@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -81,6 +82,7 @@ class Engine:
     async def _create(self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]) -> str:
         plan = chain.plan
         refuse_unbuilt(plan)
+        plan = self.adapter.prepared(plan)
         if run_id is not None:
             _check_run_id(run_id)
         known = run_id is not None and await self._exists(run_id, plan)
@@ -140,6 +142,7 @@ class Engine:
         old = await self.store.load(run if isinstance(run, str) else run.id)
         new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {})
         refuse_unbuilt(new.plan)
+        new = replace(new, plan=self.adapter.prepared(new.plan))
         self.adapter.functions(new.id, new.plan, {})
         await self.store.create_run(new)
         return await self._finish(new.id, wait)
@@ -209,6 +212,8 @@ class Engine:
     async def cancel(self, run_id: str) -> ChainStatus:
         """Ask for a run to be cancelled: recorded at once, done by its owner. Raises RunRefused (E_RUN_OVER)."""
         status = await self.store.wish(run_id, "cancel")
+        if status is ChainStatus.CANCELLED:  # nobody worked on it, so nobody else tells the servers
+            await self.adapter.abandon(run_id)
         await self.adapter.look()
         return status
 

@@ -95,6 +95,8 @@ def _typed(spec: InputSpec, value: Any) -> Any:
     if spec.type == "file":
         if isinstance(value, str):
             value = Path(value)
+        if spec.target and isinstance(value, bytes | Path):
+            value = File(value, filename=spec.target)
         fits = value is None or isinstance(value, bytes | Path | File | Artifact) or hasattr(value, "__aiter__")
     elif spec.type in _PYTHON_TYPES and value is not None:
         fits = isinstance(value, _PYTHON_TYPES[spec.type])
@@ -110,8 +112,8 @@ def _typed(spec: InputSpec, value: Any) -> Any:
 def refuse_unbuilt(plan: Plan) -> None:
     """Nothing is silently ignored: a key that this version cannot honour stops the run before it starts."""
     for spec in plan.inputs:
-        if spec.target:
-            raise _missing(Place(field=f"inputs.{spec.name}.target"), "target", "uploading an input to a server")
+        if spec.target and spec.type != "file":
+            raise _missing(Place(field=f"inputs.{spec.name}.target"), "target", "a target for an input that is no file")
     for step in plan.steps:
         for field, what in _unbuilt(step):
             raise _missing(Place(step=step.id, field=field), field, what)
@@ -120,10 +122,8 @@ def refuse_unbuilt(plan: Plan) -> None:
 
 
 def _unbuilt(step: StepPlan) -> Iterator[tuple[str, str]]:
-    if step.kind == "workflow":
-        yield "workflow", "running ComfyUI workflows"
-    if step.server is not None or step.requires:
-        yield "server" if step.server is not None else "requires", "choosing a server"
+    if step.kind != "workflow" and (step.server is not None or step.requires):
+        yield "server" if step.server is not None else "requires", "choosing a server for a step that is no workflow"
     if step.cache:
         yield "cache", "reusing results of earlier runs"
     policy = step.approval

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifact import Artifact, File
+from .artifact import Artifact, File, KeptFile, Origin
 from .errors import Place, ValueRefused
 from .model import Json
 
@@ -31,9 +31,10 @@ class NewFile:
     """A file found in a returned value, on its way into the store."""
 
     name: str
-    data: bytes | Path | AsyncIterable[bytes] | Artifact
+    data: bytes | Path | AsyncIterable[bytes] | Artifact | KeptFile
     filename: str | None = None
     media_type: str | None = None
+    origin: Origin | None = None
 
 
 def take_apart(value: object, place: Place) -> tuple[Json, list[NewFile]]:
@@ -100,7 +101,7 @@ class _Walk:
     def _file(self, value: object, path: str) -> Json:
         name = path or "output"
         if isinstance(value, File):
-            new = NewFile(name, value.data, value.filename, value.media_type)
+            new = NewFile(name, value.data, value.filename, value.media_type, value.origin)
         elif isinstance(value, bytes | bytearray | memoryview):
             new = NewFile(name, bytes(value))
         elif isinstance(value, Path):

@@ -12,13 +12,13 @@ import anyio
 import sqlalchemy as sa
 from anyio.to_thread import run_sync
 
+from towpath.artifact import KeptFile
 from towpath.errors import StoreFailed, ValueRefused
+from towpath.media import HEAD, extension, media_type, safe_filename
 from towpath.model import ArtifactRow
-from towpath.ports import KeptFile
 
 from .blobs import Blob, FileBlobs
 from .disk import write_whole
-from .media import HEAD, extension, media_type, safe_filename
 from .session import Database, Statement, value_of
 from .tables import artifacts, blobs, workflows
 

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from towpath.errors import Fenced, TowpathError
+from towpath.errors import Fenced
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -24,25 +24,27 @@ from towpath.events import (
     LevelReached,
     LogKept,
     NewArtifact,
+    PromptSent,
     StepDropped,
     StepEnded,
     StepReady,
     StepRetried,
     StepStarted,
+    TransferMade,
 )
 from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepStatus, kind_of
 from towpath.ports import Lease
 
-from . import transitions
+from . import sending, transitions
+from .audit import about as _about
+from .audit import add as _add
+from .audit import log_event as _log_event
 from .batch import Guard, Write
 from .rows import encode
 from .session import Statement
 from .session import value_of as b
-from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
+from .tables import approvals, artifacts, blobs, chains, step_logs, workflows
 
-_EVENT = Statement(
-    sa.insert(events).values(chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data"))
-)
 _INSERT_ROW = Statement(
     sa.insert(workflows).values(
         id=b("row"),
@@ -127,6 +129,9 @@ _NEW_VERSION = Statement(
         file_size=b("size"),
         media_type=b("media_type"),
         sha256=b("sha256"),
+        node_id=b("node"),
+        subfolder=b("subfolder"),
+        comfy_folder_type=b("folder"),
         parent_artifact_id=b("parent"),
         approval_status=b("approval_status"),
         attempt=b("attempt"),
@@ -206,16 +211,6 @@ def writes(run: str, facts: Sequence[Fact], at: int) -> list[Write]:
     return made
 
 
-def _add(
-    made: list[Write], statement: tuple[str, list[object]], refuse: Callable[[], TowpathError] | None = None
-) -> None:
-    made.append(Write(statement[0], statement[1], refuse))
-
-
-def _log_event(made: list[Write], run: str, row: str | None, kind: str, at: int, data: Json = None) -> None:
-    _add(made, _EVENT(run=run, row=row, type=kind, at=at, data=encode(data) if data else "{}"))
-
-
 def _step_ready(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
     status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
     _add(
@@ -245,14 +240,6 @@ def _step_ready(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
     if fact.started:
         data["attempt"] = fact.attempt
     _log_event(made, run, fact.row, kind, at, data)
-
-
-def _about(fact: StepStarted | StepRetried | StepEnded | StepDropped | DecisionApplied, **more: Json) -> Json:
-    data: dict[str, Json] = {"step": fact.step}
-    if fact.item is not None:
-        data["item"] = fact.item
-    data.update({name: value for name, value in more.items() if value})
-    return data
 
 
 def _step_started(fact: StepStarted, run: str, at: int, made: list[Write]) -> None:
@@ -293,6 +280,7 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
     if status.final:
         if status is not StepStatus.COMPLETED:
             _add(made, _CLOSE_GATES(row=fact.row, at=at))
+            sending.close_transfers(fact.row, at, made)
     elif fact.approval is not None:
         _ask(fact, run, at, made)
     files = [f"{a.name} v{a.version}" for a in fact.artifacts]
@@ -331,6 +319,7 @@ def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[
     if artifact.version > 1:
         _add(made, _OLD_VERSION(row=fact.row, output=artifact.name, at=at))
     _, dot, suffix = artifact.filename.rpartition(".")
+    origin = artifact.origin
     pending = ArtifactApproval.PENDING if fact.approval is not None else ArtifactApproval.AUTO_APPROVED
     _add(
         made,
@@ -347,6 +336,9 @@ def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[
             size=artifact.size,
             media_type=artifact.media_type,
             sha256=artifact.digest,
+            node=origin.node if origin else None,
+            subfolder=origin.subfolder if origin else "",
+            folder=origin.folder if origin else "output",
             parent=artifact.parent_artifact_id,
             approval_status=pending,
             attempt=artifact.attempt,
@@ -439,6 +431,9 @@ _END_TREE = (
         FROM workflows WHERE {_OPEN_ROWS} ORDER BY id""",  # noqa: S608 - fixed text
     f"""{_TREE} UPDATE approvals SET status = 'cancelled', decided_at = ?2, delivered = 1, updated_at = ?2
         WHERE chain_id IN (SELECT id FROM tree) AND status = 'pending'""",  # noqa: S608
+    f"""{_TREE} UPDATE artifact_transfers SET status = 'failed', error_message = 'cancelled', updated_at = ?2
+        WHERE status IN ('pending', 'uploading')
+        AND target_workflow_id IN (SELECT id FROM workflows WHERE {_OPEN_ROWS})""",  # noqa: S608
     f"""{_TREE} UPDATE workflows SET status = 'cancelled', completed_at = ?2, updated_at = ?2
         WHERE {_OPEN_ROWS}""",  # noqa: S608
     f"""{_TREE} INSERT INTO events (chain_id, type, at, data)
@@ -499,5 +494,7 @@ _WRITERS: dict[type[Fact], Callable[[Any, str, int, list[Write]], None]] = {
     ChainResumed: _chain_resumed,
     ChainPaused: _chain_paused,
     ChainEnded: _chain_ended,
+    TransferMade: sending.transfer_made,
+    PromptSent: sending.prompt_sent,
     LogKept: _log_kept,
 }

@@ -24,6 +24,7 @@ from .files import StoredFiles
 from .journal import end_tree, guard, writes
 from .owners import LEASE_SECONDS, Owner, parse, this_process
 from .schema import init_schema
+from .sending import SENT_BEFORE
 from .session import Database, Row, Session, Statement
 from .session import value_of as b
 from .tables import approvals, artifacts, chains, events, step_logs, workflows
@@ -270,6 +271,11 @@ class RunStore:
         """The latest version of each output of a row, as people may have left it."""
         return [rows.artifact(row) for row in await self.database.rows(_LATEST(row=row_id))]
 
+    async def sent_before(self, server: str, digest: str) -> str | None:
+        """The name under which a server got these bytes in an earlier completed transfer."""
+        found = await self.database.rows(SENT_BEFORE(server=server, digest=digest))
+        return found[0]["target_name"] if found else None
+
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """The recorded facts of a run with `seq` above `after`, in order."""
         found = await self.database.rows(_EVENTS(run=run_id, after=after, most=limit))
@@ -398,6 +404,8 @@ def _step_row(row: Row, files: tuple[ArtifactRow, ...], gate: Row | None) -> Ste
         queued_at=row["queued_at"],
         started_at=row["started_at"],
         completed_at=row["completed_at"],
+        server_address=row["server_address"],
+        prompt_id=row["prompt_id"],
         artifacts=files,
     )
 

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from pathlib import PurePath
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_PAGE = re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 HEAD = 4096  # bytes that are enough to tell a type
+UNKNOWN = "application/octet-stream"
+_MORE = {  # what ComfyUI makes and not every system's table knows
+    ".webp": "image/webp",
+    ".avif": "image/avif",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".flac": "audio/flac",
+    ".opus": "audio/ogg",
+    ".glb": "model/gltf-binary",
+    ".gltf": "model/gltf+json",
+    ".obj": "model/obj",
+    ".stl": "model/stl",
+    ".ply": "model/ply",
+}
 
 _EXTENSIONS = {
     "image/jpeg": ".jpg",
@@ -22,16 +38,21 @@ _EXTENSIONS = {
 
 def media_type(filename: str | None, head: bytes) -> str:
     """The media type by the file's extension, else by its first bytes, else `application/octet-stream`."""
-    if filename:
-        guessed = mimetypes.guess_type(filename, strict=False)[0]
-        if guessed:
-            return guessed
-    return _sniffed(head)
+    named = media_of_name(filename or "")
+    return named if named != UNKNOWN else media_of_bytes(head)
 
 
-def _sniffed(head: bytes) -> str:
+def media_of_name(filename: str) -> str:
+    """The media type that a file's extension stands for, `application/octet-stream` if it tells nothing."""
+    return mimetypes.guess_type(filename, strict=False)[0] or _MORE.get(PurePath(filename).suffix.lower(), UNKNOWN)
+
+
+def media_of_bytes(head: bytes) -> str:
+    """The media type that a file's first bytes show, `application/octet-stream` if they tell nothing."""
     if not head:
-        return "application/octet-stream"
+        return UNKNOWN
+    if _PAGE.match(head):
+        return "text/html"
     import puremagic  # noqa: PLC0415 - only for files without a telling name
 
     try:
@@ -44,9 +65,9 @@ def _sniffed(head: bytes) -> str:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
         if error.start < len(head) - 4:
-            return "application/octet-stream"
+            return UNKNOWN
         text = head[: error.start].decode("utf-8")
-    return "text/plain" if text.isprintable() or "\n" in text else "application/octet-stream"
+    return "text/plain" if text.isprintable() or "\n" in text else UNKNOWN
 
 
 def extension(media: str) -> str:

@@ -1,0 +1,227 @@
+"""Files of a server as streams: their size limited, their time limited, their kind judged by their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx
+
+from towpath.errors import ServerFailed
+from towpath.media import HEAD, media_of_bytes, media_of_name
+
+from .connection import CHUNK, Connection
+from .names import display_name, folder_type, subfolder
+from .replies import OutputFile
+
+MAX_FILE = 64 * 1024**3  # bytes
+DOWNLOAD_SECONDS = 3600.0
+RESUMES = 3  # broken connections in a row without a new byte before a download is given up
+_MEDIA = ("image", "video", "audio", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`size` in bytes and `seconds` for one file, everything included."""
+
+    size: int = MAX_FILE
+    seconds: float = DOWNLOAD_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that is on its way: its name for people, its media type, and its bytes, to be read once."""
+
+    filename: str
+    media_type: str
+    chunks: AsyncIterator[bytes]
+    refused_name: str = ""
+
+
+async def download(
+    connection: Connection, file: OutputFile, limits: Limits, fallback: str
+) -> AsyncGenerator[Download, None]:
+    """Yields one `Download` and closes its connection afterwards: `async with aclosing(download(…)) as one`.
+
+    A name that is not fit for people is replaced by `fallback`; `refused_name` is the code that says why.
+
+    Raises:
+        ServerFailed: E_DOWNLOAD_INCOMPLETE, E_DOWNLOAD_PROTOCOL, E_DOWNLOAD_TOO_LARGE, E_DOWNLOAD_TIMEOUT,
+            E_DOWNLOAD_ENCODING, E_OUTPUT_MISSING, E_OUTPUT_REFUSED, E_ARTIFACT_EMPTY, E_ARTIFACT_TYPE,
+            E_SUBFOLDER, E_FOLDER_TYPE, E_NAME_UNICODE, E_SERVER_…; also while the chunks are read.
+    """
+    where = place_of(file)
+    name, refused = shown_name(file, fallback)
+    async with aclosing(_body(connection, where, limits)) as body:
+        head, rest = await _peeked(body)
+        media = content_type(name, head)
+        yield Download(name, media, rest, refused)
+
+
+def place_of(file: OutputFile) -> dict[str, str]:
+    """The query of `/view` for a file. What the server said is only ever sent back to it.
+
+    Raises ServerFailed: E_SUBFOLDER, E_FOLDER_TYPE, E_NAME_TYPE, E_NAME_UNICODE.
+    """
+    if not isinstance(file.filename, str) or not file.filename:
+        raise ServerFailed("E_NAME_TYPE", f"node {file.node} names no file", found=file.filename, retryable=False)
+    try:
+        file.filename.encode()
+    except UnicodeEncodeError:
+        raise ServerFailed("E_NAME_UNICODE", f"a file of node {file.node} has no name", retryable=False) from None
+    return {"filename": file.filename, "subfolder": subfolder(file.subfolder), "type": folder_type(file.folder)}
+
+
+def shown_name(file: OutputFile, fallback: str) -> tuple[str, str]:
+    """The name for people, and the code that says why the server's was not taken."""
+    try:
+        return display_name(file.filename), ""
+    except ServerFailed as refused:
+        return fallback, refused.code
+
+
+def content_type(name: str, head: bytes) -> str:
+    """The media type of a file by its bytes, else by its name.
+
+    Raises ServerFailed: E_ARTIFACT_EMPTY, E_ARTIFACT_TYPE for a page or text in place of a picture.
+    """
+    expected, found = media_of_name(name), media_of_bytes(head)
+    major = expected.partition("/")[0]
+    if not head and major in _MEDIA:
+        raise ServerFailed("E_ARTIFACT_EMPTY", f"{name} has no bytes")
+    if major not in _MEDIA or found == "application/octet-stream":
+        return expected if expected != "application/octet-stream" else found
+    if found.startswith("text/") or found in ("application/json", "application/xml"):
+        if expected == "image/svg+xml" or (major == "model" and not _is_page(head)):
+            return expected
+        raise ServerFailed("E_ARTIFACT_TYPE", f"{name} holds {found}, not {expected}")
+    same = found.partition("/")[0] == major or {major, found.partition("/")[0]} <= {"audio", "video"}
+    return expected if same else found
+
+
+def _is_page(head: bytes) -> bool:
+    start = head.lstrip()[:64].lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
+
+
+async def _peeked(body: AsyncGenerator[bytes, None]) -> tuple[bytes, AsyncIterator[bytes]]:
+    """The beginning of a stream, and the whole of it again."""
+    head: list[bytes] = []
+    size = 0
+    async for chunk in body:
+        head.append(chunk)
+        size += len(chunk)
+        if size >= HEAD:
+            break
+    first = b"".join(head)
+
+    async def whole() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+        async for chunk in body:
+            yield chunk
+
+    return first[:HEAD], whole()
+
+
+async def _body(connection: Connection, where: dict[str, str], limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The bytes of a file, gone on with where a connection broke."""
+    got = _Progress(connection, where, limits, anyio.current_time() + limits.seconds)
+    while not got.complete:
+        before = got.size
+        try:
+            async with aclosing(got.part()) as part:
+                async for chunk in part:
+                    yield chunk
+        except ServerFailed as error:
+            got.broken = 1 if got.size > before else got.broken + 1
+            if not got.may_go_on(error):
+                raise got.told(error) from None
+
+
+class _Progress:
+    """How far a download is."""
+
+    def __init__(self, connection: Connection, where: dict[str, str], limits: Limits, until: float) -> None:
+        self._connection, self._where, self._limits, self._until = connection, where, limits, until
+        self.size = 0
+        self.broken = 0
+        self.complete = False
+        self._whole: int | None = None
+        self._tag = ""
+
+    async def part(self) -> AsyncGenerator[bytes, None]:
+        """What one connection gives."""
+        headers = {}
+        if self.size:
+            headers = {"Range": f"bytes={self.size}-", **({"If-Range": self._tag} if self._tag else {})}
+        await self._connection.rest.wait()
+        opened = self._connection.open("GET", "/view", params=self._where, headers=headers)
+        async with opened as response:
+            self._check(response)
+            chunks = response.aiter_raw(CHUNK)
+            while True:
+                chunk = await self._next(chunks)
+                if not chunk:
+                    break
+                self.size += len(chunk)
+                if self.size > self._limits.size:
+                    raise self._too_large()
+                yield chunk
+        if self._whole is not None and self.size < self._whole:
+            raise self._error("E_DOWNLOAD_INCOMPLETE", f"{self.size} of {self._whole} bytes came")
+        self.complete = True
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
+        """The next chunk; the deadline is for the whole file, not for one read."""
+        with anyio.move_on_after(max(self._until - anyio.current_time(), 0)) as deadline:
+            return await anext(chunks, b"")
+        assert deadline.cancelled_caught
+        raise self._error("E_DOWNLOAD_TIMEOUT", f"not done after {self._limits.seconds:g} s", retryable=True)
+
+    def _check(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if status == 404:
+            raise self._error("E_OUTPUT_MISSING", "it has no such file (any more)")
+        if status == 416 or (self.size and status == 200):
+            raise self._error("E_DOWNLOAD_INCOMPLETE", "the file changed, or cannot be gone on with", retryable=True)
+        if status == 400:
+            raise self._error("E_OUTPUT_REFUSED", "it does not give out a file that it named", retryable=False)
+        if status not in (200, 206):
+            raise self._connection.refused(status, b"")
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise self._error("E_DOWNLOAD_ENCODING", "the bytes come encoded", found=encoding, retryable=False)
+        length = response.headers.get("content-length")
+        if length is not None and length.isdigit():
+            self._whole = self.size + int(length)
+            if self._whole > self._limits.size:
+                raise self._too_large()
+        self._tag = response.headers.get("etag", "")
+
+    def may_go_on(self, error: ServerFailed) -> bool:
+        """A connection that broke is tried again from where it broke, while there is time."""
+        broke = error.code in ("E_SERVER_LOST", "E_REPLY_PROTOCOL", "E_SERVER_TIMEOUT", "E_DOWNLOAD_INCOMPLETE")
+        resumable = self.size == 0 or self._whole is not None
+        busy = error.code in ("E_SERVER_BUSY", "E_SERVER_UNREACHABLE")
+        if busy:
+            self.broken -= 1  # `rest` paces these; time ends them
+        return (busy or (broke and resumable and self.broken < RESUMES)) and anyio.current_time() < self._until
+
+    def told(self, error: ServerFailed) -> ServerFailed:
+        """The error of a connection as one of a download."""
+        if error.code == "E_SERVER_LOST" or (error.code == "E_REPLY_PROTOCOL" and "peer closed" in str(error)):
+            return self._error("E_DOWNLOAD_INCOMPLETE", f"the connection broke after {self.size} bytes")
+        if error.code == "E_REPLY_PROTOCOL":
+            return self._error("E_DOWNLOAD_PROTOCOL", error.problem.message)
+        return error
+
+    def _too_large(self) -> ServerFailed:
+        limit = f"{self._limits.size} bytes"
+        return self._error("E_DOWNLOAD_TOO_LARGE", "a file is too large", allowed=limit, retryable=False)
+
+    def _error(self, code: str, message: str, **more: Any) -> ServerFailed:
+        return self._connection.error(code, f"{message}: {self._where['filename'][:80]!r}", **more)

@@ -1,0 +1,40 @@
+"""One JSONL file per prompt: what was sent where, which nodes ran, how it ended. For people and for agents."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiofiles
+import anyio
+import msgspec
+
+FOLDER = "prompts"
+
+
+class ExecutionLog:
+    """Appends events of one prompt to `<folder>/prompts/<time>_<prompt id>.jsonl`. Its trouble is nobody else's."""
+
+    def __init__(self, folder: Path, prompt_id: str) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+        self.path = folder / FOLDER / f"{stamp}_{prompt_id}.jsonl"
+        self.prompt_id = prompt_id
+        self._lines: list[bytes] = []
+
+    def note(self, event: str, **data: Any) -> None:
+        """An event to be written with the next `write`."""
+        line = {"at": time.time(), "event": event, "prompt_id": self.prompt_id, **data}
+        self._lines.append(msgspec.json.encode(line, enc_hook=str) + b"\n")
+
+    async def write(self, event: str, **data: Any) -> None:
+        """An event, on disk (not synced) when this returns; a disk that refuses stops no prompt."""
+        self.note(event, **data)
+        lines, self._lines = self._lines, []
+        try:
+            await anyio.Path(self.path.parent).mkdir(parents=True, exist_ok=True)
+            async with aiofiles.open(self.path, "ab") as file:
+                await file.write(b"".join(lines))
+        except OSError:
+            self._lines = lines[-1000:]  # perhaps the next time

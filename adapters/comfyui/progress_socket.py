@@ -1,0 +1,149 @@
+"""The websocket of a prompt: progress for people, and a nudge to ask for the state now. Nothing rests on it.
+
+Events are lost while it is down, it may be silent for ever, and what it carries comes from custom nodes. So
+whatever goes wrong here is counted and told to nobody but the log; the state of a prompt comes from polling.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from .servers import Server
+
+MAX_FRAME = 32 * 1024 * 1024  # bytes; previews and images sent as frames are some megabytes
+PING = 30.0  # seconds between pings
+PONG = 300.0  # seconds to wait for an answer: a node that holds the interpreter answers nothing for minutes
+RECONNECT = (0.2, 5.0)  # seconds: the first wait and the longest
+SHOWN = 0.1  # seconds between two reports of progress
+_OVER = frozenset({"execution_success", "execution_error", "execution_interrupted"})
+
+_log = logging.getLogger("towpath.comfyui")
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the socket of one prompt has told so far. `nudge` is set when the prompt may be over."""
+
+    prompt_id: str
+    nudge: anyio.Event = field(default_factory=anyio.Event)
+    node: str = ""
+    done: float = 0.0
+    total: float | None = None
+    last: float = -math.inf
+    odd: int = 0
+    frames: int = 0
+    closed: list[str] = field(default_factory=list)
+    on_node: Callable[[str], None] | None = None
+    on_progress: Callable[[float, float | None], None] | None = None
+    _shown: float = -math.inf
+
+    def take(self, frame: str | bytes) -> None:
+        """One frame. Previews are for browsers; anything that is no message of ours is counted."""
+        self.frames += 1
+        self.last = anyio.current_time()
+        if isinstance(frame, bytes):
+            return
+        try:
+            message = msgspec.json.decode(frame)
+        except (msgspec.DecodeError, RecursionError):
+            message = None
+        if not isinstance(message, dict) or not isinstance(message.get("data"), dict):
+            self.odd += 1
+            return
+        data = message["data"]
+        if data.get("prompt_id") not in (None, self.prompt_id):
+            return
+        self._tell(str(message.get("type")), data)
+
+    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+        if kind in _OVER or (kind == "executing" and data.get("node") is None):
+            self.nudge.set()
+        elif kind == "executing" and data.get("prompt_id") == self.prompt_id:
+            self.node = str(data["node"])[:100]
+            if self.on_node is not None:
+                self.on_node(self.node)
+        elif kind == "progress":
+            self._progress(data.get("value"), data.get("max"))
+
+    def _progress(self, value: Any, most: Any) -> None:
+        """A share that makes no sense is shown as unknown."""
+        sensible = _number(value) and _number(most) and most > 0 and 0 <= value <= most
+        self.done, self.total = (float(value), float(most)) if sensible else (0.0, None)
+        now = anyio.current_time()
+        if self.on_progress is not None and (now - self._shown >= SHOWN or self.done == self.total):
+            self._shown = now
+            self.on_progress(self.done, self.total)
+
+
+async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Event) -> None:
+    """Read a prompt's events until cancelled; `opened` is set when the first connection stands, or failed."""
+    wait, longest = RECONNECT
+    while True:
+        began = anyio.current_time()
+        try:
+            async with connect(
+                _address(server, client_id),
+                additional_headers=server.headers,
+                ssl=_tls(server),
+                max_size=MAX_FRAME,
+                max_queue=64,
+                ping_interval=PING,
+                ping_timeout=PONG,
+                open_timeout=10,
+                close_timeout=1,
+                proxy=None,
+            ) as socket:
+                opened.set()
+                async for frame in socket:
+                    heard.take(frame)
+                    if heard.frames % 256 == 0:
+                        await anyio.lowlevel.checkpoint()  # a flood of messages leaves room for everybody else
+        except ConnectionClosed as closed:
+            _note(heard, closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else 1006)
+        except (WebSocketException, OSError, TimeoutError, ValueError) as error:
+            heard.closed.append(type(error).__name__)
+        opened.set()
+        heard.nudge.set()  # it may be over; asking costs little
+        if anyio.current_time() - began > longest:
+            wait = RECONNECT[0]
+        await anyio.sleep(wait)
+        wait = min(wait * 2, longest)
+
+
+def _note(heard: Heard, code: int) -> None:
+    word = "E_WS_TOO_LARGE" if code == 1009 else str(code)
+    heard.closed.append(word)
+    _log.debug("the socket of prompt %s closed: %s", heard.prompt_id, word)
+
+
+def _address(server: Server, client_id: str) -> str:
+    parts = urlsplit(server.url)
+    scheme = "wss" if parts.scheme == "https" else "ws"
+    query = urlencode({**server.query, "clientId": client_id})
+    return urlunsplit((scheme, parts.netloc, f"{parts.path}/ws", query, ""))
+
+
+def _tls(server: Server) -> ssl.SSLContext | None:
+    if not server.url.startswith("https"):
+        return None
+    context = ssl.create_default_context(cafile=server.verify if isinstance(server.verify, str) else None)
+    if server.verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,119 @@
+"""Facts about servers as SQL: artifacts on their way to a server, and prompts sent there."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from towpath.events import PromptSent, TransferMade
+from towpath.model import StepStatus, TransferStatus
+
+from . import transitions
+from .audit import about, add, log_event
+from .batch import Write
+from .rows import encode
+from .session import Statement
+from .session import value_of as b
+from .tables import artifact_transfers as transfers
+from .tables import artifacts, workflows
+
+_FIRST = Statement(
+    insert_sqlite(transfers)
+    .values(
+        id=b("transfer"),
+        artifact_id=b("artifact"),
+        source_workflow_id=b("source"),
+        target_workflow_id=b("row"),
+        target_server=b("server"),
+        target_subfolder=b("subfolder"),
+        status=TransferStatus.PENDING,
+        attempt=0,
+        idempotency_key=b("key"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    )
+    .on_conflict_do_nothing()
+)
+_STANDS = {
+    # A row that is completed stays so. Should the server have lost the file, it is sent again without a word.
+    status: Statement(
+        sa.update(transfers)
+        .where(transfers.c.idempotency_key == b("key"), transfers.c.status.in_((*transitions.TRANSFER[status], status)))
+        .values(
+            status=status,
+            attempt=transfers.c.attempt + int(status is TransferStatus.UPLOADING),
+            target_name=sa.func.coalesce(b("name"), transfers.c.target_name),
+            bytes=sa.func.coalesce(b("size"), transfers.c.bytes),
+            duration_us=sa.func.coalesce(b("duration"), transfers.c.duration_us),
+            uploaded_at=b("at") if status is TransferStatus.COMPLETED else None,
+            error_message=b("message"),
+            updated_at=b("at"),
+        )
+    )
+    for status in (TransferStatus.UPLOADING, TransferStatus.COMPLETED, TransferStatus.FAILED)
+}
+_CLOSE = Statement(
+    sa.update(transfers)
+    .where(
+        transfers.c.target_workflow_id == b("row"),
+        transfers.c.status.in_((TransferStatus.PENDING, TransferStatus.UPLOADING)),
+    )
+    .values(status=TransferStatus.FAILED, error_message="the step ended before it was sent", updated_at=b("at"))
+)
+_SENT = Statement(
+    sa.update(workflows)
+    .where(workflows.c.id == b("row"), workflows.c.status == StepStatus.EXECUTING)
+    .values(
+        server_address=b("server"),
+        prompt_id=b("prompt"),
+        workflow_definition=b("definition"),
+        updated_at=b("at"),
+    )
+)
+SENT_BEFORE = Statement(
+    sa.select(transfers.c.target_name)
+    .join(artifacts, artifacts.c.id == transfers.c.artifact_id)
+    .where(
+        artifacts.c.sha256 == b("digest"),
+        transfers.c.target_server == b("server"),
+        transfers.c.status == TransferStatus.COMPLETED,
+        transfers.c.target_name.is_not(None),
+    )
+    .order_by(transfers.c.uploaded_at.desc())
+    .limit(1)
+)
+"""The name under which a server got the same bytes before."""
+
+
+def transfer_made(fact: TransferMade, run: str, at: int, made: list[Write]) -> None:
+    """A transfer's row and its line in the audit trail."""
+    key = f"{fact.row}/{fact.artifact}/{fact.server}"
+    message = fact.error.message if fact.error is not None else None
+    first = _FIRST(
+        transfer=fact.id,
+        artifact=fact.artifact,
+        source=fact.source_row,
+        row=fact.row,
+        server=fact.server,
+        subfolder=fact.subfolder,
+        key=key,
+        at=at,
+    )
+    add(made, first)
+    if fact.status is not TransferStatus.PENDING:
+        size, duration = fact.size, fact.duration_us
+        add(made, _STANDS[fact.status](key=key, name=fact.name, size=size, duration=duration, message=message, at=at))
+    data = about(fact, artifact=fact.artifact, server=fact.server, name=fact.name, bytes=fact.size, error=message)
+    log_event(made, run, fact.row, f"Transfer{fact.status.capitalize()}", at, data)
+
+
+def close_transfers(row: str, at: int, made: list[Write]) -> None:
+    """A step that ended without completing waits for no transfer any more."""
+    add(made, _CLOSE(row=row, at=at))
+
+
+def prompt_sent(fact: PromptSent, run: str, at: int, made: list[Write]) -> None:
+    """Where a step's prompt is; recorded before the server hears of it, so that it is found after a crash."""
+    sent = _SENT(row=fact.row, server=fact.server, prompt=fact.prompt_id, definition=encode(fact.definition), at=at)
+    add(made, sent)
+    log_event(made, run, fact.row, "PromptSent", at, about(fact, server=fact.server, prompt=fact.prompt_id))
