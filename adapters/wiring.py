@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from towpath.errors import FeatureMissing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from towpath.store.fsck import Report
 
     from .comfyui.farm import ComfyFarm
+    from .comfyui.pool import ServerPool
 
 from .background import background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
@@ -104,15 +105,31 @@ async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm
     if not settings.servers:
         yield None
         return
-    try:
+    with _comfyui_needed():
         from .comfyui.configuration import farm_of  # noqa: PLC0415 - an HTTP client that most scripts do not need
+    async with farm_of(store, settings.servers, settings.workflows, settings.comfyui) as farm:
+        yield farm
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings) -> AsyncIterator[ServerPool]:
+    """The configured ComfyUI servers without a store. Raises as `open_farm`."""
+    with _comfyui_needed():
+        from .comfyui.configuration import servers_of  # noqa: PLC0415
+        from .comfyui.pool import ServerPool  # noqa: PLC0415
+    async with ServerPool(servers_of(settings.servers)) as pool:
+        yield pool
+
+
+@contextmanager
+def _comfyui_needed() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         if error.name not in ("httpx", "websockets"):
             raise
         cure = 'pip install "towpath[comfyui]"'
         raise FeatureMissing("E_FEATURE_MISSING", "ComfyUI servers need more packages", cure=cure) from error
-    async with farm_of(store, settings.servers, settings.workflows, settings.comfyui) as farm:
-        yield farm
 
 
 async def check_store(

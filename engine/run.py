@@ -94,6 +94,16 @@ class StepRun:
         return 0 if self._row is None else self._row.attempt
 
     @property
+    def server(self) -> str | None:
+        """The ComfyUI server that had it, by name."""
+        return None if self._row is None else self._row.server
+
+    @property
+    def prompt_id(self) -> str | None:
+        """The id of its prompt on that server."""
+        return None if self._row is None else self._row.prompt
+
+    @property
     def items(self) -> list[StepRun]:
         """The items of a mapped step, in order; empty for any other."""
         count = None if self._row is None or self.item is not None else self._row.count

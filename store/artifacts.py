@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from towpath.artifact import KeptFile
 from towpath.errors import InputInvalid, StoreFailed
 from towpath.model import ArtifactApproval, Json, kind_of
-from towpath.ports import KeptFile
 
 from . import transitions
 from .clock import new_id, now

@@ -29,6 +29,8 @@ _VERBS = {
     "get": ("looking", "Write the files of a run out under human names."),
     "pause": ("steering", "Let a run start nothing more."),
     "cancel": ("steering", "End a run now."),
+    "servers": ("farm", "Show the ComfyUI servers and how they are."),
+    "workflows": ("farm", "List ComfyUI workflow files and what can be set in them."),
     "fsck": ("steering", "Check the store: rows, versions, blobs."),
 }
 

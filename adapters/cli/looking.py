@@ -13,6 +13,7 @@ from rich.text import Text
 
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
+from towpath.media import safe_filename
 from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 from towpath.service import Engine
@@ -143,6 +144,8 @@ async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]
     console.print(
         Text.assemble((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim"))
     )
+    if step.server is not None:
+        console.print(f"server {step.server}, prompt {step.prompt_id}", style="dim")
     if step.error is not None:
         console.print(Text(f"{step.error.message} [{step.error.code}]", style="red"))
     _show_traceback(console, step)
@@ -285,8 +288,6 @@ async def _get(run: str, step: str | None, folder: Path, store: str | None, as_j
 
 def _targets(folder: Path, step: StepRun) -> list[tuple[Artifact, Path]]:
     """Where each file of a step goes; two of the same name get their output's name in front."""
-    from towpath.adapters.wiring import safe_filename  # noqa: PLC0415
-
     place = folder / step.id if step.item is None else folder / step.id / str(step.item)
     names = [artifact.filename for artifact in step.artifacts]
     return [

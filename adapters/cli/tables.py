@@ -74,6 +74,8 @@ def plan_text(console: Console, plan: Plan) -> None:
             "waits for approval" if step.approval else "",
             f"{step.retry.attempts} tries" if step.retry.attempts > 1 else "",
             f"at most {step.timeout:g} s" if step.timeout else "",
+            f"workflow {step.target}" if step.kind == "workflow" else "",
+            f"on {step.server}" if step.server else "",
         ]
         after = f"after {', '.join(step.depends_on)}" if step.depends_on else ""
         table.add_row(
@@ -168,6 +170,8 @@ def step_json(step: StepRun, *, with_items: bool = True) -> dict[str, Any]:
     data: dict[str, Any] = {"id": step.id, "status": step.status, "attempt": step.attempt}
     if step.item is not None:
         data["item"] = step.item
+    if step.server is not None:
+        data.update(server=step.server, prompt_id=step.prompt_id)
     if step.error is not None:
         error = step.error
         data["error"] = {"code": error.code, "message": error.message, "traceback": error.traceback or None}

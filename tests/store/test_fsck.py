@@ -23,10 +23,10 @@ from anyio.to_thread import run_sync
 
 from tests.conformance.store import PLAN, a_run, a_step, a_version, a_workflow, ended
 from towpath import store as api
+from towpath.artifact import KeptFile, NewRun
 from towpath.errors import RunRefused, StoreFailed
 from towpath.events import ChainEnded, NewArtifact, StepReady
 from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
-from towpath.ports import KeptFile, NewRun
 from towpath.store import Report, RunStore, fsck, open_store
 from towpath.store.blobs import FileBlobs
 

@@ -1,0 +1,186 @@
+"""Verbs about ComfyUI: the servers and how they are, the workflow files and what can be set in them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from towpath.adapters.settings import settle
+from towpath.adapters.wiring import open_pool
+from towpath.errors import InputInvalid
+
+from .options import json_option, print_json, run_async, terminal
+
+if TYPE_CHECKING:
+    from towpath.adapters.comfyui.pool import Member
+    from towpath.adapters.comfyui.workflow_files import Workflow
+
+NO_SERVER = 4
+
+
+@click.command("servers")
+@click.option("--server", "given", metavar="URL", multiple=True, help="Ask this one instead of those in towpath.toml.")
+@json_option
+def servers_verb(given: tuple[str, ...], as_json: bool) -> int:
+    """Show the ComfyUI servers of towpath.toml and how they are. Exit 4 if none of them answers."""
+    return run_async(_servers, given, as_json)
+
+
+async def _servers(given: tuple[str, ...], as_json: bool) -> int:
+    settings = settle(servers=list(given) or None)
+    if not settings.servers:
+        if as_json:
+            print_json([])
+        else:
+            click.echo("no servers: add [[servers]] with name and url to towpath.toml")
+        return NO_SERVER
+    async with open_pool(settings) as pool:
+        await pool.look()
+        members = pool.members
+        if as_json:
+            print_json([_server_json(member) for member in members])
+        else:
+            _server_table(terminal(), members)
+        return 0 if any(not member.trouble for member in members) else NO_SERVER
+
+
+def _server_json(member: Member) -> dict[str, Any]:
+    server, health = member.server, member.health if not member.trouble else None
+    return {
+        "name": server.name,
+        "url": server.url,
+        "tags": sorted(server.tags),
+        "slots": server.slots,
+        "up": not member.trouble,
+        "trouble": member.trouble or None,
+        "version": health.version if health else None,
+        "queue": health.queue if health else None,
+        "devices": list(health.devices) if health else [],
+        "vram_free": health.vram_free if health else None,
+        "vram_total": health.vram_total if health else None,
+    }
+
+
+def _server_table(console: Console, members: list[Member]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("server", "state", "version", "queue", "slots", "memory free", "tags", "address"):
+        table.add_column(column, justify="right" if column in ("queue", "slots", "memory free") else "left")
+    for member in members:
+        shown = _server_json(member)
+        free, total = shown["vram_free"], shown["vram_total"]
+        table.add_row(
+            shown["name"],
+            Text("up", style="green") if shown["up"] else Text("down", style="red"),
+            shown["version"] or "",
+            "" if shown["queue"] is None else str(shown["queue"]),
+            str(shown["slots"]),
+            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB" if free is not None and total else "",
+            ", ".join(shown["tags"]),
+            Text(shown["url"], style="dim"),
+        )
+    console.print(table)
+    for member in members:
+        if member.trouble:
+            console.print(Text(f"  {member.server.name}: {member.trouble}", style="red"))
+
+
+@click.command("workflows")
+@click.argument("name", required=False)
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where they are.")
+@click.option("--write-overrides", is_flag=True, help="Write NAME_overrides.json: what a chain may set.")
+@json_option
+def workflows_verb(name: str | None, folder: Path | None, write_overrides: bool, as_json: bool) -> int:
+    """List the ComfyUI workflow files of a folder, or what can be set in the one called NAME."""
+    place = folder or settle().workflows
+    found = _found(place, name)
+    if write_overrides:
+        _write(place, found)
+        found = _found(place, name)
+    workflows = [w for w in found if not isinstance(w, InputInvalid)]
+    if as_json:
+        print_json(
+            {
+                "workflows": [_workflow_json(w) for w in workflows],
+                "errors": [e.problem.as_json() for e in found if isinstance(e, InputInvalid)],
+            }
+        )
+    elif name is not None:
+        for workflow in workflows:
+            _parameter_table(terminal(), workflow)
+    else:
+        _workflow_table(terminal(), place, workflows)
+    from . import tell_problems  # noqa: PLC0415 - the package imports its verbs late
+
+    broken = [e.problem for e in found if isinstance(e, InputInvalid)]
+    if not as_json:
+        tell_problems(broken)
+    return 2 if broken else 0
+
+
+def _found(folder: Path, name: str | None) -> list[Workflow | InputInvalid]:
+    from towpath.adapters.comfyui.workflow_files import discover, read_workflow  # noqa: PLC0415
+
+    if name is not None:
+        return [read_workflow(folder / f"{name.removesuffix('.json')}.json", name.removesuffix(".json"))]
+    return discover(folder)
+
+
+def _write(folder: Path, found: list[Workflow | InputInvalid]) -> None:
+    from towpath.adapters.comfyui.workflow_files import write_overrides  # noqa: PLC0415
+
+    for workflow in found:
+        if not isinstance(workflow, InputInvalid):
+            written = write_overrides(folder / f"{workflow.name}.json")
+            click.echo(f"wrote {written}" if written else f"{workflow.name}: as it was", err=True)
+
+
+def _workflow_json(workflow: Workflow) -> dict[str, Any]:
+    return {
+        "name": workflow.name,
+        "nodes": len(workflow.graph),
+        "stale": workflow.stale,
+        "parameters": [
+            {"key": p.key, "type": p.type, "default": p.default, "node": p.node_title, "category": p.category}
+            for p in workflow.parameters.values()
+        ],
+    }
+
+
+def _workflow_table(console: Console, folder: Path, workflows: list[Workflow]) -> None:
+    if not workflows:
+        console.print(f"no workflow files in {folder}: save them from ComfyUI with Export (API)")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("workflow", "nodes", "may be set"):
+        table.add_column(column, justify="left" if column == "workflow" else "right")
+    for workflow in workflows:
+        name = Text(workflow.name)
+        if workflow.stale:
+            name.append("  overrides are of another version", style="yellow")
+        table.add_row(name, str(len(workflow.graph)), str(len(workflow.parameters)))
+    console.print(table)
+
+
+def _parameter_table(console: Console, workflow: Workflow) -> None:
+    console.print(Text.assemble((workflow.name, "bold"), (f"  {len(workflow.graph)} nodes", "dim")))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("category", "parameter", "type", "now", "node"):
+        table.add_column(column)
+    ordered = sorted(workflow.parameters.values(), key=lambda p: p.category)
+    for category, group in groupby(ordered, key=lambda p: p.category):
+        for index, p in enumerate(group):
+            now = str(p.default)
+            table.add_row(
+                Text(category if index == 0 else "", style="dim"),
+                p.key,
+                p.type,
+                Text(now if len(now) <= 40 else f"{now[:39]}…", style="dim"),
+                p.node_title,
+            )
+    console.print(table)
