@@ -31,7 +31,7 @@ def test_the_readme_chain_is_valid(tmp_path: Path) -> None:
     """The YAML in the README loads."""
     from towpath.chain_file import load_chain
 
-    (chain,) = blocks("yaml")
+    chain = blocks("yaml")[0]
     (tmp_path / "report.yaml").write_text(chain)
     assert [len(level) for level in load_chain(tmp_path / "report.yaml", imports=False).plan.levels] == [1, 1, 1]
 

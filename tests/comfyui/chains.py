@@ -15,8 +15,9 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.comfyui.graphs import Graph
 from tests.comfyui.running import ComfyServer, comfy_server
+from tests.comfyui.server.checking import CONVERT
 from tests.comfyui.server.contents import without_metadata
-from tests.comfyui.server.nodes import render, render_movie
+from tests.comfyui.server.nodes import NODES, render, render_movie
 from towpath import Artifact, Engine, Run, step
 from towpath.chain_file import ChainFile, load_chain_from_dict
 
@@ -151,7 +152,7 @@ async def transfers(engine: Engine, run: Run | str) -> list[Row]:
     """The transfers to the steps of a run, oldest first."""
     run_id = run if isinstance(run, str) else run.id
     rows = {row["id"] for row in await engine.get_workflows_by_chain(run_id)}
-    found = await engine.list_transfers(limit=100_000)
+    found = await engine.list_transfers(limit=10_000)
     return [dict(transfer) for transfer in found if transfer["target_workflow_id"] in rows]
 
 
@@ -188,7 +189,12 @@ def predicted(graph: Graph, files: Callable[[str], bytes]) -> dict[str, bytes]:
     def value(node_id: str) -> bytes | str:
         node = graph[node_id]
         kind, inputs = node["class_type"], node["inputs"]
-        literal = {name: given for name, given in inputs.items() if not isinstance(given, list)}
+        slots = NODES[kind].slots()
+        literal = {
+            name: CONVERT[slots[name].type](given) if name in slots and slots[name].type in CONVERT else given
+            for name, given in inputs.items()
+            if not isinstance(given, list)
+        }
         sources = [value(given[0]) for given in inputs.values() if isinstance(given, list)]
         if kind in ("SaveImage", "SaveVideo"):
             return sources[0]

@@ -77,7 +77,7 @@ async def one_artifact_per_file(engine: Engine, run: Run, count: int) -> None:
     assert len(run.steps) == count
 
 
-async def test_S6_5_parallel_video_generation(
+async def test_N2_parallel_video_generation(
     farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
 ) -> None:
     """Three videos that need nothing of each other, spread over both servers."""
@@ -98,7 +98,7 @@ async def test_S6_5_parallel_video_generation(
         assert await transfers(engine, run) == []
 
 
-async def test_S4_6_conditional_video_generation(
+async def test_N2_conditional_video_generation(
     farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
 ) -> None:
     """The third video is made when the first two are there."""
@@ -157,7 +157,7 @@ async def test_N2_flux_to_qwen_edit(
         assert (server.folder / "input" / graph["12"]["inputs"]["image"]).read_bytes() == reference
 
 
-async def test_S4_7_sequential_example_loads_and_is_refused(
+async def test_N2_sequential_example_loads_and_is_refused(
     farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
 ) -> None:
     """It names workflows that are not there and keys without a node: all of it is said, and nothing starts."""
