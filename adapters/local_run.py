@@ -37,6 +37,7 @@ from towpath.commands import (
     Wait,
 )
 from towpath.errors import (
+    ExpressionFailed,
     InputInvalid,
     Place,
     RunRefused,
@@ -576,8 +577,8 @@ class LocalRun:
     async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:
         try:
             end = await self._inner.run_inner(self, work)
-        except (InputInvalid, ValueRefused) as error:
-            return failure(error)  # what the inner chain was given, known only now
+        except (InputInvalid, ValueRefused, ExpressionFailed) as error:
+            return failure(error)  # what the inner chain was given, or returns of a step that was skipped
         if end.status is ChainStatus.PAUSED and (self._stopped or work.cancelled):
             await self._abandon(self.children[work.row.id])
             return None

@@ -487,5 +487,11 @@ async def paint_once(folder: str) -> bytes:
 
 @step
 async def large_proposal(size: int, text: str = "x") -> list[str]:
-    """A value that is too large for its row, or (size 0) small."""
+    """A value that is too large for its row, or (a small size) not."""
     return [text * 100] * size
+
+
+@step
+async def large_with_file(size: int) -> dict[str, Any]:
+    """A value too large for its row, with a file in it."""
+    return {"text": "x" * size, "file": b"the file"}
