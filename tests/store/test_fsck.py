@@ -232,6 +232,34 @@ DAMAGE: dict[str, tuple[Callable[[House], object], str]] = {
         ),
         "E_FSCK_APPROVAL",
     ),
+    "decided twice": (
+        lambda h: h.sql(
+            *(
+                "INSERT INTO events (chain_id, workflow_id, type, at, data)"
+                f" VALUES ('{h.run}', '{h.row}', '{kind}', 1, '{{\"approval\":\"a\"}}')"
+                for kind in ("DecisionRecorded", "ApprovalTimedOut")
+            )
+        ),
+        "E_FSCK_APPROVAL",
+    ),
+    "acted on another decision": (
+        lambda h: h.sql(
+            "INSERT INTO approvals (id, workflow_id, status, action, artifact_ids, policy, requested_at, decided_at,"
+            f" delivered, created_at, updated_at) VALUES ('a', '{h.row}', 'rejected', 'skip', '[]', '{{}}', 1, 2, 1,"
+            " 1, 1)",
+            "INSERT INTO events (chain_id, workflow_id, type, at, data) VALUES"
+            f" ('{h.run}', '{h.row}', 'DecisionApplied', 1, '{{\"approval\":\"a\",\"status\":\"completed\"}}')",
+        ),
+        "E_FSCK_APPROVAL",
+    ),
+    "never acted on": (
+        lambda h: h.sql(
+            "INSERT INTO approvals (id, workflow_id, status, action, artifact_ids, policy, requested_at, decided_at,"
+            f" delivered, created_at, updated_at) VALUES ('a', '{h.row}', 'approved', 'approve', '[]', '{{}}', 1, 2,"
+            " 0, 1, 1)"
+        ),
+        "E_FSCK_APPROVAL",
+    ),
     "sent twice": (
         lambda h: h.sql(
             *(
