@@ -59,7 +59,7 @@ def recorded_parameters(arguments: dict[str, Any], step: StepPlan) -> Json:
         if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
             data = recorded(value)
             small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
-            result[name] = data if small else {"$from": step.parameters[name]}
+            result[name] = data if small else {"$from": step.parameters.get(name)}
         else:
             result[name] = recorded(value)
     return result

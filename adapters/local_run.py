@@ -30,12 +30,14 @@ from towpath.commands import (
     Fail,
     Finish,
     Pause,
+    Regenerate,
     RestoredRow,
     Skip,
     Start,
     Wait,
 )
 from towpath.errors import (
+    ExpressionFailed,
     InputInvalid,
     Place,
     RunRefused,
@@ -58,7 +60,7 @@ from towpath.events import (
     StepStarted,
 )
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.model import ApprovalStatus, ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, RunRow, StepRow, Store, Wish
 from towpath.progress import RunState
 from towpath.steps import Step
@@ -150,7 +152,7 @@ class LocalRun:
             here = self.ledger.row(row.step, row.item)
             # An earlier decision (a rejection) may have closed this gate already.
             if row.decision is not None and here is not None and here.status is StepStatus.WAITING_APPROVAL:
-                self._decide(_as_wish(self.id, row), facts)
+                self._decide(row.decision, facts)
         if self._run.cancel_requested or cancel_first:
             self._cancel(facts)
         await self._record(facts)
@@ -228,14 +230,20 @@ class LocalRun:
                 self._pause("requested", facts)
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if wish.kind == "decision":
-                await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
-                if wish.decision == "rejected":
-                    await self._abandon_waiting()
-                if row.status is StepStatus.WAITING_APPROVAL and not self._leaving:
-                    self._decide(wish, facts)
+                await self._obey_decision(wish, row, facts)
             elif wish.kind == "inner" and not self._pausing:
                 self._execute(self._state.woken(wish.step, wish.item), facts)
         await self._record(facts)
+
+    async def _obey_decision(self, wish: Wish, row: LedgerRow, facts: list[Fact]) -> None:
+        latest, highest = await self._store.latest_artifacts(row.id), await self._store.versions(row.id)
+        if _asks(row, wish):
+            await self.ledger.refresh(row, latest)
+            row.highest = highest
+            if self._comes_to(wish) is GateAction.STOP:
+                await self._abandon_waiting()
+            if _asks(row, wish) and not self._leaving:
+                self._decide(wish, facts)
 
     async def _abandon_waiting(self) -> None:
         """End the chains inside steps that wait for a person: nobody needs their answer any more."""
@@ -248,15 +256,18 @@ class LocalRun:
         with suppress(RunRefused):  # it is over already
             await self._store.wish(run_id, "cancel")
 
+    def _comes_to(self, wish: Wish) -> GateAction:
+        return self._state.comes_to(wish.step, wish.item, GateAction(wish.action))
+
     def _decide(self, wish: Wish, facts: list[Fact]) -> None:
         self._decisions[wish.step, wish.item] = wish
-        approved = wish.decision == "approved"
-        if approved:
+        action = self._comes_to(wish)
+        if action is GateAction.APPROVE:
             self._execute(self._state.approved(wish.step, wish.item), facts)
             return
-        self._stopped = True
-        unstarted = self._take_unstarted()
-        self._execute(self._state.rejected(wish.step, wish.item), facts)
+        self._stopped = self._stopped or action is GateAction.STOP
+        unstarted = self._take_unstarted() if action is GateAction.STOP else []
+        self._execute(self._state.rejected(wish.step, wish.item, action), facts)
         for work in unstarted:
             self._execute(self._state.cancelled(*work.key), facts)
 
@@ -310,10 +321,11 @@ class LocalRun:
                     todo.extend(self._expand(self._steps[step], facts))
                 case Collect(step, failed):
                     self._collect(self._steps[step], failed)
-                case AskApproval(step, item):
-                    self._end_row(step, item, StepStatus.WAITING_APPROVAL, facts, asks=True)
-                case Wait(step, item):
-                    self._end_row(step, item, StepStatus.WAITING_APPROVAL, facts)
+                case Regenerate(step, item):
+                    self._regenerate(step, item, facts)
+                case AskApproval(step, item) | Wait(step, item):
+                    asks = isinstance(command, AskApproval)
+                    self._end_row(step, item, StepStatus.WAITING_APPROVAL, facts, asks=asks)
                 case Fail(step, item, failed):
                     self._fail(step, item, failed, facts)
                 case Skip(step, reason, item):
@@ -329,7 +341,7 @@ class LocalRun:
     def _start(self, step: StepPlan, item: int | None, facts: list[Fact]) -> list[Command]:
         row = self.ledger.row(step.id, item)
         try:
-            arguments = self._arguments.of(step, item)
+            arguments = self._arguments.of(step, item) | (row.overrides if row is not None else {})
         except TowpathError as error:
             self._outcomes[step.id, item] = failure(error)
             return self._state.failed(step.id, item)
@@ -388,6 +400,7 @@ class LocalRun:
         if work.tries:
             work.scope = anyio.CancelScope()  # the last attempt's is spent
         row.status = StepStatus.EXECUTING
+        row.value_stored = False
         row.attempt += 1
         work.tries += 1
         if step.level > self._level:
@@ -470,9 +483,10 @@ class LocalRun:
         assert row is not None
         decision = self._decisions.pop((step, item), None)
         if decision is not None:
-            error = _rejection(decision) if status is StepStatus.FAILED else None
+            error = ErrorInfo("E_REJECTED", _rejection(decision)) if status is StepStatus.FAILED else None
             row.status, row.error = status, error
-            facts.append(DecisionApplied(row.id, step, item, decision.approval, status, error))
+            reason = _rejection(decision) if status is StepStatus.SKIPPED else ""
+            facts.append(DecisionApplied(row.id, step, item, decision.approval, status, error, reason))
             return
         outcome = self._outcomes.pop((step, item), None) or Outcome(value=row.value)
         row.status = status
@@ -497,6 +511,16 @@ class LocalRun:
             )
         )
 
+    def _regenerate(self, step: str, item: int | None, facts: list[Fact]) -> None:
+        """A rejection sends the row back to work, with the arguments that it changed."""
+        row, decision = self.ledger.row(step, item), self._decisions.pop((step, item))
+        assert row is not None
+        row.status, row.error = StepStatus.EXECUTING, None
+        row.regenerations += 1
+        row.overrides.update(decision.parameters)
+        self.children.pop(row.id, None)  # a chain inside the step runs anew, as a run of its own
+        facts.append(DecisionApplied(row.id, step, item, decision.approval, StepStatus.EXECUTING))
+
     def _fail(self, step: str, item: int | None, failed: tuple[int, ...], facts: list[Fact]) -> None:
         row = self.ledger.row(step, item)
         if failed and row is not None:
@@ -513,7 +537,6 @@ class LocalRun:
 
     def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
         if self.ledger.row(step, item) is not None:
-            self._decisions.pop((step, item), None)
             self._end_row(step, item, status, facts, reason=reason)
             return
         row = self.ledger.add(LedgerRow(self._store.new_id(), step, item, status))
@@ -598,8 +621,8 @@ class LocalRun:
     async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:
         try:
             end = await self._inner.run_inner(self, work)
-        except (InputInvalid, ValueRefused) as error:
-            return failure(error)  # what the inner chain was given, known only now
+        except (InputInvalid, ValueRefused, ExpressionFailed) as error:
+            return failure(error)  # what the inner chain was given, or returns of a step that was skipped
         if end.status is ChainStatus.PAUSED and (self._stopped or work.cancelled):
             await self._abandon(self.children[work.row.id])
             return None
@@ -624,12 +647,8 @@ def _forget_pause(facts: list[Fact]) -> None:
 
 def _restored(row: StepRow) -> RestoredRow:
     kept = row.error is not None and bool(row.error.failed_items)
-    rejected = row.error is not None and row.error.code == "E_REJECTED" and row.status is StepStatus.FAILED
-    return RestoredRow(row.step, row.item, row.status, row.waits_for_person, row.count, kept, rejected)
-
-
-def _as_wish(run_id: str, row: StepRow) -> Wish:
-    return Wish(run_id, "decision", row.step, row.item, row.approval or "", row.decision or "", row.decision_reason)
+    waits = row.waits_for_person
+    return RestoredRow(row.step, row.item, row.status, waits, row.count, kept, row.rejected, row.regenerations)
 
 
 def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | None:
@@ -638,9 +657,16 @@ def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | 
     return None if error is None else ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
 
 
-def _rejection(wish: Wish) -> ErrorInfo:
+def _asks(row: LedgerRow, wish: Wish) -> bool:
+    """Is the decision about what the row waits for now? Told late, it may be about what was made before."""
+    return row.status is StepStatus.WAITING_APPROVAL and row.approval == wish.approval
+
+
+def _rejection(wish: Wish) -> str:
+    if wish.decision == ApprovalStatus.TIMED_OUT:
+        return "rejected because nobody decided in time"
     by = f" by {wish.by}" if wish.by else ""
-    return ErrorInfo("E_REJECTED", f"rejected{by}" + (f": {wish.reason}" if wish.reason else ""))
+    return f"rejected{by}" + (f": {wish.reason}" if wish.reason else "")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

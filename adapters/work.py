@@ -117,6 +117,7 @@ class StepExecutor:
             return failure(total_timeout(step))
         work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
         work.context.asks_approval = step.approval is not None
+        work.context.regeneration = row.regenerations
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
         outcome = await run_attempt(
             self._call(work, work.context),

@@ -57,6 +57,14 @@ class AskApproval:
 
 
 @dataclass(frozen=True, slots=True)
+class Regenerate:
+    """Record that a rejection sent the waiting step (or item) back to work; its `Start` follows."""
+
+    step: str
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Record the step as waiting because the chain inside it waits for a person."""
 
@@ -104,7 +112,21 @@ class Finish:
     status: ChainStatus
 
 
-Command = Decide | Expand | Start | Collect | Complete | AskApproval | Wait | Fail | Skip | Cancel | Pause | Finish
+Command = (
+    Decide
+    | Expand
+    | Start
+    | Collect
+    | Complete
+    | AskApproval
+    | Regenerate
+    | Wait
+    | Fail
+    | Skip
+    | Cancel
+    | Pause
+    | Finish
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +135,7 @@ class RestoredRow:
 
     `waits_for_person` tells a gate from a step whose inner chain waits; `count` is the number of items of
     a mapped step's parent row; `failed_items` tells that a completed mapped step kept some; `rejected` marks
-    a row that a person rejected with `stop`, which stopped the chain.
+    a row whose rejection stopped the chain; `regenerations` says how often rejections made it run again.
     """
 
     step: str
@@ -123,3 +145,4 @@ class RestoredRow:
     count: int | None = None
     failed_items: bool = False
     rejected: bool = False
+    regenerations: int = 0

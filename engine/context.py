@@ -59,7 +59,7 @@ class StepContext:
     """The running attempt of a step.
 
     `idempotency_key` is the same for all attempts of this step in this run: give it to services that can
-    tell a repeated request from a new one.
+    tell a repeated request from a new one. A regeneration wants a new result, and has a key of its own.
     """
 
     def __init__(self, run_id: str, step_id: str, item: int | None, attempt: int, folder: Path | None = None) -> None:
@@ -73,13 +73,15 @@ class StepContext:
         self.on_progress: Callable[[], None] | None = None
         self.log: LogLines | None = None
         self.asks_approval = False
+        self.regeneration = 0
         self._logger: logging.Logger | None = None
         self._folder = folder
         self._made: Path | None = None
 
     @property
     def idempotency_key(self) -> str:
-        return f"{self.run_id}/{self.step_id}" + ("" if self.item is None else f"/{self.item}")
+        place = f"{self.run_id}/{self.step_id}" + ("" if self.item is None else f"/{self.item}")
+        return f"{place}/regeneration-{self.regeneration}" if self.regeneration else place
 
     @property
     def logger(self) -> logging.Logger:

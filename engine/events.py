@@ -7,9 +7,20 @@ one whole or not at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from .artifact import Origin
 from .model import ApprovalPolicy, ChainStatus, ErrorInfo, Json, StepStatus, TransferStatus
+
+
+class GateFact(StrEnum):
+    """What the audit trail says about a gate: who was asked what, who decided when and why, what came of it."""
+
+    REQUESTED = "ApprovalRequested"
+    RECORDED = "DecisionRecorded"
+    TIMED_OUT = "ApprovalTimedOut"
+    APPLIED = "DecisionApplied"
+    EDITED = "ArtifactEdited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,7 @@ class StepDropped:
 
 @dataclass(frozen=True, slots=True)
 class DecisionApplied:
-    """A person's decision took effect on the waiting row."""
+    """A decision (or the end of the time for it) took effect: the waiting row is over, or `executing` again."""
 
     row: str
     step: str
@@ -118,6 +129,7 @@ class DecisionApplied:
     approval: str
     status: StepStatus
     error: ErrorInfo | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ class LedgerRow:
     server: str | None = None
     prompt: str | None = None
     value_stored: bool = False  # the artifact `value` holds the value, and is no file of the user's
+    regenerations: int = 0
+    overrides: dict[str, Json] = field(default_factory=dict)  # arguments that rejections changed
+    highest: dict[str, int] = field(default_factory=dict)  # version numbers given by now, as the store told
     artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
 
 
@@ -110,8 +113,9 @@ class Ledger:
             )
 
     def versions(self, row: LedgerRow) -> dict[str, int]:
-        """The highest version of each output of a row."""
-        return {name: artifact.version for name, artifact in row.artifacts.items()}
+        """The highest version number given to each output of a row."""
+        latest = {name: artifact.version for name, artifact in row.artifacts.items()}
+        return latest | {name: max(number, latest.get(name, 0)) for name, number in row.highest.items()}
 
     def collected(self, step: str, count: int) -> list[Json]:
         """The value of a mapped step: its items' values in order, None where an item has none."""
@@ -139,8 +143,9 @@ class Ledger:
         return restore(row.value, lambda name, _: self._artifact(step, name, item))
 
     def files(self, step: str) -> list[Artifact]:
+        """What later steps get: a rejected version that no regeneration replaced is not among it."""
         self._completed(step)
-        return self.artifacts(step)
+        return [a for a in self.artifacts(step) if a.row.approval_status != ArtifactApproval.REJECTED]
 
     def artifacts(self, step: str, item: int | None = None) -> list[Artifact]:
         """The latest version of each file of a step, whatever its status; of a mapped step, of all items."""
@@ -188,6 +193,8 @@ class Ledger:
 
     def _artifact(self, step: str, name: str, item: int | None) -> Artifact:
         row = self._rows[step, item]
+        if name not in row.artifacts:
+            raise ExpressionFailed("E_TEMPLATE_UNDEFINED", f"the file {name} of step {step} was deleted")
         return Artifact(row.artifacts[name], self._files)
 
 
@@ -223,5 +230,8 @@ def _from_store(row: StepRow) -> LedgerRow:
         started_at=row.started_at,
         server=row.server_address,
         prompt=row.prompt_id,
+        regenerations=row.regenerations,
+        overrides=dict(row.overrides),
+        highest=dict(row.versions),
         artifacts={a.name: a for a in row.artifacts},
     )

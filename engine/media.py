@@ -35,16 +35,21 @@ _EXTENSIONS = {
     "audio/wav": ".wav",
 }
 
+mimetypes.init()  # reads the system's tables, now and not when an event loop is waiting
+
 
 def media_type(filename: str | None, head: bytes) -> str:
     """The media type by the file's extension, else by its first bytes, else `application/octet-stream`."""
-    named = media_of_name(filename or "")
-    return named if named != UNKNOWN else media_of_bytes(head)
+    return _told_by(filename or "") or media_of_bytes(head)
 
 
 def media_of_name(filename: str) -> str:
     """The media type that a file's extension stands for, `application/octet-stream` if it tells nothing."""
-    return mimetypes.guess_type(filename, strict=False)[0] or _MORE.get(PurePath(filename).suffix.lower(), UNKNOWN)
+    return _told_by(filename) or UNKNOWN
+
+
+def _told_by(filename: str) -> str:
+    return mimetypes.guess_type(filename, strict=False)[0] or _MORE.get(PurePath(filename).suffix.lower(), "")
 
 
 def media_of_bytes(head: bytes) -> str:

@@ -80,6 +80,15 @@ class ApprovalStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class GateAction(StrEnum):
+    """What a decision does to the row that waits. A rejection or a timeout that may `regenerate` no more stops."""
+
+    APPROVE = "approve"
+    STOP = "stop"
+    SKIP = "skip"
+    REGENERATE = "regenerate"
+
+
 class ArtifactApproval(StrEnum):
     """What people said about one version of an artifact (the seed's words)."""
 
@@ -113,7 +122,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalPolicy:
-    """What happens at a gate. Times are seconds; None waits for ever."""
+    """What happens at a gate. Times are seconds; None waits for ever. `max_retries` counts regenerations."""
 
     on_rejected: str = "stop"
     max_retries: int = 0

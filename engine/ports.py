@@ -36,8 +36,33 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody asked of a run that another process may own: `cancel`, `pause`, or a decision.
+
+    A decision has its `approval`, the status word `decision`, the `action` it comes to (`GateAction`), and
+    the `parameters` for a regeneration. `by` is empty if nobody decided in time.
+    """
+
+    run_id: str
+    kind: str
+    step: str = ""
+    item: int | None = None
+    approval: str = ""
+    decision: str = ""
+    action: str = ""
+    reason: str = ""
+    by: str = ""
+    parameters: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
-    """What is recorded of one row of a run."""
+    """What is recorded of one row of a run.
+
+    `decision` is one that nobody acted on yet. `regenerations` counts those acted on that made the row run
+    again, `overrides` holds the arguments they changed, `rejected` marks a row that a rejection failed.
+    `versions` are the highest version numbers given to the outputs of a row that is not over.
+    """
 
     id: str
     step: str
@@ -51,8 +76,11 @@ class StepRow:
     reason: str = ""
     waits_for_person: bool = False
     approval: str | None = None
-    decision: str | None = None
-    decision_reason: str = ""
+    decision: Wish | None = None
+    regenerations: int = 0
+    overrides: dict[str, Json] = field(default_factory=dict)
+    rejected: bool = False
+    versions: dict[str, int] = field(default_factory=dict)
     queued_at: int = 0
     started_at: int | None = None
     completed_at: int | None = None
@@ -81,20 +109,6 @@ class RunRow:
     pause_requested: bool = False
     children: dict[str, str] = field(default_factory=dict)
     root: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What somebody asked of a run that another process may own: `cancel`, `pause`, or a decision."""
-
-    run_id: str
-    kind: str
-    step: str = ""
-    item: int | None = None
-    approval: str = ""
-    decision: str = ""
-    reason: str = ""
-    by: str = ""
 
 
 class Files(ArtifactFiles, Protocol):
@@ -139,7 +153,7 @@ class Store(Protocol):
         ...
 
     async def claim(self, run_id: str) -> Lease:
-        """Become the owner of a run that nobody alive owns.
+        """Become the owner of a run that nobody alive owns. Gates in it whose time is over are closed.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED (names the owner).
         """
@@ -169,8 +183,12 @@ class Store(Protocol):
         """The name under which a server got these bytes in an earlier completed transfer."""
         ...
 
+    async def versions(self, row_id: str) -> dict[str, int]:
+        """The highest version number ever given to each output of a row, deleted versions included."""
+        ...
+
     async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
-        """What was asked of these runs and not yet done."""
+        """What was asked of these runs and not yet done. Gates in them whose time is over are closed first."""
         ...
 
     async def wish(self, run_id: str, kind: str) -> ChainStatus:

@@ -24,12 +24,13 @@ from .commands import (
     Fail,
     Finish,
     Pause,
+    Regenerate,
     RestoredRow,
     Skip,
     Start,
     Wait,
 )
-from .model import ChainStatus, Plan, StepPlan, StepStatus
+from .model import ChainStatus, GateAction, Plan, StepPlan, StepStatus
 
 
 class Phase(IntEnum):
@@ -82,6 +83,7 @@ class RunState:
         self._phase = [Phase.BLOCKED] * len(plan.steps)
         self._items: dict[int, _Items] = {}
         self._kept: set[int] = set()
+        self._regenerated: dict[tuple[int, int | None], int] = {}
         self._open = len(plan.steps)
         self._owed = 0
         self._gates = 0
@@ -102,6 +104,13 @@ class RunState:
         """Every step has ended."""
         return self._open == 0
 
+    def comes_to(self, step: str, item: int | None, action: GateAction) -> GateAction:
+        """What a decision comes to: `regenerate` is `stop` once `max_retries` regenerations are spent."""
+        i = self._index[step]
+        policy = self._steps[i].approval
+        left = 0 if policy is None else policy.max_retries - self._regenerated.get((i, item), 0)
+        return GateAction.STOP if action is GateAction.REGENERATE and left <= 0 else action
+
     def count(self, step: str) -> int:
         """The number of items of an expanded mapped step."""
         return len(self._items[self._index[step]].phases)
@@ -120,6 +129,8 @@ class RunState:
             if row.step not in self._index:
                 continue
             self._stopping = self._stopping or row.rejected
+            if row.regenerations:
+                self._regenerated[self._index[row.step], row.item] = row.regenerations
             if row.item is not None:
                 items.append(row)
                 continue
@@ -214,13 +225,27 @@ class RunState:
         self._end(i, item, Phase.COMPLETED)
         return self._answer()
 
-    def rejected(self, step: str, item: int | None = None) -> list[Command]:
-        """Rejected with `stop`: nothing new starts, running steps finish, the chain ends failed."""
+    def rejected(self, step: str, item: int | None = None, action: GateAction = GateAction.STOP) -> list[Command]:
+        """A person (or a policy) rejected the waiting step or item.
+
+        `stop`: nothing new starts, running steps finish, the chain ends failed. `skip`: it counts as
+        skipped. `regenerate`: it runs again and is asked about again; spent, it is a `stop`.
+        """
+        comes_to = self.comes_to(step, item, action)
         i = self._left_gate(step, item)
-        self._out.append(Fail(step, item))
-        self._end(i, item, Phase.FAILED)
-        self._stopping = True
-        self._drop_unstarted()
+        if comes_to is GateAction.REGENERATE:
+            self._regenerated[i, item] = self._regenerated.get((i, item), 0) + 1
+            self._set(i, item, Phase.ACTIVE)
+            self._out.append(Regenerate(step, item))
+            self._work(Start(step, item))
+        elif comes_to is GateAction.SKIP:
+            self._out.append(Skip(step, "rejected", item))
+            self._end(i, item, Phase.SKIPPED)
+        else:
+            self._out.append(Fail(step, item))
+            self._end(i, item, Phase.FAILED)
+            self._stopping = True
+            self._drop_unstarted()
         return self._answer()
 
     def pause(self) -> list[Command]:

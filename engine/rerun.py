@@ -1,4 +1,4 @@
-"""`rerun`: a new run that takes over what an earlier one completed."""
+"""Running again: a new run that takes over what an earlier one completed, and what a rejected step is to change."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from .binding import escape, inputs_used
-from .errors import InputInvalid, Place, RunRefused
+from .errors import InputInvalid, Place, RunRefused, StepNotRegistered
 from .events import Fact, NewArtifact, StepEnded, StepReady
 from .ledger import INPUTS, restored_ledger
-from .model import ArtifactRow, Plan, StepStatus
+from .model import ArtifactApproval, ArtifactRow, Json, Plan, StepPlan, StepStatus
 from .ports import NewRun, RunRow, StepRow, Store
 from .starting import new_run
-from .values import STORED_VALUE, take_apart
+from .steps import find_step
+from .values import INLINE_VALUE, STORED_VALUE, take_apart
 
 
 async def rerun_of(
@@ -61,11 +64,53 @@ def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:
         step = steps.get(step_id)
         if step is None or not parameter:
             raise InputInvalid("E_PARAMETER", "a parameter is STEP.NAME", found=name, allowed=" ".join(steps))
-        data, files = take_apart(value, Place(step=step_id, field=parameter))
-        if files:
-            raise InputInvalid("E_PARAMETER", "a file cannot be a parameter; use an input", found=name)
+        data = _plain(value, step_id, parameter, "use an input")
         steps[step_id] = replace(step, parameters={**step.parameters, parameter: escape(data)})
     return replace(plan, steps=tuple(steps.values()))
+
+
+def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[str, Json]:
+    """Arguments that a rejection changes for the next attempt, checked: data, of names that the step knows.
+
+    They are taken as they are: nothing in them is a template. Those of a ComfyUI workflow are checked when it runs.
+
+    Raises InputInvalid: E_PARAMETER.
+    """
+    known = _known_parameters(step)
+    for name, value in given.items():
+        if known is not None and name not in known:
+            allowed = " ".join(sorted(known)) or "no parameters"
+            place = Place(step=step.id, field=name)
+            raise InputInvalid(
+                "E_PARAMETER", "the step has no such parameter", place=place, found=name, allowed=allowed
+            )
+        size = len(msgspec.json.encode(_plain(value, step.id, name, "edit the artifact instead")))
+        if size > INLINE_VALUE:
+            raise InputInvalid("E_PARAMETER", "the parameter is too large", found=f"{size} bytes", allowed="64 KiB")
+    return dict(given)
+
+
+def _known_parameters(step: StepPlan) -> frozenset[str] | None:
+    """The parameters that a step has; None if only running it can tell."""
+    if step.chain is not None:
+        return frozenset(spec.name for spec in step.chain.inputs)
+    if step.kind != "python":
+        return None
+    try:
+        parameters = find_step(step.target).signature.parameters.values()
+    except StepNotRegistered:
+        return frozenset(step.parameters)  # what the chain gives it is all that is known of it here
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL)
+
+
+def _plain(value: Any, step_id: str, name: str, instead: str) -> Json:
+    """The value as data. Raises InputInvalid (E_PARAMETER) for a file, ValueRefused (E_VALUE_TYPE)."""
+    data, files = take_apart(value, Place(step=step_id, field=name))
+    if files:
+        raise InputInvalid("E_PARAMETER", f"a file cannot be a parameter; {instead}", found=name)
+    return data
 
 
 def _part(old: RunRow, named: set[str], changed: frozenset[str]) -> set[str]:
@@ -91,7 +136,8 @@ def _cached(store: Store, row: StepRow) -> list[Fact]:
     new_id = store.new_id()
     status = StepStatus.CACHED if row.status.done else row.status
     stored = isinstance(row.value, dict) and STORED_VALUE in row.value
-    artifacts = tuple(_shared(store, artifact, stored and artifact.name == "value") for artifact in row.artifacts)
+    kept = [artifact for artifact in row.artifacts if artifact.approval_status != ArtifactApproval.REJECTED]
+    artifacts = tuple(_shared(store, artifact, stored and artifact.name == "value") for artifact in kept)
     return [
         StepReady(new_id, row.step, row.item, "cached", True, row.attempt, row.parameters, row.count),
         StepEnded(new_id, row.step, row.item, status, row.attempt, row.value, artifacts, error=row.error),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .artifact import Artifact
-from .errors import ChainFailed, ExpressionFailed, Place, StepNotCompleted
+from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
 from .ledger import Ledger, LedgerRow, chain_value
 from .model import ChainStatus, ErrorInfo, StepStatus
 
@@ -20,6 +21,7 @@ class Run:
         ledger: Ledger,
         error: ErrorInfo | None = None,
         reason: str = "",
+        resume: Callable[[], Awaitable[Run]] | None = None,
     ) -> None:
         self.id = run_id
         self.status = status
@@ -27,6 +29,13 @@ class Run:
         self.reason = reason
         self.plan = ledger.plan
         self._ledger = ledger
+        self._resume = resume
+
+    async def resume(self) -> Run:
+        """Go on with the run, as `Engine.resume` does, and return it as it stands then. This picture stays."""
+        if self._resume is None:
+            raise RunRefused("E_RUN_MISSING", f"run {self.id} is a picture without an engine", cure="engine.resume(id)")
+        return await self._resume()
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.plan.name}: {self.status}>"

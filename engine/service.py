@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
 
+from .artifact import File
 from .chain_file import ChainFile
 from .chains import Chain
-from .errors import InputInvalid, RunRefused, TowpathError
+from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
-from .model import ApprovalStatus, ChainStatus, Plan
+from .model import ChainStatus, Plan
 from .ports import Adapter, Ended, RunRow, Store
-from .rerun import rerun_of
+from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .starting import new_run, refuse_unbuilt
 
@@ -152,7 +155,7 @@ class Engine:
             if ended is None:
                 ended = await self._work_on(run_id)
             if ended.ledger is not None and ended.status is not ChainStatus.PAUSED:
-                return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason)
+                return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason, partial(self.resume, run_id))
             snapshot = await self._snapshot(run_id)
             if snapshot.status.final or not (wait and snapshot.reason == "approval"):
                 return snapshot
@@ -207,7 +210,8 @@ class Engine:
 
     async def _snapshot(self, run_id: str) -> Run:
         row: RunRow = await self.store.load(run_id)
-        return Run(run_id, row.status, await restored_ledger(self.store, row), row.error, row.reason)
+        ledger = await restored_ledger(self.store, row)
+        return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
 
     async def cancel(self, run_id: str) -> ChainStatus:
         """Ask for a run to be cancelled: recorded at once, done by its owner. Raises RunRefused (E_RUN_OVER)."""
@@ -223,24 +227,98 @@ class Engine:
         await self.adapter.look()
         return status
 
+    # ---- gates
+
     async def approvals(self, run_id: str | None = None) -> list[Any]:
-        """What waits for a person, oldest first."""
-        return list(await self._records.list_approvals(ApprovalStatus.PENDING, run_id, 10_000))
+        """What waits for a person, oldest first: anywhere, or in a run and in the runs inside its steps.
 
-    async def approve(self, approval: str, *, by: str, seen: Collection[str] | None = None, reason: str = "") -> Any:
-        """Approve what waits at a gate: the artifact versions in `seen`, by default those it asked about.
-
-        Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_STALE.
+        Each says `id run step item policy requested_at expires_at`, and `artifacts`: what to look at, each
+        with its `id name version filename media_type size`. Times are UTC microseconds.
         """
-        decided = await self._records.approve(approval, by, seen=seen, reason=reason)
+        return list(await self._records.get_pending_approvals(run_id, 10_000))
+
+    async def approve(
+        self,
+        approval: str | Mapping[str, Any],
+        *,
+        by: str,
+        seen: Collection[str] | None = None,
+        reason: str = "",
+    ) -> Any:
+        """Approve what waits at a gate: the artifact versions (ids) in `seen`.
+
+        `approval` is an id, or one of `approvals`: then what it lists is what was seen. Without either it is
+        what the step itself made, and nobody may have edited it.
+
+        Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_STALE.
+        """
+        if seen is None and not isinstance(approval, str):
+            seen = [artifact["id"] for artifact in approval["artifacts"]]
+        gate = approval if isinstance(approval, str) else approval["id"]
+        return await self._decide(gate, self._records.approve, by, seen=seen, reason=reason)
+
+    async def reject(
+        self,
+        approval: str | Mapping[str, Any],
+        *,
+        by: str,
+        reason: str = "",
+        action: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Reject what waits at a gate; `action` (`stop`, `skip`, `regenerate`) replaces the policy's `on_rejected`.
+
+        `parameters` are arguments that the regeneration runs with, merged over the step's own, for this and
+        for later regenerations of it.
+
+        Raises:
+            ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_SPENT if
+                `regenerate` is asked for by name and `max_retries` are spent. InputInvalid: E_PARAMETER.
+        """
+        gate = approval if isinstance(approval, str) else approval["id"]
+        given = await self._parameters(gate, parameters) if parameters else None
+        return await self._decide(gate, self._records.reject, by, reason=reason, action=action, parameters=given)
+
+    async def edit(
+        self, artifact: str, data: bytes | Path | File, *, by: str, reason: str = "", approve: bool = False
+    ) -> Any:
+        """Replace an artifact (its id) by a new version, and return that version's row.
+
+        A gate that waits for it lists the new version from now on; `approve` decides it in the same
+        transaction. What runs already, or is over, does not change.
+
+        Raises:
+            InputInvalid: E_ARTIFACT_MISSING, E_ARTIFACT_BUSY while a step makes it again, E_APPROVAL_BY.
+            ValueRefused: E_VALUE_TYPE if a value would be replaced by something else. ApprovalRefused:
+                E_APPROVAL_EXPIRED with `approve`.
+        """
+        new = await self._records.edit_artifact(artifact, data, by, reason=reason, approve=approve)
+        await self.adapter.look()
+        return new
+
+    async def _decide(self, approval: str, decide: Callable[..., Any], by: str, **how: Any) -> Any:
+        try:
+            decided = await decide(approval, by, **how)
+        except ApprovalRefused as refused:
+            if refused.code == "E_APPROVAL_EXPIRED":
+                await self._time_out(approval)
+            raise
         await self.adapter.look()
         return decided
 
-    async def reject(self, approval: str, *, by: str, reason: str = "") -> Any:
-        """Reject what waits at a gate. Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED."""
-        decided = await self._records.reject(approval, by, reason=reason)
-        await self.adapter.look()
-        return decided
+    async def _time_out(self, approval: str) -> None:
+        """The timeout takes effect now, not when somebody looks at the run again."""
+        gate = await self._records.get_approval(approval)
+        if gate.chain_id is not None:
+            await self.store.wishes([gate.chain_id])
+            await self.adapter.look()
+
+    async def _parameters(self, approval: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        gate = await self._records.get_approval(approval)
+        if gate is None or gate.chain_id is None:
+            return dict(given)
+        plan = (await self.store.load(gate.chain_id)).plan
+        return regeneration_parameters(plan.step(gate.step_id), given)
 
 
 class RunHandle:

@@ -126,14 +126,6 @@ def _unbuilt(step: StepPlan) -> Iterator[tuple[str, str]]:
         yield "server" if step.server is not None else "requires", "choosing a server for a step that is no workflow"
     if step.cache:
         yield "cache", "reusing results of earlier runs"
-    policy = step.approval
-    if policy is not None:
-        if policy.on_rejected != "stop":
-            yield "approval.on_rejected", f"{policy.on_rejected} after a rejection"
-        if policy.max_retries:
-            yield "approval.max_retries", "regenerating after a rejection"
-        if policy.timeout is not None:
-            yield "approval.timeout_hours", "deciding by itself after a time"
 
 
 def _missing(place: Place, key: str, what: str) -> FeatureMissing:

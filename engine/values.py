@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from .artifact import Artifact, File, KeptFile, Origin
 from .errors import Place, ValueRefused
 from .model import Json
@@ -141,6 +143,35 @@ def copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     return [copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def check_replacement(encoded: bytes, place: Place, before: Json = None) -> Json:
+    """The value in bytes that are to replace a kept value. Files in it are those that stood in it `before`
+    (None: not known yet).
+
+    Raises ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE.
+    """
+    if len(encoded) > MAX_VALUE:
+        raise ValueRefused("E_VALUE_SIZE", "the value is too large for data", place=place, allowed="64 MiB of JSON")
+    try:
+        value = msgspec.json.decode(encoded)
+        take_apart(restore(value, lambda name, item: None), place)
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueRefused(
+            "E_VALUE_TYPE", f"what replaces a value has to be JSON: {error}", place=place, allowed="JSON, in UTF-8"
+        ) from None
+    unknown = set() if before is None else _references(value) - _references(before)
+    if unknown:
+        allowed = "the files that the value named before"
+        raise ValueRefused("E_VALUE_TYPE", "the value names another file", place=place, allowed=allowed)
+    return value
+
+
+def _references(value: Json) -> set[str]:
+    """The files that stand in a value, each as text."""
+    found: set[str] = set()
+    restore(value, lambda name, item: found.add(f"{name!r} {item!r}"))
+    return found
 
 
 def has_references(value: Json) -> bool:

@@ -1,25 +1,24 @@
 """Gates: who has to look at what, and what was decided.
 
-A decision is one compare-and-set: the first one recorded wins, is bound to the versions that the person
-saw, and carries `delivered = 0` until the owner of the run has acted on it.
+A decision is bound to the versions that the person saw. How it is recorded, so that the first one wins and
+the owner of the run acts on it, is in `gates.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import sqlalchemy as sa
 
 from towpath.errors import ApprovalRefused, InputInvalid
-from towpath.model import ApprovalStatus, ArtifactApproval, Json
+from towpath.model import ApprovalStatus, GateAction, Json
 
-from . import transitions
+from . import gates, transitions
 from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session
-from .tables import approvals, artifacts
+from .tables import approvals, artifacts, chains, workflows
 
 
 async def create_approval(
@@ -78,85 +77,132 @@ async def list_approvals(
 
 
 async def get_pending_approvals(session: Session, chain_id: str | None = None, limit: int = 100) -> list[Record]:
-    """What waits for a person, oldest first."""
-    return await list_approvals(session, ApprovalStatus.PENDING, chain_id, limit)
+    """What waits for a person, oldest first; of a run: in it and in the runs inside its steps.
+
+    Each row says `run`, `step` and `item` too, and has `artifacts`: what to look at, each with its `id name
+    version filename media_type size`. Two queries.
+    """
+    query = sa.select(approvals).where(approvals.c.status == ApprovalStatus.PENDING)
+    if chain_id is not None:
+        query = query.where(approvals.c.chain_id.in_(_runs_inside(chain_id)))
+    query = query.order_by(approvals.c.requested_at, approvals.c.id)
+    waiting = [record(row) for row in await session.fetch_all(page(query, limit, 0))]
+    files = await _listed(session, [gate["id"] for gate in waiting])
+    for gate in waiting:
+        gate["run"], gate["step"], gate["item"] = gate["chain_id"], gate["step_id"], gate["item_index"]
+        gate["artifacts"] = [files[artifact] for artifact in gate["artifact_ids"] if artifact in files]
+    return waiting
+
+
+def _runs_inside(chain_id: str) -> sa.Select[tuple[str]]:
+    tree = sa.select(sa.literal(chain_id).label("id")).cte("tree", recursive=True)
+    inside = sa.select(chains.c.id).join(workflows, workflows.c.id == chains.c.parent_workflow_id)
+    tree = tree.union(inside.join(tree, tree.c.id == workflows.c.chain_id))
+    return sa.select(tree.c.id)
+
+
+async def _listed(session: Session, gate_ids: list[str]) -> dict[str, Record]:
+    """The latest versions behind these gates, by id."""
+    columns = [artifacts.c[name] for name in ("id", "name", "version", "filename", "media_type")]
+    query = sa.select(*columns, artifacts.c.file_size.label("size")).join(
+        approvals, approvals.c.workflow_id == artifacts.c.workflow_id
+    )
+    query = query.where(approvals.c.id.in_(gate_ids), artifacts.c.is_latest == 1)
+    return {row["id"]: Record(row) for row in await session.fetch_all(query)}
 
 
 async def approve(
     session: Session, approval_id: str, by: str, *, seen: Collection[str] | None = None, reason: str = ""
 ) -> Record:
-    """Approve the versions that the person saw (`seen`: artifact ids; default: those the gate asked about).
+    """Approve the versions that the person saw (`seen`: artifact ids; default: what the step itself made).
 
     Raises:
-        ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_STALE if a version changed.
+        ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_STALE if a version
+            changed. InputInvalid: E_APPROVAL_BY.
     """
-    found = await _pending(session, approval_id)
-    await _check_seen(session, found, seen)
-    decided = await _decide(session, approval_id, ApprovalStatus.APPROVED, by, reason)
-    latest = sa.update(artifacts).where(artifacts.c.workflow_id == found["workflow_id"], artifacts.c.is_latest == 1)
-    values = {
-        "approval_status": ArtifactApproval.APPROVED,
-        "approved_by": by,
-        "approved_at": decided["decided_at"],
-    }
-    await session.execute(latest.values(**values, updated_at=decided["decided_at"]))
-    return decided
+    _named(by)
+    gate = await gates.undecided(session, approval_id)
+    await _check_seen(session, gate, seen)
+    return await gates.decide(session, gate, ApprovalStatus.APPROVED, by, action=GateAction.APPROVE, reason=reason)
 
 
-async def reject(session: Session, approval_id: str, by: str, *, reason: str = "") -> Record:
-    """Reject; what follows is the gate's policy (`stop`: the chain ends failed).
+async def reject(
+    session: Session,
+    approval_id: str,
+    by: str,
+    *,
+    reason: str = "",
+    action: str | None = None,
+    parameters: dict[str, Json] | None = None,
+) -> Record:
+    """Reject what a gate lists. What follows is the `action`: by default the `on_rejected` of its policy.
+
+    `parameters` are arguments that a regeneration runs with. The policy's `regenerate` acts as `stop` when its
+    `max_retries` are spent; asked for by name it is refused instead.
 
     Raises:
-        ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED.
+        ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_SPENT.
+        InputInvalid: E_APPROVAL_BY, E_APPROVAL_ACTION; E_PARAMETER for parameters that nothing would use.
     """
-    found = await _pending(session, approval_id)
-    decided = await _decide(session, approval_id, ApprovalStatus.REJECTED, by, reason)
-    latest = sa.update(artifacts).where(artifacts.c.workflow_id == found["workflow_id"], artifacts.c.is_latest == 1)
-    values = {"approval_status": ArtifactApproval.REJECTED, "approved_by": by, "rejection_reason": reason}
-    await session.execute(latest.values(**values, updated_at=decided["decided_at"]))
-    return decided
+    _named(by)
+    gate = await gates.undecided(session, approval_id)
+    chosen = _action(action or gate["policy"].get("on_rejected", GateAction.STOP))
+    if parameters and chosen is not GateAction.REGENERATE:
+        raise InputInvalid(
+            "E_PARAMETER",
+            f"this rejection means {chosen}: nothing would run with these parameters",
+            found=" ".join(parameters),
+            cure="reject with the action `regenerate`",
+        )
+    most = gate["policy"].get("max_retries", 0)
+    spent = chosen is GateAction.REGENERATE and await gates.regenerations(session, gate["workflow_id"]) >= most
+    if action and spent:
+        raise ApprovalRefused(
+            "E_APPROVAL_SPENT",
+            "no regeneration is left",
+            allowed=f"max_retries: {most}",
+            cure="`stop` or `skip` it, or replace the artifact and approve that",
+        )
+    status = ApprovalStatus.REJECTED
+    return await gates.decide(session, gate, status, by, action=chosen, reason=reason, parameters=parameters)
 
 
 async def cancel_approval(session: Session, approval_id: str, by: str = "towpath", reason: str = "") -> Record:
-    """Close a gate without a decision. Raises ApprovalRefused as `reject` does."""
-    await _pending(session, approval_id)
-    return await _decide(session, approval_id, ApprovalStatus.CANCELLED, by, reason)
+    """Close a gate without a decision; a run that waits for it stops. Raises ApprovalRefused as `reject` does."""
+    _named(by)
+    gate = await gates.undecided(session, approval_id)
+    return await gates.decide(session, gate, ApprovalStatus.CANCELLED, by, reason=reason)
 
 
-async def _pending(session: Session, approval_id: str) -> Record:
-    await session.begin()
-    found = await get_approval(session, approval_id)
-    if found is None:
-        raise ApprovalRefused("E_APPROVAL_MISSING", "there is no such approval", found=approval_id)
-    if found["status"] != ApprovalStatus.PENDING:
-        raise _decided(found)
-    return found
-
-
-def _decided(found: Record) -> ApprovalRefused:
-    by = f" by {found['decided_by']}" if found["decided_by"] else ""
-    return ApprovalRefused("E_APPROVAL_DECIDED", f"this was {found['status']}{by} already; the first decision stands")
-
-
-async def _check_seen(session: Session, approval: Record, seen: Collection[str] | None) -> None:
-    query = sa.select(artifacts.c.id).where(
-        artifacts.c.workflow_id == approval["workflow_id"], artifacts.c.is_latest == 1
-    )
-    current = {row["id"] for row in await session.fetch_all(query)}
-    if current != set(approval["artifact_ids"] if seen is None else seen):
+async def _check_seen(session: Session, gate: Record, seen: Collection[str] | None) -> None:
+    listed = gate["artifact_ids"]
+    fits = set(listed) == set(seen) if seen is not None else not await _changed(session, gate)
+    if not fits:
         raise ApprovalRefused(
             "E_APPROVAL_STALE",
             "the artifacts changed since they were looked at",
-            cure="look at the latest versions, then decide again",
+            cure="look at the latest versions, then decide again and say which they were (`seen`)",
         )
 
 
-async def _decide(session: Session, approval_id: str, status: ApprovalStatus, by: str, reason: str) -> Record:
+async def _changed(session: Session, gate: Record) -> bool:
+    """Did anybody replace what the step made, so that it has to be said which version is meant?"""
+    newer = sa.or_(
+        artifacts.c.parent_artifact_id.is_not(None),
+        artifacts.c.created_by.is_not(None),
+        artifacts.c.created_at > gate["requested_at"],
+    )
+    query = sa.select(artifacts.c.id).where(artifacts.c.id.in_(gate["artifact_ids"]), newer)
+    return bool(await session.fetch_all(query))
+
+
+def _action(word: str) -> GateAction:
+    allowed = [action for action in GateAction if action is not GateAction.APPROVE]
+    if word not in allowed:
+        raise InputInvalid("E_APPROVAL_ACTION", "what a rejection does", found=word, allowed=" ".join(allowed))
+    return GateAction(word)
+
+
+def _named(by: str) -> None:
     if not by.strip():
         raise InputInvalid("E_APPROVAL_BY", "a decision needs the name of the person who takes it")
-    at = now()
-    change = sa.update(approvals).where(approvals.c.id == approval_id, approvals.c.status == ApprovalStatus.PENDING)
-    values: dict[str, Any] = {"status": status, "decided_at": at, "decided_by": by, "reason": reason or None}
-    row = await session.fetch_one(change.values(**values, delivered=0, updated_at=at).returning(approvals))
-    assert row is not None, "the write lock is held since the row was read"
-    return record(row)

@@ -6,21 +6,25 @@ anything else impossible (research: a swap in one statement fails or works by ro
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from towpath.artifact import KeptFile
-from towpath.errors import InputInvalid, StoreFailed
-from towpath.model import ArtifactApproval, Json, kind_of
+from towpath.artifact import File, KeptFile
+from towpath.errors import InputInvalid, Place, StoreFailed
+from towpath.events import GateFact
+from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json, StepStatus, kind_of
+from towpath.values import check_replacement, has_references
 
-from . import transitions
+from . import gates, rows, transitions
 from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session
-from .tables import artifact_deletions, artifacts, blobs, workflows
+from .tables import artifact_deletions, artifacts, blobs, chains, workflows
 
 _LINEAGE_DEPTH = 10_000
 
@@ -33,7 +37,8 @@ async def create_artifact(
     local_path: str | Path | None = None,
     file_type: str | None = None,
     *,
-    data: bytes | None = None,
+    data: bytes | AsyncIterable[bytes] | None = None,
+    media_type: str | None = None,
     name: str | None = None,
     version: int | None = None,
     is_latest: bool = True,
@@ -50,19 +55,25 @@ async def create_artifact(
 
     The bytes come from `local_path` or `data`; file name, type, size and digest are derived from them.
     `name` is the logical output (default: the parent's, else `output`). `version` may be given as a check.
-    The only version of an output is its latest, whatever `is_latest` says.
+    The only version of an output is its latest, whatever `is_latest` says. A gate that waits lists the new
+    version from now on; with a parent and `approved` it is decided with it, in the same transaction.
 
     Raises:
         InputInvalid: E_ARTIFACT_VERSION if `version` is not the next one, E_ARTIFACT_SOURCE without bytes,
-            E_ARTIFACT_PARENT if the parent belongs to another workflow. StoreFailed: E_DB_REFERENCE, E_DISK_….
+            E_ARTIFACT_PARENT if the parent belongs to another workflow, E_ARTIFACT_BUSY while a run makes it.
+        ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE if a kept value would be replaced by something else.
+        ApprovalRefused: E_APPROVAL_EXPIRED. StoreFailed: E_DB_REFERENCE, E_DISK_….
     """
     word = transitions.status(ArtifactApproval, approval_status)
-    kept = await _keep(session, local_path, data, filename)
+    kept = await _keep(session, local_path, data, filename, media_type)
     await session.begin()
     repeated = await _by_key(session, idempotency_key)
     if repeated is not None:
         return repeated
-    name = await _logical_name(session, workflow_id, name, parent_artifact_id)
+    parent = await _parent(session, workflow_id, name, parent_artifact_id)
+    name = name or ("output" if parent is None else str(parent["name"]))
+    place = None if parent is None else await _editable(session, workflow_id)
+    kept = await _as_value(session, workflow_id, name, kept)
     expected = await next_version(session, workflow_id, name)
     if version is not None and version != expected:
         raise InputInvalid("E_ARTIFACT_VERSION", f"the next version of {name} is {expected}", found=version)
@@ -96,7 +107,7 @@ async def create_artifact(
             "approval_status": word,
             "approved_at": at if word is ArtifactApproval.APPROVED else None,
             "approved_by": created_by if word is ArtifactApproval.APPROVED else None,
-            "attempt": 1,
+            "attempt": 1 if parent is None else parent["attempt"],
             "created_by": created_by,
             "extra_metadata": encode(extra_metadata),
             "created_at": at,
@@ -106,14 +117,109 @@ async def create_artifact(
     )
     if is_latest:
         await _point_at_latest(session, workflow_id, name, row["id"])
+        await gates.relist(session, workflow_id, name)
+    if place is not None:
+        await _tell_edited(session, place, row)
+    if place is not None and is_latest and word is ArtifactApproval.APPROVED:
+        await _approve_gate(session, row)
     return row
 
 
-async def _keep(session: Session, path: str | Path | None, data: bytes | None, filename: str | None) -> KeptFile:
+async def edit_artifact(
+    session: Session, artifact_id: str, data: bytes | Path | File, by: str, *, reason: str = "", approve: bool = False
+) -> Record:
+    """Replace an artifact by a new version of the same output, marked `edited`, and return that.
+
+    An edit decides nothing, unless `approve` says so: then a gate that waits for this output is approved in
+    the same transaction. A run that is past this step does not change.
+
+    Raises:
+        InputInvalid: E_ARTIFACT_MISSING, E_APPROVAL_BY, and what `create_artifact` raises.
+    """
+    if not by.strip():
+        raise InputInvalid("E_APPROVAL_BY", "an edit needs the name of the person who makes it")
+    old = await get_artifact(session, artifact_id)
+    if old is None:
+        raise InputInvalid("E_ARTIFACT_MISSING", "there is no such artifact", found=artifact_id)
+    new = data if isinstance(data, File) else File(data)
+    source: dict[str, Any] = {"local_path": new.data} if isinstance(new.data, Path) else {"data": new.data}
+    named = new.filename or (new.data.name if isinstance(new.data, Path) else old["filename"])
+    word = ArtifactApproval.APPROVED if approve else ArtifactApproval.EDITED
+    return await create_artifact(
+        session,
+        old["workflow_id"],
+        named,
+        **source,
+        media_type=new.media_type,
+        parent_artifact_id=artifact_id,
+        approval_status=word,
+        created_by=by,
+        extra_metadata={"reason": reason} if reason else None,
+    )
+
+
+async def _editable(session: Session, workflow_id: str) -> Record:
+    """The place of a row whose output is about to be replaced.
+
+    Raises InputInvalid (E_ARTIFACT_BUSY) while a run makes the next version itself.
+    """
+    query = sa.select(
+        workflows.c.id.label("workflow_id"),
+        *(workflows.c[name] for name in ("chain_id", "step_id", "item_index", "status")),
+        chains.c.chain_definition,
+    ).join(chains, chains.c.id == workflows.c.chain_id, isouter=True)
+    row = await session.fetch_one(query.where(workflows.c.id == workflow_id))
+    assert row is not None, "its artifact refers to it"
+    if row["chain_definition"] is not None and row["status"] in (StepStatus.QUEUED, StepStatus.EXECUTING):
+        raise InputInvalid(
+            "E_ARTIFACT_BUSY",
+            f"step {row['step_id']} is being made again",
+            cure="edit what it makes, when it waits for approval again",
+        )
+    return Record(row)
+
+
+async def _as_value(session: Session, workflow_id: str, name: str, kept: KeptFile) -> KeptFile:
+    """What replaces a value that is kept as an artifact is a value again."""
+    old = await get_latest_artifact(session, workflow_id, name) if name == "value" else None
+    if old is None or old["media_type"] != "application/json":
+        return kept
+    encoded = kept.inline if kept.inline is not None else await session.files.blobs.read(kept.digest)
+    value = check_replacement(encoded, Place(field=name))
+    if has_references(value):
+        before = check_replacement(await session.files.read_bytes(rows.artifact(old)), Place(field=name))
+        check_replacement(encoded, Place(field=name), before)
+    return replace(kept, media_type="application/json")
+
+
+async def _tell_edited(session: Session, place: Record, row: Record) -> None:
+    told = {"artifact": row["id"], "file": f"{row['name']} v{row['version']}", "by": row["created_by"]}
+    reason = (row["extra_metadata"] or {}).get("reason") if isinstance(row["extra_metadata"], dict) else None
+    await gates.tell(
+        session, place, GateFact.EDITED, row["created_at"], **told, reason=reason, parent=row["parent_artifact_id"]
+    )
+
+
+async def _approve_gate(session: Session, row: Record) -> None:
+    """An approved new version decides the gate that waits for it. Raises ApprovalRefused (E_APPROVAL_EXPIRED)."""
+    waiting = await gates.pending_of(session, row["workflow_id"])
+    if waiting is not None and row["id"] in waiting["artifact_ids"]:
+        gate = await gates.undecided(session, waiting["id"])
+        by, action = row["created_by"], GateAction.APPROVE
+        await gates.decide(session, gate, ApprovalStatus.APPROVED, by, action=action, reason="edited")
+
+
+async def _keep(
+    session: Session,
+    path: str | Path | None,
+    data: bytes | AsyncIterable[bytes] | None,
+    filename: str | None,
+    media_type: str | None,
+) -> KeptFile:
     if data is not None:
-        return await session.files.keep(data, filename)
+        return await session.files.keep(data, filename, media_type)
     if path is not None:
-        return await session.files.keep(Path(path), filename or Path(path).name)
+        return await session.files.keep(Path(path), filename or Path(path).name, media_type)
     raise InputInvalid("E_ARTIFACT_SOURCE", "an artifact needs bytes", allowed="local_path=… or data=…")
 
 
@@ -123,13 +229,13 @@ async def _by_key(session: Session, key: str | None) -> Record | None:
     return record_or_none(await session.fetch_one(sa.select(artifacts).where(artifacts.c.idempotency_key == key)))
 
 
-async def _logical_name(session: Session, workflow_id: str, name: str | None, parent_id: str | None) -> str:
+async def _parent(session: Session, workflow_id: str, name: str | None, parent_id: str | None) -> Record | None:
     if parent_id is None:
-        return name or "output"
+        return None
     parent = await get_artifact(session, parent_id)
     if parent is None or parent["workflow_id"] != workflow_id or name not in (None, parent["name"]):
         raise InputInvalid("E_ARTIFACT_PARENT", "the parent is another output's version", found=parent_id)
-    return str(parent["name"])
+    return parent
 
 
 async def next_version(session: Session, workflow_id: str, name: str) -> int:
@@ -231,6 +337,7 @@ async def update_artifact_latest_flag(session: Session, artifact_id: str, is_lat
     if chosen is None:
         raise StoreFailed("E_ARTIFACT_LATEST", "the only version of an output is its latest", found=artifact_id)
     await _make_latest(session, found["workflow_id"], found["name"], chosen)
+    await gates.relist(session, found["workflow_id"], found["name"])
     return await get_artifact(session, artifact_id)
 
 
@@ -309,6 +416,7 @@ async def delete_artifact(session: Session, artifact_id: str) -> bool:
         await session.execute(sa.update(artifacts).where(artifacts.c.id == heir).values(is_latest=1, updated_at=now()))
     if moved:
         await _point_at_any(session, workflow_id, heir)
+    await gates.relist(session, workflow_id, name)
     return True
 
 

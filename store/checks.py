@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
+from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 from towpath.values import REFERENCE, STORED_VALUE
 
 from .clock import now
@@ -49,6 +49,7 @@ _STATUSES = (
     ("workflows", "status", StepStatus),
     ("artifact_transfers", "status", TransferStatus),
     ("approvals", "status", ApprovalStatus),
+    ("approvals", "action", GateAction),
     ("artifacts", "approval_status", ArtifactApproval),
 )
 _JSON = (
@@ -381,23 +382,35 @@ def owners(connection: sqlite3.Connection) -> Findings:
             yield Finding("I13", "E_FSCK_LEFT", "chains", row, f"{who}: `towpath resume {row}`", note=True)
 
 
-_UNASKED = """
-SELECT w.id FROM workflows w WHERE w.status = 'waiting_approval' AND w.item_count IS NULL
-    AND NOT EXISTS (SELECT 1 FROM chains c WHERE c.parent_workflow_id = w.id)
-    AND NOT EXISTS (SELECT 1 FROM approvals a WHERE a.workflow_id = w.id AND (a.status = 'pending' OR a.delivered = 0))
-"""
+_TOLD = "CASE WHEN json_valid(e.data) THEN json_extract(e.data, '$.approval') END"
+_GATES = (
+    ("workflows", "several approvals are pending at once",
+     "SELECT workflow_id FROM approvals WHERE status = 'pending' GROUP BY 1 HAVING count(*) > 1"),
+    ("workflows", "waits for an approval that nobody was asked for",
+     """SELECT w.id FROM workflows w WHERE w.status = 'waiting_approval' AND w.item_count IS NULL
+        AND NOT EXISTS (SELECT 1 FROM chains c WHERE c.parent_workflow_id = w.id)
+        AND NOT EXISTS (SELECT 1 FROM approvals a WHERE a.workflow_id = w.id AND a.delivered = 0)"""),
+    ("approvals", "was decided without a time, or has a time without a decision",
+     "SELECT id FROM approvals WHERE (status = 'pending') <> (decided_at IS NULL)"),
+    ("approvals", "its row is over, but nobody acted on the decision",
+     """SELECT a.id FROM approvals a JOIN workflows w ON w.id = a.workflow_id JOIN chains c ON c.id = w.chain_id
+        WHERE a.delivered = 0 AND a.status <> 'pending' AND w.completed_at IS NOT NULL
+        AND c.chain_definition IS NOT NULL"""),
+    ("approvals", "its facts tell of two decisions, or of one that was acted on twice",
+     f"""SELECT {_TOLD} FROM events e WHERE e.type IN ('DecisionRecorded', 'ApprovalTimedOut', 'DecisionApplied')
+        GROUP BY 1, e.type = 'DecisionApplied' HAVING count(*) > 1 AND {_TOLD} IS NOT NULL"""),  # noqa: S608
+    ("approvals", "the run acted on another decision than the one recorded",
+     f"""SELECT a.id FROM events e JOIN approvals a ON a.id = {_TOLD} WHERE e.type = 'DecisionApplied'
+        AND json_extract(e.data, '$.status') NOT IN (CASE a.action WHEN 'approve' THEN 'completed'
+            WHEN 'skip' THEN 'skipped' WHEN 'regenerate' THEN 'executing' ELSE 'failed' END,
+            iif(a.action = 'regenerate', 'failed', ''))"""),  # noqa: S608
+)  # fmt: skip
 
 
 def approvals(connection: sqlite3.Connection) -> Findings:
-    query = "SELECT workflow_id, count(*) FROM approvals WHERE status = 'pending' GROUP BY 1 HAVING count(*) > 1"
-    for row, count in connection.execute(query):
-        yield Finding("I14", "E_FSCK_APPROVAL", "workflows", row, f"{count} approvals are pending at once")
-    for (row,) in connection.execute(_UNASKED):
-        yield Finding("I14", "E_FSCK_APPROVAL", "workflows", row, "waits for an approval that nobody was asked for")
-    query = "SELECT id, status FROM approvals WHERE (status = 'pending') <> (decided_at IS NULL)"
-    for row, status in connection.execute(query):
-        why = "has a time of its decision" if status == "pending" else "has no time of its decision"
-        yield Finding("I14", "E_FSCK_APPROVAL", "approvals", row, f"is {status}, but {why}")
+    for table, why, query in _GATES:
+        for (row,) in connection.execute(query):
+            yield Finding("I14", "E_FSCK_APPROVAL", table, row, why)
 
 
 # ---- I8: bytes in the database that no row names

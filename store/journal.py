@@ -21,6 +21,7 @@ from towpath.events import (
     ChainResumed,
     DecisionApplied,
     Fact,
+    GateFact,
     LevelReached,
     LogKept,
     NewArtifact,
@@ -102,11 +103,11 @@ _DECIDED_ROW = {
             error_message=b("new_message"),
             error_code=b("new_code"),
             error=b("new_error"),
-            completed_at=b("at"),
+            completed_at=b("completed"),
             updated_at=b("at"),
         )
     )
-    for status in (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED)
+    for status in (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.EXECUTING)
 }
 _POINT_ROW = Statement(sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact")))
 _OLD_VERSION = Statement(
@@ -156,6 +157,7 @@ _ASK = Statement(
         artifact_ids=b("artifact_ids"),
         policy=b("policy"),
         requested_at=b("at"),
+        expires_at=b("expires"),
         created_at=b("at"),
         updated_at=b("at"),
     )
@@ -167,8 +169,14 @@ _DELIVERED = Statement(
 )
 _CLOSE_GATES = Statement(
     sa.update(approvals)
-    .where(approvals.c.workflow_id == b("row"), approvals.c.status == "pending")
-    .values(status="cancelled", decided_at=b("at"), delivered=1, updated_at=b("at"))
+    .where(approvals.c.workflow_id == b("row"), approvals.c.delivered == 0)
+    .values(
+        # A decision that came too late to be acted on stays on record.
+        status=sa.case((approvals.c.status == "pending", "cancelled"), else_=approvals.c.status),
+        decided_at=sa.func.coalesce(approvals.c.decided_at, b("at")),
+        delivered=1,
+        updated_at=b("at"),
+    )
 )
 _LEVEL = Statement(
     sa.update(chains).where(chains.c.id == b("run")).values(current_level=b("level"), updated_at=b("at"))
@@ -298,6 +306,7 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
 
 def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
     assert fact.approval is not None
+    limit = fact.approval.policy.timeout
     asked = _ASK(
         run=run,
         row=fact.row,
@@ -307,10 +316,11 @@ def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
         attempt=fact.attempt,
         artifact_ids=encode([a.id for a in fact.artifacts]),
         policy=encode(asdict(fact.approval.policy)),
+        expires=None if limit is None else at + int(limit * 1e6),
         at=at,
     )
     _add(made, asked)
-    _log_event(made, run, fact.row, "ApprovalRequested", at, _about(fact, approval=fact.approval.id))
+    _log_event(made, run, fact.row, GateFact.REQUESTED, at, _about(fact, approval=fact.approval.id))
 
 
 def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[Write]) -> None:
@@ -375,14 +385,15 @@ def _decision_applied(fact: DecisionApplied, run: str, at: int, made: list[Write
     error = fact.error
     decided = _DECIDED_ROW[fact.status](
         row=fact.row,
-        new_message=error.message if error else None,
+        new_message=error.message if error else fact.reason or None,
         new_code=error.code if error else None,
         new_error=encode(_error_json(error)),
+        completed=at if fact.status.final else None,
         at=at,
     )
     _add(made, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
     _add(made, _DELIVERED(approval=fact.approval, at=at))
-    _log_event(made, run, fact.row, "DecisionApplied", at, _about(fact, approval=fact.approval, status=fact.status))
+    _log_event(made, run, fact.row, GateFact.APPLIED, at, _about(fact, approval=fact.approval, status=fact.status))
 
 
 def _level_reached(fact: LevelReached, run: str, at: int, made: list[Write]) -> None:
@@ -429,8 +440,9 @@ _END_TREE = (
         SELECT chain_id, id, 'StepCancelled', ?, CASE WHEN item_index IS NULL THEN json_object('step', step_id)
             ELSE json_object('step', step_id, 'item', item_index) END
         FROM workflows WHERE {_OPEN_ROWS} ORDER BY id""",  # noqa: S608 - fixed text
-    f"""{_TREE} UPDATE approvals SET status = 'cancelled', decided_at = ?2, delivered = 1, updated_at = ?2
-        WHERE chain_id IN (SELECT id FROM tree) AND status = 'pending'""",  # noqa: S608
+    f"""{_TREE} UPDATE approvals SET status = CASE status WHEN 'pending' THEN 'cancelled' ELSE status END,
+        decided_at = coalesce(decided_at, ?2), delivered = 1, updated_at = ?2
+        WHERE chain_id IN (SELECT id FROM tree) AND delivered = 0""",  # noqa: S608
     f"""{_TREE} UPDATE artifact_transfers SET status = 'failed', error_message = 'cancelled', updated_at = ?2
         WHERE status IN ('pending', 'uploading')
         AND target_workflow_id IN (SELECT id FROM workflows WHERE {_OPEN_ROWS})""",  # noqa: S608

@@ -16,7 +16,7 @@ from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import Lease, NewRun, RunRow, StepRow, Wish
 
-from . import definitions, rows
+from . import definitions, gates, rows
 from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
@@ -27,7 +27,7 @@ from .schema import init_schema
 from .sending import SENT_BEFORE
 from .session import Database, Row, Session, Statement
 from .session import value_of as b
-from .tables import approvals, artifacts, chains, events, step_logs, workflows
+from .tables import artifact_deletions, artifacts, chains, events, step_logs, workflows
 
 _RUN = Statement(sa.select(chains).where(chains.c.id == b("run")))
 _NEW_RUN = Statement(
@@ -65,13 +65,19 @@ _ABOVE = Statement(
 _LATEST = Statement(
     sa.select(artifacts).where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1).order_by(artifacts.c.id)
 )
-_GATES = Statement(
-    sa.select(approvals).where(approvals.c.chain_id == b("run"), approvals.c.delivered == 0).order_by(approvals.c.id)
+_GIVEN = sa.union_all(
+    *(sa.select(t.c.workflow_id, t.c.name, t.c.version) for t in (artifacts, artifact_deletions))
+).subquery()
+_VERSIONS = Statement(
+    sa.select(_GIVEN.c.name, sa.func.max(_GIVEN.c.version).label("highest"))
+    .where(_GIVEN.c.workflow_id == b("row"))
+    .group_by(_GIVEN.c.name)
 )
 _CHILDREN = Statement(
     sa.select(chains.c.id, chains.c.parent_workflow_id)
     .join(workflows, workflows.c.id == chains.c.parent_workflow_id)
     .where(workflows.c.chain_id == b("run"))
+    .order_by(chains.c.id)
 )
 _EVENTS = Statement(
     sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.at, events.c.data)
@@ -143,7 +149,7 @@ class RunStore:
         return True
 
     async def claim(self, run_id: str) -> Lease:
-        """Become the owner of a run that nobody alive owns.
+        """Become the owner of a run that nobody alive owns. Gates in it whose time is over are closed.
 
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED.
@@ -173,6 +179,7 @@ class RunStore:
             " WHERE id = ?",
             (self._me.to_json(), epoch + 1, self._until(at), at, run_id),
         )
+        gates.expire(connection, gates.expired(connection, [run_id], at), at)
         return epoch + 1
 
     def _alive(self, owner: Owner, run_id: str, until: int, at: int) -> bool:
@@ -227,12 +234,14 @@ class RunStore:
         files: dict[str, list[ArtifactRow]] = {}
         for row in await self.database.rows(_FILES(run=run_id)):
             files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
-        gates = {row["workflow_id"]: row for row in await self.database.rows(_GATES(run=run_id))}
+        pasts = gates.pasts(await self.database.rows(gates.OF_RUN(run=run_id)))
         steps = tuple(
-            _step_row(row, tuple(files.get(row["id"], ())), gates.get(row["id"]))
-            for row in await self.database.rows(_STEPS(run=run_id))
+            [
+                await self._step_row(row, tuple(files.get(row["id"], ())), pasts.get(row["id"], gates.Past()))
+                for row in await self.database.rows(_STEPS(run=run_id))
+            ]
         )
-        children = {row["parent_workflow_id"]: row["id"] for row in await self.database.rows(_CHILDREN(run=run_id))}
+        children = _current(await self.database.rows(_CHILDREN(run=run_id)), pasts)
         return RunRow(
             id=run_id,
             plan=_plan(chain, await self._definition(chain)),
@@ -250,6 +259,36 @@ class RunStore:
             pause_requested=chain["pause_requested_at"] is not None,
             children=children,
             root=await self._root(run_id, chain["parent_workflow_id"]),
+        )
+
+    async def _step_row(self, row: Row, files: tuple[ArtifactRow, ...], past: gates.Past) -> StepRow:
+        status = rows.word(StepStatus, row["status"], "workflows", row["id"], "status")
+        error = rows.decode(row["error"])
+        gate = past.open
+        return StepRow(
+            id=row["id"],
+            step=row["step_id"],
+            item=row["item_index"],
+            status=status,
+            attempt=row["attempt"],
+            value=rows.decode(row["value"]),
+            count=row["item_count"],
+            parameters=rows.decode(row["parameters"]),
+            error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
+            reason=row["error_message"] or "",
+            waits_for_person=gate is not None,
+            approval=gate["id"] if gate else None,
+            decision=gates.as_wish(gate) if gate and gate["status"] != "pending" else None,
+            regenerations=past.regenerations,
+            overrides=past.overrides,
+            rejected=status is StepStatus.FAILED and past.rejected(row["attempt"]),
+            versions=await self.versions(row["id"]) if files and not status.final else {},
+            queued_at=row["queued_at"],
+            started_at=row["started_at"],
+            completed_at=row["completed_at"],
+            server_address=row["server_address"],
+            prompt_id=row["prompt_id"],
+            artifacts=files,
         )
 
     async def _definition(self, chain: Row) -> str:
@@ -276,6 +315,10 @@ class RunStore:
         found = await self.database.rows(SENT_BEFORE(server=server, digest=digest))
         return found[0]["target_name"] if found else None
 
+    async def versions(self, row_id: str) -> dict[str, int]:
+        """The highest version number ever given to each output of a row, deleted versions included."""
+        return {row["name"]: row["highest"] for row in await self.database.rows(_VERSIONS(row=row_id))}
+
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """The recorded facts of a run with `seq` above `after`, in order."""
         found = await self.database.rows(_EVENTS(run=run_id, after=after, most=limit))
@@ -288,7 +331,10 @@ class RunStore:
     # ---- what people ask for
 
     async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
-        """What was asked of these runs and not yet done."""
+        """What was asked of these runs and not yet done. Gates in them whose time is over are closed first."""
+        late = await self.database.read(lambda c: gates.expired(c, run_ids, now()))
+        if late:
+            await self.database.write(lambda c: gates.expire(c, late, now()))
         return await self.database.read(lambda c: _wishes(c, run_ids))
 
     async def wish(self, run_id: str, kind: str) -> ChainStatus:
@@ -345,31 +391,7 @@ def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish
             found.append(Wish(run_id, "cancel"))
         elif asked[1] is not None:
             found.append(Wish(run_id, "pause"))
-    return found + _decisions(connection, frozenset(run_ids))
-
-
-_PARENT = (
-    "SELECT w.chain_id, w.step_id, w.item_index FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id"
-    " WHERE c.id = ?"
-)
-
-
-def _decisions(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Wish]:
-    """Decisions not yet acted on: for the run itself, or for a run inside one of its steps (`inner`)."""
-    found: list[Wish] = []
-    undelivered = connection.execute(
-        "SELECT chain_id, id, step_id, item_index, status, reason, decided_by FROM approvals"
-        " WHERE status <> 'pending' AND delivered = 0 ORDER BY decided_at, id"
-    )
-    for chain, approval, step, item, status, reason, by in undelivered.fetchall():
-        if chain in ours:
-            found.append(Wish(chain, "decision", step, item, approval, status, reason or "", by or ""))
-        inside: str | None = chain
-        while inside is not None:
-            inside, at_step, at_item = connection.execute(_PARENT, (inside,)).fetchone() or (None, None, None)
-            if inside in ours:
-                found.append(Wish(str(inside), "inner", str(at_step), at_item))
-    return found
+    return found + gates.undelivered(connection, frozenset(run_ids))
 
 
 def _plan(chain: Row, definition: str) -> Plan:
@@ -384,30 +406,13 @@ def _plan(chain: Row, definition: str) -> Plan:
         ) from None
 
 
-def _step_row(row: Row, files: tuple[ArtifactRow, ...], gate: Row | None) -> StepRow:
-    error = rows.decode(row["error"])
-    return StepRow(
-        id=row["id"],
-        step=row["step_id"],
-        item=row["item_index"],
-        status=rows.word(StepStatus, row["status"], "workflows", row["id"], "status"),
-        attempt=row["attempt"],
-        value=rows.decode(row["value"]),
-        count=row["item_count"],
-        parameters=rows.decode(row["parameters"]),
-        error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
-        reason=row["error_message"] or "",
-        waits_for_person=gate is not None,
-        approval=gate["id"] if gate else None,
-        decision=gate["status"] if gate and gate["status"] != "pending" else None,
-        decision_reason=(gate["reason"] or "") if gate else "",
-        queued_at=row["queued_at"],
-        started_at=row["started_at"],
-        completed_at=row["completed_at"],
-        server_address=row["server_address"],
-        prompt_id=row["prompt_id"],
-        artifacts=files,
-    )
+def _current(children: list[Row], pasts: dict[str, gates.Past]) -> dict[str, str]:
+    """The run inside each step. One that a regeneration is to replace is its step's no more."""
+    found: dict[str, list[str]] = {}
+    for child in children:
+        found.setdefault(child["parent_workflow_id"], []).append(child["id"])
+    wanted = {row: pasts[row].regenerations if row in pasts else 0 for row in found}
+    return {row: runs[-1] for row, runs in found.items() if len(runs) > wanted[row]}
 
 
 def _owned(run_id: str, owner: Owner, left: float) -> RunRefused:

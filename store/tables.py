@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
+from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x746F7770  # "towp"
 
 metadata = sa.MetaData(
@@ -29,10 +29,13 @@ def _id(name: str = "id") -> sa.Column[str]:
 
 
 def _status(
-    name: str, words: type[ChainStatus | StepStatus | TransferStatus | ApprovalStatus | ArtifactApproval]
+    name: str,
+    words: type[ChainStatus | StepStatus | TransferStatus | ApprovalStatus | ArtifactApproval | GateAction],
+    *,
+    nullable: bool = False,
 ) -> tuple[sa.Column[str], sa.CheckConstraint]:
     listed = ", ".join(f"'{word}'" for word in words)
-    return sa.Column(name, sa.Text, nullable=False), sa.CheckConstraint(f"{name} IN ({listed})", name=f"{name}_word")
+    return sa.Column(name, sa.Text, nullable=nullable), sa.CheckConstraint(f"{name} IN ({listed})", name=f"{name}_word")
 
 
 def _stamps() -> list[sa.Column[int]]:
@@ -265,6 +268,7 @@ approvals = sa.Table(
     sa.Column("decided_at", sa.BigInteger),
     sa.Column("decided_by", sa.Text),
     sa.Column("reason", sa.Text),
+    *_status("action", GateAction, nullable=True),
     sa.Column("decision_parameters", sa.Text),
     sa.Column("delivered", sa.Integer, nullable=False, server_default="0"),
     sa.Column("link_token_hash", sa.Text, unique=True),

@@ -66,9 +66,9 @@ async def create_workflow(
     return await insert_once(session, workflows, values)
 
 
-async def get_workflow(session: Session, workflow_id: str) -> Record | None:
+async def get_workflow(session: Session, id: str) -> Record | None:  # noqa: A002 - the seed's name
     """The workflow of that id, or None."""
-    return record_or_none(await session.fetch_one(sa.select(workflows).where(workflows.c.id == workflow_id)))
+    return record_or_none(await session.fetch_one(sa.select(workflows).where(workflows.c.id == id)))
 
 
 async def get_workflow_by_prompt(session: Session, prompt_id: str) -> Record | None:

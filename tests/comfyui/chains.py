@@ -95,9 +95,7 @@ def workflows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def farming(
-    open_engine: OpenEngine, workflows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Farming:
+def farming(open_engine: OpenEngine, workflows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farming:
     """Opens an engine over servers, with the test's workflow files and with short patience.
 
     `patience` takes its place under `[comfyui]`.

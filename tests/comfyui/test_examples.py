@@ -78,7 +78,8 @@ async def one_artifact_per_file(engine: Engine, run: Run, count: int) -> None:
 
 
 async def test_N2_parallel_video_generation(
-    farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
+    farming: Farming,
+    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
 ) -> None:
     """Three videos that need nothing of each other, spread over both servers."""
     one, two = filmed  # noqa: F811
@@ -99,7 +100,8 @@ async def test_N2_parallel_video_generation(
 
 
 async def test_N2_conditional_video_generation(
-    farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
+    farming: Farming,
+    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
 ) -> None:
     """The third video is made when the first two are there."""
     one, two = filmed  # noqa: F811
@@ -112,7 +114,8 @@ async def test_N2_conditional_video_generation(
 
 
 async def test_N2_image_edit_to_video(
-    farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
+    farming: Farming,
+    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
 ) -> None:
     """The pipeline that the replaced system really ran: two frames, two edits, a gate, a video between them."""
     one, two = filmed  # noqa: F811
@@ -123,7 +126,9 @@ async def test_N2_image_edit_to_video(
         await one_artifact_per_file(engine, run, 5)
         assert await settled(engine, run) == {each.id: DONE for each in run.steps}
         moved = {(await row_of(engine, run, step_id)).id: step_id for step_id in (each.id for each in run.steps)}
-        edges = sorted((moved[t["source_workflow_id"]], moved[t["target_workflow_id"]]) for t in await transfers(engine, run))
+        edges = sorted(
+            (moved[t["source_workflow_id"]], moved[t["target_workflow_id"]]) for t in await transfers(engine, run)
+        )
         assert edges == [
             ("edit_frame1", "create_video"),
             ("edit_frame2", "create_video"),
@@ -139,7 +144,9 @@ async def test_N2_image_edit_to_video(
 
 
 async def test_N2_flux_to_qwen_edit(
-    farming: Farming, filmed: tuple[ComfyServer, ComfyServer], tmp_path: Path  # noqa: F811
+    farming: Farming,
+    filmed: tuple[ComfyServer, ComfyServer],
+    tmp_path: Path,  # noqa: F811
 ) -> None:
     """A file of the chain's own goes to a server first; both steps ask; the second is pinned to a server."""
     one, two = filmed  # noqa: F811
@@ -158,7 +165,8 @@ async def test_N2_flux_to_qwen_edit(
 
 
 async def test_N2_sequential_example_loads_and_is_refused(
-    farming: Farming, filmed: tuple[ComfyServer, ComfyServer]  # noqa: F811
+    farming: Farming,
+    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
 ) -> None:
     """It names workflows that are not there and keys without a node: all of it is said, and nothing starts."""
     one, two = filmed  # noqa: F811
@@ -199,7 +207,9 @@ def reporting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_N2_design(
-    farming: Farming, filmed: tuple[ComfyServer, ComfyServer], reporting: list[str]  # noqa: F811
+    farming: Farming,
+    filmed: tuple[ComfyServer, ComfyServer],
+    reporting: list[str],  # noqa: F811
 ) -> None:
     """Workflows and a mapped Python step in one chain."""
     one, two = filmed  # noqa: F811
@@ -210,4 +220,3 @@ async def test_N2_design(
         assert reporting == ["more blue"]
         assert run["report"].value == [f"more blue: {run['edit'].artifact.size}"]
         assert (await row_of(engine, run, "edit")).server_address == "gpu-1"
-

@@ -6,7 +6,8 @@ and gives two fixtures:
   `towpath.open_engine` behind the store's;
 - `commits`: the number of transactions that an engine has recorded so far.
 
-Steps meet in `folder`, see `chain_steps.py`. Every test ends with `settled`, which checks the rows.
+Gates have a second half of the suite, `gates.py`, which a test module takes in the same way. Steps meet in
+`folder`, see `chain_steps.py`. Every test ends with `settled`, which checks the rows.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from towpath import (
     StepNotCompleted,
     chain,
 )
-from towpath.model import ApprovalPolicy, ChainStatus, InputSpec, Plan, StepStatus
+from towpath.model import ChainStatus, InputSpec, Plan, StepStatus
 
 OpenEngine = Callable[..., AbstractAsyncContextManager[Engine]]
 Commits = Callable[[Engine], int]
@@ -1047,10 +1048,6 @@ async def _input(engine: Engine, run: Run) -> bytes:
         {"server": "gpu-1"},
         {"requires": {"tags": ["a100"]}},
         {"kind": "workflow"},
-        {"approval": ApprovalPolicy(on_rejected="skip")},
-        {"approval": ApprovalPolicy(on_rejected="regenerate")},
-        {"approval": ApprovalPolicy(max_retries=2)},
-        {"approval": ApprovalPolicy(timeout=60.0)},
     ],
     ids=str,
 )

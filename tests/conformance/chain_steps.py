@@ -439,3 +439,59 @@ async def draft(text: str) -> bytes:
 @step(requires_approval=True)
 async def proposal(value: Any) -> Any:
     return value
+
+
+# ---- what gates ask about
+
+
+@step
+async def paint(folder: str, text: str, style: str = "plain") -> bytes:
+    """A file too large for the database, of a text and a style; each call is noted with its key."""
+    note(folder, "paint", f"{context().attempt} {style} {context().idempotency_key.partition('/')[2]}")
+    return f"{text} {style}\n".encode() * 4_000
+
+
+@step
+async def first_line(file: Artifact) -> str:
+    return (await file.read_bytes()).split(b"\n")[0].decode()
+
+
+@step
+async def paint_slowly(folder: str, style: str = "plain") -> bytes:
+    """The first attempt is quick; every later one waits to be let go."""
+    note(folder, "slowly.began", f"{context().attempt} {style}")
+    while context().attempt > 1 and not Path(folder, "slowly.go").exists():
+        await anyio.sleep(TICK)
+    return style.encode()
+
+
+@step
+async def fewer_files(folder: str) -> dict[str, bytes]:
+    """Two files at first, one of them when it is made again."""
+    again = note(folder, "fewer") > 1
+    return {"a": b"a2"} if again else {"a": b"a1", "b": b"b1"}
+
+
+@step
+async def name_all(files: list[Artifact]) -> list[str]:
+    return [f"{file.name} v{file.version}" for file in files]
+
+
+@step
+async def paint_once(folder: str) -> bytes:
+    """Good for one picture only."""
+    if note(folder, "once") > 1:
+        raise StepFailed("no paint is left", retryable=False)
+    return b"the only one"
+
+
+@step
+async def large_proposal(size: int, text: str = "x") -> list[str]:
+    """A value that is too large for its row, or (a small size) not."""
+    return [text * 100] * size
+
+
+@step
+async def large_with_file(size: int) -> dict[str, Any]:
+    """A value too large for its row, with a file in it."""
+    return {"text": "x" * size, "file": b"the file"}

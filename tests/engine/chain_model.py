@@ -20,6 +20,10 @@ class Table:
     failing: frozenset[Place] = frozenset()
     rejected: frozenset[Place] = frozenset()
     uncollectable: frozenset[str] = frozenset()
+    answers: dict[Place, tuple[str, ...]] = field(default_factory=dict)
+    """What is said at a gate, in turn: `stop`, `skip`, `regenerate`; when all is said it is approved."""
+    failing_again: frozenset[Place] = frozenset()
+    """What fails when it is made again."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ def _fates(step: StepPlan, places: dict[Place, str], table: Table) -> Iterator[t
 
 
 def _work(step: StepPlan, item: int | None, table: Table) -> str:
-    if (step.id, item) in table.failing:
+    place = (step.id, item)
+    if place in table.failing:
         return "failed"
-    return "rejected" if step.approval is not None and (step.id, item) in table.rejected else "completed"
+    if step.approval is None:
+        return "completed"
+    if place in table.rejected:
+        return "rejected"
+    for n, answer in enumerate(table.answers.get(place, ())):
+        if answer != "regenerate":
+            return {"stop": "rejected", "skip": "skipped"}[answer]
+        if n >= step.approval.max_retries:
+            return "rejected"
+        if place in table.failing_again:
+            return "failed"
+    return "completed"

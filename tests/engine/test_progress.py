@@ -25,13 +25,14 @@ from towpath.commands import (
     Fail,
     Finish,
     Pause,
+    Regenerate,
     RestoredRow,
     Skip,
     Start,
     Wait,
 )
 from towpath.graph import compile_plan
-from towpath.model import ApprovalPolicy, ChainStatus, Plan, StepPlan, StepStatus
+from towpath.model import ApprovalPolicy, ChainStatus, GateAction, Plan, StepPlan, StepStatus
 from towpath.progress import RunState
 
 COMPLETED, FAILED, SKIPPED, CANCELLED = "completed", "failed", "skipped", "cancelled"
@@ -51,6 +52,7 @@ def step(
     keep: bool = False,
     gate: bool = False,
     inner: bool = False,
+    retries: int = 0,
 ) -> StepPlan:
     """A step that needs others; `over` names the mapped step whose items it follows."""
     return StepPlan(
@@ -63,7 +65,7 @@ def step(
         foreach={"$ref": {"step": over, "keys": []}} if over else None,
         mapped=mapped or over is not None,
         on_item_failure="keep" if keep else "fail",
-        approval=ApprovalPolicy() if gate else None,
+        approval=ApprovalPolicy(max_retries=retries) if gate else None,
     )
 
 
@@ -105,6 +107,7 @@ def cases(draw: st.DrawFn, rejections: bool = False) -> Case:
             keep=draw(st.booleans()),
             gate=kind != "inner" and draw(st.integers(0, 3)) == 0,
             inner=kind == "inner",
+            retries=draw(st.integers(0, 2)),
         )
         steps.append(made)
     return Case(plan_of(*draw(st.permutations(steps))), *draw(happenings(steps, rejections)))
@@ -115,7 +118,15 @@ def happenings(draw: st.DrawFn, steps: list[StepPlan], rejections: bool) -> tupl
     places: list[Place] = [(s.id, k) for s in steps for k in ((0, 1, 2) if s.mapped else (None,))]
     gated = {s.id for s in steps if s.approval is not None}
     gates = [p for p in places if p[0] in gated]
+    answers: dict[Place, tuple[str, ...]] = {}
+    for place in gates:
+        policy = next(s.approval for s in steps if s.id == place[0])
+        assert policy is not None
+        again = draw(st.integers(0, policy.max_retries + (1 if rejections else 0)))
+        answers[place] = ("regenerate",) * again + draw(st.sampled_from([(), (), ("skip",)]))
     table = Table(
+        answers=answers,
+        failing_again=draw(st.frozensets(st.sampled_from(gates), max_size=2)) if gates else frozenset(),
         conditions={s.id: draw(st.sampled_from([True, True, False, None])) for s in steps if s.condition},
         counts={s.id: draw(st.sampled_from([2, 3, 1, 0, None])) for s in steps if s.mapped and not s.foreach},
         failing=draw(st.frozensets(st.sampled_from(places), max_size=4)),
@@ -137,6 +148,7 @@ class Row:
     gate: bool = False
     kept: bool = False
     rejected: bool = False
+    regenerations: int = 0
 
     @property
     def final(self) -> bool:
@@ -177,7 +189,7 @@ class Driver:
     @staticmethod
     def _restored(place: Place, row: Row) -> RestoredRow:
         gate = row.gate and not row.final
-        return RestoredRow(*place, StepStatus(row.status), gate, row.count, row.kept, row.rejected)
+        return RestoredRow(*place, StepStatus(row.status), gate, row.count, row.kept, row.rejected, row.regenerations)
 
     def reopened(self) -> Driver:
         """Another process that knows only the rows."""
@@ -203,13 +215,25 @@ class Driver:
         elif kind == "decide":
             assert isinstance(what, tuple)
             self.gates.remove(what)
-            rejected = what in self.table.rejected
-            self.stopped = self.stopped or rejected
-            self.carry_out((self.state.rejected if rejected else self.state.approved)(*what))
+            self.carry_out(self._decide(what))
         else:
             assert not isinstance(what, tuple)
             self.owed.remove(what)
             self.carry_out(self._answer(what, stopped and isinstance(what, Start | Collect)))
+
+    def _decide(self, place: Place) -> list[Command]:
+        """The next answer at a gate; how many there were is in the row, as in a store."""
+        said = self.table.answers.get(place, ())[self.rows[place].regenerations :]
+        if place not in self.table.rejected and not said:
+            return self.state.approved(*place)
+        asked = GateAction(said[0] if place not in self.table.rejected else "stop")
+        action = self.state.comes_to(*place, asked)
+        policy = self.plan.step(place[0]).approval
+        assert policy is not None
+        left = policy.max_retries - self.rows[place].regenerations
+        assert action == (asked if asked is not GateAction.REGENERATE or left > 0 else GateAction.STOP)
+        self.stopped = self.stopped or action is GateAction.STOP
+        return self.state.rejected(*place, asked)
 
     def _answer(self, command: Command, stopped: bool) -> list[Command]:
         state, table = self.state, self.table
@@ -234,7 +258,9 @@ class Driver:
                 if self.napped.get(name, 0) < self.case.naps.get(name, 0):
                     self.napped[name] = self.napped.get(name, 0) + 1
                     return state.waiting(name, item)
-                return state.failed(name, item) if (name, item) in table.failing else state.succeeded(name, item)
+                again = self.rows[name, item].regenerations and (name, item) in table.failing_again
+                fails = (name, item) in table.failing or again
+                return state.failed(name, item) if fails else state.succeeded(name, item)
         raise AssertionError(command)
 
     def pause(self) -> None:
@@ -284,8 +310,13 @@ class Driver:
                 self.owed.append(command)
             case AskApproval(name, item):
                 assert self.rows[name, item].status == EXECUTING and not self.stopped and not self.cancelling
-                self.rows[name, item] = Row(WAITING, gate=True)
+                self.rows[name, item] = Row(WAITING, gate=True, regenerations=self.rows[name, item].regenerations)
                 self.gates.append((name, item))
+            case Regenerate(name, item):
+                row = self.rows[name, item]
+                assert (row.status, row.gate) == (WAITING, True) and not self.stopped and not self.cancelling
+                row.status, row.gate, row.regenerations = EXECUTING, False, row.regenerations + 1
+                self.begun.discard((name, item))
             case Wait(name, item):
                 assert self.rows[name, item].status == EXECUTING and not self.stopped and not self.cancelling
                 self.rows[name, item].status = WAITING
@@ -1030,3 +1061,81 @@ def test_a_decision_about_what_does_not_wait_is_a_mistake_of_the_driver() -> Non
     state.begin()
     with pytest.raises(AssertionError, match="a does not wait"):
         state.approved("a")
+
+
+# ---- H4: answers at a gate
+
+
+def at_gate(retries: int = 0) -> RunState:
+    """A step that waits, one that needs it, and one that looks at its status."""
+    state = RunState(plan_of(step("a", gate=True, retries=retries), step("b", "a"), step("c", "a", watches=("a",))))
+    state.begin()
+    state.succeeded("a")
+    return state
+
+
+def test_H4_skip_skips_the_step_and_what_needs_it_and_the_chain_goes_on() -> None:
+    state = at_gate()
+    assert state.rejected("a", None, GateAction.SKIP) == [Skip("a", "rejected"), Skip("b", "a skipped"), Decide("c")]
+    assert state.decided("c", holds=True) == [Start("c")]
+    assert state.succeeded("c") == [Complete("c"), Finish(ChainStatus.COMPLETED)]
+
+
+def test_H4_regenerate_runs_the_step_again_and_asks_again() -> None:
+    state = at_gate(retries=1)
+    assert state.rejected("a", None, GateAction.REGENERATE) == [Regenerate("a"), Start("a")]
+    assert state.succeeded("a") == [AskApproval("a"), Pause("approval")]
+    assert state.approved("a") == [Complete("a"), Start("b"), Decide("c")]
+
+
+@pytest.mark.parametrize("spent", [0, 2])
+def test_H4_when_max_retries_are_spent_regenerate_acts_as_stop(spent: int) -> None:
+    """Counted here, or told by a store: a run continued elsewhere has no more regenerations than it had."""
+    plan = plan_of(step("a", gate=True, retries=2), step("b", "a"))
+    rows = [RestoredRow("a", None, WAITING, waits_for_person=True, regenerations=spent)]
+    state = RunState(plan)
+    state.begin(rows)
+    for _ in range(2 - spent):
+        assert state.comes_to("a", None, GateAction.REGENERATE) is GateAction.REGENERATE
+        assert state.rejected("a", None, GateAction.REGENERATE) == [Regenerate("a"), Start("a")]
+        state.succeeded("a")
+    assert state.comes_to("a", None, GateAction.REGENERATE) is GateAction.STOP
+    stopped = Skip("b", "the chain was stopped by a rejection")
+    assert state.rejected("a", None, GateAction.REGENERATE) == [Fail("a"), stopped, Finish(ChainStatus.FAILED)]
+
+
+def test_H4_a_skipped_item_leaves_its_place_empty_and_the_step_completes() -> None:
+    """The item that follows it is skipped too; a chain with skips alone is completed."""
+    plan = plan_of(step("a", mapped=True, gate=True), step("b", over="a"))
+    driver = run(plan, counts={"a": 2}, answers={("a", 0): ("skip",)})
+    assert [driver.of("a", 0), driver.of("a", 1), driver.of("b", 0), driver.of("b", 1)] == [
+        SKIPPED,
+        COMPLETED,
+        SKIPPED,
+        COMPLETED,
+    ]
+    assert (driver.of("a"), driver.of("b"), driver.end) == (COMPLETED, COMPLETED, ChainStatus.COMPLETED)
+
+
+def test_H4_items_have_their_own_regenerations() -> None:
+    """One item of two spends its only one; the other still has its own."""
+    plan = plan_of(step("a", mapped=True, gate=True, retries=1))
+    once = {("a", 0): ("regenerate",), ("a", 1): ("regenerate",)}
+    assert run(plan, counts={"a": 2}, answers=once).end is ChainStatus.COMPLETED
+    twice = {("a", 0): ("regenerate", "regenerate"), ("a", 1): ("regenerate",)}
+    assert run(plan, counts={"a": 2}, answers=twice).end is ChainStatus.FAILED
+
+
+def test_H3_a_regeneration_that_was_broken_off_is_started_again() -> None:
+    """Its row is executing; that it was made again before is known from the store."""
+    state = RunState(plan_of(step("a", gate=True, retries=1)))
+    assert state.begin([RestoredRow("a", None, EXECUTING, regenerations=1)]) == [Start("a")]
+    state.succeeded("a")
+    assert state.rejected("a", None, GateAction.REGENERATE) == [Fail("a"), Finish(ChainStatus.FAILED)]
+
+
+def test_a_regeneration_asked_for_while_pausing_waits_for_unpause() -> None:
+    state = at_gate(retries=1)
+    state.pause()
+    assert state.rejected("a", None, GateAction.REGENERATE) == [Regenerate("a"), Pause("requested")]
+    assert state.unpause() == [Start("a")]

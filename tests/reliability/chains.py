@@ -187,6 +187,15 @@ def gated(effects: str, pace: float = 0.0) -> Any:
     return [light(effects, 0.0, 0).named("after").after(question), beside]
 
 
+@chain
+def timed(effects: str, pace: float = 0.0) -> Any:
+    """The same with a gate that skips its step if nobody decides in time."""
+    question = asked(effects).with_approval(timeout=1.5, on_rejected="skip")
+    beside = light(effects, pace, 0).named("beside")
+    light(effects, 0.0, 0).named("after").after(question)
+    return beside
+
+
 CHAINS: dict[str, Chain[..., Any]] = {
     "diamond": diamond,
     "short": short,
@@ -194,4 +203,5 @@ CHAINS: dict[str, Chain[..., Any]] = {
     "draining": draining,
     "blocked": blocked,
     "gated": gated,
+    "timed": timed,
 }

@@ -23,10 +23,11 @@ from anyio.to_thread import run_sync
 
 from tests.conformance.store import PLAN, a_run, a_step, a_version, a_workflow, ended
 from towpath import store as api
-from towpath.artifact import KeptFile, NewRun
+from towpath.artifact import KeptFile
 from towpath.errors import RunRefused, StoreFailed
 from towpath.events import ChainEnded, NewArtifact, StepReady
 from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
+from towpath.ports import NewRun
 from towpath.store import Report, RunStore, fsck, open_store
 from towpath.store.blobs import FileBlobs
 
@@ -229,6 +230,34 @@ DAMAGE: dict[str, tuple[Callable[[House], object], str]] = {
                 f" updated_at) VALUES ('{i}', '{h.row}', 'pending', '[]', '{{}}', 1, 1, 1)"
                 for i in "ab"
             ),
+        ),
+        "E_FSCK_APPROVAL",
+    ),
+    "decided twice": (
+        lambda h: h.sql(
+            *(
+                "INSERT INTO events (chain_id, workflow_id, type, at, data)"
+                f" VALUES ('{h.run}', '{h.row}', '{kind}', 1, '{{\"approval\":\"a\"}}')"
+                for kind in ("DecisionRecorded", "ApprovalTimedOut")
+            )
+        ),
+        "E_FSCK_APPROVAL",
+    ),
+    "acted on another decision": (
+        lambda h: h.sql(
+            "INSERT INTO approvals (id, workflow_id, status, action, artifact_ids, policy, requested_at, decided_at,"
+            f" delivered, created_at, updated_at) VALUES ('a', '{h.row}', 'rejected', 'skip', '[]', '{{}}', 1, 2, 1,"
+            " 1, 1)",
+            "INSERT INTO events (chain_id, workflow_id, type, at, data) VALUES"
+            f" ('{h.run}', '{h.row}', 'DecisionApplied', 1, '{{\"approval\":\"a\",\"status\":\"completed\"}}')",
+        ),
+        "E_FSCK_APPROVAL",
+    ),
+    "never acted on": (
+        lambda h: h.sql(
+            "INSERT INTO approvals (id, workflow_id, status, action, artifact_ids, policy, requested_at, decided_at,"
+            f" delivered, created_at, updated_at) VALUES ('a', '{h.row}', 'approved', 'approve', '[]', '{{}}', 1, 2,"
+            " 0, 1, 1)"
         ),
         "E_FSCK_APPROVAL",
     ),
