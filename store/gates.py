@@ -293,3 +293,12 @@ def pasts(gates: Iterable[Row]) -> dict[str, Past]:
             past.regenerations += 1
             past.overrides.update(decode(gate["decision_parameters"]) or {})
     return found
+
+
+def runs_inside(children: Iterable[Row], pasts: dict[str, Past]) -> dict[str, str]:
+    """The run inside each step. One that a regeneration is to replace is its step's no more."""
+    found: dict[str, list[str]] = {}
+    for child in children:
+        found.setdefault(child["parent_workflow_id"], []).append(child["id"])
+    wanted = {row: pasts[row].regenerations if row in pasts else 0 for row in found}
+    return {row: runs[-1] for row, runs in found.items() if len(runs) > wanted[row]}

@@ -73,6 +73,12 @@ _VERSIONS = Statement(
     .where(_GIVEN.c.workflow_id == b("row"))
     .group_by(_GIVEN.c.name)
 )
+_VERSIONS_OPEN = Statement(
+    sa.select(_GIVEN.c.workflow_id, _GIVEN.c.name, sa.func.max(_GIVEN.c.version).label("highest"))
+    .join(workflows, workflows.c.id == _GIVEN.c.workflow_id)
+    .where(workflows.c.chain_id == b("run"), workflows.c.completed_at.is_(None))
+    .group_by(_GIVEN.c.workflow_id, _GIVEN.c.name)
+)
 _CHILDREN = Statement(
     sa.select(chains.c.id, chains.c.parent_workflow_id)
     .join(workflows, workflows.c.id == chains.c.parent_workflow_id)
@@ -231,17 +237,19 @@ class RunStore:
         if not found:
             raise missing(run_id)
         chain = found[0]
+        # Gates first: a decision that is seen comes with the versions it is about.
+        pasts = gates.pasts(await self.database.rows(gates.OF_RUN(run=run_id)))
         files: dict[str, list[ArtifactRow]] = {}
         for row in await self.database.rows(_FILES(run=run_id)):
             files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
-        pasts = gates.pasts(await self.database.rows(gates.OF_RUN(run=run_id)))
+        given: dict[str, dict[str, int]] = {}
+        for row in await self.database.rows(_VERSIONS_OPEN(run=run_id)):
+            given.setdefault(row["workflow_id"], {})[row["name"]] = row["highest"]
         steps = tuple(
-            [
-                await self._step_row(row, tuple(files.get(row["id"], ())), pasts.get(row["id"], gates.Past()))
-                for row in await self.database.rows(_STEPS(run=run_id))
-            ]
+            _step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"]))
+            for row in await self.database.rows(_STEPS(run=run_id))
         )
-        children = _current(await self.database.rows(_CHILDREN(run=run_id)), pasts)
+        children = gates.runs_inside(await self.database.rows(_CHILDREN(run=run_id)), pasts)
         return RunRow(
             id=run_id,
             plan=_plan(chain, await self._definition(chain)),
@@ -259,36 +267,6 @@ class RunStore:
             pause_requested=chain["pause_requested_at"] is not None,
             children=children,
             root=await self._root(run_id, chain["parent_workflow_id"]),
-        )
-
-    async def _step_row(self, row: Row, files: tuple[ArtifactRow, ...], past: gates.Past) -> StepRow:
-        status = rows.word(StepStatus, row["status"], "workflows", row["id"], "status")
-        error = rows.decode(row["error"])
-        gate = past.open
-        return StepRow(
-            id=row["id"],
-            step=row["step_id"],
-            item=row["item_index"],
-            status=status,
-            attempt=row["attempt"],
-            value=rows.decode(row["value"]),
-            count=row["item_count"],
-            parameters=rows.decode(row["parameters"]),
-            error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
-            reason=row["error_message"] or "",
-            waits_for_person=gate is not None,
-            approval=gate["id"] if gate else None,
-            decision=gates.as_wish(gate) if gate and gate["status"] != "pending" else None,
-            regenerations=past.regenerations,
-            overrides=past.overrides,
-            rejected=status is StepStatus.FAILED and past.rejected(row["attempt"]),
-            versions=await self.versions(row["id"]) if files and not status.final else {},
-            queued_at=row["queued_at"],
-            started_at=row["started_at"],
-            completed_at=row["completed_at"],
-            server_address=row["server_address"],
-            prompt_id=row["prompt_id"],
-            artifacts=files,
         )
 
     async def _definition(self, chain: Row) -> str:
@@ -406,13 +384,36 @@ def _plan(chain: Row, definition: str) -> Plan:
         ) from None
 
 
-def _current(children: list[Row], pasts: dict[str, gates.Past]) -> dict[str, str]:
-    """The run inside each step. One that a regeneration is to replace is its step's no more."""
-    found: dict[str, list[str]] = {}
-    for child in children:
-        found.setdefault(child["parent_workflow_id"], []).append(child["id"])
-    wanted = {row: pasts[row].regenerations if row in pasts else 0 for row in found}
-    return {row: runs[-1] for row, runs in found.items() if len(runs) > wanted[row]}
+def _step_row(row: Row, files: tuple[ArtifactRow, ...], versions: dict[str, int], past: gates.Past | None) -> StepRow:
+    past = past or gates.Past()
+    status = rows.word(StepStatus, row["status"], "workflows", row["id"], "status")
+    error = rows.decode(row["error"])
+    gate = past.open
+    return StepRow(
+        id=row["id"],
+        step=row["step_id"],
+        item=row["item_index"],
+        status=status,
+        attempt=row["attempt"],
+        value=rows.decode(row["value"]),
+        count=row["item_count"],
+        parameters=rows.decode(row["parameters"]),
+        error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
+        reason=row["error_message"] or "",
+        waits_for_person=gate is not None,
+        approval=gate["id"] if gate else None,
+        decision=gates.as_wish(gate) if gate and gate["status"] != "pending" else None,
+        regenerations=past.regenerations,
+        overrides=past.overrides,
+        rejected=status is StepStatus.FAILED and past.rejected(row["attempt"]),
+        versions=versions,
+        queued_at=row["queued_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+        server_address=row["server_address"],
+        prompt_id=row["prompt_id"],
+        artifacts=files,
+    )
 
 
 def _owned(run_id: str, owner: Owner, left: float) -> RunRefused:

@@ -136,9 +136,9 @@ async def status_of(engine: Engine, run_id: str, step: str) -> str | None:
 
 
 async def pending(engine: Engine, run: Run | str, step: str | None = None) -> Any:
-    """The only gate of a run (and step) that waits."""
+    """The only gate of a run (and step) that waits, those of chains inside its steps left out."""
     run_id = run if isinstance(run, str) else run.id
-    found = [a for a in await engine.approvals(run_id) if step in (None, a.step_id)]
+    found = [a for a in await engine.approvals(run_id) if a.run == run_id and step in (None, a.step)]
     assert len(found) == 1
     return found[0]
 

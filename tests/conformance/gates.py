@@ -159,11 +159,12 @@ async def test_H2_the_next_step_gets_the_edited_version(open_engine: OpenEngine,
 
 # ---- H4: every answer at a gate
 
-STOPPED = (FAILED, SKIPPED, SKIPPED, "failed")
-DROPPED = (SKIPPED, SKIPPED, DONE, "completed")
-PASSED = (DONE, DONE, DONE, "completed")
-AGAIN = (WAITS, None, None, "paused")
-ANSWERS: dict[str, tuple[dict[str, Any], str | None, tuple[str | None, ...]]] = {
+Came = tuple[str | None, str | None, str | None, str]
+STOPPED: Came = (FAILED, SKIPPED, SKIPPED, "failed")
+DROPPED: Came = (SKIPPED, SKIPPED, DONE, "completed")
+PASSED: Came = (DONE, DONE, DONE, "completed")
+AGAIN: Came = (WAITS, None, None, "paused")
+ANSWERS: dict[str, tuple[dict[str, Any], str | None, Came]] = {
     "approve": ({}, "approve", PASSED),
     "approve-skip": ({"on_rejected": "skip"}, "approve", PASSED),
     "approve-regenerate": ({"on_rejected": "regenerate", "max_retries": 1}, "approve", PASSED),
@@ -245,9 +246,8 @@ async def _acted_on(engine: Engine, run_id: str) -> bool:
 
 async def test_H4_regenerate_makes_a_new_version_with_other_parameters(open_engine: OpenEngine, folder: str) -> None:
     """Attempt, arguments and key are new, and recorded; arguments stay changed; when none is left it stops."""
-    policy = {"on_rejected": "regenerate", "max_retries": 3}
     async with open_engine() as engine:
-        run = await engine.run(painted(**policy), folder=folder)
+        run = await engine.run(painted(on_rejected="regenerate", max_retries=3), folder=folder)
         changes: list[dict[str, Any] | None] = [{"style": "red"}, None, {"text": "a ship"}]
         for n, parameters in enumerate(changes, 2):
             gate = await pending(engine, run)
@@ -360,7 +360,8 @@ async def test_a_rejected_item_without_retries_stops_the_chain(open_engine: Open
 
     async with open_engine() as engine:
         run = await engine.run(many, folder=folder)
-        await engine.reject((await engine.approvals(run.id))[1], by="anna")
+        _, second = sorted(await engine.approvals(run.id), key=lambda gate: int(gate.item))
+        await engine.reject(second, by="anna")
         run = await engine.resume(run.id)
         assert run.status == "failed"
         assert await settled(engine, run) == {"paint": FAILED, "paint[0]": CANCELLED, "paint[1]": FAILED}
@@ -538,6 +539,62 @@ async def test_H4_a_timeout_while_somebody_waits(open_engine: OpenEngine, folder
         assert set((await settled(engine, run)).values()) == {DONE}
 
 
+@pytest.mark.parametrize("beside", [True, False])
+async def test_H4_a_timeout_inside_a_chain_inside(open_engine: OpenEngine, folder: str, beside: bool) -> None:
+    """Seen by whoever works on the run around it, or waits for it."""
+
+    @chain
+    def inside(folder: str):
+        return steps.first_line(steps.paint(folder, "x").with_approval(timeout=0.4, timeout_action="auto_approve"))
+
+    @chain
+    def around(folder: str):
+        return inside(folder).named("inside"), steps.hold(folder, "beside")
+
+    async with open_engine() as engine:
+        if not beside:
+            let_go(folder, "beside")
+            with anyio.fail_after(3):
+                run = await engine.run(around, folder=folder, wait=True)
+        else:
+            handle = await engine.start(around, folder=folder)
+            await until(lambda: is_now(engine, handle.id, "inside", WAITS))
+            await until(lambda: is_now(engine, handle.id, "inside", DONE), within=2)
+            let_go(folder, "beside")
+            run = await handle.result()
+        assert run["inside"].value == "x plain"
+        assert set((await settled(engine, run)).values()) == {DONE}
+
+
+async def test_a_skip_leaves_other_gates_alone(open_engine: OpenEngine, folder: str) -> None:
+    """Only a stop ends what waits elsewhere, in this chain or in chains inside its steps."""
+
+    @chain
+    def inside(folder: str):
+        return steps.paint(folder, "inside").with_approval()
+
+    @chain
+    def around(folder: str):
+        steps.paint(folder, "x").with_approval(on_rejected="skip").named("skipped")
+        steps.hold(folder, "beside")
+        return inside(folder).named("inside")
+
+    async with open_engine() as engine:
+        handle = await engine.start(around, folder=folder)
+        await until(lambda: is_now(engine, handle.id, "inside", WAITS))
+        await until(lambda: is_now(engine, handle.id, "skipped", WAITS))
+        await engine.reject(await pending(engine, handle.id), by="anna")
+        await until(lambda: is_now(engine, handle.id, "skipped", SKIPPED))
+        let_go(folder, "beside")
+        run = await handle.result()
+        assert await settled(engine, run) == {"skipped": SKIPPED, "inside": WAITS, "hold": DONE}
+        (gate,) = await engine.approvals(run.id)
+        await engine.approve(gate, by="anna")
+        run = await engine.resume(run.id)
+        assert run.status == "completed"
+        assert (await settled(engine, run))["inside"] == DONE
+
+
 @pytest.mark.parametrize("decision", ["approve", "reject", "edit"])
 async def test_H4_a_decision_after_the_time_is_refused(open_engine: OpenEngine, folder: str, decision: str) -> None:
     """The timeout takes effect instead, at once, and is applied at the resume."""
@@ -643,7 +700,8 @@ async def test_N4_an_edit_decides_nothing_and_is_on_record(
     async with open_engine() as engine:
         run = await engine.run(painted(), folder=folder)
         gate = old = await pending(engine, run)
-        for n, data in enumerate((b"two\n", new_file, File(b"four\n", filename="last.txt")), 2):
+        edits: list[bytes | Path | File] = [b"two\n", new_file, File(b"four\n", filename="last.txt")]
+        for n, data in enumerate(edits, 2):
             new = await engine.edit(gate.artifacts[0].id, data, by="anna", reason=f"try {n}")
             assert (new.version, new.parent_artifact_id, new.created_by) == (n, gate.artifacts[0].id, "anna")
             assert (new.approval_status, new.extra_metadata) == ("edited", {"reason": f"try {n}"})
@@ -939,7 +997,9 @@ async def test_a_chain_that_returns_what_was_skipped_fails_the_step_around_it(
 
     async with open_engine() as engine:
         run = await engine.run(around, folder=folder)
-        await engine.reject((await pending(engine, run)).id, by="anna")
+        (gate,) = await engine.approvals(run.id)
+        assert gate.run != run.id
+        await engine.reject(gate, by="anna")
         run = await engine.resume(run.id)
         assert run["inside"].error is not None
         assert run["inside"].error.code == "E_TEMPLATE_UNDEFINED"
