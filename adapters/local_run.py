@@ -515,7 +515,7 @@ class LocalRun:
         """A rejection sends the row back to work, with the arguments that it changed."""
         row, decision = self.ledger.row(step, item), self._decisions.pop((step, item))
         assert row is not None
-        row.status, row.error = StepStatus.EXECUTING, None
+        row.status, row.error, row.prompt = StepStatus.EXECUTING, None, None
         row.regenerations += 1
         row.overrides.update(decision.parameters)
         self.children.pop(row.id, None)  # a chain inside the step runs anew, as a run of its own

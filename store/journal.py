@@ -104,6 +104,8 @@ _DECIDED_ROW = {
             error_code=b("new_code"),
             error=b("new_error"),
             completed_at=b("completed"),
+            # What is made again needs a prompt of its own; the one that was judged stays in the audit trail.
+            prompt_id=None if status is StepStatus.EXECUTING else workflows.c.prompt_id,
             updated_at=b("at"),
         )
     )
