@@ -75,14 +75,15 @@ def _typed(spec: InputSpec, text: str) -> Any:
         if spec.type == "number":
             return float(text)
         if spec.type == "json":
-            return _json_or_text(text)
+            return json_or_text(text)
     except ValueError:
         pass
     place = Place(field=f"inputs.{spec.name}")
     raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=text, allowed=spec.type)
 
 
-def _json_or_text(text: str) -> Any:
+def json_or_text(text: str) -> Any:
+    """JSON if the text is JSON, else the text itself."""
     import msgspec  # noqa: PLC0415
 
     try:
@@ -243,7 +244,7 @@ async def _rerun(
         plan = (await engine.store.load(run_id)).plan
     _import_from(plan)
     inputs = typed_inputs(plan, given)
-    parameters = {name: _json_or_text(text) for name, text in changes.items()}
+    parameters = {name: json_or_text(text) for name, text in changes.items()}
 
     async def work(engine: Engine) -> Run:
         return await engine.rerun(run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait)

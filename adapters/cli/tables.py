@@ -148,8 +148,7 @@ def run_summary(console: Console, run: Run, approvals: list[Any], store: str | N
         if not approvals:
             console.print(f"  paused ({run.reason}); go on with: towpath resume {run.id}{at}", style="dim")
         else:
-            decide = f'await engine.approve("{approvals[0]["id"]}", by="…")'
-            console.print(f"  decide in Python: {decide}  (or engine.reject)", style="dim")
+            console.print(f"  towpath approve {approvals[0]['id']}{at}  (or reject, or edit a file first)", style="dim")
             console.print(f"  then: towpath resume {run.id}{at}", style="dim")
 
 

@@ -388,3 +388,66 @@ def wait_until_some_work(folder: Path) -> None:
                 pass
         time.sleep(0.005)
     raise AssertionError("the demo did not begin")
+
+
+def gated(folder: Path, **approval: Any) -> None:
+    """A chain whose first step waits for a person, `gate.yaml`."""
+    (folder / "gate.yaml").write_text(
+        json.dumps(
+            {
+                "name": "gated",
+                "steps": [
+                    {
+                        "id": "draft",
+                        "python": "clisteps:page",
+                        "parameters": {"number": 1, "title": "Draft"},
+                        "requires_approval": True,
+                        **({"approval": approval} if approval else {}),
+                    },
+                    {
+                        "id": "last",
+                        "python": "clisteps:bind",
+                        "depends_on": ["draft"],
+                        "parameters": {"pages": ["{{ draft.output }}"]},
+                    },
+                ],
+            }
+        )
+    )
+
+
+def test_N4_H2_a_person_edits_and_approves_on_the_command_line(cli: Cli, folder: Path) -> None:
+    """From the list of what waits, over an edited file, to the finished run; who and why are kept."""
+    gated(folder)
+    cli("run", "gate.yaml", code=3)
+    [gate] = json.loads(cli("approvals", "--json").stdout)
+    assert (gate["step"], [a["filename"] for a in gate["artifacts"]]) == ("draft", ["page-1.txt"])
+    assert "draft" in cli("approvals").stdout
+    (folder / "better.txt").write_text("better\n")
+    artifact = gate["artifacts"][0]["id"]
+    edited = json.loads(cli("edit", artifact, "better.txt", "--by", "kim", "--reason", "typo", "--json").stdout)
+    assert (edited["version"], edited["parent_artifact_id"], edited["created_by"]) == (2, artifact, "kim")
+    assert "E_APPROVAL_STALE" in cli("approve", gate["id"], "--by", "lee", "--seen", artifact, code=1).stderr
+    said = cli("approve", gate["id"], "--by", "lee", "--reason", "fine now").stdout
+    assert "approved by lee: draft (output v2)" in said
+    assert "E_APPROVAL_DECIDED" in cli("approve", gate["id"], "--by", "max", code=1).stderr
+    cli("resume", "last")
+    [file] = json.loads(cli("get", "last", "draft", "-o", "out", "--json").stdout)
+    assert (folder / file["path"]).read_text() == "better\n"
+
+
+def test_H4_a_rejection_on_the_command_line_makes_it_again(cli: Cli, folder: Path) -> None:
+    """`reject --set` regenerates with another argument; then a second rejection skips by name."""
+    gated(folder, on_rejected="regenerate", max_retries=2)
+    cli("run", "gate.yaml", code=3)
+    [gate] = json.loads(cli("approvals", "--json").stdout)
+    cli("reject", gate["id"][-12:], "--by", "kim", "--reason", "dull", "--set", "title=Lively")
+    cli("resume", "last", code=3)
+    [gate] = json.loads(cli("approvals", "last", "--json").stdout)
+    assert gate["artifacts"][0]["version"] == 2
+    decided = json.loads(cli("reject", gate["id"], "--action", "skip", "--by", "kim", "--json").stdout)
+    assert decided["action"] == "skip"
+    cli("resume", "last")
+    shown = {step["id"]: step["status"] for step in json.loads(cli("show", "last", "--json").stdout)["steps"]}
+    assert shown == {"draft": "skipped", "last": "skipped"}
+    assert "E_APPROVAL_MISSING" in cli("approve", "nowhere", "--by", "kim", code=1).stderr
