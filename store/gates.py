@@ -178,7 +178,7 @@ def expired(connection: sqlite3.Connection, run_ids: Iterable[str], at: int) -> 
         "SELECT id, chain_id FROM approvals WHERE status = 'pending' AND expires_at <= ? ORDER BY expires_at, id", (at,)
     ).fetchall()
     ours = frozenset(run_ids)
-    return [gate for gate, chain in late if ours.intersection(_around(connection, chain))]
+    return [gate for gate, chain in late if ours.intersection(around(connection, chain))]
 
 
 def expire(connection: sqlite3.Connection, gates: Sequence[str], at: int) -> None:
@@ -224,7 +224,7 @@ _PARENT = (
 )
 
 
-def _around(connection: sqlite3.Connection, chain: str | None) -> Iterable[str]:
+def around(connection: sqlite3.Connection, chain: str | None) -> Iterable[str]:
     """A run and the runs that it is inside of."""
     while chain is not None:
         yield chain

@@ -26,6 +26,11 @@ class Owner:
     pid: int
     started: int
 
+    @property
+    def service(self) -> bool:
+        """A service such as Temporal: no process, and never dead."""
+        return self.pid == 0
+
     def to_json(self) -> str:
         return msgspec.json.encode(asdict(self)).decode()
 
@@ -37,12 +42,12 @@ class Owner:
     @property
     def dead(self) -> bool:
         """Certainly over. False where that cannot be known from here."""
-        if not self.here:
+        if self.service or not self.here:
             return False
         return self.boot != _boot() or _started(self.pid) != self.started
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return self.host if self.service else f"process {self.pid} on {self.host}"
 
 
 @cache
@@ -79,6 +84,11 @@ def this_process() -> Owner:
     """This process as an owner."""
     pid = os.getpid()
     return Owner(socket.gethostname(), _boot(), pid, _started(pid))
+
+
+def service(name: str) -> Owner:
+    """A service as an owner."""
+    return Owner(name, "", 0, 0)
 
 
 def parse(text: str | None) -> Owner | None:

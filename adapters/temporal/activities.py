@@ -1,0 +1,492 @@
+"""What workflows ask of a worker: the only place where a run's store, functions and servers are touched.
+
+`run_step` calls user code and is a regular activity. All others are towpath's own, short, and harmless to
+repeat: a command whose row is over already is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from towpath.adapters.arguments import recorded_parameters
+from towpath.adapters.facts import first_error, inner_failure, restored
+from towpath.adapters.work import Farm, StepExecutor, Work
+from towpath.attempt import Outcome, failure
+from towpath.commands import (
+    AskApproval,
+    Cancel,
+    Collect,
+    Command,
+    Complete,
+    Decide,
+    Expand,
+    Fail,
+    Finish,
+    Pause,
+    Regenerate,
+    Wait,
+)
+from towpath.errors import (
+    ExpressionFailed,
+    InputInvalid,
+    RunRefused,
+    ServerFailed,
+    StoreFailed,
+    TowpathError,
+    ValueRefused,
+)
+from towpath.events import ChainPaused, ChainResumed, Fact, LogKept
+from towpath.ledger import LedgerRow, chain_value, restored_ledger
+from towpath.model import ChainStatus, StepStatus
+from towpath.ports import Lease, Listener, RunRow, Store
+from towpath.starting import new_run
+
+from . import messages as m
+from .trying import Recorder, TryAgain, Trying
+from .views import RunView, RunViews
+
+P = ParamSpec("P")
+R = TypeVar("R")
+SERVICE = "temporal"
+
+
+def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Errors of ours as Temporal knows them: trouble that may pass is tried again, anything else is not."""
+
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except ApplicationError:
+            raise
+        except StoreFailed as error:
+            passes = error.retryable or error.code.startswith(("E_DISK_", "E_DB_"))
+            raise ApplicationError(str(error), type=error.code, non_retryable=not passes) from error
+        except TowpathError as error:
+            raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
+        except Exception as error:
+            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+
+    return call
+
+
+class RunActivities:
+    """The activities of one worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        farm: Farm | None = None,
+        threads: int = 40,
+        listeners: list[Listener] | None = None,
+    ) -> None:
+        self._store = store
+        self._farm = farm
+        self._threads = anyio.CapacityLimiter(threads)
+        self._recorder = Recorder(store, listeners if listeners is not None else [])
+        self._views = RunViews(store)
+        self.in_hand: set[Trying] = set()
+
+    @property
+    def all(self) -> list[Callable[..., Any]]:
+        """Every activity that the workflows ask for."""
+        return [
+            self.begin_run,
+            self.advance_run,
+            self.look_at_run,
+            self.give_up_run,
+            self.run_step,
+            self.lose_step,
+            self.open_inner_run,
+            self.close_inner_run,
+        ]
+
+    # ---- runs
+
+    @activity.defn(name=m.BEGIN)
+    @told
+    async def begin_run(self, start: m.ChainStart) -> m.Begun:
+        """Claim a run (one that continues as new is ours already) and say where it stands."""
+        epoch = start.epoch
+        if not epoch:
+            try:
+                lease = await self._store.claim(start.run, SERVICE)
+            except RunRefused as refused:
+                if refused.code != "E_RUN_OVER":
+                    raise
+                return m.Begun(0, over=(await self._store.standing(start.run)).status.value)
+            epoch = lease.epoch
+            await self._recorder.record(lease, [ChainResumed()])
+        self._views.forget(start.run)
+        run = await self._store.load(start.run)
+        return m.Begun(
+            epoch,
+            m.pack_plan(run.plan),
+            m.pack_rows([restored(row) for row in run.rows]),
+            run.cancel_requested,
+            run.pause_requested,
+            [
+                m.Decided(row.step, row.item, row.decision.approval, row.decision.action)
+                for row in run.rows
+                if row.decision is not None and row.status is StepStatus.WAITING_APPROVAL
+            ],
+        )
+
+    @activity.defn(name=m.LOOK)
+    @told
+    async def look_at_run(self, look: m.Look) -> m.Seen:
+        """How a run stands, and what is asked of it."""
+        if look.cancel and not (await self._store.standing(look.run)).cancel_requested:
+            with suppress(RunRefused):
+                await self._store.wish(look.run, "cancel")
+        wishes = await self._store.wishes([look.run])
+        standing = await self._store.standing(look.run)
+        asked = [m.Asked(w.kind, w.step, w.item, w.approval, w.action) for w in wishes if w.run_id == look.run]
+        return m.Seen(standing.status.value, standing.reason, asked)
+
+    @activity.defn(name=m.GIVE_UP)
+    @told
+    async def give_up_run(self, given: m.GaveUp) -> m.Seen:
+        """A workflow cannot go on: the run is left to be resumed, and not as if somebody worked on it."""
+        self._views.forget(given.run)
+        standing = await self._store.standing(given.run)
+        if not standing.status.final and standing.epoch == given.epoch:
+            await self._recorder.record(Lease(given.run, given.epoch), [ChainPaused("interrupted")])
+        return m.Seen(standing.status.value, standing.reason)
+
+    @activity.defn(name=m.ADVANCE)
+    @told
+    async def advance_run(self, asked: m.Advance) -> m.Advanced:
+        """Carry out commands in one transaction; the answers that they owe."""
+        view = await self._views.of(asked.run)
+        commands = m.unpack_commands(asked.commands)
+        facts: list[Fact] = []
+        answers: list[m.Answer] = []
+        try:
+            await self._read_for(view, commands, asked)
+            for command in commands:
+                await self._carry_out(view, command, facts, answers)
+            await self._recorder.record(Lease(asked.run, asked.epoch), facts)
+        except BaseException:
+            self._views.forget(asked.run)
+            raise
+        if any(isinstance(command, Finish | Pause) for command in commands):
+            self._views.forget(asked.run)
+        return m.Advanced(answers)
+
+    async def _read_for(self, view: RunView, commands: Sequence[Command], asked: m.Advance) -> None:
+        """Read the rows that commands are about, and the decisions behind them."""
+        keys = [(c.step, getattr(c, "item", None)) for c in commands if not isinstance(c, Finish | Pause)]
+        if not keys:
+            return
+        whole = [c.step for c in commands if isinstance(c, Collect) or (isinstance(c, Fail) and c.failed)]
+        for command in commands:
+            if isinstance(command, Decide | Expand):
+                await view.look_around(view.steps[command.step], None)
+        await view.look(whole, keys)
+        if not asked.decided:
+            return
+        approvals = {d.approval for d in asked.decided}
+        rows = await self._store.rows_of(
+            view.id,
+            sorted({d.step for d in asked.decided if d.item is None}),
+            [(d.step, d.item) for d in asked.decided if d.item is not None],
+        )
+        for row in rows:
+            if row.decision is not None and row.decision.approval in approvals:
+                view.facts.decisions[row.step, row.item] = row.decision
+
+    async def _carry_out(self, view: RunView, command: Command, facts: list[Fact], answers: list[m.Answer]) -> None:
+        match command:
+            case Decide(step):
+                holds = view.facts.holds(view.steps[step])
+                answers.append(m.Answer("failed" if holds is None else "decided", step, int(bool(holds))))
+            case Expand(step):
+                self._expand(view, step, facts, answers)
+            case Collect(step, failed):
+                answers.append(m.Answer(await self._collect(view, step, failed, facts), step))
+            case Regenerate(step, item):
+                if (step, item) in view.facts.decisions:
+                    view.facts.regenerate(step, item, facts)
+            case Finish():
+                run = await self._store.load(view.id)
+                if not run.status.final:
+                    view.facts.error = run.error or first_error(run.rows)
+                    view.facts.record(command, facts)
+            case Pause():
+                view.facts.record(command, facts)
+            case _:
+                await self._end_row(view, command, facts)
+
+    async def _end_row(self, view: RunView, command: Any, facts: list[Fact]) -> None:
+        row = view.ledger.row(command.step, command.item)
+        if row is not None and row.status.final:
+            return  # recorded already
+        if isinstance(command, Cancel) and row is not None and view.steps[command.step].kind == "chain":
+            await self._end_inner(view.id, row)
+        view.facts.record(command, facts)
+
+    async def _end_inner(self, run: str, row: LedgerRow) -> None:
+        """The chain inside a step waits for a person: nobody needs their answer any more."""
+        inner = (await self._store.load(run)).children.get(row.id)
+        if inner is not None:
+            with suppress(RunRefused):
+                await self._store.wish(inner, "cancel")
+
+    def _expand(self, view: RunView, step: str, facts: list[Fact], answers: list[m.Answer]) -> None:
+        row, plan = view.ledger.row(step), view.steps[step]
+        count: int | None
+        if row is not None and row.count is not None:
+            count = row.count
+        else:
+            partner = view.ledger.row(plan.pairs_with) if plan.pairs_with is not None else None
+            count = view.facts.expand(plan, None if partner is None else partner.count, facts)
+        answers.append(m.Answer("failed" if count is None else "expanded", step, count or 0))
+
+    async def _collect(self, view: RunView, step: str, failed: tuple[int, ...], facts: list[Fact]) -> str:
+        row = view.ledger.row(step)
+        assert row is not None
+        if row.status.final:
+            return "failed" if row.status is StepStatus.FAILED else "collected"
+        view.facts.keep_failed_items(row, failed)
+        outcome = await self._executor(view).gather(Work(view.steps[step], row, {}))
+        view.facts.outcomes[step, None] = outcome
+        view.facts.record(Fail(step) if outcome.error is not None else Complete(step), facts)
+        return "failed" if outcome.error is not None else "collected"
+
+    def _executor(self, view: RunView) -> StepExecutor:
+        async def note(_: Sequence[Fact]) -> None:
+            raise AssertionError("only a step that works has something to note")
+
+        return StepExecutor(view.id, self._store, view.ledger, {}, self._threads, self._farm, note)
+
+    # ---- steps
+
+    @activity.defn(name=m.RUN_STEP)
+    @told
+    async def run_step(self, task: m.StepTask) -> m.StepResult:
+        """Try a step once and record what came of it; what is recorded already is the answer."""
+        trying = await self._trying(task)
+        found = await trying.recorded()
+        if found is not None:
+            return _shown(found, "recorded earlier")
+        if await self._called_off(task):
+            trying.called_off = True
+        if not await self._begun(trying):
+            return _shown(m.StepResult(m.FAILED), "no arguments")
+        async with self._holding(trying):
+            outcome = await self._attempt(trying)
+            try:
+                result = await trying.end(outcome)
+            except TryAgain as again:
+                raise ApplicationError(
+                    again.error.message,
+                    type=again.error.code,
+                    next_retry_delay=datetime.timedelta(seconds=again.delay),
+                    category=ApplicationErrorCategory.BENIGN,
+                ) from None
+            except BaseException:
+                self._views.forget(task.run)
+                raise
+        error = outcome.error if outcome is not None else None
+        return _shown(result, error.message if error else "", error.code if error else "E_STEP_FAILED")
+
+    async def _begun(self, trying: Trying) -> bool:
+        try:
+            return await trying.begin()
+        except BaseException:
+            self._views.forget(trying.task.run)
+            raise
+
+    async def _attempt(self, trying: Trying) -> Outcome | None:
+        if trying.called_off:
+            return None
+        try:
+            return await trying.attempt()
+        except asyncio.CancelledError:
+            details = activity.cancellation_details()
+            if details is None or not details.cancel_requested:
+                raise  # this worker stops, or is too late: the step is somebody else's now
+            return None
+        except TowpathError as error:
+            if isinstance(error, StoreFailed):
+                raise
+            return failure(error)
+
+    async def _trying(self, task: m.StepTask) -> Trying:
+        info = activity.info()
+        view = await self._views.of(task.run)
+        since = info.scheduled_time
+        return Trying(view, task, self._recorder, self._threads, self._farm, info.attempt, since)
+
+    async def _called_off(self, task: m.StepTask) -> bool:
+        """Is the run being cancelled? Told late, a try would begin only to be stopped."""
+        return bool(await self._store.called_off([task.run]))
+
+    @asynccontextmanager
+    async def _holding(self, trying: Trying) -> AsyncIterator[None]:
+        """While a step works: heartbeats, and its name among those that can be called off."""
+        key = (trying.task.step, trying.task.item)
+        beating = asyncio.create_task(_beat(trying.task.heartbeat / 3))
+        self.in_hand.add(trying)
+        trying._view.in_hand.add(key)
+        try:
+            yield
+        finally:
+            beating.cancel()
+            self.in_hand.discard(trying)
+            trying._view.in_hand.discard(key)
+
+    @activity.defn(name=m.LOSE_STEP)
+    @told
+    async def lose_step(self, lost: m.Lost) -> m.StepResult:
+        """Record that a step is lost, unless it is recorded what came of it."""
+        view = await self._views.of(lost.task.run)
+        error = ServerFailed(
+            "E_STEP_LOST",
+            f"nobody knows what became of the step: {lost.why}",
+            cure="its worker vanished again and again; look at the worker's memory and log, then rerun",
+            retryable=False,
+        )
+        trying = Trying(
+            view, lost.task, self._recorder, self._threads, self._farm, 1, datetime.datetime.now(datetime.UTC)
+        )
+        return await trying.lose(error)
+
+    # ---- chains inside steps
+
+    @activity.defn(name=m.OPEN_INNER)
+    @told
+    async def open_inner_run(self, task: m.StepTask) -> m.InnerRun:
+        """Begin (or go on with) the chain inside a step: a run of its own, found again by the step's row."""
+        view = await self._views.of(task.run)
+        step, facts = view.steps[task.step], list[Fact]()
+        await view.look_around(step, task.item)
+        row = view.ledger.row(task.step, task.item)
+        if row is not None and row.status.final:
+            done = m.FAILED if row.status is StepStatus.FAILED else m.SUCCEEDED if row.status.done else m.CANCELLED
+            return m.InnerRun(result=m.StepResult(done))
+        try:
+            arguments = view.facts.call_with(step, task.item)
+            if arguments is None:
+                return await self._end_step(view, task, Fail(task.step, task.item))
+            known = row is not None
+            row = row or LedgerRow(self._store.new_id(), task.step, task.item)
+            row.parameters = recorded_parameters(arguments, step)
+            view.facts.begin_attempt(step, row, facts, recorded=known)
+            await self._recorder.record(Lease(task.run, task.epoch), facts)
+            inner = (await self._store.load(task.run)).children.get(row.id)
+            if inner is None:
+                inner = self._store.new_id()
+                assert step.chain is not None
+                new = await new_run(self._store, inner, step.chain, arguments, parent_workflow_id=row.id)
+                await self._store.create_run(new)
+        except (InputInvalid, ValueRefused, ExpressionFailed) as error:
+            view.facts.outcomes[task.step, task.item] = failure(error)
+            return await self._end_step(view, task, Fail(task.step, task.item))
+        except BaseException:
+            self._views.forget(task.run)
+            raise
+        return m.InnerRun(inner)
+
+    async def _end_step(self, view: RunView, task: m.StepTask, command: Command) -> m.InnerRun:
+        facts: list[Fact] = []
+        view.facts.record(command, facts)
+        await self._recorder.record(Lease(task.run, task.epoch), facts)
+        return m.InnerRun(result=m.StepResult(m.FAILED))
+
+    @activity.defn(name=m.CLOSE_INNER)
+    @told
+    async def close_inner_run(self, ended: m.InnerEnded) -> m.StepResult:
+        """Record for the step what its chain came to."""
+        task = ended.task
+        view = await self._views.of(task.run)
+        await view.look([], [(task.step, task.item)])
+        inner = await self._store.load(ended.run)
+        row = view.ledger.row(task.step, task.item)
+        assert row is not None
+        if row.status.final:
+            return m.StepResult(m.CANCELLED if row.status is StepStatus.CANCELLED else m.SUCCEEDED)
+        stopped = ended.called_off or await self._nobody_asks(task.run)
+        command, status = await self._of_inner(view, task, row, inner, stopped=stopped)
+        facts: list[Fact] = []
+        try:
+            view.facts.record(command, facts)
+            await self._recorder.record(Lease(task.run, task.epoch), facts)
+        except BaseException:
+            self._views.forget(task.run)
+            raise
+        return m.StepResult(status)
+
+    async def _nobody_asks(self, run_id: str) -> bool:
+        """Is the run being cancelled, or stopped by a rejection?"""
+        run = await self._store.load(run_id)
+        return run.cancel_requested or any(row.rejected for row in run.rows)
+
+    async def _of_inner(
+        self, view: RunView, task: m.StepTask, row: LedgerRow, inner: RunRow, *, stopped: bool
+    ) -> tuple[Command, str]:
+        key, step = (task.step, task.item), view.steps[task.step]
+        if not inner.status.final:
+            if not stopped:
+                return Wait(*key), m.WAITING
+            with suppress(RunRefused):
+                await self._store.wish(inner.id, "cancel")
+            return Cancel(*key), m.CANCELLED
+        if inner.status is ChainStatus.CANCELLED and stopped:
+            return Cancel(*key), m.CANCELLED
+        outcome = inner_failure(step, inner.status, inner.error)
+        if inner.status is ChainStatus.COMPLETED:
+            outcome = await self._inner_outcome(view, Work(step, row, {}), inner)
+        view.facts.outcomes[key] = outcome
+        if outcome.error is not None:
+            return Fail(*key), m.FAILED
+        return (Complete(*key) if step.approval is None else AskApproval(*key)), m.SUCCEEDED
+
+    async def _inner_outcome(self, view: RunView, work: Work, inner: RunRow) -> Outcome:
+        try:
+            value = chain_value(await restored_ledger(self._store, inner))
+        except (InputInvalid, ValueRefused, ExpressionFailed) as error:
+            return failure(error)
+        return await self._executor(view).keep_inner(work, value)
+
+    # ---- beside the work
+
+    async def look_at_work(self) -> None:
+        """Stop steps whose runs are being cancelled, and let others see what working steps have logged."""
+        working = [t for t in self.in_hand if t.work is not None]
+        if not working:
+            return
+        off = set(await self._store.called_off(sorted({t.task.run for t in working})))
+        for trying in working:
+            if trying.task.run in off and not trying.called_off:
+                trying.call_off()
+        for trying in working:
+            context = trying.work.context if trying.work is not None else None
+            if context is not None and context.log is not None and context.log.changed and trying in self.in_hand:
+                assert trying.work is not None
+                kept = LogKept(trying.work.row.id, trying.work.row.attempt, context.log.text())
+                with suppress(TowpathError):
+                    await self._store.record(Lease(trying.task.run, trying.task.epoch), [kept])
+
+
+def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m.StepResult:
+    """A failed step is a failed activity, for those who look at Temporal's pages."""
+    if result.status != m.FAILED:
+        return result
+    raise ApplicationError(message, m.FAILED, type=code, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
+
+
+async def _beat(interval: float) -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(interval)

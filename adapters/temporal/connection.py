@@ -1,0 +1,81 @@
+"""Where Temporal is: `temporal://host:port/namespace?task_queue=name`, or Temporal's own profiles and variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError
+
+from towpath.errors import InputInvalid, ServerFailed
+from towpath.retry import seconds
+
+TASK_QUEUE = "towpath"
+HEARTBEAT = 10.0
+_ALLOWED = "temporal://host:port/namespace?task_queue=towpath&heartbeat=10s (each part may be left out)"
+
+
+@dataclass(frozen=True, slots=True)
+class TemporalAddress:
+    """Where runs are executed. Empty parts are as Temporal's profile (`TEMPORAL_…`, `temporal.toml`) says.
+
+    `heartbeat` is after how many seconds without a sign of life a working step is given to another worker.
+    """
+
+    target: str = ""
+    namespace: str = ""
+    task_queue: str = TASK_QUEUE
+    heartbeat: float = HEARTBEAT
+
+    def workflow_id(self, run_id: str) -> str:
+        """The id of a run's `Chain` workflow."""
+        return f"{self.task_queue}/{run_id}"
+
+
+def parse_address(url: str) -> TemporalAddress:
+    """An address from the `adapter` setting. Raises InputInvalid (E_SETTING)."""
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        port = parts.port
+    except ValueError as error:
+        raise InputInvalid("E_SETTING", f"adapter: {error}", found=url, allowed=_ALLOWED) from None
+    namespace = parts.path.strip("/")
+    if "/" in namespace or parts.fragment or parts.username or not options.keys() <= {"task_queue", "heartbeat"}:
+        raise InputInvalid("E_SETTING", "adapter", found=url.rpartition("@")[2], allowed=_ALLOWED)
+    target = f"{_bracketed(parts.hostname)}:{port or 7233}" if parts.hostname else ""
+    queue = options.get("task_queue") or TASK_QUEUE
+    if len(queue) > 200 or not queue.isprintable():
+        raise InputInvalid("E_SETTING", "task_queue", found=queue, allowed="1 to 200 printable characters")
+    given = options.get("heartbeat")
+    beat = HEARTBEAT if given is None else seconds(float(given) if given.replace(".", "", 1).isdigit() else given)
+    return TemporalAddress(target, namespace, queue, beat)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def connect(address: TemporalAddress, *, lazy: bool = True) -> Client:
+    """A client. Raises ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails."""
+    options = ClientConfig.load_client_connect_config()
+    if address.target:
+        options["target_host"] = address.target
+    if address.namespace:
+        options["namespace"] = address.namespace
+    try:
+        return await Client.connect(**{"target_host": "localhost:7233", **options}, lazy=lazy)
+    except (RPCError, RuntimeError, OSError) as error:
+        raise unreachable(address, error) from error
+
+
+def unreachable(address: TemporalAddress, error: Exception) -> ServerFailed:
+    """The error for a Temporal server that does not answer."""
+    return ServerFailed(
+        "E_TEMPORAL_UNREACHABLE",
+        f"the Temporal server does not answer: {str(error)[:300]}",
+        found=address.target or "as Temporal's profile says",
+        cure="start it (`towpath temporal dev` is one to try things with), or correct the `adapter` setting",
+    )

@@ -1,0 +1,244 @@
+"""What workflows and activities tell each other. Plain, small data: values never travel, only where they are.
+
+Imported by workflow code, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from towpath import commands
+from towpath.commands import Command, RestoredRow
+from towpath.model import Plan
+
+CHAIN, STEP = "Chain", "Step"
+BEGIN, ADVANCE, LOOK, GIVE_UP = "begin_run", "advance_run", "look_at_run", "give_up_run"
+RUN_STEP, LOSE_STEP, OPEN_INNER, CLOSE_INNER = "run_step", "lose_step", "open_inner_run", "close_inner_run"
+WAKE, RESUME = "wake", "resume"
+
+SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
+PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStart:
+    """A chain run to work on. `nested`: inside a step, it returns when it pauses. `epoch` is that of a run
+    which continues as new, else 0. `heartbeat` is how many seconds a working step may be silent.
+    """
+
+    run: str
+    queue: str
+    nested: bool = False
+    epoch: int = 0
+    heartbeat: float = 10.0
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision about a waiting row that nobody has acted on: where, about which approval, what it does."""
+
+    step: str
+    item: int | None
+    approval: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run in hand: its epoch, what the pure state needs of its plan and rows, what was asked meanwhile.
+
+    `over` is its final status if there is nothing to do.
+    """
+
+    epoch: int
+    plan: str = ""
+    rows: str = ""
+    cancel: bool = False
+    pause: bool = False
+    decided: list[Decided] = field(default_factory=list)
+    over: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Commands to carry out in one transaction; `decided` are the decisions behind them."""
+
+    run: str
+    epoch: int
+    commands: list[list[Any]]
+    decided: list[Decided] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer that a `Decide`, `Expand` or `Collect` owes: what happened, and the count or truth of it."""
+
+    what: str
+    step: str
+    result: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What came of an `Advance`."""
+
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One thing that people ask of a run."""
+
+    kind: str
+    step: str = ""
+    item: int | None = None
+    approval: str = ""
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How a run stands, and what is asked of it."""
+
+    status: str
+    reason: str = ""
+    asked: list[Asked] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at a run; with `cancel` ask for its end first."""
+
+    run: str
+    cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepTask:
+    """A step or item to carry out, and what its workflow must know of it."""
+
+    run: str
+    epoch: int
+    step: str
+    item: int | None
+    kind: str
+    queue: str
+    attempts: int = 1
+    delay: float = 2.0
+    backoff: float = 2.0
+    max_delay: float = 300.0
+    timeout: float | None = None
+    heartbeat: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of a step. `recorded`: the store has it already."""
+
+    status: str
+    recorded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class InnerRun:
+    """The run inside a step, or what came of the step without it."""
+
+    run: str = ""
+    result: StepResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InnerEnded:
+    """The chain inside a step ended, or paused; `called_off` if the step is being cancelled."""
+
+    task: StepTask
+    run: str
+    called_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A step whose worker never said what came of it."""
+
+    task: StepTask
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """A run that its workflow cannot go on with."""
+
+    run: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainResult:
+    """How a chain run was left."""
+
+    status: str
+
+
+# ---- plans and rows, small
+
+
+def pack_plan(plan: Plan) -> str:
+    """A plan without what only activities need."""
+    steps = tuple(
+        replace(
+            step,
+            target="",
+            parameters={},
+            condition=None if step.condition is None else "…",
+            foreach=None,
+            requires={},
+            cache=None,
+            description="",
+            chain=None,
+        )
+        for step in plan.steps
+    )
+    return _pack(replace(plan, steps=steps, inputs=(), description="", output=None, metadata={}, workflows={}))
+
+
+def unpack_plan(packed: str) -> Plan:
+    """The plan again."""
+    return msgspec.json.decode(_unpack(packed), type=Plan)
+
+
+def pack_rows(rows: Sequence[RestoredRow]) -> str:
+    """Rows as the pure state continues from them."""
+    return _pack(list(rows))
+
+
+def unpack_rows(packed: str) -> list[RestoredRow]:
+    """The rows again."""
+    return msgspec.json.decode(_unpack(packed), type=list[RestoredRow])
+
+
+def pack_commands(given: Iterable[Command]) -> list[list[Any]]:
+    """Commands as lists: their name, then their fields."""
+    return [[type(command).__name__, *astuple(command)] for command in given]
+
+
+def unpack_commands(packed: Iterable[Sequence[Any]]) -> list[Command]:
+    """The commands again."""
+    return [
+        getattr(commands, name)(*(tuple(field) if isinstance(field, list) else field for field in fields))
+        for name, *fields in packed
+    ]
+
+
+def _pack(data: Any) -> str:
+    # Text, because JSON payloads are what people can read in Temporal's UI and what codecs know.
+    return zlib.compress(msgspec.json.encode(data)).hex()
+
+
+def _unpack(packed: str) -> bytes:
+    return zlib.decompress(bytes.fromhex(packed))

@@ -1,0 +1,48 @@
+"""Opening the Temporal adapter, with or without a worker in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from temporalio.client import Client
+
+from towpath.adapters.work import Farm
+from towpath.ports import Store
+
+from .adapter import TemporalAdapter
+from .connection import connect, parse_address
+from .worker import running_worker
+
+
+@asynccontextmanager
+async def temporal_adapter(
+    store: Store,
+    url: str,
+    *,
+    client: Client | None = None,
+    worker: bool = False,
+    farm: Farm | None = None,
+    concurrency: int = 256,
+    threads: int = 40,
+) -> AsyncIterator[TemporalAdapter]:
+    """The adapter for an address, through a client of the caller's or one of its own.
+
+    Raises InputInvalid (E_SETTING), ServerFailed (E_TEMPORAL_UNREACHABLE).
+    """
+    address = parse_address(url)
+    client = client or await connect(address, lazy=not worker)
+    adapter = TemporalAdapter(store, client, address, farm)
+    if not worker:
+        yield adapter
+        return
+    async with running_worker(
+        store,
+        client,
+        address,
+        farm=farm,
+        concurrency=concurrency,
+        threads=threads,
+        listeners=adapter.listeners,
+    ) as adapter.worker:
+        yield adapter

@@ -1,0 +1,271 @@
+"""One stretch of work on a run, from its begin (or resume) to its end or pause: workflow code.
+
+The pure run state decides. Steps are child workflows; everything else that is to be recorded goes to the
+store through local activities. Nothing here reads a clock, a file or a value of the user's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError, ChildWorkflowError
+from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Finish, Pause, Start, Wait
+    from towpath.model import GateAction
+    from towpath.progress import RunState
+
+    from . import messages as m
+
+WINDOW = 200  # open children; the server refuses more than 2,000, and slows down long before
+T = TypeVar("T")
+Key = tuple[str, int | None]
+
+_RECORDED: dict[str, tuple[type[Command], ...]] = {
+    m.SUCCEEDED: (Complete, AskApproval),
+    m.FAILED: (Fail,),
+    m.WAITING: (Wait,),
+    m.CANCELLED: (Cancel,),
+}
+
+
+class Flags:
+    """What signals and cancellations leave for the driver to find."""
+
+    def __init__(self) -> None:
+        self.woken = False
+        self.resume_after = -1
+        self.cancelled = False
+
+
+async def ask(name: str, argument: Any, result: type[T]) -> T:
+    """A short activity of towpath's own, on the worker that has the workflow. Trouble with the store is waited out."""
+    return await workflow.execute_local_activity(
+        name,
+        argument,
+        result_type=result,
+        start_to_close_timeout=timedelta(minutes=10),
+        retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10)),
+    )
+
+
+class Session:
+    """Drives one claimed run: make it, then await `drive()`."""
+
+    def __init__(self, start: m.ChainStart, begun: m.Begun, flags: Flags) -> None:
+        plan = m.unpack_plan(begun.plan)
+        self.ended = ""  # how: the run's final status, or `paused`
+        self.epoch = begun.epoch
+        self._start = start
+        self._begun = begun
+        self._flags = flags
+        self._steps = {step.id: step for step in plan.steps}
+        self._state = RunState(plan)
+        self._limit = min(plan.concurrency or WINDOW, WINDOW)
+        self._waiting: deque[Start] = deque()
+        self._open: dict[Key, asyncio.Task[None]] = {}
+        self._inbox: deque[tuple[Key, m.StepResult]] = deque()
+        self._decided: list[m.Decided] = []
+        self._pausing = self._cancelling = self._draining = False
+
+    async def drive(self) -> None:
+        """Work until the run is over, paused, or (`ended` empty) is to continue as new."""
+        todo = self._state.begin(m.unpack_rows(self._begun.rows))
+        for decided in self._begun.decided:
+            todo += self._decide(decided)
+        if self._begun.cancel:
+            todo += self._cancel()
+        if self._begun.pause:
+            self._pause()
+        await self._settle(todo)
+        while not self.ended:
+            self._fill()
+            self._draining = self._draining or workflow.info().is_continue_as_new_suggested()
+            if not self._open and self._pausing:
+                await self._settle([Pause("requested")], pausing=True)
+                return
+            if not self._open and self._draining:
+                return
+            await workflow.wait_condition(self._something_happened)
+            await self._settle(await self._happened())
+
+    def _something_happened(self) -> bool:
+        return bool(self._inbox) or self._flags.woken or (self._flags.cancelled and not self._cancelling)
+
+    async def _happened(self) -> list[Command]:
+        todo: list[Command] = []
+        while self._inbox:
+            todo += self._heard(*self._inbox.popleft())
+        if self._flags.cancelled and not self._cancelling:
+            if not self._start.nested:
+                await ask(m.LOOK, m.Look(self._start.run, cancel=True), m.Seen)
+            todo += self._cancel()
+        if self._flags.woken:
+            self._flags.woken = False
+            seen = await ask(m.LOOK, m.Look(self._start.run), m.Seen)
+            for asked in seen.asked:
+                todo += self._obey(asked)
+        return todo
+
+    # ---- carrying commands out
+
+    async def _settle(self, todo: Sequence[Command], *, pausing: bool = False) -> None:
+        """Record what is decided, until nothing more follows from it. Starts wait for a place in the window."""
+        while todo:
+            batch: list[Command] = []
+            for at, command in enumerate(todo):
+                if isinstance(command, Start):
+                    self._waiting.append(command)
+                elif not isinstance(command, Pause) or pausing or (at == len(todo) - 1 and not self._pausing):
+                    batch.append(command)
+            if not batch:
+                return
+            decided, self._decided = self._decided, []
+            request = m.Advance(self._start.run, self.epoch, m.pack_commands(batch), decided)
+            advanced = await ask(m.ADVANCE, request, m.Advanced)
+            todo = [command for answer in advanced.answers for command in self._answered(answer)]
+            for command in batch:
+                if isinstance(command, Finish):
+                    self.ended = command.status.value
+                elif isinstance(command, Pause):
+                    self.ended = m.PAUSED
+
+    def _answered(self, answer: m.Answer) -> list[Command]:
+        match answer.what:
+            case "decided":
+                return self._state.decided(answer.step, bool(answer.result))
+            case "expanded":
+                return self._state.expanded(answer.step, answer.result)
+            case "collected":
+                return self._state.collected(answer.step)
+            case _:
+                return self._state.failed(answer.step)
+
+    # ---- what people ask for
+
+    def _obey(self, asked: m.Asked) -> list[Command]:
+        """Act on a wish. Getting one twice is harmless; one that comes too early is found again."""
+        if asked.kind == "cancel":
+            return [] if self._cancelling else self._cancel()
+        if asked.kind == "pause":
+            self._pause()
+        elif self._state.waits(asked.step, asked.item):
+            if asked.kind == "decision":
+                return self._decide(m.Decided(asked.step, asked.item, asked.approval, asked.action))
+            if asked.kind == "inner" and not self._pausing:
+                return self._state.woken(asked.step, asked.item)
+        return []
+
+    def _decide(self, decided: m.Decided) -> list[Command]:
+        if not self._state.waits(decided.step, decided.item):
+            return []  # an earlier decision (a rejection) closed this gate already
+        self._decided.append(decided)
+        action = self._state.comes_to(decided.step, decided.item, GateAction(decided.action))
+        if action is GateAction.APPROVE:
+            return self._state.approved(decided.step, decided.item)
+        unstarted = self._take_unstarted() if action is GateAction.STOP else []
+        return [*self._state.rejected(decided.step, decided.item, action), *self._call_off(unstarted)]
+
+    def _cancel(self) -> list[Command]:
+        self._cancelling = True
+        unstarted = self._take_unstarted()
+        todo = [*self._state.cancel(), *self._call_off(unstarted)]
+        for task in self._open.values():
+            task.cancel()
+        return todo
+
+    def _take_unstarted(self) -> list[Start]:
+        unstarted = list(self._waiting)
+        self._waiting.clear()
+        return unstarted
+
+    def _call_off(self, unstarted: list[Start]) -> list[Command]:
+        return [command for start in unstarted for command in self._state.cancelled(start.step, start.item)]
+
+    def _pause(self) -> None:
+        """What waits in the window stays unrecorded: whoever resumes starts it."""
+        self._pausing = True
+        self._state.pause()
+
+    # ---- steps
+
+    def _fill(self) -> None:
+        """Start children while there are places. A chain inside a step needs none: its steps do."""
+        working = sum(self._steps[step].kind != "chain" for step, _ in self._open)
+        while self._waiting and not self._pausing and not self._draining and len(self._open) < WINDOW:
+            counts = self._steps[self._waiting[0].step].kind != "chain"
+            if counts and working >= self._limit:
+                return
+            working += counts
+            start = self._waiting.popleft()
+            self._open[start.step, start.item] = asyncio.create_task(self._child(start))
+
+    async def _child(self, start: Start) -> None:
+        key = (start.step, start.item)
+        try:
+            result = await self._result(start)
+        except asyncio.CancelledError:
+            result = m.StepResult(m.CANCELLED, recorded=False)
+        self._open.pop(key, None)
+        self._inbox.append((key, result))
+
+    async def _result(self, start: Start) -> m.StepResult:
+        task = self._task(start)
+        place = start.step if start.item is None else f"{start.step}[{start.item}]"
+        try:
+            return await workflow.execute_child_workflow(
+                m.STEP,
+                task,
+                id=f"{self._start.queue}/{self._start.run}/{place}",
+                result_type=m.StepResult,
+                cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+            )
+        except ChildWorkflowError as error:
+            cause = error.cause
+            if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:
+                return m.StepResult(m.FAILED)
+            if self._cancelling:
+                return m.StepResult(m.CANCELLED, recorded=False)
+            return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
+
+    def _task(self, start: Start) -> m.StepTask:
+        step = self._steps[start.step]
+        return m.StepTask(
+            run=self._start.run,
+            epoch=self.epoch,
+            step=start.step,
+            item=start.item,
+            kind=step.kind,
+            queue=self._start.queue,
+            attempts=step.retry.attempts,
+            delay=step.retry.delay,
+            backoff=step.retry.backoff,
+            max_delay=step.retry.max_delay,
+            timeout=step.timeout,
+            heartbeat=self._start.heartbeat,
+        )
+
+    def _heard(self, key: Key, result: m.StepResult) -> list[Command]:
+        """What follows from a step's end. The end itself is recorded, unless the state makes something else of it."""
+        match result.status:
+            case m.SUCCEEDED:
+                todo = self._state.succeeded(*key)
+            case m.WAITING:
+                todo = self._state.waiting(*key)
+            case m.CANCELLED:
+                todo = self._state.cancelled(*key)
+            case _:
+                todo = self._state.failed(*key)
+        if todo and isinstance(todo[0], AskApproval | Wait):
+            self._flags.woken = True  # somebody may have decided before we knew that there was something to decide
+        if result.recorded and todo and isinstance(todo[0], _RECORDED[result.status]):
+            return todo[1:]
+        return todo

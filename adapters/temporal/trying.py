@@ -1,0 +1,238 @@
+"""One delivery of a step to this worker: begin its row, do its work, record what came of it.
+
+A delivery may be the second of the same step: then what is recorded already is the answer. First to record
+wins; who comes second finds that out from the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+
+from towpath.adapters.arguments import recorded_parameters
+from towpath.adapters.work import Farm, StepExecutor, Work, total_timeout
+from towpath.attempt import Outcome, failure
+from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
+from towpath.errors import StoreFailed, TowpathError
+from towpath.events import Fact, LogKept, StepRetried
+from towpath.ledger import LedgerRow
+from towpath.model import ErrorInfo, StepPlan, StepStatus
+from towpath.ports import Lease, Listener, Store
+from towpath.steps import Step, find_step
+
+from .messages import CANCELLED, FAILED, SUCCEEDED, StepResult, StepTask
+from .views import RunView
+
+TAKEN = ("E_TRANSITION", "E_DB_CONFLICT")
+_STATUS = {StepStatus.FAILED: FAILED, StepStatus.CANCELLED: CANCELLED, StepStatus.SKIPPED: CANCELLED}
+
+
+class TryAgain(Exception):
+    """The try failed, and another one follows after `delay` seconds. It is recorded."""
+
+    def __init__(self, error: ErrorInfo, delay: float) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.delay = delay
+
+
+class Recorder:
+    """Makes facts of runs durable, and tells who listens."""
+
+    def __init__(self, store: Store, listeners: list[Listener]) -> None:
+        self.store = store
+        self._listeners = listeners
+
+    async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
+        """Record facts as one whole. Raises Fenced, StoreFailed."""
+        if not facts:
+            return
+        await self.store.record(lease, facts)
+        for listener in self._listeners:
+            for fact in facts:
+                listener(lease.run_id, fact)
+
+
+class Trying:
+    """A step or item in the hands of this worker."""
+
+    def __init__(
+        self,
+        view: RunView,
+        task: StepTask,
+        recorder: Recorder,
+        threads: anyio.CapacityLimiter,
+        farm: Farm | None,
+        tries: int,
+        since: datetime,
+    ) -> None:
+        self.step: StepPlan = view.steps[task.step]
+        self.task = task
+        self.work: Work | None = None
+        self.called_off = False
+        self.scope = anyio.CancelScope()
+        self._view = view
+        self._recorder = recorder
+        self._lease = Lease(task.run, task.epoch)
+        self._threads = threads
+        self._farm = farm
+        self._tries = tries
+        self._since = since
+
+    @property
+    def _key(self) -> tuple[str, int | None]:
+        return self.step.id, self.task.item
+
+    @property
+    def _row(self) -> LedgerRow | None:
+        return self._view.ledger.row(*self._key)
+
+    # ---- beginning
+
+    async def recorded(self) -> StepResult | None:
+        """What the store holds already, from an earlier delivery."""
+        await self._view.look_around(self.step, self.task.item)
+        row = self._row
+        if row is None or not (row.status.final or row.status is StepStatus.WAITING_APPROVAL):
+            return None
+        return StepResult(_STATUS.get(row.status, SUCCEEDED))
+
+    async def begin(self) -> bool:
+        """Record that a try begins; False if there is nothing to call the step with: then that is recorded."""
+        facts: list[Fact] = []
+        arguments = self._view.facts.call_with(self.step, self.task.item)
+        if arguments is None:
+            await self._end(Fail(*self._key), facts)
+            return False
+        row = self._row
+        known = row is not None
+        row = row or LedgerRow(self._recorder.store.new_id(), *self._key)
+        row.parameters = recorded_parameters(arguments, self.step)
+        self._view.facts.begin_attempt(self.step, row, facts, recorded=known)
+        self.work = Work(self.step, row, arguments, tries=self._tries, deadline=self._deadline(), scope=self.scope)
+        await self._recorder.record(self._lease, facts)
+        return True
+
+    def _deadline(self) -> float | None:
+        if self.step.total_timeout is None:
+            return None
+        passed = (datetime.now(UTC) - self._since).total_seconds()
+        return time.monotonic() + self.step.total_timeout - passed
+
+    # ---- working
+
+    async def attempt(self) -> Outcome | None:
+        """Do the work; None if it was called off meanwhile."""
+        assert self.work is not None
+        outcome: Outcome | None = None
+        executor = self._executor()
+        with self.scope:
+            if self.step.kind == "workflow":
+                await self._take_seat(self.work)
+            try:
+                outcome = await executor.attempt(self.work)
+            finally:
+                if self.work.seat is not None and self._farm is not None:
+                    self._farm.give_back(self.work.seat)
+        if outcome is None and self.step.kind == "workflow":
+            await executor.abandon(self.work)
+        return outcome
+
+    def call_off(self) -> None:
+        """Stop the work: its run is being cancelled."""
+        self.called_off = True
+        self.scope.cancel()
+
+    def _executor(self) -> StepExecutor:
+        functions: dict[str, Step[..., Any]] = {}
+        store = self._recorder.store
+        if self.step.kind == "python":
+            functions[self.step.target] = find_step(self.step.target)
+        return StepExecutor(self.task.run, store, self._view.ledger, functions, self._threads, self._farm, self._note)
+
+    async def _note(self, facts: Sequence[Fact]) -> None:
+        await self._recorder.record(self._lease, facts)
+
+    async def _take_seat(self, work: Work) -> None:
+        """Wait for a slot of a server."""
+        assert self._farm is not None
+        while True:
+            came = anyio.Event()
+            work.seat = self._farm.take(work.step, came.set)
+            if work.seat is not None:
+                return
+            try:
+                await came.wait()
+            finally:
+                self._farm.forget(came.set)
+
+    # ---- ending
+
+    async def end(self, outcome: Outcome | None) -> StepResult:
+        """Record what came of the try (None: it was called off). Raises TryAgain after recording that."""
+        work = self.work
+        assert work is not None
+        facts: list[Fact] = []
+        if work.context is not None and work.context.log is not None:
+            facts.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
+        if outcome is None:
+            return await self._end(Cancel(*self._key), facts)
+        if outcome.error is not None:
+            outcome = await self._try_again(work, outcome, facts)
+        self._view.facts.outcomes[self._key] = outcome
+        if outcome.error is not None:
+            return await self._end(Fail(*self._key), facts)
+        asks = self.step.approval is not None
+        return await self._end(AskApproval(*self._key) if asks else Complete(*self._key), facts)
+
+    async def _try_again(self, work: Work, outcome: Outcome, facts: list[Fact]) -> Outcome:
+        """Raise TryAgain if another try is due; else the outcome that the step ends with."""
+        assert outcome.error is not None
+        if not outcome.retryable or self._tries >= self.step.retry.attempts or self.called_off:
+            return outcome
+        delay = self.step.retry.wait(self._tries)  # the full wait: jitter is for many steps of one process
+        if work.deadline is not None and time.monotonic() + delay >= work.deadline:
+            return failure(total_timeout(self.step, outcome.error))
+        facts.append(StepRetried(work.row.id, *self._key, work.row.attempt, outcome.error, delay))
+        await self._recorder.record(self._lease, facts)
+        raise TryAgain(outcome.error, delay)
+
+    async def _end(self, command: Command, facts: list[Fact]) -> StepResult:
+        self._view.facts.record(command, facts)
+        try:
+            await self._recorder.record(self._lease, facts)
+        except StoreFailed as error:
+            if error.code not in TAKEN:
+                raise
+            found = await self._recorded_by_another()
+            if found is None:
+                raise
+            return found
+        row = self._row
+        assert row is not None
+        return StepResult(_STATUS.get(row.status, SUCCEEDED))
+
+    async def _recorded_by_another(self) -> StepResult | None:
+        found = [row for row in await self._rows() if row.item == self.task.item]
+        await self._view.ledger.take(found)
+        row = self._row
+        over = row is not None and (row.status.final or row.status is StepStatus.WAITING_APPROVAL)
+        return StepResult(_STATUS.get(row.status, SUCCEEDED)) if row is not None and over else None
+
+    async def _rows(self) -> Sequence[Any]:
+        item = self.task.item
+        if item is None:
+            return await self._recorder.store.rows_of(self.task.run, [self.step.id])
+        return await self._recorder.store.rows_of(self.task.run, [], [(self.step.id, item)])
+
+    async def lose(self, error: TowpathError) -> StepResult:
+        """Record that nobody knows what became of the step."""
+        found = await self.recorded()
+        if found is not None:
+            return found
+        self._view.facts.outcomes[self._key] = failure(error)
+        return await self._end(Fail(*self._key), [])

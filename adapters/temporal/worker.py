@@ -1,0 +1,94 @@
+"""A worker: the workflows, the activities, and what goes on beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import anyio
+from temporalio.client import Client
+from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from towpath.adapters.background import background_tasks
+from towpath.adapters.work import Farm
+from towpath.errors import TowpathError
+from towpath.ports import Listener, Store
+
+from .activities import RunActivities
+from .connection import TemporalAddress
+from .waking import Waker
+from .workflows import WORKFLOWS
+
+POLL = 0.5  # seconds between looks for what people asked
+STICKY = timedelta(seconds=3)  # how long tasks wait for a worker that may be dead
+
+_log = logging.getLogger("towpath")
+
+
+class RunWorker:
+    """A running worker of this process."""
+
+    def __init__(self, activities: RunActivities, waker: Waker) -> None:
+        self._activities = activities
+        self._waker = waker
+
+    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
+        """How far steps of a run that work here say they are: (done, total) by step."""
+        told = [
+            (trying.step.id, trying.work.context)
+            for trying in self._activities.in_hand
+            if trying.task.run == run_id and trying.work is not None and trying.work.context is not None
+        ]
+        return {step: (at.done, at.total) for step, at in told if at.total is not None}
+
+    async def keep_in_touch(self) -> None:
+        """Look, again and again, for what people ask of runs and of the steps in hand."""
+        while True:
+            try:
+                await self._waker.look()
+                await self._activities.look_at_work()
+            except TowpathError as error:
+                _log.warning("%s", error)
+            await anyio.sleep(POLL)
+
+
+@asynccontextmanager
+async def running_worker(  # noqa: PLR0913
+    store: Store,
+    client: Client,
+    address: TemporalAddress,
+    *,
+    farm: Farm | None = None,
+    concurrency: int = 256,
+    threads: int = 40,
+    grace: float = 0.0,
+    cached: int = 1000,
+    listeners: list[Listener] | None = None,
+) -> AsyncIterator[RunWorker]:
+    """A worker for as long as the block lasts. At its end steps get `grace` seconds, then go to other workers."""
+    activities = RunActivities(store, farm, threads, listeners)
+    worker = Worker(
+        client,
+        task_queue=address.task_queue,
+        workflows=WORKFLOWS,
+        activities=activities.all,
+        # Workflow code is ours alone and imports nothing of the user's: modules need no copy per workflow.
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_all_modules()
+        ),
+        max_cached_workflows=cached,
+        max_concurrent_activities=concurrency,
+        sticky_queue_schedule_to_start_timeout=STICKY,
+        max_heartbeat_throttle_interval=timedelta(seconds=max(address.heartbeat / 3, 0.1)),
+        default_heartbeat_throttle_interval=timedelta(seconds=max(address.heartbeat / 3, 0.1)),
+        graceful_shutdown_timeout=timedelta(seconds=grace),
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
+    )
+    running = RunWorker(activities, Waker(store, client, address))
+    async with worker, background_tasks() as tasks:
+        tasks.start_soon(running.keep_in_touch)
+        yield running

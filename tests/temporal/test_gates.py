@@ -1,0 +1,9 @@
+"""Gates on the Temporal adapter: the suite of all adapters, on a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.gates import *  # noqa: F403
+
+pytestmark = pytest.mark.anyio
