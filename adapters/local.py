@@ -111,6 +111,10 @@ class LocalAdapter:
         """Does this process work on the run?"""
         return run_id in self._runs or run_id in self._executing
 
+    def went_on(self, run_id: str) -> bool:
+        """Nothing goes on here by itself."""
+        return False
+
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
         """How far working steps say they are (`context().progress`): (done, total) by step."""
         run = self._runs.get(run_id)

@@ -113,11 +113,14 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a run stands: its status with the reason of a pause, its epoch, and whether its end is asked for."""
+    """How a run stands: its status with the reason of a pause, its epoch, whether somebody owns it, and whether
+    its end is asked for.
+    """
 
     status: ChainStatus
     reason: str = ""
     epoch: int = 0
+    owned: bool = False
     cancel_requested: bool = False
 
 
@@ -285,4 +288,8 @@ class Adapter(Protocol):
 
     def working(self, run_id: str) -> bool:
         """Does this process work on the run?"""
+        ...
+
+    def went_on(self, run_id: str) -> bool:
+        """May the run have come to its end by itself, since this process last told of it?"""
         ...

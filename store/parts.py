@@ -62,12 +62,12 @@ def step_row(row: Row, files: tuple[ArtifactRow, ...], versions: dict[str, int],
 
 def standing(connection: sqlite3.Connection, run_id: str) -> Standing | None:
     """How a run stands now."""
-    asked = "SELECT status, status_reason, epoch, cancel_requested_at FROM chains WHERE id = ?"
+    asked = "SELECT status, status_reason, epoch, owner, cancel_requested_at FROM chains WHERE id = ?"
     found = connection.execute(asked, (run_id,)).fetchone()
     if found is None:
         return None
     status = rows.word(ChainStatus, found[0], "chains", run_id, "status")
-    return Standing(status, found[1] or "", found[2], found[3] is not None)
+    return Standing(status, found[1] or "", found[2], found[3] is not None, found[4] is not None)
 
 
 def rows_of(

@@ -44,7 +44,7 @@ from towpath.errors import (
     TowpathError,
     ValueRefused,
 )
-from towpath.events import ChainPaused, ChainResumed, Fact, LogKept
+from towpath.events import ChainPaused, ChainResumed, Fact, LogKept, StepReady
 from towpath.ledger import LedgerRow, chain_value, restored_ledger
 from towpath.model import ChainStatus, StepStatus
 from towpath.ports import Lease, Listener, RunRow, Store
@@ -175,6 +175,7 @@ class RunActivities:
             await self._read_for(view, commands, asked)
             for command in commands:
                 await self._carry_out(view, command, facts, answers)
+            self._queue_up(view, asked.queued, facts)
             await self._recorder.record(Lease(asked.run, asked.epoch), facts)
         except BaseException:
             self._views.forget(asked.run)
@@ -186,6 +187,7 @@ class RunActivities:
     async def _read_for(self, view: RunView, commands: Sequence[Command], asked: m.Advance) -> None:
         """Read the rows that commands are about, and the decisions behind them."""
         keys = [(c.step, getattr(c, "item", None)) for c in commands if not isinstance(c, Finish | Pause)]
+        keys += [(step, None) for step in asked.queued]
         if not keys:
             return
         whole = [c.step for c in commands if isinstance(c, Collect) or (isinstance(c, Fail) and c.failed)]
@@ -226,6 +228,13 @@ class RunActivities:
                 view.facts.record(command, facts)
             case _:
                 await self._end_row(view, command, facts)
+
+    def _queue_up(self, view: RunView, steps: Sequence[str], facts: list[Fact]) -> None:
+        """What these steps are called with is recorded when they start."""
+        for step in steps:
+            if view.ledger.row(step) is None:
+                row = view.ledger.add(LedgerRow(self._store.new_id(), step))
+                facts.append(StepReady(row.id, step, None, view.steps[step].target, False, 0))
 
     async def _end_row(self, view: RunView, command: Any, facts: list[Fact]) -> None:
         row = view.ledger.row(command.step, command.item)

@@ -44,6 +44,7 @@ class TemporalAdapter:
         self._store = store
         self._executing: dict[str, int] = {}
         self._changed: dict[str, anyio.Event] = {}
+        self._told: set[str] = set()  # runs whose end somebody here was told of
 
     # ---- before a run
 
@@ -96,6 +97,8 @@ class TemporalAdapter:
             if not self._executing[run_id]:
                 del self._executing[run_id]
                 self._changed.pop(run_id, None)
+        if left.status.final:
+            self._told.add(run_id)
         row = await self._store.load(run_id)
         ledger = await restored_ledger(self._store, row) if left.status.final else None
         return Ended(left.status, left.reason, row.error, ledger)
@@ -130,6 +133,7 @@ class TemporalAdapter:
                     taken()
                 if now.status.final or (
                     now.status is ChainStatus.PAUSED
+                    and not now.owned
                     and (now.epoch > before.epoch or before.status is ChainStatus.RUNNING)
                 ):
                     left = now
@@ -139,6 +143,7 @@ class TemporalAdapter:
                     await self._change(run_id, pause)
                     pause = min(pause * 1.2, LONG)
             tasks.cancel_scope.cancel()
+        assert left is not None
         return left
 
     async def _follow(self, run_id: str, failed: list[Exception]) -> None:
@@ -174,6 +179,12 @@ class TemporalAdapter:
     def working(self, run_id: str) -> bool:
         """Does this process wait for the run?"""
         return run_id in self._executing
+
+    def went_on(self, run_id: str) -> bool:
+        """A run goes on after a decision without anybody's `resume`; its end is told once."""
+        told = run_id in self._told
+        self._told.add(run_id)
+        return not told
 
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
         """How far steps that work in this process say they are: (done, total) by step."""

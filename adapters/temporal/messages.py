@@ -67,12 +67,15 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Commands to carry out in one transaction; `decided` are the decisions behind them."""
+    """Commands to carry out in one transaction; `decided` are the decisions behind them. Steps in `queued` get
+    their rows now, because others start with them or before them.
+    """
 
     run: str
     epoch: int
     commands: list[list[Any]]
     decided: list[Decided] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class Session:
         self._open: dict[Key, asyncio.Task[None]] = {}
         self._inbox: deque[tuple[Key, m.StepResult]] = deque()
         self._decided: list[m.Decided] = []
+        self._queued: set[str] = set()
         self._pausing = self._cancelling = self._draining = False
 
     async def drive(self) -> None:
@@ -125,10 +126,11 @@ class Session:
                     self._waiting.append(command)
                 elif not isinstance(command, Pause) or pausing or (at == len(todo) - 1 and not self._pausing):
                     batch.append(command)
-            if not batch:
+            queued = self._newly_queued()
+            if not batch and not queued:
                 return
             decided, self._decided = self._decided, []
-            request = m.Advance(self._start.run, self.epoch, m.pack_commands(batch), decided)
+            request = m.Advance(self._start.run, self.epoch, m.pack_commands(batch), decided, queued)
             advanced = await ask(m.ADVANCE, request, m.Advanced)
             todo = [command for answer in advanced.answers for command in self._answered(answer)]
             for command in batch:
@@ -136,6 +138,18 @@ class Session:
                     self.ended = command.status.value
                 elif isinstance(command, Pause):
                     self.ended = m.PAUSED
+
+    def _newly_queued(self) -> list[str]:
+        """Steps that are to be seen waiting. One that is alone and can start gets its row when it does."""
+        places = self._limit - self._working()
+        if len(self._waiting) <= min(1, places):
+            return []
+        queued = [s.step for s in self._waiting if s.item is None and s.step not in self._queued]
+        self._queued.update(queued)
+        return queued
+
+    def _working(self) -> int:
+        return sum(self._steps[step].kind != "chain" for step, _ in self._open)
 
     def _answered(self, answer: m.Answer) -> list[Command]:
         match answer.what:
@@ -198,7 +212,7 @@ class Session:
 
     def _fill(self) -> None:
         """Start children while there are places. A chain inside a step needs none: its steps do."""
-        working = sum(self._steps[step].kind != "chain" for step, _ in self._open)
+        working = self._working()
         while self._waiting and not self._pausing and not self._draining and len(self._open) < WINDOW:
             counts = self._steps[self._waiting[0].step].kind != "chain"
             if counts and working >= self._limit:
