@@ -114,7 +114,8 @@ class TemporalAdapter:
                 task_queue=self.address.task_queue,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                **({} if going else {"start_signal": m.RESUME, "start_signal_args": [before.epoch]}),
+                start_signal=None if going else m.RESUME,
+                start_signal_args=[] if going else [before.epoch],
             )
         except (RPCError, RuntimeError) as error:
             raise unreachable(self.address, error) from error

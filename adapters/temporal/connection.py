@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from temporalio.client import Client
@@ -60,13 +61,13 @@ def _bracketed(host: str) -> str:
 
 async def connect(address: TemporalAddress, *, lazy: bool = True) -> Client:
     """A client. Raises ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails."""
-    options = ClientConfig.load_client_connect_config()
+    options: dict[str, Any] = {"target_host": "localhost:7233", **ClientConfig.load_client_connect_config()}
     if address.target:
         options["target_host"] = address.target
     if address.namespace:
         options["namespace"] = address.namespace
     try:
-        return await Client.connect(**{"target_host": "localhost:7233", **options}, lazy=lazy)
+        return await Client.connect(**options, lazy=lazy)
     except (RPCError, RuntimeError, OSError) as error:
         raise unreachable(address, error) from error
 

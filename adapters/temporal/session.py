@@ -47,13 +47,14 @@ class Flags:
 
 async def ask(name: str, argument: Any, result: type[T]) -> T:
     """A short activity of towpath's own, on the worker that has the workflow. Trouble with the store is waited out."""
-    return await workflow.execute_local_activity(
+    answer: T = await workflow.execute_local_activity(
         name,
         argument,
         result_type=result,
         start_to_close_timeout=timedelta(minutes=10),
         retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10)),
     )
+    return answer
 
 
 class Session:
@@ -234,7 +235,7 @@ class Session:
         task = self._task(start)
         place = start.step if start.item is None else f"{start.step}[{start.item}]"
         try:
-            return await workflow.execute_child_workflow(
+            result: m.StepResult = await workflow.execute_child_workflow(
                 m.STEP,
                 task,
                 id=f"{self._start.queue}/{self._start.run}/{place}",
@@ -242,6 +243,7 @@ class Session:
                 cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
                 parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
             )
+            return result
         except ChildWorkflowError as error:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:

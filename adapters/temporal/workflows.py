@@ -133,7 +133,7 @@ class StepWorkflow:
 async def _activity(task: m.StepTask) -> m.StepResult:
     limit = UNLIMITED if task.timeout is None else timedelta(seconds=task.timeout) + SLACK
     try:
-        return await workflow.execute_activity(
+        result: m.StepResult = await workflow.execute_activity(
             m.RUN_STEP,
             task,
             result_type=m.StepResult,
@@ -147,6 +147,7 @@ async def _activity(task: m.StepTask) -> m.StepResult:
                 maximum_attempts=task.attempts + CRASHES,
             ),
         )
+        return result
     except ActivityError as error:
         if is_cancelled_exception(error):
             return m.StepResult(m.CANCELLED, recorded=False)
