@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from towpath.errors import Fenced, RunRefused, StoreFailed
-from towpath.events import ChainEnded, ChainPaused, Fact
+from towpath.events import ChainEnded, ChainPaused, Fact, GateFact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import Lease, NewRun, RunRow, StepRow, Wish
 
@@ -315,6 +315,10 @@ class RunStore:
             await self.database.write(lambda c: gates.expire(c, late, now()))
         return await self.database.read(lambda c: _wishes(c, run_ids))
 
+    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+        """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
+        return await self.database.read(lambda c: _edits(c, run_ids, after))
+
     async def wish(self, run_id: str, kind: str) -> ChainStatus:
         """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once.
 
@@ -355,6 +359,20 @@ def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> Non
     """End a run, and the runs inside it, that no process works on."""
     for write in end_tree(run_id, at):
         connection.execute(write.sql, write.values)
+
+
+def _edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+    asked = (
+        "SELECT DISTINCT w.step_id, w.item_index FROM events e JOIN workflows w ON w.id = e.workflow_id"
+        " WHERE e.chain_id = ? AND e.seq > ? AND e.type = ?"
+    )
+    found = [
+        Wish(run_id, "edit", step, item)
+        for run_id in run_ids
+        for step, item in connection.execute(asked, (run_id, after, GateFact.EDITED)).fetchall()
+    ]
+    return last, found
 
 
 def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish]:
