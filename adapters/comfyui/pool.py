@@ -81,7 +81,8 @@ class Member:
                 self.health = await self.client.health()
             self.trouble = ""
         except TimeoutError:
-            self.connection.rest.failed()
+            if self.well:  # else we may only have waited for our turn to ask, and nothing new is known
+                self.connection.rest.failed()
             self.trouble = f"no answer within {PROBE:g} s"
         except ServerFailed as error:
             self.trouble = error.problem.message
