@@ -44,6 +44,7 @@ class LocalAdapter:
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._executing: set[str] = set()
+        self._edits = 0  # the event up to which we know of edits
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
         self.listeners: list[Listener] = []
 
@@ -102,7 +103,8 @@ class LocalAdapter:
         """Find out now, not in half a second, what was asked of our runs."""
         if not self._runs:
             return
-        for wish in await self._store.wishes(list(self._runs)):
+        self._edits, edited = await self._store.edits(list(self._runs), self._edits)
+        for wish in [*edited, *await self._store.wishes(list(self._runs))]:
             run = self._runs.get(wish.run_id)
             if run is not None:
                 run.obey(wish)

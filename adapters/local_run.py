@@ -206,6 +206,9 @@ class LocalRun:
         elif wish.kind == "pause":
             if not self._pausing:
                 self._pause("requested", facts)
+        elif wish.kind == "edit":
+            if row is not None and row.status.done:  # steps that start from now on get the new version
+                await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if wish.kind == "decision":
                 await self._obey_decision(wish, row, facts)
@@ -352,7 +355,7 @@ class LocalRun:
     def _leave_servers(self) -> None:
         """The run is over, or left: its slots of servers go to others."""
         if self._farm is not None:
-            self._farm.forget(self._slot_came)
+            self._farm.settle(self._slot_came, wants=False)
             for work in self.working.values():
                 self._give_slot_back(work)
 
@@ -374,6 +377,8 @@ class LocalRun:
             for work in self._lines.starting(self._take_slot):
                 self._begin_attempt(work, facts)
         self._slots.settle(wants=bool(self._waiting) and not self._pausing)
+        if self._farm is not None:
+            self._farm.settle(self._slot_came, wants=bool(self._lines) and not self._pausing)
 
     def _slot_came(self) -> None:
         """Another run gave a slot up and it was set aside for this one."""

@@ -23,13 +23,13 @@ class ServerSlots(Protocol):
         ...
 
     def take(self, step: StepPlan, wake: Callable[[], None]) -> Any | None:
-        """A slot on a fitting server, or None; then `wake` is called when there may be one."""
+        """A slot on a fitting server, or None; then `wake` is called when one was set aside for it."""
         ...
 
     def give_back(self, seat: Any) -> None: ...
 
-    def forget(self, wake: Callable[[], None]) -> None:
-        """Nobody waits there any more."""
+    def settle(self, wake: Callable[[], None], *, wants: bool) -> None:
+        """Say whether work still waits; slots set aside for nothing go to others."""
         ...
 
 

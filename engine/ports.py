@@ -224,6 +224,12 @@ class Store(Protocol):
         """What was asked of these runs and not yet done. Gates in them whose time is over are closed first."""
         ...
 
+    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+        """Rows of these runs whose files people replaced since event `after`, as wishes of kind `edit`, and the
+        event up to which was looked.
+        """
+        ...
+
     async def wish(self, run_id: str, kind: str) -> ChainStatus:
         """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
         ...

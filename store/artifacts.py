@@ -37,7 +37,7 @@ async def create_artifact(
     local_path: str | Path | None = None,
     file_type: str | None = None,
     *,
-    data: bytes | AsyncIterable[bytes] | None = None,
+    data: bytes | AsyncIterable[bytes] | KeptFile | None = None,
     media_type: str | None = None,
     name: str | None = None,
     version: int | None = None,
@@ -53,7 +53,8 @@ async def create_artifact(
 ) -> Record:
     """Keep a file as the next version of a workflow's output and return its row.
 
-    The bytes come from `local_path` or `data`; file name, type, size and digest are derived from them.
+    The bytes come from `local_path` or `data` (a `KeptFile` has them safe already); file name, type, size and digest
+    are derived from them.
     `name` is the logical output (default: the parent's, else `output`). `version` may be given as a check.
     The only version of an output is its latest, whatever `is_latest` says. A gate that waits lists the new
     version from now on; with a parent and `approved` it is decided with it, in the same transaction.
@@ -212,10 +213,12 @@ async def _approve_gate(session: Session, row: Record) -> None:
 async def _keep(
     session: Session,
     path: str | Path | None,
-    data: bytes | AsyncIterable[bytes] | None,
+    data: bytes | AsyncIterable[bytes] | KeptFile | None,
     filename: str | None,
     media_type: str | None,
 ) -> KeptFile:
+    if isinstance(data, KeptFile):
+        return data
     if data is not None:
         return await session.files.keep(data, filename, media_type)
     if path is not None:

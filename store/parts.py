@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from towpath.events import GateFact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, StepStatus
-from towpath.ports import Standing, StepRow
+from towpath.ports import Standing, StepRow, Wish
 
 from . import gates, rows
 from .session import Row
@@ -111,6 +112,21 @@ def called_off(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[s
         for run in run_ids
         if any(connection.execute(ends, (outer,)).fetchone() for outer in gates.around(connection, run))
     ]
+
+
+def edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+    """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
+    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+    asked = (
+        "SELECT DISTINCT w.step_id, w.item_index FROM events e JOIN workflows w ON w.id = e.workflow_id"
+        " WHERE e.chain_id = ? AND e.seq > ? AND e.type = ?"
+    )
+    found = [
+        Wish(run_id, "edit", step, item)
+        for run_id in run_ids
+        for step, item in connection.execute(asked, (run_id, after, GateFact.EDITED)).fetchall()
+    ]
+    return last, found
 
 
 def _fetch(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Row]:

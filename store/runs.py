@@ -342,6 +342,10 @@ class RunStore:
             await self.database.write(lambda c: gates.expire(c, late, now()))
         return await self.database.read(lambda c: _wishes(c, run_ids))
 
+    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+        """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
+        return await self.database.read(lambda c: parts.edits(c, run_ids, after))
+
     async def wish(self, run_id: str, kind: str) -> ChainStatus:
         """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once.
 

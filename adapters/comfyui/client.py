@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 
@@ -25,11 +26,13 @@ from .replies import (
     refused_prompt,
 )
 
-_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
+_VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?")
+_PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it becomes a part of addresses and of a file's name
 JOBS_SINCE = (0, 6, 0)
 CANCEL_SINCE = (0, 26, 0)
 AIMED_INTERRUPT_SINCE = (0, 3, 57)
 _ROUTES_UNKNOWN = (0, 0, 0)
+SLOWEST = 64 * 1024  # bytes a second that an upload makes at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +88,19 @@ class ComfyClient:
                     return Sent(prompt_id)
                 continue
             if status == 400:
-                raise refused_prompt(reply, titles or {})
+                raise self._refused(reply, titles or {})
             return self._taken(reply, prompt_id, titles or {})
 
     def _taken(self, reply: Any, prompt_id: str, titles: dict[str, str]) -> Sent:
         errors = reply.get("node_errors") if isinstance(reply, dict) else None
         given = reply.get("prompt_id") if isinstance(reply, dict) else None
-        return Sent(given if isinstance(given, str) and given else prompt_id, node_problems(errors, titles))
+        fits = isinstance(given, str) and _PROMPT_ID.fullmatch(given)
+        lines = node_problems(errors, titles)
+        return Sent(str(given) if fits else prompt_id, tuple(map(self.connection.without_secrets, lines)))
+
+    def _refused(self, reply: Any, titles: dict[str, str]) -> PromptFailed:
+        told, kept = refused_prompt(reply, titles), self.connection.without_secrets
+        return PromptFailed(told.code, kept(told.problem.message), nodes=tuple(map(kept, told.nodes)))
 
     async def state(self, prompt_id: str) -> PromptState:
         """Where a prompt is. Without the jobs route the queue is asked first: a prompt moves from there to history."""
@@ -100,7 +109,7 @@ class ComfyClient:
                 "GET", f"/api/jobs/{prompt_id}", accept=frozenset({200, 404, 405})
             )
             if status == 200:
-                return job_state(reply)
+                return job_state(reply, prompt_id)
             if isinstance(reply, dict):
                 return PromptState.UNKNOWN
             self._no_jobs = True  # it has no such route after all
@@ -119,7 +128,7 @@ class ComfyClient:
         if not await self._has_jobs():
             return None
         status, reply = await self.connection.answer("GET", f"/api/jobs/{prompt_id}", accept=frozenset({200, 404, 405}))
-        return job_record(reply) if status == 200 and job_state(reply).over else None
+        return job_record(reply) if status == 200 and job_state(reply, prompt_id).over else None
 
     async def cancel(self, prompt_id: str) -> None:
         """Take a prompt off the queue or interrupt it, by its id; harmless if it is over. Nobody else's is touched."""
@@ -160,10 +169,13 @@ class ComfyClient:
         }
         await self.connection.rest.wait()
         content = _framed(head, chunks(), tail)
-        async with self.connection.open("POST", "/upload/image", content=content, headers=headers) as response:
-            raw = await response.aread()
-        if response.status_code != 200:
-            raise self.connection.refused(response.status_code, raw)
+        seconds = self.connection.patience.reply + size / SLOWEST
+        try:
+            with anyio.fail_after(seconds):
+                async with self.connection.open("POST", "/upload/image", content=content, headers=headers) as response:
+                    raw = await self.connection.whole(response)
+        except TimeoutError:
+            raise self.connection.too_late(seconds) from None
         return self._given_name(self.connection.decoded(raw, response))
 
     def _given_name(self, reply: Any) -> str:
@@ -191,12 +203,20 @@ class ComfyClient:
             )
 
     async def has_input(self, name: str, size: int) -> bool:
-        """Is a file of that name and size in the server's input folder?"""
+        """Is a file of that name and size in the server's input folder? If it does not say so, it is not."""
         below, _, filename = name.rpartition("/")
         params = {"filename": filename, "subfolder": below, "type": "input"}
         await self.connection.rest.wait()
-        async with self.connection.open("HEAD", "/view", params=params) as response:
-            return response.status_code == 200 and response.headers.get("content-length") == str(size)
+        try:
+            with anyio.fail_after(self.connection.patience.reply):
+                async with self.connection.open("HEAD", "/view", params=params) as response:
+                    return response.status_code == 200 and response.headers.get("content-length") == str(size)
+        except TimeoutError:
+            self.connection.rest.failed()
+        except ServerFailed as error:
+            if not error.retryable:
+                raise
+        return False
 
     # ---- the server itself
 
@@ -228,7 +248,7 @@ class ComfyClient:
         """What the server knows of these node types; unknown ones are left out."""
         found: dict[str, Any] = {}
         for name in sorted(class_types):
-            reply = await self.connection.json("GET", f"/object_info/{name}")
+            reply = await self.connection.json("GET", f"/object_info/{quote(name, safe='')}")
             if isinstance(reply, dict):
                 found.update(reply)
         return found

@@ -9,17 +9,20 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import httpx
 import msgspec
 
-from towpath.errors import ServerFailed
+from towpath.errors import InputInvalid, ServerFailed
+from towpath.redaction import SHORTEST
 
 from .addresses import redirect_target
 from .servers import Server
@@ -28,7 +31,9 @@ MAX_REPLY = 32 * 1024 * 1024  # bytes of a JSON reply
 MAX_REDIRECTS = 5
 CHUNK = 1024 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_BUSY = frozenset({429, 502, 503, 504})
+_BUSY = frozenset({429, 502, 503, 504, 520, 521, 522, 523, 524})  # from 520: proxies that do not reach the server
+_TOLD = 1_000  # bytes of a refusal that are read
+_COOKIES = 50  # a server that sets more than that is not right
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,8 @@ class Patience:
     """How long to wait for what, in seconds.
 
     `unreachable` is for a server that refuses connections, `silent` for one that takes them and does not
-    answer (a node may hold the interpreter for minutes; the job goes on), `busy` for one that says so.
+    answer (a node may hold the interpreter for minutes; the job goes on), `busy` for one that says so,
+    `broken` for one that answers 500 or what is no HTTP. `read` is for one read, `reply` for a whole reply.
     """
 
     connect: float = 5.0
@@ -45,6 +51,7 @@ class Patience:
     unreachable: float = 60.0
     silent: float = 600.0
     busy: float = 600.0
+    broken: float = 10.0
     lost: float = 5.0
     download: float = 3600.0
 
@@ -70,11 +77,15 @@ class Rest:
                 await over.wait()
 
     def failed(self, retry_after: float | None = None) -> None:
-        """It is (still) in trouble."""
+        """It is (still) in trouble. Of many requests that fail at the same time only the first is news."""
+        now = anyio.current_time()
+        self._trying = False
+        if self.failures and now < self._until:
+            self._until = max(self._until, now + (retry_after or 0.0))
+            return
         self.failures += 1
         wait = min(5.0, 0.25 * 2.0 ** min(self.failures, 8)) * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
-        self._until = anyio.current_time() + max(wait, retry_after or 0.0)
-        self._trying = False
+        self._until = now + max(wait, retry_after or 0.0)
 
     def well(self) -> None:
         """It answered."""
@@ -89,21 +100,55 @@ class Rest:
         self._trying = False
 
 
+class _Carrier(httpx.AsyncBaseTransport):
+    """Adds what a server wants to see (headers, parameters) to each request on its way out.
+
+    The client above logs every address and puts requests into its errors: there nothing of this may be.
+    """
+
+    def __init__(self, server: Server, inner: httpx.AsyncBaseTransport) -> None:
+        self._server = server
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        headers = httpx.Headers(request.headers)
+        headers.update(self._server.headers)
+        url = request.url.copy_merge_params(self._server.query) if self._server.query else request.url
+        return await self._inner.handle_async_request(
+            httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
+        )
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 class Connection:
-    """All requests of this process to one server. Use it as `async with Connection(server) as connection`."""
+    """All requests of this process to one server. Use it as `async with Connection(server) as connection`.
+
+    Raises InputInvalid (E_SERVER_CONFIG) if the file of authorities that the server names cannot be read.
+    """
 
     def __init__(self, server: Server, patience: Patience | None = None) -> None:
         self.server = server
         self.patience = patience or Patience()
         self.rest = Rest()
         wait = self.patience
-        self._http = httpx.AsyncClient(
-            headers={"Accept-Encoding": "identity", **server.headers},
-            verify=_tls(server.verify),
-            timeout=httpx.Timeout(wait.read, connect=wait.connect, pool=None),
+        verify = tls_context(server) or False
+        transport = httpx.AsyncHTTPTransport(
+            verify=verify,
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
-            trust_env=not _nearby(server.url),
+            proxy=proxy_of(server.url),
         )
+        self._http = httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity"},
+            timeout=httpx.Timeout(wait.read, connect=wait.connect, pool=None),
+            transport=_Carrier(server, transport),
+            verify=verify,  # or it would read a list of authorities that nobody uses
+            trust_env=False,
+        )
+        found = {text for value in server.headers.values() for text in (value, value.rpartition(" ")[2])}
+        found |= set(server.query.values())
+        self._secrets = sorted((text for text in found if len(text) >= SHORTEST), key=len, reverse=True)
 
     async def __aenter__(self) -> Connection:
         return self
@@ -145,7 +190,10 @@ class Connection:
         accept: frozenset[int] = frozenset({200}),
         patient: bool = True,
     ) -> tuple[int, Any]:
-        """Like `json`, with the status. Only statuses in `accept` are answers; an empty reply is None."""
+        """Like `json`, with the status. Only statuses in `accept` are answers.
+
+        An empty reply is None, and so is what is no JSON behind another status than 200.
+        """
         content = None if body is None else msgspec.json.encode(body)
         began = anyio.current_time()
         while True:
@@ -163,13 +211,44 @@ class Connection:
         try:
             with anyio.fail_after(self.patience.reply):
                 async with self.open(method, path, params=params, content=content, headers=headers) as response:
-                    raw = await _whole(response, MAX_REPLY)
+                    raw = await self.whole(response, accept)
         except TimeoutError:
-            self.rest.failed()
-            raise self.error("E_SERVER_TIMEOUT", f"no whole answer within {self.patience.reply:g} s") from None
+            raise self.too_late(self.patience.reply) from None
+        if response.status_code == 200:
+            return 200, self.decoded(raw, response)
+        with suppress(ServerFailed):
+            return response.status_code, self.decoded(raw, response)
+        return response.status_code, None
+
+    async def whole(self, response: httpx.Response, accept: frozenset[int] = frozenset({200})) -> bytes:
+        """All bytes of a reply; raises for a status that is not accepted, and for a reply that is too large.
+
+        Nothing is decompressed: a few bytes could become gigabytes.
+        """
         if response.status_code not in accept:
-            raise self.refused(response.status_code, raw)
-        return response.status_code, self.decoded(raw, response)
+            raise self.refused(response.status_code, await _beginning(response, _TOLD))
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise self.error("E_REPLY_PROTOCOL", "its answer comes encoded", found=encoding, retryable=False)
+        found: list[bytes] = []
+        size = int(response.headers.get("content-length", 0))
+        if size <= MAX_REPLY:
+            size = 0
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > MAX_REPLY:
+                    break
+                found.append(chunk)
+        if size > MAX_REPLY:
+            raise self.error(
+                "E_REPLY_TOO_LARGE", "an answer is too large", allowed=f"{MAX_REPLY} bytes", retryable=False
+            )
+        return b"".join(found)
+
+    def too_late(self, seconds: float) -> ServerFailed:
+        """The error for a reply that is not there in time."""
+        self.rest.failed()
+        return self.error("E_SERVER_TIMEOUT", f"no whole answer within {seconds:g} s")
 
     def decoded(self, raw: bytes, response: httpx.Response) -> Any:
         """The data of a JSON reply."""
@@ -183,8 +262,10 @@ class Connection:
 
     def longest(self, error: ServerFailed) -> float:
         """Seconds to go on trying after an error of this kind."""
-        waits = {"E_SERVER_UNREACHABLE": self.patience.unreachable, "E_SERVER_BUSY": self.patience.busy}
-        return waits.get(error.code, self.patience.silent)
+        wait = self.patience
+        waits = {"E_SERVER_UNREACHABLE": wait.unreachable, "E_SERVER_BUSY": wait.busy}
+        waits |= dict.fromkeys(("E_SERVER_STATUS", "E_REPLY_PROTOCOL"), wait.broken)
+        return waits.get(error.code, wait.silent)
 
     # ---- replies that are streams
 
@@ -202,15 +283,14 @@ class Connection:
 
         Redirects of GET and HEAD are followed as long as they stay with this server.
         """
-        url = f"{self.server.url}{path}"
-        query: Mapping[str, Any] | None = {**self.server.query, **(params or {})}
+        url, query = f"{self.server.url}{path}", params or None
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                request = self._http.build_request(method, url, params=query or None, content=content, headers=headers)
+                request = self._http.build_request(method, url, params=query, content=content, headers=headers)
                 response = await self._http.send(request, stream=True)
                 try:
+                    self._note(response)
                     if response.status_code not in _REDIRECTS:
-                        self._note(response)
                         yield response
                         return
                     url, query = self._redirected(method, url, response), None
@@ -220,7 +300,7 @@ class Connection:
             raise self.error("E_TOO_MANY_REDIRECTS", "it sends us from place to place", retryable=False)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError) as error:
             raise self._trouble(error) from None
-        except anyio.get_cancelled_exc_class():
+        except BaseException:
             self.rest.gave_up()
             raise
 
@@ -233,8 +313,12 @@ class Connection:
         """Everybody learns from every answer whether the server is well."""
         if response.status_code in _BUSY:
             self.rest.failed(_retry_after(response))
+        elif response.status_code >= 500:
+            self.rest.failed()
         else:
             self.rest.well()
+        if len(self._http.cookies.jar) > _COOKIES:
+            self._http.cookies.clear()
 
     def refused(self, status: int, raw: bytes) -> ServerFailed:
         """The error for a status that is no answer."""
@@ -249,37 +333,46 @@ class Connection:
         return self.error("E_SERVER_STATUS", f"it answers {status}", found=text, retryable=status >= 500)
 
     def _trouble(self, error: Exception) -> ServerFailed:
-        if isinstance(error, httpx.ConnectError) and _is_tls(error):
+        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+            self.rest.gave_up()  # what these say may hold a header or an address
+            return self.error(
+                "E_REPLY_PROTOCOL", f"a request that cannot be sent: {type(error).__name__}", retryable=False
+            )
+        tls = _tls_problem(error)
+        if tls:
             self.rest.gave_up()
             cure = "`verify` of the server in towpath.toml names the file of its authority"
-            return self.error("E_SERVER_TLS", f"its certificate is not good: {error}", cure=cure, retryable=False)
-        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-            self.rest.gave_up()
-            return self.error("E_REPLY_PROTOCOL", f"{error}", retryable=False)
-        if isinstance(error, httpx.RemoteProtocolError):
-            self.rest.failed()
-            return self.error("E_REPLY_PROTOCOL", f"it does not speak HTTP: {error}")
+            return self.error("E_SERVER_TLS", f"no trusted connection: {tls}", cure=cure, retryable=False)
         self.rest.failed()
+        if isinstance(error, httpx.RemoteProtocolError) and not _broke_off(error):
+            return self.error("E_REPLY_PROTOCOL", f"it does not speak HTTP: {str(error)[:200]}")
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return self.error("E_SERVER_TIMEOUT", f"it said nothing for {self.patience.read:g} s")
-        if isinstance(error, httpx.ReadError | httpx.WriteError):
+        if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
             return self.error("E_SERVER_LOST", "the connection broke")
         return self.error("E_SERVER_UNREACHABLE", f"it cannot be reached: {str(error) or type(error).__name__}")
 
     def error(self, code: str, message: str, **more: Any) -> ServerFailed:
-        """A ServerFailed that names the server."""
-        return ServerFailed(code, f"server {self.server.name}: {message}", **more)
+        """A ServerFailed that names the server. Servers echo what they were sent: secrets are taken out."""
+        told: dict[str, Any] = {
+            key: self.without_secrets(text) if isinstance(text, str) else text for key, text in more.items()
+        }
+        return ServerFailed(code, self.without_secrets(f"server {self.server.name}: {message}"), **told)
+
+    def without_secrets(self, text: str) -> str:
+        """A text of the server as it may be kept."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
-async def _whole(response: httpx.Response, limit: int) -> bytes:
-    found: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > limit:
-            raise ServerFailed("E_REPLY_TOO_LARGE", "an answer is too large", allowed=f"{limit} bytes", retryable=False)
-        found.append(chunk)
-    return b"".join(found)
+async def _beginning(response: httpx.Response, limit: int) -> bytes:
+    found = b""
+    async for chunk in response.aiter_raw():
+        found += chunk
+        if len(found) >= limit:
+            break
+    return found[:limit]
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -291,17 +384,55 @@ def _retry_after(response: httpx.Response) -> float | None:
     return min(seconds, 60.0) if 0 <= seconds < float("inf") else None
 
 
-def _is_tls(error: BaseException) -> bool:
+def _broke_off(error: httpx.RemoteProtocolError) -> bool:
+    """Whether a connection ended too early; all else under that name is no HTTP. Only the text tells them apart."""
+    return str(error).startswith(("peer closed", "Server disconnected"))
+
+
+def _tls_problem(error: BaseException) -> str:
+    """What is wrong with a server's TLS; "" if that is not the trouble. A connection that only broke is not."""
     at: BaseException | None = error
-    while at is not None:
-        if isinstance(at, ssl.SSLError) or "SSL" in str(at):
-            return True
+    seen: list[BaseException] = []
+    while at is not None and at not in seen:
+        seen.append(at)
+        if isinstance(at, ssl.SSLCertVerificationError):
+            return f"its certificate is not good: {at.verify_message}"
+        if isinstance(at, ssl.SSLError) and not isinstance(at, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return f"it does not speak TLS with us: {at.reason}"
         at = at.__cause__ or at.__context__
-    return False
+    return ""
 
 
-def _tls(verify: bool | str) -> ssl.SSLContext | bool:
-    return ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
+def tls_context(server: Server) -> ssl.SSLContext | None:
+    """How to check a server's certificate, for HTTP and the websocket alike; None for a server without TLS.
+
+    Raises InputInvalid (E_SERVER_CONFIG).
+    """
+    if not server.url.startswith("https"):
+        return None
+    try:
+        return _context(server.verify)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        message = f"the authorities of server {server.name} cannot be read: {why}"
+        raise InputInvalid("E_SERVER_CONFIG", message, found=server.verify, allowed="a PEM file") from None
+
+
+@lru_cache(maxsize=16)
+def _context(verify: bool | str) -> ssl.SSLContext:
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    return httpx.create_ssl_context(verify=verify)
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a server. None stands between us and this host or a private network."""
+    parts = urlsplit(url)
+    if _nearby(url) or proxy_bypass(parts.hostname or ""):
+        return None
+    known = getproxies()
+    found = known.get(parts.scheme) or known.get("all")
+    return found if not found or "://" in found else f"http://{found}"
 
 
 def _nearby(url: str) -> bool:

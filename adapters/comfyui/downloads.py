@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import httpx
@@ -21,6 +22,9 @@ MAX_FILE = 64 * 1024**3  # bytes
 DOWNLOAD_SECONDS = 3600.0
 RESUMES = 3  # broken connections in a row without a new byte before a download is given up
 _MEDIA = ("image", "video", "audio", "model")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ async def _peeked(body: AsyncGenerator[bytes, None]) -> tuple[bytes, AsyncIterat
 
 async def _body(connection: Connection, where: dict[str, str], limits: Limits) -> AsyncGenerator[bytes, None]:
     """The bytes of a file, gone on with where a connection broke."""
-    got = _Progress(connection, where, limits, anyio.current_time() + limits.seconds)
+    got = _Progress(connection, where, limits)
     while not got.complete:
         before = got.size
         try:
@@ -145,8 +149,10 @@ async def _body(connection: Connection, where: dict[str, str], limits: Limits) -
 class _Progress:
     """How far a download is."""
 
-    def __init__(self, connection: Connection, where: dict[str, str], limits: Limits, until: float) -> None:
-        self._connection, self._where, self._limits, self._until = connection, where, limits, until
+    def __init__(self, connection: Connection, where: dict[str, str], limits: Limits) -> None:
+        self._connection, self._where, self._limits = connection, where, limits
+        self._heard = anyio.current_time()  # when bytes came last
+        self._until = self._heard + limits.seconds
         self.size = 0
         self.broken = 0
         self.complete = False
@@ -155,30 +161,53 @@ class _Progress:
 
     async def part(self) -> AsyncGenerator[bytes, None]:
         """What one connection gives."""
-        headers = {}
-        if self.size:
-            headers = {"Range": f"bytes={self.size}-", **({"If-Range": self._tag} if self._tag else {})}
-        await self._connection.rest.wait()
-        opened = self._connection.open("GET", "/view", params=self._where, headers=headers)
-        async with opened as response:
+        async with AsyncExitStack() as stack:
+            response = await self._in_time(self._opened(stack))
             self._check(response)
-            chunks = response.aiter_raw(CHUNK)
-            while True:
-                chunk = await self._next(chunks)
-                if not chunk:
-                    break
-                self.size += len(chunk)
-                if self.size > self._limits.size:
-                    raise self._too_large()
+            async for chunk in self._gathered(response.aiter_raw()):
                 yield chunk
         if self._whole is not None and self.size < self._whole:
             raise self._error("E_DOWNLOAD_INCOMPLETE", f"{self.size} of {self._whole} bytes came")
         self.complete = True
 
-    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
-        """The next chunk; the deadline is for the whole file, not for one read."""
+    async def _opened(self, stack: AsyncExitStack) -> httpx.Response:
+        # Nothing else comes over this connection: what a server sends behind a file is no answer to anything.
+        headers = {"Connection": "close"}
+        if self.size:
+            headers["Range"] = f"bytes={self.size}-"
+            if self._tag and not self._tag.startswith("W/"):
+                headers["If-Range"] = self._tag
+        await self._connection.rest.wait()
+        opened = self._connection.open("GET", "/view", params=self._where, headers=headers)
+        return await stack.enter_async_context(opened)
+
+    async def _gathered(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Chunks of some size; when a connection breaks, first what came before it broke."""
+        held: list[bytes] = []
+        size, broke = 0, None
+        while True:
+            try:
+                chunk = await self._in_time(anext(chunks, b""))
+            except (httpx.TransportError, ServerFailed) as error:
+                chunk, broke = b"", error
+            size += len(chunk)
+            if self.size + size > self._limits.size:
+                raise self._too_large()
+            held.append(chunk)
+            if size and (size >= CHUNK or not chunk):
+                self.size += size
+                self._heard = anyio.current_time()
+                yield b"".join(held)
+                held, size = [], 0
+            if broke is not None:
+                raise broke
+            if not chunk:
+                return
+
+    async def _in_time(self, coming: Awaitable[T]) -> T:
+        """What comes, if it comes in time; the deadline is for the whole file, not for one read."""
         with anyio.move_on_after(max(self._until - anyio.current_time(), 0)) as deadline:
-            return await anext(chunks, b"")
+            return await coming
         assert deadline.cancelled_caught
         raise self._error("E_DOWNLOAD_TIMEOUT", f"not done after {self._limits.seconds:g} s", retryable=True)
 
@@ -187,7 +216,7 @@ class _Progress:
         if status == 404:
             raise self._error("E_OUTPUT_MISSING", "it has no such file (any more)")
         if status == 416 or (self.size and status == 200):
-            raise self._error("E_DOWNLOAD_INCOMPLETE", "the file changed, or cannot be gone on with", retryable=True)
+            raise self._changed()
         if status == 400:
             raise self._error("E_OUTPUT_REFUSED", "it does not give out a file that it named", retryable=False)
         if status not in (200, 206):
@@ -195,29 +224,48 @@ class _Progress:
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise self._error("E_DOWNLOAD_ENCODING", "the bytes come encoded", found=encoding, retryable=False)
-        length = response.headers.get("content-length")
-        if length is not None and length.isdigit():
-            self._whole = self.size + int(length)
-            if self._whole > self._limits.size:
-                raise self._too_large()
+        whole = self._length(response)
+        if self.size and whole != self._whole:
+            raise self._changed()
+        self._whole = whole
+        if whole is not None and whole > self._limits.size:
+            raise self._too_large()
         self._tag = response.headers.get("etag", "")
+
+    def _length(self, response: httpx.Response) -> int | None:
+        """Bytes of the whole file, as this answer tells them. A part that was not asked for is refused."""
+        length = response.headers.get("content-length")
+        told = self.size + int(length) if length is not None else None
+        if response.status_code == 200:
+            return told
+        found = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        total = None if found is None or found[3] == "*" else int(found[3])
+        if found is None or int(found[1]) != self.size or (total is not None and told not in (None, total)):
+            given = response.headers.get("content-range", "")
+            raise self._error("E_DOWNLOAD_PROTOCOL", "another part of the file than was asked for", found=given)
+        return told if total is None else total
 
     def may_go_on(self, error: ServerFailed) -> bool:
         """A connection that broke is tried again from where it broke, while there is time."""
+        now = anyio.current_time()
         broke = error.code in ("E_SERVER_LOST", "E_REPLY_PROTOCOL", "E_SERVER_TIMEOUT", "E_DOWNLOAD_INCOMPLETE")
         resumable = self.size == 0 or self._whole is not None
         busy = error.code in ("E_SERVER_BUSY", "E_SERVER_UNREACHABLE")
         if busy:
-            self.broken -= 1  # `rest` paces these; time ends them
-        return (busy or (broke and resumable and self.broken < RESUMES)) and anyio.current_time() < self._until
+            self.broken -= 1  # `rest` paces these; patience and the deadline end them
+            return resumable and now < min(self._until, self._heard + self._connection.longest(error))
+        return broke and resumable and self.broken < RESUMES and now < self._until
 
     def told(self, error: ServerFailed) -> ServerFailed:
         """The error of a connection as one of a download."""
-        if error.code == "E_SERVER_LOST" or (error.code == "E_REPLY_PROTOCOL" and "peer closed" in str(error)):
+        if error.code == "E_SERVER_LOST":
             return self._error("E_DOWNLOAD_INCOMPLETE", f"the connection broke after {self.size} bytes")
         if error.code == "E_REPLY_PROTOCOL":
             return self._error("E_DOWNLOAD_PROTOCOL", error.problem.message)
         return error
+
+    def _changed(self) -> ServerFailed:
+        return self._error("E_DOWNLOAD_INCOMPLETE", "the file changed, or cannot be gone on with")
 
     def _too_large(self) -> ServerFailed:
         limit = f"{self._limits.size} bytes"

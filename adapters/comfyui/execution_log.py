@@ -23,6 +23,17 @@ class ExecutionLog:
         self.prompt_id = prompt_id
         self._lines: list[bytes] = []
 
+    @classmethod
+    async def of(cls, folder: Path, prompt_id: str) -> ExecutionLog:
+        """The log of a prompt that was sent before, to be gone on with; a new one if there is none."""
+        log = cls(folder, prompt_id)
+        try:
+            async for path in anyio.Path(log.path.parent).glob(f"*_{prompt_id}.jsonl"):
+                log.path = Path(path)
+        except OSError:
+            pass
+        return log
+
     def note(self, event: str, **data: Any) -> None:
         """An event to be written with the next `write`."""
         line = {"at": time.time(), "event": event, "prompt_id": self.prompt_id, **data}

@@ -96,7 +96,7 @@ class ComfyFarm:
     # ---- slots
 
     def take(self, step: StepPlan, wake: Callable[[], None]) -> Seat | None:
-        """A slot on a fitting server, or None; then `wake` is called when there may be one."""
+        """A slot on a fitting server, or None; then `wake` is called when one was set aside for it."""
         return self.pool.take(need_of(step), wake)
 
     def need(self, step: StepPlan) -> Need:
@@ -106,9 +106,9 @@ class ComfyFarm:
     def give_back(self, seat: Seat) -> None:
         self.pool.give_back(seat)
 
-    def forget(self, wake: Callable[[], None]) -> None:
-        """A run that waits no more."""
-        self.pool.forget(wake)
+    def settle(self, wake: Callable[[], None], *, wants: bool) -> None:
+        """Say whether a run still waits; slots set aside for nothing go to others."""
+        self.pool.settle(wake, wants=wants)
 
     # ---- tries
 

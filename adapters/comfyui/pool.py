@@ -81,7 +81,8 @@ class Member:
                 self.health = await self.client.health()
             self.trouble = ""
         except TimeoutError:
-            self.connection.rest.failed()
+            if self.well:  # else we may only have waited for our turn to ask, and nothing new is known
+                self.connection.rest.failed()
             self.trouble = f"no answer within {PROBE:g} s"
         except ServerFailed as error:
             self.trouble = error.problem.message
@@ -108,6 +109,7 @@ class ServerPool:
         self.patience = patience or Patience()
         self.members = [Member(server, ComfyClient(Connection(server, self.patience))) for server in servers]
         self._waiting: dict[Callable[[], None], set[Need]] = {}
+        self._aside: dict[Callable[[], None], list[Seat]] = {}
         self._picks = 0
         self._open = AsyncExitStack()
 
@@ -139,18 +141,40 @@ class ServerPool:
     # ---- slots, for steps of chains
 
     def take(self, need: Need, wake: Callable[[], None]) -> Seat | None:
-        """A slot now, or None: then `wake` is called when one came free. Raises ServerFailed (E_SERVER_NONE).
+        """A slot now, or None: then `wake` is called when one was set aside. Raises ServerFailed (E_SERVER_NONE).
 
         While every fitting server is in trouble a slot of one of them is given all the same: whoever has it
         waits for that server, and finds out when it is well again.
         """
+        seat = self._set_aside(need, wake) or self._free(need)
+        if seat is None:
+            self._waiting.setdefault(wake, set()).add(need)
+        else:
+            self._waits_no_more(wake, need)
+        return seat
+
+    def _set_aside(self, need: Need, wake: Callable[[], None]) -> Seat | None:
+        seats = self._aside.get(wake, [])
+        seat = next((seat for seat in seats if need.fits(seat.member.server)), None)
+        if seat is None:
+            return None
+        seats.remove(seat)
+        return Seat(seat.member, need)
+
+    def _free(self, need: Need) -> Seat | None:
         fitting = self.fitting(need)
         free = [m for m in fitting if m.in_flight < m.server.slots]
         well = [m for m in free if m.well]
         if not free or (not well and any(m.well for m in fitting)):
-            self._waiting.setdefault(wake, set()).add(need)
             return None
         return self._seat(self._best(well or free, self.strategy), need)
+
+    def _waits_no_more(self, wake: Callable[[], None], need: Need) -> None:
+        """It had its turn; for more it queues up behind the others."""
+        needs = self._waiting.get(wake, set())
+        needs.discard(need)
+        if not needs:
+            self._waiting.pop(wake, None)
 
     def take_of(self, member: Member, need: Need) -> Seat:
         """A slot of this very server, full or not: its prompt is there already."""
@@ -165,17 +189,26 @@ class ServerPool:
         return self._seat(self._best(free, self.strategy), seat.need)
 
     def give_back(self, seat: Seat) -> None:
-        """The prompt is over; whoever has waited longest for such a server is told."""
+        """The prompt is over; the slot is set aside for whoever has waited longest for such a server."""
         seat.member.in_flight -= 1
-        for wake, needs in list(self._waiting.items()):
-            if any(need.fits(seat.member.server) for need in needs):
-                del self._waiting[wake]
+        for wake, needs in self._waiting.items():
+            need = next((need for need in needs if self._may_have(seat.member, need)), None)
+            if need is not None:
+                self._aside.setdefault(wake, []).append(self._seat(seat.member, need))
+                self._waits_no_more(wake, need)
                 wake()
                 return
 
-    def forget(self, wake: Callable[[], None]) -> None:
-        """Nobody waits there any more."""
-        self._waiting.pop(wake, None)
+    def _may_have(self, member: Member, need: Need) -> bool:
+        """Is this server one to wait for? One in trouble only if all others are as well."""
+        return need.fits(member.server) and (member.well or not any(m.well for m in self.fitting(need)))
+
+    def settle(self, wake: Callable[[], None], *, wants: bool) -> None:
+        """Say whether work still waits there; slots set aside for nothing go to others."""
+        if not wants:
+            self._waiting.pop(wake, None)
+        for seat in self._aside.pop(wake, []):
+            self.give_back(seat)
 
     def _seat(self, member: Member, need: Need) -> Seat:
         member.in_flight += 1
@@ -229,7 +262,6 @@ class ServerPool:
             if any(m.in_flight for m in self.members) or self._waiting:
                 await self.look()
             for wake in list(self._waiting):
-                del self._waiting[wake]
                 wake()
 
 

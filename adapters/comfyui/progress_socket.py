@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from .connection import proxy_of, tls_context
 from .servers import Server
 
 MAX_FRAME = 32 * 1024 * 1024  # bytes; previews and images sent as frames are some megabytes
@@ -27,14 +27,24 @@ PING = 30.0  # seconds between pings
 PONG = 300.0  # seconds to wait for an answer: a node that holds the interpreter answers nothing for minutes
 RECONNECT = (0.2, 5.0)  # seconds: the first wait and the longest
 SHOWN = 0.1  # seconds between two reports of progress
+QUEUED = 4  # frames that wait to be read; each may be as large as MAX_FRAME
+MAX_TEXT = 1024 * 1024  # characters of a message; reading a larger one would hold everybody else up
+NODES = 10_000  # nodes that are told; a workflow has fewer
+KEPT = 100  # of the latest ends of connections
 _OVER = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
 _log = logging.getLogger("towpath.comfyui")
+_frames = logging.getLogger("towpath.comfyui.frames")
+_frames.setLevel(logging.INFO)  # at DEBUG it would tell addresses and headers, with the secrets in them
 
 
 @dataclass(slots=True)
 class Heard:
-    """What the socket of one prompt has told so far. `nudge` is set when the prompt may be over."""
+    """What the socket of one prompt has told so far. `nudge` is set when the prompt may be over.
+
+    `last` is when a message named the prompt, as long as no connection broke; `closed` is how connections ended,
+    `odd` how many messages were none.
+    """
 
     prompt_id: str
     nudge: anyio.Event = field(default_factory=anyio.Event)
@@ -48,23 +58,26 @@ class Heard:
     on_node: Callable[[str], None] | None = None
     on_progress: Callable[[float, float | None], None] | None = None
     _shown: float = -math.inf
+    _nodes: int = 0
 
     def take(self, frame: str | bytes) -> None:
         """One frame. Previews are for browsers; anything that is no message of ours is counted."""
         self.frames += 1
-        self.last = anyio.current_time()
         if isinstance(frame, bytes):
             return
         try:
-            message = msgspec.json.decode(frame)
+            message = msgspec.json.decode(frame) if len(frame) <= MAX_TEXT else None
         except (msgspec.DecodeError, RecursionError):
             message = None
         if not isinstance(message, dict) or not isinstance(message.get("data"), dict):
             self.odd += 1
             return
         data = message["data"]
-        if data.get("prompt_id") not in (None, self.prompt_id):
+        about = data.get("prompt_id")
+        if about not in (None, self.prompt_id):
             return
+        if about is not None and not self.closed:
+            self.last = anyio.current_time()
         self._tell(str(message.get("type")), data)
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
@@ -72,7 +85,8 @@ class Heard:
             self.nudge.set()
         elif kind == "executing" and data.get("prompt_id") == self.prompt_id:
             self.node = str(data["node"])[:100]
-            if self.on_node is not None:
+            self._nodes += 1
+            if self.on_node is not None and self._nodes <= NODES:
                 self.on_node(self.node)
         elif kind == "progress":
             self._progress(data.get("value"), data.get("max"))
@@ -86,6 +100,21 @@ class Heard:
             self._shown = now
             self.on_progress(self.done, self.total)
 
+    def ended(self, why: str) -> None:
+        """A connection is over. From now on silence means nothing: when a server cleans up after a connection that
+        it took for open, it may forget the next one of ours with it.
+        """
+        self.last = -math.inf
+        self.closed.append(why)
+        del self.closed[:-KEPT]
+
+
+class _Handshake(connect):
+    """A connection to this very address: a redirect could lead anywhere, and our secrets with it."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
 
 async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Event) -> None:
     """Read a prompt's events until cancelled; `opened` is set when the first connection stands, or failed."""
@@ -93,17 +122,19 @@ async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Eve
     while True:
         began = anyio.current_time()
         try:
-            async with connect(
+            async with _Handshake(
                 _address(server, client_id),
                 additional_headers=server.headers,
-                ssl=_tls(server),
+                ssl=tls_context(server),
+                compression=None,
                 max_size=MAX_FRAME,
-                max_queue=64,
+                max_queue=QUEUED,
                 ping_interval=PING,
                 ping_timeout=PONG,
                 open_timeout=10,
                 close_timeout=1,
-                proxy=None,
+                proxy=proxy_of(server.url),
+                logger=_frames,
             ) as socket:
                 opened.set()
                 async for frame in socket:
@@ -112,8 +143,8 @@ async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Eve
                         await anyio.lowlevel.checkpoint()  # a flood of messages leaves room for everybody else
         except ConnectionClosed as closed:
             _note(heard, closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else 1006)
-        except (WebSocketException, OSError, TimeoutError, ValueError) as error:
-            heard.closed.append(type(error).__name__)
+        except (WebSocketException, OSError, TimeoutError, ValueError, EOFError, ImportError) as error:
+            heard.ended(type(error).__name__)
         opened.set()
         heard.nudge.set()  # it may be over; asking costs little
         if anyio.current_time() - began > longest:
@@ -124,7 +155,7 @@ async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Eve
 
 def _note(heard: Heard, code: int) -> None:
     word = "E_WS_TOO_LARGE" if code == 1009 else str(code)
-    heard.closed.append(word)
+    heard.ended(word)
     _log.debug("the socket of prompt %s closed: %s", heard.prompt_id, word)
 
 
@@ -135,15 +166,7 @@ def _address(server: Server, client_id: str) -> str:
     return urlunsplit((scheme, parts.netloc, f"{parts.path}/ws", query, ""))
 
 
-def _tls(server: Server) -> ssl.SSLContext | None:
-    if not server.url.startswith("https"):
-        return None
-    context = ssl.create_default_context(cafile=server.verify if isinstance(server.verify, str) else None)
-    if server.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A number that a float can hold; JSON has larger ones."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return whole or (isinstance(value, float) and math.isfinite(value))

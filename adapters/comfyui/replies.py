@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from towpath.errors import PromptFailed
+from towpath.errors import PromptFailed, ServerFailed
 
 MESSAGE_LIMIT = 2_000  # characters of a node's own text
+MAX_FILES = 20_000  # of one prompt
+TOLD = 100  # of lines about one reply
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)
 
 
@@ -66,8 +68,10 @@ class Record:
         return next((data for name, data in reversed(self.messages) if name == kind), None)
 
 
-def job_state(reply: Any) -> PromptState:
-    """The state in a reply of `/api/jobs/{id}`."""
+def job_state(reply: Any, prompt_id: str) -> PromptState:
+    """The state in a reply of `/api/jobs/{id}`; `unknown` if the reply is about another prompt."""
+    if _text(reply, "id") not in ("", prompt_id):
+        return PromptState.UNKNOWN
     words = {
         "pending": PromptState.PENDING,
         "in_progress": PromptState.RUNNING,
@@ -110,7 +114,7 @@ def job_record(reply: Any) -> Record:
     outputs = reply.get("outputs") if isinstance(reply, dict) else None
     error = reply.get("execution_error") if isinstance(reply, dict) else None
     messages = (("execution_error", error),) if isinstance(error, dict) else ()
-    return Record(job_state(reply), outputs if isinstance(outputs, dict) else {}, messages)
+    return Record(job_state(reply, _text(reply, "id")), outputs if isinstance(outputs, dict) else {}, messages)
 
 
 def _messages(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,9 +127,11 @@ def outputs_of(record: Record) -> Outputs:
     """Every file and every text in a record, under whatever key a node put it.
 
     Files that a server keeps for previews only (folder `temp`) are left out where there are others.
+
+    Raises ServerFailed (E_REPLY_TOO_LARGE) for more files than any prompt makes.
     """
     files: list[OutputFile] = []
-    texts: dict[str, tuple[str, ...]] = {}
+    texts: dict[str, list[str]] = {}
     odd: list[str] = []
     for node in sorted(record.outputs, key=node_order):
         kinds = record.outputs[node]
@@ -134,12 +140,15 @@ def outputs_of(record: Record) -> Outputs:
             continue
         for key, items in kinds.items():
             _sort_items(node, key, items, files, texts, odd)
+    if len(files) > MAX_FILES:
+        allowed = f"{MAX_FILES} files"
+        raise ServerFailed("E_REPLY_TOO_LARGE", f"a prompt names {len(files)} files", allowed=allowed, retryable=False)
     kept = [file for file in files if file.folder != "temp"]
-    return Outputs(tuple(kept or files), texts, tuple(odd))
+    return Outputs(tuple(kept or files), {node: tuple(found) for node, found in texts.items()}, _first_lines(odd))
 
 
 def _sort_items(
-    node: str, key: str, items: Any, files: list[OutputFile], texts: dict[str, tuple[str, ...]], odd: list[str]
+    node: str, key: str, items: Any, files: list[OutputFile], texts: dict[str, list[str]], odd: list[str]
 ) -> None:
     if not isinstance(items, list):
         items = [items]
@@ -147,7 +156,7 @@ def _sort_items(
         if isinstance(item, dict) and "filename" in item:
             files.append(OutputFile(node, key, item["filename"], item.get("subfolder", ""), item.get("type", "output")))
         elif isinstance(item, str) and key == "text":
-            texts[node] = (*texts.get(node, ()), item)
+            texts.setdefault(node, []).append(item)
         elif isinstance(item, str) and key == "result" and item:
             files.append(_preview(node, key, item))
         elif item is not None and key not in ("animated", "result", "has_alpha"):
@@ -200,7 +209,13 @@ def node_problems(errors: Any, titles: dict[str, str]) -> tuple[str, ...]:
             lines.append(f"{named}: {_text(problem, 'message')}" + (f" ({details})" if details else ""))
         if not problems:
             lines.append(f"{named}: refused")
-    return tuple(lines)
+    return tuple(line[:MESSAGE_LIMIT] for line in _first_lines(lines))
+
+
+def _first_lines(lines: list[str]) -> tuple[str, ...]:
+    """As many lines as people read, and how many there are more."""
+    more = [f"and {len(lines) - TOLD} more"] if len(lines) > TOLD else []
+    return (*lines[:TOLD], *more)
 
 
 def _node(error: dict[str, Any], titles: dict[str, str]) -> str:

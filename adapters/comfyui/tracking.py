@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from towpath.adapters.background import background_tasks
 from towpath.errors import ServerFailed
 
 from .client import ComfyClient
 from .progress_socket import Heard, listen
 from .replies import PromptState, Record
 
+SOON = 0.05  # seconds between two questions at least, however often the socket asks for one
 FAST, SLOW = 0.1, 1.0  # seconds between questions while the socket is silent
 LIVELY = 5.0  # seconds between questions while the socket tells something
 HELLO = 2.0  # seconds to wait for the socket before the prompt is sent without it
@@ -22,14 +24,11 @@ HELLO = 2.0  # seconds to wait for the socket before the prompt is sent without 
 async def listening(client: ComfyClient, client_id: str, heard: Heard) -> AsyncGenerator[None, None]:
     """The prompt's socket, open before the prompt is sent if the server opens it in time."""
     opened = anyio.Event()
-    async with anyio.create_task_group() as tasks:
+    async with background_tasks() as tasks:
         tasks.start_soon(listen, client.connection.server, client_id, heard, opened)
         with anyio.move_on_after(HELLO):
             await opened.wait()
-        try:
-            yield
-        finally:
-            tasks.cancel_scope.cancel()
+        yield
 
 
 async def follow(client: ComfyClient, prompt_id: str, heard: Heard) -> Record:
@@ -41,7 +40,7 @@ async def follow(client: ComfyClient, prompt_id: str, heard: Heard) -> Record:
     """
     wait, missing = FAST, 0.0
     while True:
-        heard.nudge = anyio.Event()
+        heard.nudge, asked = anyio.Event(), anyio.current_time()
         state = await client.state(prompt_id)
         now = anyio.current_time()
         if state.over:
@@ -58,6 +57,7 @@ async def follow(client: ComfyClient, prompt_id: str, heard: Heard) -> Record:
         lively = missing == 0.0 and now - heard.last < LIVELY
         with anyio.move_on_after(LIVELY if lively else wait) as pause:
             await heard.nudge.wait()
+            await anyio.sleep(max(asked + SOON - anyio.current_time(), 0))
         wait = min(wait * 1.5, SLOW) if pause.cancelled_caught else FAST / 2
 
 

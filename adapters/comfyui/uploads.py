@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from towpath.events import Fact, TransferMade
 from towpath.model import ArtifactApproval, ErrorInfo, TransferStatus
 from towpath.ports import Store
 
+from .client import ComfyClient
 from .names import upload_name
 from .pool import Member
 from .tries import Record
@@ -124,7 +125,7 @@ async def _there(artifact: Artifact, member: Member, store: Store) -> str | None
 
 
 async def _upload(artifact: Artifact, target: Target) -> str:
-    """Send the bytes and return the server's name for them; a server that is busy is waited for."""
+    """Send the bytes and return the server's name for them."""
     client, name = target.member.client, upload_name(artifact.filename, artifact.digest)
     whole = await artifact.read_bytes() if artifact.size <= VERIFIED else None
 
@@ -135,10 +136,17 @@ async def _upload(artifact: Artifact, target: Target) -> str:
         async for chunk in artifact.open():  # its last chunk comes only if the digest is right
             yield chunk
 
+    return await upload_patiently(client, name, target.folder, chunks, artifact.size)
+
+
+async def upload_patiently(
+    client: ComfyClient, name: str, folder: str, chunks: Callable[[], AsyncIterator[bytes]], size: int
+) -> str:
+    """Like `ComfyClient.upload`; a server that is busy is waited for. `chunks` is called for each try."""
     began = anyio.current_time()
     while True:
         try:
-            return await client.upload(name, target.folder, chunks, artifact.size)
+            return await client.upload(name, folder, chunks, size)
         except ServerFailed as error:
             again = error.retryable and error.code.startswith("E_SERVER_")
             if not again or anyio.current_time() - began >= client.connection.longest(error):

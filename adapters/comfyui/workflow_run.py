@@ -7,18 +7,19 @@ for it there: what a server still knows is gone on with, and rendered once.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 
-from towpath.artifact import File, KeptFile, Origin
+from towpath.artifact import Artifact, File, KeptFile, Origin
 from towpath.context import StepContext
 from towpath.errors import PromptFailed, ServerFailed
 from towpath.events import PromptSent
 from towpath.media import extension
-from towpath.model import Json, kind_of
+from towpath.model import ArtifactApproval, Json, kind_of
 from towpath.ports import Files, Store
 
 from .api_format import node_title
@@ -27,7 +28,7 @@ from .downloads import Limits, download
 from .execution_log import ExecutionLog
 from .object_info import check_against
 from .parameters import apply_parameters, with_own_prefixes
-from .pool import Member, ServerPool
+from .pool import PROBE, Member, ServerPool
 from .progress_socket import Heard
 from .replies import OutputFile, Outputs, PromptState, Record, failed_prompt, outputs_of
 from .tracking import follow, listening
@@ -49,6 +50,15 @@ class Rules:
     limits: Limits = field(default_factory=Limits)
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A prompt that completed, what the server's history says of it, and its log."""
+
+    prompt_id: str
+    record: Record
+    log: ExecutionLog
+
+
 class WorkflowRunner:
     """Carries out tries of ComfyUI steps on the servers of a pool."""
 
@@ -64,13 +74,14 @@ class WorkflowRunner:
             PromptFailed: E_PROMPT_…, E_NODE_…. ServerFailed: E_SERVER_…, E_DOWNLOAD_…, E_NO_OUTPUT.
         """
         member = await self._with_prompt(work)
+        if member is None:
+            member = await self._ready(work)
+            return await self._value(work, member, await self._prompted(work, member))
         prompt = work.row.prompt
-        if member is None or prompt is None:
-            member, prompt, record = await self._prompted(work)
-        else:
-            work.context.logger.info("going on with prompt %s on %s", prompt, member.server.name)
-            record = await self._followed(work, member.client, prompt, ExecutionLog(self._store.files.folder, prompt))
-        return await self._value(work, member, prompt, record)
+        assert prompt is not None
+        work.context.logger.info("going on with prompt %s on %s", prompt, member.server.name)
+        log = await ExecutionLog.of(self._store.files.folder, prompt)
+        return await self._value(work, member, await self._followed(work, member.client, prompt, log))
 
     # ---- a prompt of an earlier try
 
@@ -102,11 +113,14 @@ class WorkflowRunner:
 
     # ---- a new prompt
 
-    async def _prompted(self, work: WorkflowTry) -> tuple[Member, str, Record]:
-        member = await self._ready(work)
+    async def _prompted(self, work: WorkflowTry, member: Member) -> Finished:
         client, row = member.client, work.row
-        prompt_id = row.prompt or str(uuid.uuid4())
-        log = ExecutionLog(self._store.files.folder, prompt_id)
+        await self._refuse_rejected(work.arguments)
+        folder = self._store.files.folder
+        log = (
+            ExecutionLog(folder, str(uuid.uuid4())) if row.prompt is None else await ExecutionLog.of(folder, row.prompt)
+        )
+        prompt_id = log.prompt_id
         await log.write("server.selected", server=member.server.name, url=member.server.url, step=work.step.id)
         target = Target(work.run_id, row.id, row.step, row.item, member)
         workflow = Workflow.from_json(work.workflow)
@@ -120,9 +134,19 @@ class WorkflowRunner:
         await log.write("workflow.submitted", server=member.server.name, workflow=workflow.name, graph=graph)
         return await self._submitted(work, member, sent, log)
 
-    async def _submitted(
-        self, work: WorkflowTry, member: Member, sent: PromptSent, log: ExecutionLog
-    ) -> tuple[Member, str, Record]:
+    async def _refuse_rejected(self, arguments: Any) -> None:
+        """A person may have rejected a file since the step that made it was done. It is sent to no server then.
+
+        Raises ServerFailed (E_ARTIFACT_REJECTED).
+        """
+        given = {artifact.id: artifact for artifact in _files_in(arguments)}
+        for row in {artifact.row.workflow_id for artifact in given.values()}:
+            for latest in await self._store.latest_artifacts(row):
+                if latest.id in given and latest.approval_status == ArtifactApproval.REJECTED:
+                    message = f"{latest.name} v{latest.version} was rejected: it is sent to no server"
+                    raise ServerFailed("E_ARTIFACT_REJECTED", message, retryable=False)
+
+    async def _submitted(self, work: WorkflowTry, member: Member, sent: PromptSent, log: ExecutionLog) -> Finished:
         client, graph = member.client, sent.definition
         titles = _titles(work.workflow)
         client_id = uuid.uuid4().hex
@@ -137,7 +161,7 @@ class WorkflowRunner:
                 work.context.logger.info("prompt %s is on %s", taken.prompt_id, member.server.name)
                 if not self.rules.partial_outputs:
                     await self._refuse_partial(client, taken.prompt_id, taken)
-                return member, taken.prompt_id, await self._finished(work, client, taken.prompt_id, heard, log)
+                return await self._finished(work, client, taken.prompt_id, heard, log)
         except PromptFailed as error:
             work.row.prompt = None
             await log.write("workflow.failed", code=error.code, message=error.problem.message, nodes=error.nodes)
@@ -153,22 +177,22 @@ class WorkflowRunner:
             raise
 
     async def _ready(self, work: WorkflowTry) -> Member:
-        """The server of our slot if it answers, else another one that does, else ours with patience."""
+        """The server of our slot if it answers, else another one that does; with patience, if none does."""
+        began = anyio.current_time()
         while True:
-            member = work.seat.member
-            if member.well:
-                try:
-                    await member.connection.json("GET", "/prompt", patient=False)
-                    return member
-                except ServerFailed as error:
-                    if not error.retryable:
-                        raise
-            other = self.pool.instead(work.seat)
-            if other is None:
-                await member.connection.json("GET", "/prompt")
+            member: Member = work.seat.member
+            try:
+                await _answers(member)
                 return member
-            work.context.logger.warning("server %s is in trouble, using another", member.server.name)
-            work.seat = other
+            except ServerFailed as error:
+                if not error.retryable:
+                    raise
+                other = self.pool.instead(work.seat)
+                if other is None and anyio.current_time() - began >= member.connection.longest(error):
+                    raise
+            if other is not None:
+                work.context.logger.warning("server %s is in trouble, using another", member.server.name)
+                work.seat = other
 
     async def _check(self, work: WorkflowTry, client: ComfyClient, graph: dict[str, Any]) -> None:
         """Refuse what the server could not run, before it is sent."""
@@ -183,7 +207,7 @@ class WorkflowRunner:
 
     # ---- following it
 
-    async def _followed(self, work: WorkflowTry, client: ComfyClient, prompt_id: str, log: ExecutionLog) -> Record:
+    async def _followed(self, work: WorkflowTry, client: ComfyClient, prompt_id: str, log: ExecutionLog) -> Finished:
         heard = self._heard(work, prompt_id, log)
         try:
             return await self._finished(work, client, prompt_id, heard, log)
@@ -194,8 +218,8 @@ class WorkflowRunner:
 
     async def _finished(
         self, work: WorkflowTry, client: ComfyClient, prompt_id: str, heard: Heard, log: ExecutionLog
-    ) -> Record:
-        """The record of a prompt that completed. Raises what stopped it."""
+    ) -> Finished:
+        """A prompt that completed. Raises what stopped it."""
         try:
             record = await follow(client, prompt_id, heard)
         except anyio.get_cancelled_exc_class():
@@ -213,7 +237,7 @@ class WorkflowRunner:
                     await client.free_memory()
             raise error_
         await log.write("workflow.success", outputs=record.outputs)
-        return record
+        return Finished(prompt_id, record, log)
 
     def _heard(self, work: WorkflowTry, prompt_id: str, log: ExecutionLog) -> Heard:
         return Heard(
@@ -233,14 +257,14 @@ class WorkflowRunner:
 
     # ---- bringing files home
 
-    async def _value(self, work: WorkflowTry, member: Member, prompt_id: str, record: Record) -> Any:
-        found = outputs_of(record)
+    async def _value(self, work: WorkflowTry, member: Member, done: Finished) -> Any:
+        found = outputs_of(done.record)
         for line in found.odd:
             work.context.logger.warning("an output that is not understood: %s", line)
         if not found.files and not found.texts:
             raise member.connection.error(
                 "E_NO_OUTPUT",
-                f"prompt {prompt_id} is done and made nothing that could be kept",
+                f"prompt {done.prompt_id} is done and made nothing that could be kept",
                 cure="end the workflow in a node that saves, such as SaveImage",
                 retryable=False,
             )
@@ -250,8 +274,9 @@ class WorkflowRunner:
             if error.code == "E_OUTPUT_MISSING":
                 work.row.prompt = None  # made once more, if the step has tries left
             raise
-        log = ExecutionLog(self._store.files.folder, prompt_id)
-        await log.write("images.downloaded", files=[f"{kept_file.filename} {kept_file.digest}" for kept_file in kept])
+        await done.log.write(
+            "images.downloaded", files=[f"{kept_file.filename} {kept_file.digest}" for kept_file in kept]
+        )
         return step_value(found, kept)
 
     async def _downloaded(self, work: WorkflowTry, member: Member, files: tuple[OutputFile, ...]) -> list[KeptFile]:
@@ -269,6 +294,28 @@ class WorkflowRunner:
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         return [kept[index] for index in range(len(files))]
+
+
+async def _answers(member: Member) -> None:
+    """Does a server answer now? One that takes the question and says nothing is in trouble as well.
+
+    Raises ServerFailed: E_SERVER_….
+    """
+    known = member.well
+    with anyio.move_on_after(PROBE):
+        await member.connection.json("GET", "/prompt", patient=False)
+        return
+    if known:
+        member.connection.rest.failed()
+    raise member.connection.error("E_SERVER_TIMEOUT", f"no answer within {PROBE:g} s")
+
+
+def _files_in(value: Any) -> Iterator[Artifact]:
+    if isinstance(value, Artifact):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _files_in(inner)
 
 
 async def bring_home(

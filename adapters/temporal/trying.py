@@ -57,6 +57,20 @@ class Recorder:
                 listener(lease.run_id, fact)
 
 
+class _Line:
+    """One that waits for a slot of a server."""
+
+    def __init__(self) -> None:
+        self._came = anyio.Event()
+
+    def wake(self) -> None:
+        self._came.set()
+
+    async def turn(self) -> None:
+        await self._came.wait()
+        self._came = anyio.Event()
+
+
 class Trying:
     """A step or item in the hands of this worker."""
 
@@ -160,15 +174,15 @@ class Trying:
     async def _take_seat(self, work: Work) -> None:
         """Wait for a slot of a server."""
         assert self._farm is not None
-        while True:
-            came = anyio.Event()
-            work.seat = self._farm.take(work.step, came.set)
-            if work.seat is not None:
-                return
-            try:
-                await came.wait()
-            finally:
-                self._farm.forget(came.set)
+        line = _Line()
+        try:
+            while True:
+                work.seat = self._farm.take(work.step, line.wake)
+                if work.seat is not None:
+                    return
+                await line.turn()
+        finally:
+            self._farm.settle(line.wake, wants=False)
 
     # ---- ending
 

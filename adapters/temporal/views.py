@@ -21,7 +21,7 @@ MAX_VIEWS = 64
 class RunView:
     """One run as a worker sees it."""
 
-    def __init__(self, store: Store, run: RunRow) -> None:
+    def __init__(self, store: Store, run: RunRow, event: int) -> None:
         self.id = run.id
         self.plan: Plan = run.plan
         self.ledger = Ledger(run.plan, store.files, run.inputs)
@@ -29,6 +29,7 @@ class RunView:
         self.steps = {step.id: step for step in run.plan.steps}
         self.in_hand: set[Key] = set()
         self._store = store
+        self._event = event  # the one up to which we know of edits
 
     async def look(self, steps: Iterable[str] = (), items: Iterable[Key] = ()) -> None:
         """Read what is not over yet of some steps (with all their items) and of some single rows.
@@ -53,7 +54,16 @@ class RunView:
         if item is not None and step.pairs_with is not None:
             items.append((step.pairs_with, item))
         used = steps_used(step)
+        await self._look_for_edits()
         await self.look(sorted(used - {step.pairs_with} if item is not None else used), items)
+
+    async def _look_for_edits(self) -> None:
+        """What people replace is what steps get that start later, even if it was over and known."""
+        self._event, edited = await self._store.edits([self.id], self._event)
+        for edit in edited:
+            row = self.ledger.row(edit.step, edit.item)
+            if row is not None and row.status.done:
+                await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
 
     def _final(self, step: str, item: int | None) -> bool:
         row = self.ledger.row(step, item)
@@ -78,9 +88,11 @@ class RunViews:
         """The view of a run. Raises RunRefused (E_RUN_MISSING)."""
         view = self._views.get(run_id)
         if view is None:
+            event, _ = await self._store.edits([], 0)
             row = await self._store.load(run_id)
-            view = self._views.setdefault(run_id, RunView(self._store, row))
-            await view.ledger.take(r for r in row.rows if r.status.final or r.step == INPUTS)
+            made = RunView(self._store, row, event)
+            await made.ledger.take(r for r in row.rows if r.status.final or r.step == INPUTS)
+            view = self._views.setdefault(run_id, made)
             while len(self._views) > MAX_VIEWS:
                 self._views.popitem(last=False)
         self._views.move_to_end(run_id)

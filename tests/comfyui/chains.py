@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
-import pytest
 
-from tests.adapters.conftest import OpenEngine
 from tests.comfyui.graphs import Graph
-from tests.comfyui.running import ComfyServer, comfy_server
+from tests.comfyui.running import ComfyServer
 from tests.comfyui.server.checking import CONVERT
 from tests.comfyui.server.contents import without_metadata
 from tests.comfyui.server.nodes import NODES, render, render_movie
@@ -30,25 +27,6 @@ Row = dict[str, Any]
 
 
 # ---- servers
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyServer, ComfyServer]]:
-    """The processes behind `one` and `two`."""
-    with comfy_server(tmp_path_factory.mktemp("one")) as one, comfy_server(tmp_path_factory.mktemp("two")) as two:
-        yield one, two
-
-
-@pytest.fixture
-def one(both: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
-    """A server that knows nothing and has no faults."""
-    return fresh(both[0])
-
-
-@pytest.fixture
-def two(both: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
-    """Another one."""
-    return fresh(both[1])
 
 
 def fresh(server: ComfyServer) -> ComfyServer:
@@ -82,35 +60,6 @@ def views(server: ComfyServer) -> list[Row]:
 # ---- engines and chains
 
 
-class Farming(Protocol):
-    def __call__(self, *servers: Any, **options: Any) -> AbstractAsyncContextManager[Engine]: ...
-
-
-@pytest.fixture
-def workflows(tmp_path: Path) -> Path:
-    """The folder of the test's workflow files."""
-    folder = tmp_path / "workflows"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def farming(open_engine: OpenEngine, workflows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farming:
-    """Opens an engine over servers, with the test's workflow files and with short patience.
-
-    `patience` takes its place under `[comfyui]`.
-    """
-
-    def opened(*servers: Any, patience: dict[str, Any] | None = None, **options: Any) -> Any:
-        words = {**QUICK, **(patience or {})}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in words.items()]
-        (tmp_path / "towpath.toml").write_text("[comfyui]\n" + "\n".join(lines) + "\n")
-        monkeypatch.chdir(tmp_path)
-        return open_engine(**{"servers": list(servers), "workflows": workflows, **options})
-
-    return opened
-
-
 def write(workflows: Path, **graphs: Graph) -> None:
     """Save workflow files."""
     for name, graph in graphs.items():
@@ -134,6 +83,13 @@ async def sized(photo: Artifact) -> int:
     return len(await photo.read_bytes())
 
 
+@step
+async def breathes(seconds: float) -> None:
+    """Take its time."""
+    await anyio.sleep(seconds)
+
+
+BREATHES = "tests.comfyui.chains:breathes"
 TOLD = "tests.comfyui.chains:told"
 SIZED = "tests.comfyui.chains:sized"
 
@@ -194,7 +150,7 @@ def predicted(graph: Graph, files: Callable[[str], bytes]) -> dict[str, bytes]:
             if not isinstance(given, list)
         }
         sources = [value(given[0]) for given in inputs.values() if isinstance(given, list)]
-        if kind in ("SaveImage", "SaveVideo"):
+        if kind in ("SaveImage", "SaveVideo", "Sleep"):
             return sources[0]
         if kind == "LoadImage":
             return pixels(files(literal["image"]))

@@ -10,22 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.adapters.conftest import anyio_backend, open_engine, store  # noqa: F401 - fixtures
-from tests.comfyui.chains import (  # noqa: F401 - fixtures
-    ROOT,
-    WORKFLOWS,
-    Farming,
-    both,
-    came_home,
-    farming,
-    one,
-    prompts,
-    row_of,
-    table,
-    transfers,
-    two,
-    workflows,
-)
+from tests.comfyui.chain_fixtures import *  # noqa: F403
+from tests.comfyui.chain_fixtures import Farming
+from tests.comfyui.chains import ROOT, WORKFLOWS, came_home, prompts, row_of, table, transfers
 from tests.comfyui.running import ComfyServer
 from tests.comfyui.server.contents import image, movie
 from tests.conformance.adapter import DONE, settled
@@ -43,7 +30,7 @@ def example(name: str, **more: Any) -> ChainFile:
 
 
 @pytest.fixture
-def filmed(one: ComfyServer, two: ComfyServer) -> tuple[ComfyServer, ComfyServer]:  # noqa: F811 - fixtures
+def filmed(one: ComfyServer, two: ComfyServer) -> tuple[ComfyServer, ComfyServer]:
     """Both servers have the film that the chains begin with."""
     for server in (one, two):
         (server.folder / "input" / "input.mp4").write_bytes(movie("mp4", "a film"))
@@ -79,10 +66,10 @@ async def one_artifact_per_file(engine: Engine, run: Run, count: int) -> None:
 
 async def test_N2_parallel_video_generation(
     farming: Farming,
-    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
+    filmed: tuple[ComfyServer, ComfyServer],
 ) -> None:
     """Three videos that need nothing of each other, spread over both servers."""
-    one, two = filmed  # noqa: F811
+    one, two = filmed
     async with farming(table(one, "one"), table(two, "two"), **FOLDER) as engine:
         run = await engine.run(example("parallel-video-generation"))
         assert run.status is ChainStatus.COMPLETED, run.error
@@ -101,10 +88,10 @@ async def test_N2_parallel_video_generation(
 
 async def test_N2_conditional_video_generation(
     farming: Farming,
-    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
+    filmed: tuple[ComfyServer, ComfyServer],
 ) -> None:
     """The third video is made when the first two are there."""
-    one, two = filmed  # noqa: F811
+    one, two = filmed
     async with farming(table(one, "one"), table(two, "two"), **FOLDER) as engine:
         run = await engine.run(example("conditional-video-generation"))
         assert run.status is ChainStatus.COMPLETED, run.error
@@ -115,10 +102,10 @@ async def test_N2_conditional_video_generation(
 
 async def test_N2_image_edit_to_video(
     farming: Farming,
-    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
+    filmed: tuple[ComfyServer, ComfyServer],
 ) -> None:
     """The pipeline that the replaced system really ran: two frames, two edits, a gate, a video between them."""
-    one, two = filmed  # noqa: F811
+    one, two = filmed
     async with farming(table(one, "one"), table(two, "two"), **FOLDER) as engine:
         run = await answered(engine, example("image-edit-to-video"))
         assert run.status is ChainStatus.COMPLETED, run.error
@@ -146,10 +133,10 @@ async def test_N2_image_edit_to_video(
 async def test_N2_flux_to_qwen_edit(
     farming: Farming,
     filmed: tuple[ComfyServer, ComfyServer],
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """A file of the chain's own goes to a server first; both steps ask; the second is pinned to a server."""
-    one, two = filmed  # noqa: F811
+    one, two = filmed
     reference = image("a reference", 24, 16)
     (tmp_path / "flux.yaml").write_bytes((CHAINS / "flux-to-qwen-edit.yaml").read_bytes())
     (tmp_path / "reference.png").write_bytes(reference)
@@ -166,10 +153,10 @@ async def test_N2_flux_to_qwen_edit(
 
 async def test_N2_sequential_example_loads_and_is_refused(
     farming: Farming,
-    filmed: tuple[ComfyServer, ComfyServer],  # noqa: F811
+    filmed: tuple[ComfyServer, ComfyServer],
 ) -> None:
     """It names workflows that are not there and keys without a node: all of it is said, and nothing starts."""
-    one, two = filmed  # noqa: F811
+    one, two = filmed
     chain = example("sequential-example")
     assert [planned.id for planned in chain.plan.steps] == ["generate", "upscale", "audio"]
     async with farming(table(one, "one"), table(two, "two"), **FOLDER) as engine:
@@ -209,10 +196,10 @@ def reporting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_N2_design(
     farming: Farming,
     filmed: tuple[ComfyServer, ComfyServer],
-    reporting: list[str],  # noqa: F811
+    reporting: list[str],
 ) -> None:
     """Workflows and a mapped Python step in one chain."""
-    one, two = filmed  # noqa: F811
+    one, two = filmed
     async with farming(table(one, "gpu-0"), table(two, "gpu-1"), **FOLDER) as engine:
         run = await answered(engine, example("design"), prompt="more blue")
         assert run.status is ChainStatus.COMPLETED, run.error

@@ -770,6 +770,31 @@ async def test_an_edit_of_a_completed_step_is_history_for_its_run(open_engine: O
         assert set((await settled(engine, run)).values()) == {DONE}
 
 
+async def test_F3_an_edit_while_the_run_works_reaches_the_steps_that_start_after_it(
+    open_engine: OpenEngine, folder: str
+) -> None:
+    """No gate is needed: also through `create_artifact`, and also of a step that is done."""
+
+    @chain
+    def held(folder: str):
+        picture = steps.paint(folder, "x")
+        return steps.first_line(picture).after(steps.hold(folder, "between").after(picture))
+
+    async with open_engine() as engine:
+        handle = await engine.start(held, folder=folder)
+        await began(folder, "between")
+        paint = await engine.get_workflow_by_step(handle.id, "paint")
+        first = await engine.get_latest_artifact(paint.id)
+        second = await engine.create_artifact(paint.id, data=b"second\n", parent_artifact_id=first.id)
+        await engine.edit(second.id, b"third\n", by="anna")
+        await anyio.sleep(1.0)  # an edit by somebody else is seen within a second
+        let_go(folder, "between")
+        run = await handle.result()
+        assert run["first_line"].value == "third"
+        assert run["paint"].artifact.version == 3
+        assert set((await settled(engine, run)).values()) == {DONE}
+
+
 async def test_an_edited_value_is_a_value(open_engine: OpenEngine) -> None:
     """What is no JSON, names a file that was not in it, or is too deep is refused, whoever tries it."""
 

@@ -1,0 +1,94 @@
+"""What a prompt made: every file and every text of every node, as entries that the other functions take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from towpath.adapters.comfyui.replies import OutputFile, Outputs, PromptState, Record, outputs_of
+from towpath.media import media_of_name
+from towpath.model import kind_of
+
+Entry = Mapping[str, Any]
+
+_KINDS = {"images": "image", "gifs": "video", "video": "video", "audio": "audio", "3d": "model"}
+_log = logging.getLogger("towpath.activities")
+
+
+async def get_server_output_files(server_address: str, history_or_outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Everything in the outputs of a prompt, by node: `{filename, subfolder, type, node_id, kind, key}`.
+
+    `history_or_outputs` is what `execute_and_track_workflow` returned, an answer of `/history`, an entry of one, or
+    the outputs by node. `type` is the server's folder, `kind` one of image video audio text model file, `key` the
+    server's word. A text is an entry with `text`. An output that is not understood is one of kind `unknown`, with
+    `error` and `code`. Previews (folder `temp`) are left out where there are other files.
+    """
+    found = outputs_of(Record(PromptState.COMPLETED, _by_node(history_or_outputs)))
+    return list(_entries(found))
+
+
+def _by_node(given: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(given.get("outputs"), Mapping):
+        return dict(given["outputs"])
+    entries = [entry for entry in given.values() if isinstance(entry, Mapping) and "outputs" in entry]
+    if len(entries) == 1 == len(given) and isinstance(entries[0]["outputs"], Mapping):
+        return dict(entries[0]["outputs"])  # an answer of /history, with one prompt in it
+    return {} if "outputs" in given else dict(given)
+
+
+def _entries(found: Outputs) -> Iterator[dict[str, Any]]:
+    for file in found.files:
+        yield {
+            "filename": file.filename,
+            "subfolder": file.subfolder,
+            "type": file.folder,
+            "node_id": file.node,
+            "kind": _kind(file),
+            "key": file.key,
+        }
+    for node, texts in found.texts.items():
+        for text in texts:
+            where = {"filename": f"node-{node}.txt", "subfolder": "", "type": "", "node_id": node}
+            yield {**where, "kind": "text", "key": "text", "text": text}
+    for line in found.odd:
+        _log.warning("an output that is not understood: %s", line)
+        node = line.removeprefix("node ").partition(":")[0].partition(",")[0]
+        where = {"filename": "", "subfolder": "", "type": "", "node_id": node}
+        yield {**where, "kind": "unknown", "key": "", "error": line, "code": "E_REPLY_TYPE"}
+
+
+def _kind(file: OutputFile) -> str:
+    kind = kind_of(media_of_name(file.filename)) if isinstance(file.filename, str) else "file"
+    return kind if kind != "file" else _KINDS.get(file.key, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An entry read back: a file of a server, or a text. `odd` says why it is neither."""
+
+    file: OutputFile
+    text: str | None = None
+    odd: str = ""
+    code: str = ""
+
+
+def read_outputs(output_files: Sequence[Entry]) -> list[Output]:
+    """The entries of a list as `get_server_output_files` gives it; the seed's, without `kind` and `key`, do as well."""
+    return [_read(entry) for entry in output_files]
+
+
+def _read(entry: Entry) -> Output:
+    file = OutputFile(
+        node=str(entry.get("node_id") or ""),
+        key=str(entry.get("key") or ""),
+        filename=entry.get("filename"),
+        subfolder=entry.get("subfolder") or "",
+        folder=entry.get("type") or "output",
+    )
+    if isinstance(entry.get("text"), str):
+        return Output(file, text=entry["text"])
+    if entry.get("error"):
+        return Output(file, odd=str(entry["error"]), code=str(entry.get("code") or "E_REPLY_TYPE"))
+    return Output(file)

@@ -1,0 +1,66 @@
+"""Fixtures of tests with chains over two stand-ins: `from tests.comfyui.chain_fixtures import *`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.adapters.conftest import OpenEngine, anyio_backend, open_engine, store
+from tests.comfyui.chains import QUICK, fresh
+from tests.comfyui.running import ComfyServer, comfy_server
+from towpath import Engine
+
+__all__ = ["Farming", "anyio_backend", "both", "farming", "one", "open_engine", "store", "two", "workflows"]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyServer, ComfyServer]]:
+    """The processes behind `one` and `two`."""
+    with comfy_server(tmp_path_factory.mktemp("one")) as one, comfy_server(tmp_path_factory.mktemp("two")) as two:
+        yield one, two
+
+
+@pytest.fixture
+def one(both: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
+    """A server that knows nothing and has no faults."""
+    return fresh(both[0])
+
+
+@pytest.fixture
+def two(both: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
+    """Another one."""
+    return fresh(both[1])
+
+
+class Farming(Protocol):
+    def __call__(self, *servers: Any, **options: Any) -> AbstractAsyncContextManager[Engine]: ...
+
+
+@pytest.fixture
+def workflows(tmp_path: Path) -> Path:
+    """The folder of the test's workflow files."""
+    folder = tmp_path / "workflows"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def farming(open_engine: OpenEngine, workflows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farming:
+    """Opens an engine over servers, with the test's workflow files and with short patience.
+
+    `patience` takes its place under `[comfyui]`.
+    """
+
+    def opened(*servers: Any, patience: dict[str, Any] | None = None, **options: Any) -> Any:
+        words = {**QUICK, **(patience or {})}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in words.items()]
+        (tmp_path / "towpath.toml").write_text("[comfyui]\n" + "\n".join(lines) + "\n")
+        monkeypatch.chdir(tmp_path)
+        return open_engine(**{"servers": list(servers), "workflows": workflows, **options})
+
+    return opened
