@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .comfyui.farm import ComfyFarm
     from .comfyui.pool import ServerPool
+    from .temporal.worker import RunWorker
 
 from .background import background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
@@ -121,6 +122,44 @@ async def _adapter(
         store, settings.adapter, client=client, worker=worker, farm=farm, concurrency=concurrency, threads=threads
     ) as adapter:
         yield adapter
+
+
+@asynccontextmanager
+async def open_worker(
+    store: str | os.PathLike[str] | None = None,
+    *,
+    adapter: str | None = None,
+    concurrency: int | None = None,
+    threads: int = THREADS,
+    grace: float = 30.0,
+    metrics_port: int | None = None,
+    functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
+) -> AsyncIterator[RunWorker]:
+    """A Temporal worker on a store, which is made if it is not there, for as long as the block lasts.
+
+    `functions` are further activities by name. Raises as `open_engine`.
+    """
+    settings = settle(store, adapter=adapter, concurrency=concurrency)
+    if settings.adapter == "local":
+        cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
+        raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
+    with temporal_needed():
+        from .temporal.opening import temporal_worker  # noqa: PLC0415
+    async with (
+        open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
+        open_farm(opened, settings) as farm,
+        temporal_worker(
+            opened,
+            settings.adapter,
+            metrics_port=metrics_port,
+            farm=farm,
+            concurrency=settings.concurrency or CONCURRENCY,
+            threads=threads,
+            grace=grace,
+            functions=functions,
+        ) as worker,
+    ):
+        yield worker
 
 
 @contextmanager

@@ -35,6 +35,8 @@ _VERBS = {
     "cancel": ("steering", "End a run now."),
     "servers": ("farm", "Show the ComfyUI servers and how they are."),
     "workflows": ("farm", "List ComfyUI workflow files and what can be set in them."),
+    "worker": ("temporal", "Carry out steps of runs on Temporal."),
+    "temporal": ("temporal", "A Temporal server to try things with: `towpath temporal dev`."),
     "fsck": ("steering", "Check the store: rows, versions, blobs."),
 }
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import anyio
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from towpath.adapters.arguments import recorded_parameters
-from towpath.adapters.facts import first_error, inner_failure, restored
-from towpath.adapters.work import Farm, StepExecutor, Work
+from towpath.adapters.facts import first_error, restored
+from towpath.adapters.work import Farm, Work
 from towpath.attempt import Outcome, failure
 from towpath.commands import (
-    AskApproval,
     Cancel,
     Collect,
     Command,
@@ -33,50 +30,25 @@ from towpath.commands import (
     Finish,
     Pause,
     Regenerate,
-    Wait,
 )
 from towpath.errors import (
-    ExpressionFailed,
-    InputInvalid,
     RunRefused,
     ServerFailed,
     StoreFailed,
     TowpathError,
-    ValueRefused,
 )
 from towpath.events import ChainPaused, ChainResumed, Fact, LogKept, StepReady
-from towpath.ledger import LedgerRow, chain_value, restored_ledger
-from towpath.model import ChainStatus, StepStatus
-from towpath.ports import Lease, Listener, RunRow, Store
-from towpath.starting import new_run
+from towpath.ledger import LedgerRow
+from towpath.model import StepStatus
+from towpath.ports import Lease, Listener, Store
 
 from . import messages as m
+from .inner import InnerActivities
+from .telling import told
 from .trying import Recorder, TryAgain, Trying
-from .views import RunView, RunViews
+from .views import RunView, RunViews, gathering
 
-P = ParamSpec("P")
-R = TypeVar("R")
 SERVICE = "temporal"
-
-
-def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """Errors of ours as Temporal knows them: trouble that may pass is tried again, anything else is not."""
-
-    @wraps(function)
-    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await function(*args, **kwargs)
-        except ApplicationError:
-            raise
-        except StoreFailed as error:
-            passes = error.retryable or error.code.startswith(("E_DISK_", "E_DB_"))
-            raise ApplicationError(str(error), type=error.code, non_retryable=not passes) from error
-        except TowpathError as error:
-            raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
-        except Exception as error:
-            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
-
-    return call
 
 
 class RunActivities:
@@ -94,6 +66,7 @@ class RunActivities:
         self._threads = anyio.CapacityLimiter(threads)
         self._recorder = Recorder(store, listeners if listeners is not None else [])
         self._views = RunViews(store)
+        self._inner = InnerActivities(store, self._views, self._recorder, self._threads)
         self.in_hand: set[Trying] = set()
 
     @property
@@ -106,8 +79,8 @@ class RunActivities:
             self.give_up_run,
             self.run_step,
             self.lose_step,
-            self.open_inner_run,
-            self.close_inner_run,
+            self._inner.open_inner_run,
+            self._inner.close_inner_run,
         ]
 
     # ---- runs
@@ -267,16 +240,10 @@ class RunActivities:
         if row.status.final:
             return "failed" if row.status is StepStatus.FAILED else "collected"
         view.facts.keep_failed_items(row, failed)
-        outcome = await self._executor(view).gather(Work(view.steps[step], row, {}))
+        outcome = await gathering(self._store, view, self._threads, self._farm).gather(Work(view.steps[step], row, {}))
         view.facts.outcomes[step, None] = outcome
         view.facts.record(Fail(step) if outcome.error is not None else Complete(step), facts)
         return "failed" if outcome.error is not None else "collected"
-
-    def _executor(self, view: RunView) -> StepExecutor:
-        async def note(_: Sequence[Fact]) -> None:
-            raise AssertionError("only a step that works has something to note")
-
-        return StepExecutor(view.id, self._store, view.ledger, {}, self._threads, self._farm, note)
 
     # ---- steps
 
@@ -370,103 +337,6 @@ class RunActivities:
             view, lost.task, self._recorder, self._threads, self._farm, 1, datetime.datetime.now(datetime.UTC)
         )
         return await trying.lose(error)
-
-    # ---- chains inside steps
-
-    @activity.defn(name=m.OPEN_INNER)
-    @told
-    async def open_inner_run(self, task: m.StepTask) -> m.InnerRun:
-        """Begin (or go on with) the chain inside a step: a run of its own, found again by the step's row."""
-        view = await self._views.of(task.run)
-        step, facts = view.steps[task.step], list[Fact]()
-        await view.look_around(step, task.item)
-        row = view.ledger.row(task.step, task.item)
-        if row is not None and row.status.final:
-            done = m.FAILED if row.status is StepStatus.FAILED else m.SUCCEEDED if row.status.done else m.CANCELLED
-            return m.InnerRun(result=m.StepResult(done))
-        try:
-            arguments = view.facts.call_with(step, task.item)
-            if arguments is None:
-                return await self._end_step(view, task, Fail(task.step, task.item))
-            known = row is not None
-            row = row or LedgerRow(self._store.new_id(), task.step, task.item)
-            row.parameters = recorded_parameters(arguments, step)
-            view.facts.begin_attempt(step, row, facts, recorded=known)
-            await self._recorder.record(Lease(task.run, task.epoch), facts)
-            inner = (await self._store.load(task.run)).children.get(row.id)
-            if inner is None:
-                inner = self._store.new_id()
-                assert step.chain is not None
-                new = await new_run(self._store, inner, step.chain, arguments, parent_workflow_id=row.id)
-                await self._store.create_run(new)
-        except (InputInvalid, ValueRefused, ExpressionFailed) as error:
-            view.facts.outcomes[task.step, task.item] = failure(error)
-            return await self._end_step(view, task, Fail(task.step, task.item))
-        except BaseException:
-            self._views.forget(task.run)
-            raise
-        return m.InnerRun(inner)
-
-    async def _end_step(self, view: RunView, task: m.StepTask, command: Command) -> m.InnerRun:
-        facts: list[Fact] = []
-        view.facts.record(command, facts)
-        await self._recorder.record(Lease(task.run, task.epoch), facts)
-        return m.InnerRun(result=m.StepResult(m.FAILED))
-
-    @activity.defn(name=m.CLOSE_INNER)
-    @told
-    async def close_inner_run(self, ended: m.InnerEnded) -> m.StepResult:
-        """Record for the step what its chain came to."""
-        task = ended.task
-        view = await self._views.of(task.run)
-        await view.look([], [(task.step, task.item)])
-        inner = await self._store.load(ended.run)
-        row = view.ledger.row(task.step, task.item)
-        assert row is not None
-        if row.status.final:
-            return m.StepResult(m.CANCELLED if row.status is StepStatus.CANCELLED else m.SUCCEEDED)
-        stopped = ended.called_off or await self._nobody_asks(task.run)
-        command, status = await self._of_inner(view, task, row, inner, stopped=stopped)
-        facts: list[Fact] = []
-        try:
-            view.facts.record(command, facts)
-            await self._recorder.record(Lease(task.run, task.epoch), facts)
-        except BaseException:
-            self._views.forget(task.run)
-            raise
-        return m.StepResult(status)
-
-    async def _nobody_asks(self, run_id: str) -> bool:
-        """Is the run being cancelled, or stopped by a rejection?"""
-        run = await self._store.load(run_id)
-        return run.cancel_requested or any(row.rejected for row in run.rows)
-
-    async def _of_inner(
-        self, view: RunView, task: m.StepTask, row: LedgerRow, inner: RunRow, *, stopped: bool
-    ) -> tuple[Command, str]:
-        key, step = (task.step, task.item), view.steps[task.step]
-        if not inner.status.final:
-            if not stopped:
-                return Wait(*key), m.WAITING
-            with suppress(RunRefused):
-                await self._store.wish(inner.id, "cancel")
-            return Cancel(*key), m.CANCELLED
-        if inner.status is ChainStatus.CANCELLED and stopped:
-            return Cancel(*key), m.CANCELLED
-        outcome = inner_failure(step, inner.status, inner.error)
-        if inner.status is ChainStatus.COMPLETED:
-            outcome = await self._inner_outcome(view, Work(step, row, {}), inner)
-        view.facts.outcomes[key] = outcome
-        if outcome.error is not None:
-            return Fail(*key), m.FAILED
-        return (Complete(*key) if step.approval is None else AskApproval(*key)), m.SUCCEEDED
-
-    async def _inner_outcome(self, view: RunView, work: Work, inner: RunRow) -> Outcome:
-        try:
-            value = chain_value(await restored_ledger(self._store, inner))
-        except (InputInvalid, ValueRefused, ExpressionFailed) as error:
-            return failure(error)
-        return await self._executor(view).keep_inner(work, value)
 
     # ---- beside the work
 

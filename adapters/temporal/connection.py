@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from towpath.errors import InputInvalid, ServerFailed
@@ -59,13 +60,19 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def connect(address: TemporalAddress, *, lazy: bool = True) -> Client:
-    """A client. Raises ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails."""
+async def connect(address: TemporalAddress, *, lazy: bool = True, metrics_port: int | None = None) -> Client:
+    """A client. With `metrics_port` Prometheus finds the SDK's metrics on that loopback port.
+
+    Raises ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails.
+    """
     options: dict[str, Any] = {"target_host": "localhost:7233", **ClientConfig.load_client_connect_config()}
     if address.target:
         options["target_host"] = address.target
     if address.namespace:
         options["namespace"] = address.namespace
+    if metrics_port is not None:
+        prometheus = PrometheusConfig(bind_address=f"127.0.0.1:{metrics_port}")
+        options["runtime"] = Runtime(telemetry=TelemetryConfig(metrics=prometheus))
     try:
         return await Client.connect(**options, lazy=lazy)
     except (RPCError, RuntimeError, OSError) as error:

@@ -19,6 +19,7 @@ from towpath.model import Plan
 CHAIN, STEP = "Chain", "Step"
 BEGIN, ADVANCE, LOOK, GIVE_UP = "begin_run", "advance_run", "look_at_run", "give_up_run"
 RUN_STEP, LOSE_STEP, OPEN_INNER, CLOSE_INNER = "run_step", "lose_step", "open_inner_run", "close_inner_run"
+ACTIVITIES = (BEGIN, ADVANCE, LOOK, GIVE_UP, RUN_STEP, LOSE_STEP, OPEN_INNER, CLOSE_INNER)
 WAKE, RESUME = "wake", "resume"
 
 SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"

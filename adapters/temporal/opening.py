@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from temporalio.client import Client
 
@@ -12,7 +13,7 @@ from towpath.ports import Store
 
 from .adapter import TemporalAdapter
 from .connection import connect, parse_address
-from .worker import running_worker
+from .worker import RunWorker, running_worker
 
 
 @asynccontextmanager
@@ -46,3 +47,14 @@ async def temporal_adapter(
         listeners=adapter.listeners,
     ) as adapter.worker:
         yield adapter
+
+
+@asynccontextmanager
+async def temporal_worker(
+    store: Store, url: str, *, metrics_port: int | None = None, **how: Any
+) -> AsyncIterator[RunWorker]:
+    """A worker alone; `how` is as for `running_worker`. Raises as `temporal_adapter`."""
+    address = parse_address(url)
+    client = await connect(address, lazy=False, metrics_port=metrics_port)
+    async with running_worker(store, client, address, **how) as worker:
+        yield worker

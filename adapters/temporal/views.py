@@ -7,10 +7,14 @@ others are read when they are needed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import anyio
 
 from towpath.adapters.facts import Key, RunFacts
+from towpath.adapters.work import Farm, StepExecutor
 from towpath.binding import steps_used
+from towpath.events import Fact
 from towpath.ledger import INPUTS, Ledger
 from towpath.model import Plan, StepPlan
 from towpath.ports import RunRow, Store
@@ -101,3 +105,12 @@ class RunViews:
     def forget(self, run_id: str) -> None:
         """The run is over, or what is known of it is in doubt."""
         self._views.pop(run_id, None)
+
+
+def gathering(store: Store, view: RunView, threads: anyio.CapacityLimiter, farm: Farm | None = None) -> StepExecutor:
+    """What keeps values that no function returned: those of mapped steps, and of chains inside steps."""
+
+    async def note(_: Sequence[Fact]) -> None:
+        raise AssertionError("only a step that works has something to note")
+
+    return StepExecutor(view.id, store, view.ledger, {}, threads, farm, note)

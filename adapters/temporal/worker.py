@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import anyio
 from temporalio.client import Client
@@ -19,6 +20,7 @@ from towpath.ports import Listener, Store
 
 from .activities import RunActivities
 from .connection import TemporalAddress
+from .registering import Registered, as_activities, registered
 from .waking import Waker
 from .workflows import WORKFLOWS
 
@@ -31,7 +33,9 @@ _log = logging.getLogger("towpath")
 class RunWorker:
     """A running worker of this process."""
 
-    def __init__(self, activities: RunActivities, waker: Waker) -> None:
+    def __init__(self, activities: RunActivities, waker: Waker, where: str, registered: Registered) -> None:
+        self.where = where
+        self.registered = registered
         self._activities = activities
         self._waker = waker
 
@@ -67,6 +71,7 @@ async def running_worker(  # noqa: PLR0913
     grace: float = 0.0,
     cached: int = 1000,
     listeners: list[Listener] | None = None,
+    functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
 ) -> AsyncIterator[RunWorker]:
     """A worker for as long as the block lasts. At its end steps get `grace` seconds, then go to other workers."""
     activities = RunActivities(store, farm, threads, listeners)
@@ -74,7 +79,7 @@ async def running_worker(  # noqa: PLR0913
         client,
         task_queue=address.task_queue,
         workflows=WORKFLOWS,
-        activities=activities.all,
+        activities=[*activities.all, *as_activities(functions or {})],
         # Workflow code is ours alone and imports nothing of the user's: modules need no copy per workflow.
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=SandboxRestrictions.default.with_passthrough_all_modules()
@@ -88,7 +93,8 @@ async def running_worker(  # noqa: PLR0913
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
     )
-    running = RunWorker(activities, Waker(store, client, address))
+    where = f"{address.target or 'the configured server'}, task queue {address.task_queue}"
+    running = RunWorker(activities, Waker(store, client, address), where, registered(functions or {}))
     async with worker, background_tasks() as tasks:
         tasks.start_soon(running.keep_in_touch)
         yield running
