@@ -41,19 +41,21 @@ async def _work(
     from towpath.adapters.wiring import open_worker  # noqa: PLC0415 - not needed by the other verb
 
     patience = seconds(float(grace) if grace.replace(".", "", 1).isdigit() else grace) if grace != "0" else 0.0
-    with anyio.CancelScope() as scope, interruptible(scope, "stopping: steps get their grace; once more ends at once"):
-        async with open_worker(
-            store,
-            adapter=adapter,
-            concurrency=concurrency,
-            grace=patience,
-            metrics_port=metrics_port,
-            functions=seed_functions(),
-        ) as worker:
-            click.echo(f"worker on {worker.where}")
-            click.echo(f"workflows: {' '.join(worker.registered.workflows)}")
-            click.echo(f"activities: {' '.join(worker.registered.activities)}")
-            click.echo(f"steps: {' '.join(known_steps()) or 'none (--import MODULE)'}")
+    async with open_worker(
+        store,
+        adapter=adapter,
+        concurrency=concurrency,
+        grace=patience,
+        metrics_port=metrics_port,
+        functions=seed_functions(),
+    ) as worker:
+        click.echo(f"worker on {worker.where}")
+        click.echo(f"workflows: {' '.join(worker.registered.workflows)}")
+        click.echo(f"activities: {' '.join(worker.registered.activities)}")
+        click.echo(f"steps: {' '.join(known_steps()) or 'none (--import MODULE)'}")
+        # The scope ends the waiting only: the worker then stops in its own good time.
+        said = "stopping: steps get their grace; once more ends at once"
+        with anyio.CancelScope() as scope, interruptible(scope, said):
             await anyio.sleep_forever()
     return 0
 

@@ -21,7 +21,7 @@ from towpath.errors import StoreFailed, TowpathError
 from towpath.events import Fact, LogKept, StepRetried
 from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, StepPlan, StepStatus
-from towpath.ports import Lease, Listener, Store
+from towpath.ports import Lease, Listener, StepRow, Store
 from towpath.steps import Step, find_step
 
 from .messages import CANCELLED, FAILED, SUCCEEDED, StepResult, StepTask
@@ -117,6 +117,16 @@ class Trying:
 
     async def begin(self) -> bool:
         """Record that a try begins; False if there is nothing to call the step with: then that is recorded."""
+        try:
+            return await self._begin()
+        except StoreFailed as error:
+            if error.code != "E_DB_CONFLICT":
+                raise
+        # A delivery at the same time made the row: this one is another try of it.
+        await self._view.ledger.take(await self._rows())
+        return await self._begin()
+
+    async def _begin(self) -> bool:
         facts: list[Fact] = []
         arguments = self._view.facts.call_with(self.step, self.task.item)
         if arguments is None:
@@ -231,16 +241,17 @@ class Trying:
         return StepResult(_STATUS.get(row.status, SUCCEEDED))
 
     async def _recorded_by_another(self) -> StepResult | None:
-        found = [row for row in await self._rows() if row.item == self.task.item]
-        await self._view.ledger.take(found)
+        await self._view.ledger.take(await self._rows())
         row = self._row
         over = row is not None and (row.status.final or row.status is StepStatus.WAITING_APPROVAL)
         return StepResult(_STATUS.get(row.status, SUCCEEDED)) if row is not None and over else None
 
-    async def _rows(self) -> Sequence[Any]:
+    async def _rows(self) -> Sequence[StepRow]:
+        """The step's own row as recorded now, if it is there."""
         item = self.task.item
         if item is None:
-            return await self._recorder.store.rows_of(self.task.run, [self.step.id])
+            found = await self._recorder.store.rows_of(self.task.run, [self.step.id])
+            return [row for row in found if row.item is None]
         return await self._recorder.store.rows_of(self.task.run, [], [(self.step.id, item)])
 
     async def lose(self, error: TowpathError) -> StepResult:

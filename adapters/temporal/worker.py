@@ -95,6 +95,6 @@ async def running_worker(  # noqa: PLR0913
     )
     where = f"{address.target or 'the configured server'}, task queue {address.task_queue}"
     running = RunWorker(activities, Waker(store, client, address), where, registered(functions or {}))
-    async with worker, background_tasks() as tasks:
+    async with background_tasks() as tasks, worker:
         tasks.start_soon(running.keep_in_touch)
         yield running

@@ -1,0 +1,195 @@
+"""The worker: what it registers, how it is started and stopped, what its workflows import, and replay."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.adapters.conftest import OpenEngine
+from tests.conformance import chain_steps as steps
+from tests.conformance.adapter import folder
+from tests.conformance.chain_steps import began, let_go
+from tests.temporal.dev_server import DevServer
+from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
+from towpath import open_engine as open_real_engine
+from towpath.adapters.temporal import activities, inner, messages, session, workflows
+from towpath.adapters.temporal.connection import TemporalAddress, parse_address
+
+__all__ = ["folder"]
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_S8_1_everything_that_workflows_ask_for_is_registered() -> None:
+    """The names in workflow code, and the names that a worker answers to."""
+    code = "".join(Path(str(m.__file__)).read_text() for m in (session, workflows))
+    asked = {getattr(messages, name) for name in re.findall(r"(?:ask|execute_activity)\(\s*m\.([A-Z_]+)", code)}
+    assert asked == set(messages.ACTIVITIES)
+    given = "".join(Path(str(m.__file__)).read_text() for m in (activities, inner))
+    assert {getattr(messages, name) for name in re.findall(r"defn\(name=m\.([A-Z_]+)\)", given)} == asked
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("temporal://", TemporalAddress()),
+        ("temporal://host", TemporalAddress("host:7233")),
+        ("temporal://[::1]:1234/ns", TemporalAddress("[::1]:1234", "ns")),
+        ("temporal://h:1/ns?task_queue=gpu&heartbeat=30s", TemporalAddress("h:1", "ns", "gpu", 30.0)),
+    ],
+)
+def test_S8_2_addresses(url: str, address: TemporalAddress) -> None:
+    assert parse_address(url) == address
+
+
+@pytest.mark.parametrize(
+    "url", ["temporal://h:x/ns", "temporal://h/a/b", "temporal://h?queue=x", "temporal://u:p@h", "temporal://h#x"]
+)
+def test_S8_2_addresses_that_are_refused(url: str) -> None:
+    with pytest.raises(InputInvalid) as refused:
+        parse_address(url)
+    assert refused.value.code == "E_SETTING"
+
+
+async def test_a_server_that_is_not_there(store: Path, clean_environment: None) -> None:
+    """Opening says so at once if there is to be a worker; else the first start does."""
+    with pytest.raises(ServerFailed) as at_once:
+        async with open_real_engine(f"sqlite:///{store}", adapter="temporal://127.0.0.1:1/x", worker=True):
+            pass
+    assert at_once.value.code == "E_TEMPORAL_UNREACHABLE"
+
+    @chain
+    def one():
+        return steps.number(1)
+
+    async with open_real_engine(f"sqlite:///{store}", adapter="temporal://127.0.0.1:1/x") as engine:
+        with pytest.raises(ServerFailed):
+            await engine.run(one)
+
+
+async def test_a_function_that_no_worker_can_import(open_engine: OpenEngine) -> None:
+    @step
+    async def closure() -> int:
+        return 1
+
+    @chain
+    def one():
+        return closure()
+
+    async with open_engine() as engine:
+        with pytest.raises(StepNotRegistered) as refused:
+            await engine.run(one)
+        assert refused.value.code == "E_STEP_NOT_IMPORTABLE"
+        assert await engine.list_chains() == []
+
+
+async def test_a_step_that_the_worker_does_not_know(open_engine: OpenEngine, tmp_path: Path) -> None:
+    """It fails and says why; it does not hang."""
+    from towpath import load_chain
+    from towpath.steps import _registry
+
+    (tmp_path / "elsewhere.py").write_text("from towpath import step\n\n\n@step(retries=3)\ndef one():\n    return 1\n")
+    (tmp_path / "c.yaml").write_text("name: c\nsteps:\n  - {id: a, python: 'elsewhere:one'}\n")
+    loaded = load_chain(tmp_path / "c.yaml")
+    del _registry["elsewhere:one"], sys.modules["elsewhere"]
+    (tmp_path / "elsewhere.py").unlink()
+    async with open_engine() as engine:
+        run = await engine.run(loaded)
+        assert run.status == "failed"
+        assert run["a"].error is not None
+        assert run["a"].error.code == "E_STEP_NOT_REGISTERED"
+
+
+async def test_the_verb_works_until_it_is_stopped(
+    open_engine: OpenEngine, adapter: str, tmp_path: Path, folder: str
+) -> None:
+    """It makes its store, says what it registered, carries out steps, and gives a working step its grace."""
+
+    @chain
+    def held(folder: str):
+        return steps.hold(folder, "held")
+
+    store = tmp_path / "towpath.db"
+    command = [sys.executable, "-m", "towpath", "worker", "--store", str(store), "--adapter", adapter]
+    command += ["--import", "tests.conformance.chain_steps", "--grace", "20s"]
+    process = await anyio.open_process(command, cwd=ROOT, stderr=subprocess.STDOUT)
+    try:
+        assert process.stdout is not None
+        said = ""
+        with anyio.fail_after(30):
+            while "steps: " not in said:
+                said += (await process.stdout.receive()).decode()
+        assert "workflows: Chain Step\n" in said
+        for name in (*messages.ACTIVITIES, "select_best_server", "execute_and_track_workflow"):
+            assert f" {name}" in said
+        assert "tests.conformance.chain_steps:hold" in said
+        async with open_engine(worker=False) as engine:
+            handle = await engine.start(held, folder=folder)
+            await began(folder, "held")
+            process.send_signal(signal.SIGTERM)
+            await anyio.sleep(0.5)
+            let_go(folder, "held")
+            with anyio.fail_after(20):
+                assert await process.wait() == 0
+            row = (await engine.get_workflows_by_chain(handle.id))[0]
+            assert (row.status, row.attempt) == ("completed", 1)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()
+
+
+def test_the_workflows_import_nothing_heavy() -> None:
+    """What is loaded when only workflow code is imported, apart from Temporal's own needs."""
+    code = """
+        import sys
+        import temporalio.workflow, temporalio.worker, temporalio.client
+        before = set(sys.modules)
+        import towpath.adapters.temporal.workflows
+        heavy = {"networkx", "sqlalchemy", "databases", "aiosqlite", "httpx", "minijinja"}
+        print(sorted(heavy & {name.partition(".")[0] for name in set(sys.modules) - before}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+async def test_histories_of_this_version_replay(
+    open_engine: OpenEngine, adapter: str, temporal_server: DevServer, folder: str
+) -> None:
+    """R31. What has just been recorded is decided the same way once more."""
+    from temporalio.client import Client
+    from temporalio.worker import Replayer
+
+    @chain
+    def several():
+        parts = steps.double.map(steps.up_to(3))
+        return steps.total(parts), steps.boom(), steps.number(1).named("n")
+
+    async with open_engine() as engine:
+        run = await engine.run(several)
+        assert run.status == "failed"
+    client = await Client.connect(temporal_server.target)
+    address = parse_address(adapter)
+    history = await client.get_workflow_handle(address.workflow_id(run.id)).fetch_history()
+    await Replayer(workflows=workflows.WORKFLOWS).replay_workflow(history)
+
+
+def test_the_dev_verb_needs_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from towpath.adapters.cli import temporal
+
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FeatureMissing) as missing:
+        temporal._executable()
+    assert "temporal-dev" in missing.value.problem.cure
