@@ -118,6 +118,10 @@ class RunState:
             return i >= 0 and self._phase[i] == Phase.GATE
         return i in self._items and self._items[i].phases[item] == Phase.GATE
 
+    def completed(self, step: str) -> bool:
+        """Did the step complete?"""
+        return self._phase[self._index[step]] == Phase.COMPLETED
+
     def count(self, step: str) -> int:
         """The number of items of an expanded mapped step."""
         return len(self._items[self._index[step]].phases)

@@ -7,6 +7,7 @@ repeat: a command whose row is over already is done.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +17,7 @@ import anyio
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from towpath.adapters.facts import first_error, restored
+from towpath.adapters.facts import Key, first_error, restored
 from towpath.adapters.work import Farm, Work
 from towpath.attempt import Outcome, failure
 from towpath.commands import (
@@ -78,6 +79,7 @@ class RunActivities:
             self.look_at_run,
             self.give_up_run,
             self.run_step,
+            self.run_steps,
             self.lose_step,
             self._inner.open_inner_run,
             self._inner.close_inner_run,
@@ -276,6 +278,54 @@ class RunActivities:
         error = outcome.error if outcome is not None else None
         return _shown(result, error.message if error else "", error.code if error else "E_STEP_FAILED")
 
+    @activity.defn(name=m.RUN_STEPS)
+    @told
+    async def run_steps(self, task: m.StepTask) -> m.StepResult:
+        """Carry out the members of a group, as soon as those before them in it have completed."""
+        came: dict[Key, m.StepResult] = {}
+        view = await self._views.of(task.run)
+        waiting = [(step, item) for step, item in task.members]
+        beating = asyncio.create_task(_beat(task.heartbeat / 3))
+        try:
+            while waiting:
+                inside = {step for step, _ in waiting}
+                wave = [key for key in waiting if not inside.intersection(view.steps[key[0]].depends_on)]
+                waiting = [key for key in waiting if key not in set(wave)]
+                await self._wave(view, task, wave, came)
+                waiting = [key for key in waiting if _may_follow(view, key, came)]
+        finally:
+            beating.cancel()
+        return m.StepResult(m.SUCCEEDED, members=[(*key, result.status) for key, result in came.items()])
+
+    async def _wave(self, view: RunView, task: m.StepTask, wave: list[Key], came: dict[Key, m.StepResult]) -> None:
+        """Members that do not wait for each other, at the same time: their transactions are one commit."""
+        off = await self._called_off(task)
+
+        async def one(key: Key) -> None:
+            member = dataclasses.replace(task, step=key[0], item=key[1], kind="python", members=[])
+            trying = Trying(view, member, self._recorder, self._threads, self._farm, 1, activity.info().scheduled_time)
+            trying.called_off = off
+            came[key] = await self._tried(trying)
+
+        ended = await asyncio.gather(*(one(key) for key in wave), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
+
+    async def _tried(self, trying: Trying) -> m.StepResult:
+        found = await trying.recorded()
+        if found is not None:
+            return found
+        if not await self._begun(trying):
+            return m.StepResult(m.FAILED)
+        async with self._holding(trying):
+            outcome = await self._attempt(trying)
+            try:
+                return await trying.end(outcome)
+            except BaseException:
+                self._views.forget(trying.task.run)
+                raise
+
     async def _begun(self, trying: Trying) -> bool:
         try:
             return await trying.begin()
@@ -363,6 +413,12 @@ def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m
     if result.status != m.FAILED:
         return result
     raise ApplicationError(message, m.FAILED, type=code, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
+
+
+def _may_follow(view: RunView, key: Key, came: dict[Key, m.StepResult]) -> bool:
+    """Did everything complete so far that the member needs? Else the chain decides about it."""
+    results = (came.get((needed, None)) for needed in view.steps[key[0]].depends_on)
+    return all(result is None or result.status == m.SUCCEEDED for result in results)
 
 
 async def _beat(interval: float) -> None:

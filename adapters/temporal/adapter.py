@@ -105,7 +105,8 @@ class TemporalAdapter:
 
     async def _start(self, run_id: str, before: Standing) -> None:
         going = before.status is ChainStatus.RUNNING
-        start = m.ChainStart(run_id, self.address.task_queue, heartbeat=self.address.heartbeat)
+        at = self.address
+        start = m.ChainStart(run_id, at.task_queue, heartbeat=at.heartbeat, granularity=at.granularity)
         try:
             await self.client.start_workflow(
                 m.CHAIN,

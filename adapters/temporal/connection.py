@@ -16,12 +16,15 @@ from towpath.retry import seconds
 
 TASK_QUEUE = "towpath"
 HEARTBEAT = 10.0
+_OPTIONS = {"task_queue", "heartbeat", "granularity"}
 _ALLOWED = "temporal://host:port/namespace?task_queue=towpath&heartbeat=10s (each part may be left out)"
 
 
 @dataclass(frozen=True, slots=True)
 class TemporalAddress:
     """Where runs are executed. Empty parts are as Temporal's profile (`TEMPORAL_…`, `temporal.toml`) says.
+
+    `granularity` is `step` (a child workflow for each step) or `auto` (one for several steps that are cheap).
 
     `heartbeat` is after how many seconds without a sign of life a working step is given to another worker.
     """
@@ -30,6 +33,7 @@ class TemporalAddress:
     namespace: str = ""
     task_queue: str = TASK_QUEUE
     heartbeat: float = HEARTBEAT
+    granularity: str = "step"
 
     def workflow_id(self, run_id: str) -> str:
         """The id of a run's `Chain` workflow."""
@@ -45,15 +49,18 @@ def parse_address(url: str) -> TemporalAddress:
     except ValueError as error:
         raise InputInvalid("E_SETTING", f"adapter: {error}", found=url, allowed=_ALLOWED) from None
     namespace = parts.path.strip("/")
-    if "/" in namespace or parts.fragment or parts.username or not options.keys() <= {"task_queue", "heartbeat"}:
+    if "/" in namespace or parts.fragment or parts.username or not options.keys() <= _OPTIONS:
         raise InputInvalid("E_SETTING", "adapter", found=url.rpartition("@")[2], allowed=_ALLOWED)
     target = f"{_bracketed(parts.hostname)}:{port or 7233}" if parts.hostname else ""
     queue = options.get("task_queue") or TASK_QUEUE
     if len(queue) > 200 or not queue.isprintable():
         raise InputInvalid("E_SETTING", "task_queue", found=queue, allowed="1 to 200 printable characters")
+    granularity = options.get("granularity", "step")
+    if granularity not in ("step", "auto"):
+        raise InputInvalid("E_SETTING", "granularity", found=granularity, allowed="step, auto")
     given = options.get("heartbeat")
     beat = HEARTBEAT if given is None else seconds(float(given) if given.replace(".", "", 1).isdigit() else given)
-    return TemporalAddress(target, namespace, queue, beat)
+    return TemporalAddress(target, namespace, queue, beat, granularity)
 
 
 def _bracketed(host: str) -> str:

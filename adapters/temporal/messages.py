@@ -18,8 +18,10 @@ from towpath.model import Plan
 
 CHAIN, STEP = "Chain", "Step"
 BEGIN, ADVANCE, LOOK, GIVE_UP = "begin_run", "advance_run", "look_at_run", "give_up_run"
-RUN_STEP, LOSE_STEP, OPEN_INNER, CLOSE_INNER = "run_step", "lose_step", "open_inner_run", "close_inner_run"
-ACTIVITIES = (BEGIN, ADVANCE, LOOK, GIVE_UP, RUN_STEP, LOSE_STEP, OPEN_INNER, CLOSE_INNER)
+RUN_STEP, RUN_STEPS, LOSE_STEP = "run_step", "run_steps", "lose_step"
+OPEN_INNER, CLOSE_INNER = "open_inner_run", "close_inner_run"
+GROUP = "group"  # the kind of a task with members
+ACTIVITIES = (BEGIN, ADVANCE, LOOK, GIVE_UP, RUN_STEP, RUN_STEPS, LOSE_STEP, OPEN_INNER, CLOSE_INNER)
 WAKE, RESUME = "wake", "resume"
 
 SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
@@ -29,7 +31,8 @@ PAUSED = "paused"
 @dataclass(frozen=True, slots=True)
 class ChainStart:
     """A chain run to work on. `nested`: inside a step, it returns when it pauses. `epoch` is that of a run
-    which continues as new, else 0. `heartbeat` is how many seconds a working step may be silent.
+    which continues as new, else 0. `heartbeat` is how many seconds a working step may be silent. `granularity`:
+    `step`, or `auto` for cheap neighbours in one child.
     """
 
     run: str
@@ -38,6 +41,7 @@ class ChainStart:
     epoch: int = 0
     heartbeat: float = 10.0
     paused: bool = False
+    granularity: str = "step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,9 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class StepTask:
-    """A step or item to carry out, and what its workflow must know of it."""
+    """A step or item to carry out, and what its workflow must know of it. A group has `members`, in an order
+    that keeps dependencies; the task is then named after the first.
+    """
 
     run: str
     epoch: int
@@ -139,14 +145,17 @@ class StepTask:
     max_delay: float = 300.0
     timeout: float | None = None
     heartbeat: float = 10.0
+    granularity: str = "step"
+    members: list[tuple[str, int | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of a step. `recorded`: the store has it already."""
+    """What came of a step. `recorded`: the store has it already. Of a group: what came of those that began."""
 
     status: str
     recorded: bool = True
+    members: list[tuple[str, int | None, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

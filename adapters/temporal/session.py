@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from towpath.progress import RunState
 
     from . import messages as m
+    from .grouping import SIZE, Groups
 
 WINDOW = 200  # open children; the server refuses more than 2,000, and slows down long before
 T = TypeVar("T")
@@ -69,12 +71,14 @@ class Session:
         self._flags = flags
         self._steps = {step.id: step for step in plan.steps}
         self._state = RunState(plan)
+        self._groups = Groups(plan, self._state.completed) if start.granularity == "auto" else None
         self._limit = min(plan.concurrency or WINDOW, WINDOW)
         self._waiting: deque[Start] = deque()
         self._open: dict[Key, asyncio.Task[None]] = {}
         self._inbox: deque[tuple[Key, m.StepResult]] = deque()
         self._decided: list[m.Decided] = []
         self._queued: set[str] = set()
+        self._ahead: dict[Key, m.StepResult] = {}  # what members of groups came to before the state started them
         self._pausing = self._cancelling = self._draining = False
 
     async def drive(self) -> None:
@@ -215,12 +219,42 @@ class Session:
         """Start children while there are places. A chain inside a step needs none: its steps do."""
         working = self._working()
         while self._waiting and not self._pausing and not self._draining and len(self._open) < WINDOW:
+            if self._groups is not None and self._groups.may_share(self._waiting[0]):
+                self._start_group(self._groups)
+                continue
             counts = self._steps[self._waiting[0].step].kind != "chain"
             if counts and working >= self._limit:
                 return
             working += counts
             start = self._waiting.popleft()
             self._open[start.step, start.item] = asyncio.create_task(self._child(start))
+
+    def _start_group(self, groups: Groups) -> None:
+        """Start a child for the first steps in line that may share one, and for what follows from them alone."""
+        ready = [start for start in self._waiting if groups.may_share(start)][:SIZE]
+        taken = set(ready)
+        self._waiting = deque(start for start in self._waiting if start not in taken)
+        members = groups.formed(ready)
+        self._open[members[0]] = asyncio.create_task(self._group(ready, members))
+
+    async def _group(self, ready: list[Start], members: list[Key]) -> None:
+        task = replace(self._task(ready[0]), kind=m.GROUP, timeout=None, members=members)
+        try:
+            result = await self._child_result(task, f"{members[0][0]}+{len(members) - 1}")
+            came = {(step, item): m.StepResult(status) for step, item, status in result.members}
+        except asyncio.CancelledError:
+            came = {}
+        except ChildWorkflowError as error:
+            came = {}
+            for start in ready if not self._cancelling else ():
+                lost = m.Lost(self._task(start), str(error.cause or error)[:500])
+                came[start.step, start.item] = await ask(m.LOSE_STEP, lost, m.StepResult)
+        self._open.pop(members[0], None)
+        called_off = m.StepResult(m.CANCELLED, recorded=False)
+        for start in ready:
+            key = (start.step, start.item)
+            self._inbox.append((key, came.pop(key, called_off)))
+        self._ahead.update(came)
 
     async def _child(self, start: Start) -> None:
         key = (start.step, start.item)
@@ -235,15 +269,7 @@ class Session:
         task = self._task(start)
         place = start.step if start.item is None else f"{start.step}[{start.item}]"
         try:
-            result: m.StepResult = await workflow.execute_child_workflow(
-                m.STEP,
-                task,
-                id=f"{self._start.queue}/{self._start.run}/{place}",
-                result_type=m.StepResult,
-                cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-                parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
-            )
-            return result
+            return await self._child_result(task, place)
         except ChildWorkflowError as error:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:
@@ -251,6 +277,17 @@ class Session:
             if self._cancelling:
                 return m.StepResult(m.CANCELLED, recorded=False)
             return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
+
+    async def _child_result(self, task: m.StepTask, place: str) -> m.StepResult:
+        result: m.StepResult = await workflow.execute_child_workflow(
+            m.STEP,
+            task,
+            id=f"{self._start.queue}/{self._start.run}/{place}",
+            result_type=m.StepResult,
+            cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+        )
+        return result
 
     def _task(self, start: Start) -> m.StepTask:
         step = self._steps[start.step]
@@ -267,6 +304,7 @@ class Session:
             max_delay=step.retry.max_delay,
             timeout=step.timeout,
             heartbeat=self._start.heartbeat,
+            granularity=self._start.granularity,
         )
 
     def _heard(self, key: Key, result: m.StepResult) -> list[Command]:
@@ -283,5 +321,12 @@ class Session:
         if todo and isinstance(todo[0], AskApproval | Wait):
             self._flags.woken = True  # somebody may have decided before we knew that there was something to decide
         if result.recorded and todo and isinstance(todo[0], _RECORDED[result.status]):
-            return todo[1:]
-        return todo
+            todo = todo[1:]
+        return [follows for command in todo for follows in self._overtaken(command)]
+
+    def _overtaken(self, command: Command) -> list[Command]:
+        """A step that its group has done already need not start: what follows from its end instead."""
+        if isinstance(command, Start) and (command.step, command.item) in self._ahead:
+            key = (command.step, command.item)
+            return self._heard(key, self._ahead.pop(key))
+        return [command]

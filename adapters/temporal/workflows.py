@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
@@ -63,7 +64,7 @@ class ChainWorkflow:
                 return m.ChainResult("over")
             epoch = 0
         while True:
-            begun = await ask(m.BEGIN, m.ChainStart(start.run, start.queue, start.nested, epoch), m.Begun)
+            begun = await ask(m.BEGIN, replace(start, epoch=epoch), m.Begun)
             if begun.over:
                 return m.ChainResult(begun.over)
             status = await self._session(start, begun)
@@ -114,7 +115,7 @@ def _ends_pause(seen: m.Seen) -> bool:
 
 
 def _continued(start: m.ChainStart, epoch: int, *, paused: bool = False) -> m.ChainStart:
-    return m.ChainStart(start.run, start.queue, start.nested, epoch, start.heartbeat, paused)
+    return replace(start, epoch=epoch, paused=paused)
 
 
 @workflow.defn(name=m.STEP, failure_exception_types=[Exception])
@@ -134,7 +135,7 @@ async def _activity(task: m.StepTask) -> m.StepResult:
     limit = UNLIMITED if task.timeout is None else timedelta(seconds=task.timeout) + SLACK
     try:
         result: m.StepResult = await workflow.execute_activity(
-            m.RUN_STEP,
+            m.RUN_STEPS if task.kind == m.GROUP else m.RUN_STEP,
             task,
             result_type=m.StepResult,
             start_to_close_timeout=limit,
@@ -154,6 +155,8 @@ async def _activity(task: m.StepTask) -> m.StepResult:
         cause = error.cause
         if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:
             raise _failed(cause.message, cause.type or "E_STEP_FAILED") from None
+        if task.kind == m.GROUP:
+            raise  # the chain asks for each of its members what became of it
         return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
 
 
@@ -165,7 +168,7 @@ async def _inner(task: m.StepTask) -> m.StepResult:
     try:
         await workflow.execute_child_workflow(
             m.CHAIN,
-            m.ChainStart(inner.run, task.queue, nested=True, heartbeat=task.heartbeat),
+            m.ChainStart(inner.run, task.queue, True, heartbeat=task.heartbeat, granularity=task.granularity),
             id=f"{task.queue}/{inner.run}",
             result_type=m.ChainResult,
             cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
