@@ -145,11 +145,13 @@ class Session:
                     self.ended = m.PAUSED
 
     def _newly_queued(self) -> list[str]:
-        """Steps that are to be seen waiting. One that is alone and can start gets its row when it does."""
-        places = self._limit - self._working()
-        if len(self._waiting) <= min(1, places):
-            return []
-        queued = [s.step for s in self._waiting if s.item is None and s.step not in self._queued]
+        """Steps that are to be seen waiting for a place. One that can start now gets its row when it does."""
+        places, queued = self._limit - self._working(), list[str]()
+        for start in self._waiting:
+            shares = self._groups is not None and self._groups.may_share(start)
+            places -= self._steps[start.step].kind != "chain" and not shares
+            if places < 0 and start.item is None and not shares and start.step not in self._queued:
+                queued.append(start.step)
         self._queued.update(queued)
         return queued
 

@@ -25,6 +25,7 @@ from .waking import Waker
 from .workflows import WORKFLOWS
 
 POLL = 0.5  # seconds between looks for what people asked
+CACHED = 1_000  # workflows kept between their tasks; 0 replays each from its beginning every time
 STICKY = timedelta(seconds=3)  # how long tasks wait for a worker that may be dead
 
 _log = logging.getLogger("towpath")
@@ -69,7 +70,6 @@ async def running_worker(  # noqa: PLR0913
     concurrency: int = 256,
     threads: int = 40,
     grace: float = 0.0,
-    cached: int = 1000,
     listeners: list[Listener] | None = None,
     functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
 ) -> AsyncIterator[RunWorker]:
@@ -84,7 +84,9 @@ async def running_worker(  # noqa: PLR0913
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=SandboxRestrictions.default.with_passthrough_all_modules()
         ),
-        max_cached_workflows=cached,
+        max_cached_workflows=CACHED,
+        # Without a cache, a second task would evict the first while its local activities run.
+        max_concurrent_workflow_tasks=None if CACHED else 1,
         max_concurrent_activities=concurrency,
         sticky_queue_schedule_to_start_timeout=STICKY,
         max_heartbeat_throttle_interval=timedelta(seconds=max(address.heartbeat / 3, 0.1)),
