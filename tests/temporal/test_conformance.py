@@ -20,7 +20,7 @@ from towpath import chain
 pytestmark = pytest.mark.anyio
 
 
-async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: OpenEngine, folder: str) -> None:
+async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: OpenEngine, folder: str) -> None:  # type: ignore[no-redef]
     """The run stays in the hands of Temporal: the next worker does what was not recorded, and only that."""
 
     @chain
@@ -41,7 +41,7 @@ async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: Ope
         assert await settled(engine, run) == {"third_time": DONE, "hold": DONE}
 
 
-async def test_S6_7_a_chains_own_limit(open_engine: OpenEngine, folder: str) -> None:
+async def test_S6_7_a_chains_own_limit(open_engine: OpenEngine, folder: str) -> None:  # type: ignore[no-redef]
     """Three places: the fourth step is seen waiting for one."""
 
     @chain(concurrency=3)
@@ -60,7 +60,7 @@ async def test_S6_7_a_chains_own_limit(open_engine: OpenEngine, folder: str) -> 
         assert set((await settled(engine, await handle.result())).values()) == {DONE}
 
 
-async def test_S6_7_concurrency_holds_under_a_thousand_ready_steps(open_engine: OpenEngine) -> None:
+async def test_S6_7_concurrency_holds_under_a_thousand_ready_steps(open_engine: OpenEngine) -> None:  # type: ignore[no-redef]
     """Never more than the worker's limit at a time."""
 
     @chain
@@ -75,7 +75,7 @@ async def test_S6_7_concurrency_holds_under_a_thousand_ready_steps(open_engine: 
         assert set((await settled(engine, run)).values()) == {DONE}
 
 
-async def test_a_thousand_ready_steps_take_few_commits(open_engine: OpenEngine, commits) -> None:
+async def test_a_thousand_ready_steps_take_few_commits(open_engine: OpenEngine, commits) -> None:  # type: ignore[no-redef]
     """A step begins and ends in a transaction of its own; what is decided together is recorded together."""
 
     @chain
@@ -90,7 +90,7 @@ async def test_a_thousand_ready_steps_take_few_commits(open_engine: OpenEngine, 
         assert run.status == "completed"
 
 
-async def test_runs_share_the_slots_fairly(open_engine: OpenEngine) -> None:
+async def test_runs_share_the_slots_fairly(open_engine: OpenEngine) -> None:  # type: ignore[no-redef]
     """A run that comes second does not wait for the end of the first."""
 
     @chain(concurrency=4)
@@ -110,7 +110,7 @@ async def test_runs_share_the_slots_fairly(open_engine: OpenEngine) -> None:
             assert set((await settled(engine, run)).values()) == {DONE}
 
 
-async def test_a_cancelled_run_leaves_its_place_to_others(open_engine: OpenEngine, folder: str) -> None:
+async def test_a_cancelled_run_leaves_its_place_to_others(open_engine: OpenEngine, folder: str) -> None:  # type: ignore[no-redef]
     """The places of a cancelled run go to a run that waits for one."""
 
     @chain
