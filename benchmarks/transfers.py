@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,12 +161,12 @@ async def run_towpath(setting: Setting, clock: Callable[[], None]) -> None:
     for name, node in (("make", make), ("take", {"class_type": "TakeMany", "inputs": names})):
         (folder / "workflows" / f"{name}.json").write_text(json.dumps({"1": node}))
     parameters = {f"1.{name}": f"{{{{ item['1'].video[{i}] }}}}" for i, name in enumerate(names)}
+    first: dict[str, Any] = {"id": "make", "workflow": "make", "server": "a", "foreach": "{{ inputs.firsts }}"}
+    then: dict[str, Any] = {"id": "take", "workflow": "take", "server": "b", "foreach": "{{ make.output }}"}
     steps = [
-        {"id": "make", "workflow": "make", "server": "a", "foreach": "{{ inputs.firsts }}"},
-        {"id": "take", "workflow": "take", "server": "b", "foreach": "{{ make.output }}", "depends_on": ["make"]},
+        {**first, "parameters": {"1.first": "{{ item }}"}},
+        {**then, "depends_on": ["make"], "parameters": parameters},
     ]
-    steps[0]["parameters"] = {"1.first": "{{ item }}"}
-    steps[1]["parameters"] = parameters
     chain = {"name": "move", "inputs": {"firsts": {"type": "json"}}, "steps": steps}
     (folder / "move.yaml").write_text(json.dumps(chain))  # JSON is YAML
     servers = [{"name": "a", "url": a.url}, {"name": "b", "url": b.url}]
@@ -230,7 +230,7 @@ async def _uploaded(client: httpx.AsyncClient, url: str, name: str, data: bytes,
     assert answer.json()["name"] == name
 
 
-System = Callable[[Setting, Callable[[], None]], Awaitable[None]]
+System = Callable[[Setting, Callable[[], None]], Coroutine[Any, Any, None]]
 SYSTEMS: dict[str, System] = {"towpath": run_towpath, "copy loop": run_copy, "http alone": run_http}
 
 
@@ -259,17 +259,20 @@ def measure(system: str, shape: Shape, source: Path) -> Moved:
 
 @contextmanager
 def _running(folders: Sequence[Path]) -> Iterator[tuple[FileServer, ...]]:
-    servers: list[FileServer] = []
-    try:
+    with ExitStack() as stack:
+        servers: tuple[FileServer, ...] = ()
         for folder in folders:
-            servers.append(FileServer(folder))
-        yield tuple(servers)
-    finally:
-        for server in servers:
-            server.stop()
-        for made in (each for folder in folders for each in (folder / "output").iterdir()):
-            if made.name != SOURCE:
-                shutil.rmtree(made)
+            stack.callback(_tidy, folder / "output")
+            servers = (*servers, FileServer(folder))
+            stack.callback(servers[-1].stop)
+        yield servers
+
+
+def _tidy(output: Path) -> None:
+    """Remove what was saved there, and leave what was prepared."""
+    for made in output.glob("*"):
+        if made.name != SOURCE:
+            shutil.rmtree(made)
 
 
 def _check(system: str, setting: Setting) -> None:

@@ -369,7 +369,7 @@ async def approve_artifact(session: Session, artifact_id: str, approved_by: str)
 
 
 async def reject_artifact(session: Session, artifact_id: str, rejected_by: str, reason: str = "") -> Record | None:
-    """Mark a version as rejected: it is never transferred nor handed to a later step."""
+    """Mark a version as rejected: it is sent to no server."""
     values = {"approval_status": ArtifactApproval.REJECTED, "approved_by": rejected_by, "approved_at": now()}
     return await _judge(session, artifact_id, {**values, "rejection_reason": reason})
 

@@ -138,6 +138,7 @@ class _Held:
 
     raw: Any
     task: asyncio.Task[None]
+    let_go: asyncio.Event
 
 
 class Database:
@@ -150,7 +151,6 @@ class Database:
         self._configure = partial(_configure, synchronous=synchronous, busy_ms=int(busy_timeout * 1000))
         self._databases = databases.Database(f"sqlite:///{quote(str(path))}", factory=TowpathConnection)
         self._closing = asyncio.Event()  # nothing new is taken; what is queued is still written
-        self._letting_go = asyncio.Event()  # the connections are closed
         self._wake = asyncio.Event()
         self._queue: list[Unit] = []
         self._writing = anyio.Lock()
@@ -189,24 +189,26 @@ class Database:
                 await asyncio.gather(self._loop_task, return_exceptions=True)
                 with suppress(TowpathError):
                     await self._on_writer(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
-            self._letting_go.set()
-            await asyncio.gather(*(held.task for held in self._held), return_exceptions=True)
+            for held in self._held:  # one by one: of two that close at once neither may be the last, which tidies up
+                held.let_go.set()
+                await asyncio.gather(held.task, return_exceptions=True)
             await self._databases.disconnect()
 
     async def _hold(self) -> _Held:
         ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        let_go = asyncio.Event()
 
         async def hold() -> None:
             try:
                 async with self._databases.connection() as connection:
                     await connection.raw_connection.executemany("", _Job(self._configure))
                     ready.set_result(connection.raw_connection)
-                    await self._letting_go.wait()
+                    await let_go.wait()
             except Exception as error:
                 if not ready.done():
                     ready.set_exception(error)
 
-        held = _Held(None, asyncio.create_task(hold(), name="towpath connection"))
+        held = _Held(None, asyncio.create_task(hold(), name="towpath connection"), let_go)
         self._held.append(held)
         try:
             held.raw = await ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ def _server_json(member: Member) -> dict[str, Any]:
     }
 
 
-def _server_table(console: Console, members: list[Member]) -> None:
+def _server_table(console: Console, members: Sequence[Member]) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("server", "state", "version", "queue", "slots", "memory free", "tags", "address"):
         table.add_column(column, justify="right" if column in ("queue", "slots", "memory free") else "left")

@@ -127,10 +127,10 @@ class Watch:
             self.console.print(Text(text, style=style))
 
     def _render(self) -> RenderableType:
-        table = Table.grid(padding=(0, 1))
+        table = Table.grid(padding=(0, 1), expand=True)
         for _ in range(5):
             table.add_column(no_wrap=True)
-        table.add_column(overflow="ellipsis", no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # what is long is cut, never the step's name
         if len(self._steps) <= MAX_LINES:
             self._render_steps(table)
         else:

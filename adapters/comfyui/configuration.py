@@ -27,6 +27,7 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "unreachable": ((int, float), "seconds to wait for a server that refuses connections"),
     "silent": ((int, float), "seconds to wait for a server that takes connections and answers nothing"),
     "busy": ((int, float), "seconds to wait for a server that says it is busy"),
+    "broken": ((int, float), "seconds to wait for a server that answers 500, or no HTTP"),
     "lost": ((int, float), "seconds after which a prompt that a server does not know is lost"),
 }
 
@@ -60,7 +61,7 @@ def farm_of(
     check_strategy(strategy)
     limits = Limits(table.get("max_file", MAX_FILE), table.get("download_timeout", DOWNLOAD_SECONDS))
     rules = Rules(table.get("partial_outputs", False), table.get("check", True), limits)
-    waits = {key: float(table[key]) for key in ("unreachable", "silent", "busy", "lost") if key in table}
+    waits = {key: float(table[key]) for key in ("unreachable", "silent", "busy", "broken", "lost") if key in table}
     return comfy_farm(store, servers_of(servers), workflows, strategy=strategy, rules=rules, patience=Patience(**waits))
 
 

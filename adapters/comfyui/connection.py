@@ -346,6 +346,8 @@ class Connection:
         self.rest.failed()
         if isinstance(error, httpx.RemoteProtocolError) and not _broke_off(error):
             return self.error("E_REPLY_PROTOCOL", f"it does not speak HTTP: {str(error)[:200]}")
+        if str(error).startswith("Server disconnected without"):
+            return self.error("E_SERVER_TIMEOUT", "it hung up without an answer")
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return self.error("E_SERVER_TIMEOUT", f"it said nothing for {self.patience.read:g} s")
         if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):

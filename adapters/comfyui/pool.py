@@ -107,7 +107,9 @@ class ServerPool:
         check_strategy(strategy)
         self.strategy = strategy
         self.patience = patience or Patience()
-        self.members = [Member(server, ComfyClient(Connection(server, self.patience))) for server in servers]
+        self.members: Sequence[Member] = [
+            Member(server, ComfyClient(Connection(server, self.patience))) for server in servers
+        ]
         self._waiting: dict[Callable[[], None], set[Need]] = {}
         self._aside: dict[Callable[[], None], list[Seat]] = {}
         self._picks = 0

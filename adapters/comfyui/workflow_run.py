@@ -24,7 +24,7 @@ from towpath.ports import Files, Store
 
 from .api_format import node_title
 from .client import ComfyClient, refuse_dropped
-from .downloads import Limits, download
+from .downloads import Limits, download, shown_name
 from .execution_log import ExecutionLog
 from .object_info import check_against
 from .parameters import apply_parameters, with_own_prefixes
@@ -38,6 +38,7 @@ from .workflow_files import Workflow
 
 DOWNLOADS = 4  # files of one prompt on their way at the same time
 GRACE = 10.0  # seconds for a server to hear that a prompt is not wanted any more
+_NOT_GIVEN = frozenset({"E_OUTPUT_REFUSED", "E_OUTPUT_MISSING"})
 _JUDGED_BY_SERVER = frozenset({"E_NODE_CHOICE", "E_NODE_RANGE"})  # nodes may accept more than they declare
 
 
@@ -251,7 +252,8 @@ class WorkflowRunner:
         with anyio.move_on_after(GRACE, shield=True), suppress(ServerFailed):
             while True:
                 await client.cancel(prompt_id)
-                if await client.state(prompt_id) not in (PromptState.PENDING, PromptState.RUNNING):
+                # Looked for twice: it may have been stopped while it was being sent, and come to the server only now.
+                if await self._state(client, prompt_id) not in (PromptState.PENDING, PromptState.RUNNING):
                     return
                 await anyio.sleep(0.1)
 
@@ -262,12 +264,7 @@ class WorkflowRunner:
         for line in found.odd:
             work.context.logger.warning("an output that is not understood: %s", line)
         if not found.files and not found.texts:
-            raise member.connection.error(
-                "E_NO_OUTPUT",
-                f"prompt {done.prompt_id} is done and made nothing that could be kept",
-                cure="end the workflow in a node that saves, such as SaveImage",
-                retryable=False,
-            )
+            raise _nothing(member, done.prompt_id)
         try:
             kept = await self._downloaded(work, member, found.files)
         except ServerFailed as error:
@@ -275,17 +272,31 @@ class WorkflowRunner:
                 work.row.prompt = None  # made once more, if the step has tries left
             raise
         await done.log.write(
-            "images.downloaded", files=[f"{kept_file.filename} {kept_file.digest}" for kept_file in kept]
+            "images.downloaded", files=[f"{kept_file.filename} {kept_file.digest}" for kept_file in kept.values()]
         )
-        return step_value(found, kept)
+        if not kept and not found.texts:
+            raise _nothing(member, done.prompt_id)
+        return step_value(replace(found, files=tuple(kept)), list(kept.values()))
 
-    async def _downloaded(self, work: WorkflowTry, member: Member, files: tuple[OutputFile, ...]) -> list[KeptFile]:
+    async def _downloaded(
+        self, work: WorkflowTry, member: Member, files: tuple[OutputFile, ...]
+    ) -> dict[OutputFile, KeptFile]:
+        """The files by what the server says of them. One whose name is hostile, and which the server itself does
+        not give out under that name, is left out: it fails no run.
+        """
         kept: dict[int, KeptFile] = {}
         limit = anyio.CapacityLimiter(DOWNLOADS)
 
         async def one(index: int) -> None:
             async with limit:
-                kept[index] = await bring_home(member, files[index], self._store.files, self.rules.limits, work.context)
+                try:
+                    kept[index] = await bring_home(
+                        member, files[index], self._store.files, self.rules.limits, work.context
+                    )
+                except ServerFailed as error:
+                    if error.code not in _NOT_GIVEN or not shown_name(files[index], "")[1]:
+                        raise
+                    work.context.logger.warning("left out: %s", error.problem.message)
 
         try:
             async with anyio.create_task_group() as tasks:
@@ -293,7 +304,16 @@ class WorkflowRunner:
                     tasks.start_soon(one, index)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
-        return [kept[index] for index in range(len(files))]
+        return {files[index]: kept[index] for index in sorted(kept)}
+
+
+def _nothing(member: Member, prompt_id: str) -> ServerFailed:
+    return member.connection.error(
+        "E_NO_OUTPUT",
+        f"prompt {prompt_id} is done and made nothing that could be kept",
+        cure="end the workflow in a node that saves, such as SaveImage",
+        retryable=False,
+    )
 
 
 async def _answers(member: Member) -> None:

@@ -165,6 +165,26 @@ async def test_S5_6_odd_names_of_a_server(
     assert new <= {"towpath.db", "towpath.db-wal", "towpath.db-shm", "towpath-store", "towpath.toml"}
 
 
+@pytest.mark.parametrize("name", ["../../x.png", "...x.png", "/etc/passwd"])
+async def test_S5_6_a_name_that_the_server_refuses_itself_fails_no_run(
+    farming: Farming, one: ComfyServer, workflows: Path, name: str
+) -> None:
+    """It is left out with a word in the log; the other files of the step come home. Alone, it is no output."""
+    (one.folder / "output" / "good.png").write_bytes(render("EmptyImage", EMPTY))
+    bad, good = ({"filename": n, "subfolder": "", "type": "output"} for n in (name, "good.png"))
+    write(
+        workflows,
+        both={"1": node("SaveOdd", key="images", items=json.dumps([bad, good]))},
+        alone={"1": node("SaveOdd", key="images", items=json.dumps([bad]))},
+    )
+    async with farming(table(one, "one")) as engine:
+        run = await engine.run(made_of({"id": "both", "workflow": "both"}, {"id": "alone", "workflow": "alone"}))
+        assert [artifact.filename for artifact in run["both"].artifacts] == ["good.png"]
+        assert run["alone"].error is not None
+        assert run["alone"].error.code == "E_NO_OUTPUT"
+        assert "left out" in "".join(log["text"] for log in await engine.store.logs(run.id))
+
+
 # ---- failures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -254,12 +255,13 @@ from tests.reliability.chains import diamond
 from towpath import open_engine
 async def main():
     async with open_engine({str(hurt.store)!r}) as engine:
-        await engine.run(diamond, run_id="r", inputs={{"effects": {str(hurt.effects)!r}, "pace": 0.3}})
+        await engine.run(diamond, run_id="r", inputs={{"effects": {str(hurt.effects)!r}, "pace": 1.0}})
 anyio.run(main)
 """
     with Program([sys.executable, "-c", script], folder=ROOT) as program:
         while not hurt.effects.exists() or "r left" not in hurt.effects.read_text():
             assert program.process.poll() is None
+            time.sleep(0.02)
         program.signal(signal.SIGINT)
         assert program.wait() != 0
     assert {run: str(status) for run, status in recorded(hurt).items()} == {"r": "paused"}
