@@ -41,15 +41,16 @@ from towpath.errors import (
 from towpath.events import ChainPaused, ChainResumed, Fact, LogKept, StepReady
 from towpath.ledger import LedgerRow
 from towpath.model import StepStatus
-from towpath.ports import Lease, Listener, Store
+from towpath.ports import Lease, Listener, RunRow, Store
 
 from . import messages as m
 from .inner import InnerActivities
-from .telling import told
+from .telling import passes, told
 from .trying import Recorder, TryAgain, Trying
 from .views import RunView, RunViews, gathering
 
 SERVICE = "temporal"
+MOST_TEXT = 1_600_000  # characters of plan and rows; the server takes 2 MB with all around them
 
 
 class RunActivities:
@@ -102,19 +103,13 @@ class RunActivities:
             epoch = lease.epoch
             await self._recorder.record(lease, [ChainResumed()])
         self._views.forget(start.run)
-        run = await self._store.load(start.run)
-        return m.Begun(
-            epoch,
-            m.pack_plan(run.plan),
-            m.pack_rows([restored(row) for row in run.rows]),
-            run.cancel_requested,
-            run.pause_requested,
-            [
-                m.Decided(row.step, row.item, row.decision.approval, row.decision.action)
-                for row in run.rows
-                if row.decision is not None and row.status is StepStatus.WAITING_APPROVAL
-            ],
-        )
+        try:
+            return _begun(epoch, await self._store.load(start.run))
+        except Exception as error:
+            if not isinstance(error, StoreFailed) or not passes(error):
+                with suppress(TowpathError):  # nobody will work on it: it must not look as if somebody did
+                    await self._recorder.record(Lease(start.run, epoch), [ChainPaused("interrupted")])
+            raise
 
     @activity.defn(name=m.LOOK)
     @told
@@ -126,7 +121,8 @@ class RunActivities:
         wishes = await self._store.wishes([look.run])
         standing = await self._store.standing(look.run)
         asked = [m.Asked(w.kind, w.step, w.item, w.approval, w.action) for w in wishes if w.run_id == look.run]
-        return m.Seen(standing.status.value, standing.reason, asked)
+        called_off = bool(await self._store.called_off([look.run]))
+        return m.Seen(standing.status.value, standing.reason, asked[:m.MOST_ASKED], called_off)
 
     @activity.defn(name=m.GIVE_UP)
     @told
@@ -340,8 +336,11 @@ class RunActivities:
             return await trying.attempt()
         except asyncio.CancelledError:
             details = activity.cancellation_details()
-            if details is None or not details.cancel_requested:
-                raise  # this worker stops, or is too late: the step is somebody else's now
+            if details is None or not details.cancel_requested or not await self._called_off(trying.task):
+                # This worker stops, or is too late: the step is somebody else's now. Or the workflows around it
+                # are gone, without anybody having asked for the end of the run.
+                raise
+            await trying.abandon()
             return None
         except TowpathError as error:
             if isinstance(error, StoreFailed):
@@ -386,7 +385,7 @@ class RunActivities:
         trying = Trying(
             view, lost.task, self._recorder, self._threads, self._farm, 1, datetime.datetime.now(datetime.UTC)
         )
-        return await trying.lose(error)
+        return await trying.lose(error, called_off=await self._called_off(lost.task))
 
     # ---- beside the work
 
@@ -406,6 +405,24 @@ class RunActivities:
                 kept = LogKept(trying.work.row.id, trying.work.row.attempt, context.log.text())
                 with suppress(TowpathError):
                     await self._store.record(Lease(trying.task.run, trying.task.epoch), [kept])
+
+
+def _begun(epoch: int, run: RunRow) -> m.Begun:
+    decided = [
+        m.Decided(row.step, row.item, row.decision.approval, row.decision.action)
+        for row in run.rows
+        if row.decision is not None and row.status is StepStatus.WAITING_APPROVAL
+    ]
+    plan, rows = m.pack_plan(run.plan), m.pack_rows([restored(row) for row in run.rows])
+    if len(plan) + len(rows) > MOST_TEXT:
+        raise StoreFailed(
+            "E_PLAN_SIZE",
+            "the plan and the rows of the run are too large for a workflow",
+            found=f"{(len(plan) + len(rows)) / 1e6:.1f} MB packed",
+            allowed=f"{MOST_TEXT / 1e6:.1f} MB",
+            cure="split the chain into chains inside steps, or run it on the local adapter",
+        )
+    return m.Begun(epoch, plan, rows, run.cancel_requested, run.pause_requested, decided[:m.MOST_ASKED])
 
 
 def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m.StepResult:

@@ -14,6 +14,8 @@ from temporalio.service import RPCError
 from towpath.errors import InputInvalid, ServerFailed
 from towpath.retry import seconds
 
+from .messages import workflow_id
+
 TASK_QUEUE = "towpath"
 HEARTBEAT = 10.0
 _OPTIONS = {"task_queue", "heartbeat", "granularity"}
@@ -37,7 +39,7 @@ class TemporalAddress:
 
     def workflow_id(self, run_id: str) -> str:
         """The id of a run's `Chain` workflow."""
-        return f"{self.task_queue}/{run_id}"
+        return workflow_id(self.task_queue, run_id)
 
 
 def parse_address(url: str) -> TemporalAddress:

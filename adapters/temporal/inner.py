@@ -86,7 +86,9 @@ class InnerActivities:
         assert row is not None
         if row.status.final:
             return m.StepResult(m.CANCELLED if row.status is StepStatus.CANCELLED else m.SUCCEEDED)
-        stopped = ended.called_off or await self._nobody_asks(task.run)
+        stopped = await self._nobody_asks(task.run)
+        if ended.called_off and not stopped and not inner.status.final:
+            return m.StepResult(m.CANCELLED, recorded=False)  # for its chain to say, if that still lives
         command, status = await self._of_inner(view, task, row, inner, stopped=stopped)
         facts: list[Fact] = []
         try:

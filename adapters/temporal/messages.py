@@ -5,6 +5,8 @@ Imported by workflow code, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -26,6 +28,7 @@ WAKE, RESUME = "wake", "resume"
 
 SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
 PAUSED = "paused"
+MOST_ASKED = 2_000  # what people ask that travels at once; the rest follows when that is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a run stands, and what is asked of it."""
+    """How a run stands, and what is asked of it. `called_off`: its end, or that of a run around it, is asked for."""
 
     status: str
     reason: str = ""
     asked: list[Asked] = field(default_factory=list)
+    called_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,17 @@ class ChainResult:
     status: str
 
 
+# ---- names
+
+
+def workflow_id(*parts: str) -> str:
+    """The id of a workflow, never longer than the smallest limit of a server (255 bytes)."""
+    name = "/".join(parts)
+    if len(name.encode()) <= 250:
+        return name
+    return f"{name.encode()[:200].decode(errors='ignore')}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
 # ---- plans and rows, small
 
 
@@ -250,8 +265,8 @@ def unpack_commands(packed: Iterable[Sequence[Any]]) -> list[Command]:
 
 def _pack(data: Any) -> str:
     # Text, because JSON payloads are what people can read in Temporal's UI and what codecs know.
-    return zlib.compress(msgspec.json.encode(data)).hex()
+    return base64.b64encode(zlib.compress(msgspec.json.encode(data))).decode()
 
 
 def _unpack(packed: str) -> bytes:
-    return zlib.decompress(bytes.fromhex(packed))
+    return zlib.decompress(base64.b64decode(packed))

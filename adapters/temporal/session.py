@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError, ChildWorkflowError
+from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflowError
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
@@ -80,12 +80,15 @@ class Session:
         self._queued: set[str] = set()
         self._ahead: dict[Key, m.StepResult] = {}  # what members of groups came to before the state started them
         self._pausing = self._cancelling = self._draining = False
+        self._broken: Exception | None = None
 
     async def drive(self) -> None:
         """Work until the run is over, paused, or (`ended` empty) is to continue as new."""
         todo = self._state.begin(m.unpack_rows(self._begun.rows))
         for decided in self._begun.decided:
             todo += self._decide(decided)
+        if len(self._begun.decided) >= m.MOST_ASKED:
+            self._flags.woken = True
         if self._begun.cancel:
             todo += self._cancel()
         if self._begun.pause:
@@ -94,31 +97,46 @@ class Session:
         while not self.ended:
             self._fill()
             self._draining = self._draining or workflow.info().is_continue_as_new_suggested()
-            if not self._open and self._pausing:
-                await self._settle([Pause("requested")], pausing=True)
-                return
-            if not self._open and self._draining:
-                return
+            if not self._open and not self._something_happened():
+                if self._pausing:
+                    await self._settle([Pause("requested")], pausing=True)
+                    return
+                if self._draining:
+                    return
             await workflow.wait_condition(self._something_happened)
             await self._settle(await self._happened())
 
     def _something_happened(self) -> bool:
-        return bool(self._inbox) or self._flags.woken or (self._flags.cancelled and not self._cancelling)
+        cancelled = self._flags.cancelled and not self._cancelling
+        return bool(self._inbox) or self._flags.woken or cancelled or self._broken is not None
 
     async def _happened(self) -> list[Command]:
+        if self._broken is not None:
+            raise self._broken
         todo: list[Command] = []
         while self._inbox:
             todo += self._heard(*self._inbox.popleft())
         if self._flags.cancelled and not self._cancelling:
-            if not self._start.nested:
-                await ask(m.LOOK, m.Look(self._start.run, cancel=True), m.Seen)
+            seen = await ask(m.LOOK, m.Look(self._start.run, cancel=not self._start.nested), m.Seen)
+            if self._start.nested and not seen.called_off:
+                await self._orphaned()
             todo += self._cancel()
         if self._flags.woken:
             self._flags.woken = False
             seen = await ask(m.LOOK, m.Look(self._start.run), m.Seen)
             for asked in seen.asked:
                 todo += self._obey(asked)
+            if todo and len(seen.asked) >= m.MOST_ASKED:
+                self._flags.woken = True  # there may be more
         return todo
+
+    async def _orphaned(self) -> None:
+        """The workflow around this one is gone, but nobody asked for the run's end: it is left to be resumed."""
+        self._cancelling = True
+        for task in self._open.values():
+            task.cancel()
+        await workflow.wait_condition(lambda: not self._open)
+        raise CancelledError("the workflow around this chain is gone")
 
     # ---- carrying commands out
 
@@ -251,6 +269,8 @@ class Session:
             for start in ready if not self._cancelling else ():
                 lost = m.Lost(self._task(start), str(error.cause or error)[:500])
                 came[start.step, start.item] = await ask(m.LOSE_STEP, lost, m.StepResult)
+        except Exception as error:
+            self._broken, came = error, {}
         self._open.pop(members[0], None)
         called_off = m.StepResult(m.CANCELLED, recorded=False)
         for start in ready:
@@ -264,6 +284,8 @@ class Session:
             result = await self._result(start)
         except asyncio.CancelledError:
             result = m.StepResult(m.CANCELLED, recorded=False)
+        except Exception as error:  # nobody awaits this task: the driver must hear of it
+            self._broken, result = error, m.StepResult(m.CANCELLED, recorded=False)
         self._open.pop(key, None)
         self._inbox.append((key, result))
 
@@ -284,7 +306,8 @@ class Session:
         result: m.StepResult = await workflow.execute_child_workflow(
             m.STEP,
             task,
-            id=f"{self._start.queue}/{self._start.run}/{place}",
+            # With the epoch: a child of a workflow that is gone may still be on its way to its end.
+            id=m.workflow_id(self._start.queue, self._start.run, place, str(self.epoch)),
             result_type=m.StepResult,
             cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,

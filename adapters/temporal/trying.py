@@ -162,9 +162,14 @@ class Trying:
             finally:
                 if self.work.seat is not None and self._farm is not None:
                     self._farm.give_back(self.work.seat)
-        if outcome is None and self.step.kind == "workflow":
-            await executor.abandon(self.work)
+        if outcome is None:
+            await self.abandon()
         return outcome
+
+    async def abandon(self) -> None:
+        """Nobody wants the work any more: a server that still has it is told."""
+        if self.step.kind == "workflow" and self.work is not None:
+            await self._executor().abandon(self.work)
 
     def call_off(self) -> None:
         """Stop the work: its run is being cancelled."""
@@ -254,10 +259,12 @@ class Trying:
             return [row for row in found if row.item is None]
         return await self._recorder.store.rows_of(self.task.run, [], [(self.step.id, item)])
 
-    async def lose(self, error: TowpathError) -> StepResult:
-        """Record that nobody knows what became of the step."""
+    async def lose(self, error: TowpathError, *, called_off: bool = False) -> StepResult:
+        """Record that nobody knows what became of the step; nobody wants to, if its run is being cancelled."""
         found = await self.recorded()
         if found is not None:
             return found
+        if called_off:
+            return await self._end(Cancel(*self._key), [])
         self._view.facts.outcomes[self._key] = failure(error)
         return await self._end(Fail(*self._key), [])

@@ -14,6 +14,7 @@ from temporalio.exceptions import (
     ApplicationError,
     ChildWorkflowError,
     FailureError,
+    WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
 from temporalio.workflow import ActivityCancellationType, ChildWorkflowCancellationType, ParentClosePolicy
@@ -73,8 +74,6 @@ class ChainWorkflow:
                 workflow.continue_as_new(_continued(start, begun.epoch))
             if status != m.PAUSED or start.nested:
                 return m.ChainResult(status)
-            if workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(_continued(start, begun.epoch, paused=True))
             if not await self._goes_on(start, begun.epoch):
                 return m.ChainResult("over")
             epoch = 0
@@ -104,6 +103,9 @@ class ChainWorkflow:
                 return False
             if self._flags.resume_after >= epoch or _ends_pause(seen):
                 return True
+            if workflow.info().is_continue_as_new_suggested() and not self._flags.cancelled:
+                # Told again and again of what a pause keeps waiting, even a run that does nothing gets a long history.
+                workflow.continue_as_new(_continued(start, epoch, paused=True))
             await workflow.wait_condition(
                 lambda: self._flags.woken or self._flags.cancelled or self._flags.resume_after >= epoch
             )
@@ -166,14 +168,7 @@ async def _inner(task: m.StepTask) -> m.StepResult:
         return inner.result
     called_off = False
     try:
-        await workflow.execute_child_workflow(
-            m.CHAIN,
-            m.ChainStart(inner.run, task.queue, True, heartbeat=task.heartbeat, granularity=task.granularity),
-            id=f"{task.queue}/{inner.run}",
-            result_type=m.ChainResult,
-            cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-            parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
-        )
+        await _inner_chain(task, inner.run)
     except (ChildWorkflowError, asyncio.CancelledError) as error:
         called_off = is_cancelled_exception(error)
         if not called_off:
@@ -181,6 +176,26 @@ async def _inner(task: m.StepTask) -> m.StepResult:
             return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
     ended = m.InnerEnded(task, inner.run, called_off or _cancel_asked())
     return await ask(m.CLOSE_INNER, ended, m.StepResult)
+
+
+async def _inner_chain(task: m.StepTask, run: str) -> None:
+    """Have the run inside a step driven. An older workflow that still has it was told to stop: wait for its end."""
+    start = m.ChainStart(run, task.queue, True, heartbeat=task.heartbeat, granularity=task.granularity)
+    pause = 1.0
+    while True:
+        try:
+            await workflow.execute_child_workflow(
+                m.CHAIN,
+                start,
+                id=m.workflow_id(task.queue, run),
+                result_type=m.ChainResult,
+                cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+            )
+            return
+        except WorkflowAlreadyStartedError:
+            await workflow.sleep(pause)
+            pause = min(pause * 2, 60.0)
 
 
 def _cancel_asked() -> bool:
