@@ -208,6 +208,10 @@ class Store(Protocol):
         """Those of these runs whose end, or the end of a run around them, is asked for."""
         ...
 
+    async def running_in(self, service: str) -> list[str]:
+        """The running runs that a service owns, those inside steps left out."""
+        ...
+
     async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
         """The latest version of each output of a row, as people may have left it."""
         ...

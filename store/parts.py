@@ -13,6 +13,7 @@ from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, StepStatus
 from towpath.ports import Standing, StepRow, Wish
 
 from . import gates, rows
+from .owners import Owner
 from .session import Row
 from .tables import artifact_deletions, artifacts
 
@@ -112,6 +113,12 @@ def called_off(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[s
         for run in run_ids
         if any(connection.execute(ends, (outer,)).fetchone() for outer in gates.around(connection, run))
     ]
+
+
+def running_in(connection: sqlite3.Connection, owner: Owner) -> list[str]:
+    """The running runs of an owner, those inside steps left out."""
+    query = "SELECT id FROM chains WHERE status = 'running' AND parent_workflow_id IS NULL AND owner = ? ORDER BY id"
+    return [run for (run,) in connection.execute(query, (owner.to_json(),)).fetchall()]
 
 
 def edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:

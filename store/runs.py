@@ -311,6 +311,10 @@ class RunStore:
         """Those of these runs whose end, or the end of a run around them, is asked for."""
         return await self.database.read(lambda c: parts.called_off(c, run_ids))
 
+    async def running_in(self, service: str) -> list[str]:
+        """The running runs that a service owns, those inside steps left out."""
+        return await self.database.read(lambda c: parts.running_in(c, owners.service(service)))
+
     async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
         """The latest version of each output of a row, as people may have left it."""
         return [rows.artifact(row) for row in await self.database.rows(_LATEST(row=row_id))]

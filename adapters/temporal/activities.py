@@ -49,7 +49,6 @@ from .telling import passes, told
 from .trying import Recorder, TryAgain, Trying
 from .views import RunView, RunViews, gathering
 
-SERVICE = "temporal"
 MOST_TEXT = 1_600_000  # characters of plan and rows; the server takes 2 MB with all around them
 
 
@@ -95,7 +94,7 @@ class RunActivities:
         epoch = start.epoch
         if not epoch:
             try:
-                lease = await self._store.claim(start.run, SERVICE)
+                lease = await self._store.claim(start.run, m.SERVICE)
             except RunRefused as refused:
                 if refused.code != "E_RUN_OVER":
                     raise
@@ -122,7 +121,7 @@ class RunActivities:
         standing = await self._store.standing(look.run)
         asked = [m.Asked(w.kind, w.step, w.item, w.approval, w.action) for w in wishes if w.run_id == look.run]
         called_off = bool(await self._store.called_off([look.run]))
-        return m.Seen(standing.status.value, standing.reason, asked[:m.MOST_ASKED], called_off)
+        return m.Seen(standing.status.value, standing.reason, asked[: m.MOST_ASKED], called_off)
 
     @activity.defn(name=m.GIVE_UP)
     @told
@@ -422,7 +421,7 @@ def _begun(epoch: int, run: RunRow) -> m.Begun:
             allowed=f"{MOST_TEXT / 1e6:.1f} MB",
             cure="split the chain into chains inside steps, or run it on the local adapter",
         )
-    return m.Begun(epoch, plan, rows, run.cancel_requested, run.pause_requested, decided[:m.MOST_ASKED])
+    return m.Begun(epoch, plan, rows, run.cancel_requested, run.pause_requested, decided[: m.MOST_ASKED])
 
 
 def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m.StepResult:

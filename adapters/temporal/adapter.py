@@ -14,6 +14,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
+from towpath.adapters.background import background_tasks
 from towpath.adapters.work import Farm
 from towpath.errors import FeatureMissing, Place, RunRefused, ServerFailed, StepNotRegistered
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
@@ -24,10 +25,12 @@ from towpath.steps import Step
 
 from . import messages as m
 from .connection import TemporalAddress, unreachable
+from .minding import leave_if_gone
 from .waking import wake
 from .worker import RunWorker
 
 SHORT, LONG = 0.02, 0.25  # seconds between looks at a run that workers are busy with
+REASON = 3.0  # seconds for a failing workflow to tell why
 
 _log = logging.getLogger("towpath")
 
@@ -125,7 +128,7 @@ class TemporalAdapter:
         """Wait for the end, or for a pause after the one that the run was found in."""
         failed: list[Exception] = []
         left: Standing | None = None
-        async with anyio.create_task_group() as tasks:
+        async with background_tasks() as tasks:
             tasks.start_soon(self._follow, run_id, failed)
             pause = SHORT
             while left is None:
@@ -139,14 +142,22 @@ class TemporalAdapter:
                     and (now.epoch > before.epoch or before.status is ChainStatus.RUNNING)
                 ):
                     left = now
+                    if now.reason == "interrupted":
+                        await self._reason(failed)
                 elif broken:
                     raise broken[0]
                 else:
                     await self._change(run_id, pause)
                     pause = min(pause * 1.2, LONG)
-            tasks.cancel_scope.cancel()
-        assert left is not None
         return left
+
+    async def _reason(self, failed: list[Exception]) -> None:
+        """Why a run was interrupted: its workflow is about to say so. Raises ServerFailed."""
+        until = anyio.current_time() + REASON
+        while anyio.current_time() < until:
+            if failed:
+                raise failed[0]
+            await anyio.sleep(SHORT)
 
     async def _follow(self, run_id: str, failed: list[Exception]) -> None:
         """A workflow that fails records nothing more: whoever waits must know."""
@@ -156,6 +167,7 @@ class TemporalAdapter:
                 await handle.result()
                 return
             except WorkflowFailureError as error:
+                await leave_if_gone(self._store, self.client, self.address, run_id)
                 cause = error.cause
                 why = f"{type(cause).__name__}: {cause}"
                 failed.append(

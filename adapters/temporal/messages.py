@@ -28,6 +28,7 @@ WAKE, RESUME = "wake", "resume"
 
 SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
 PAUSED = "paused"
+SERVICE = "temporal"  # the owner of runs
 MOST_ASKED = 2_000  # what people ask that travels at once; the rest follows when that is done
 
 

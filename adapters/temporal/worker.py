@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import CodeType
 from typing import Any
 
 import anyio
@@ -14,12 +15,15 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from towpath.adapters.background import background_tasks
+from towpath.adapters.watchdog import Watchdog
 from towpath.adapters.work import Farm
 from towpath.errors import TowpathError
 from towpath.ports import Listener, Store
+from towpath.steps import find_step, known_steps
 
 from .activities import RunActivities
 from .connection import TemporalAddress
+from .minding import Minder
 from .registering import Registered, as_activities, registered
 from .waking import Waker
 from .workflows import WORKFLOWS
@@ -34,11 +38,14 @@ _log = logging.getLogger("towpath")
 class RunWorker:
     """A running worker of this process."""
 
-    def __init__(self, activities: RunActivities, waker: Waker, where: str, registered: Registered) -> None:
+    def __init__(
+        self, activities: RunActivities, waker: Waker, minder: Minder, where: str, registered: Registered
+    ) -> None:
         self.where = where
         self.registered = registered
         self._activities = activities
         self._waker = waker
+        self._minder = minder
 
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
         """How far steps of a run that work here say they are: (done, total) by step."""
@@ -54,6 +61,7 @@ class RunWorker:
         while True:
             try:
                 await self._waker.look()
+                await self._minder.look()
                 await self._activities.look_at_work()
             except TowpathError as error:
                 _log.warning("%s", error)
@@ -96,7 +104,15 @@ async def running_worker(  # noqa: PLR0913
         activity_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
     )
     where = f"{address.target or 'the configured server'}, task queue {address.task_queue}"
-    running = RunWorker(activities, Waker(store, client, address), where, registered(functions or {}))
+    waker, minder = Waker(store, client, address), Minder(store, client, address)
+    running = RunWorker(activities, waker, minder, where, registered(functions or {}))
     async with background_tasks() as tasks, worker:
         tasks.start_soon(running.keep_in_touch)
-        yield running
+        with Watchdog(_codes):
+            yield running
+
+
+def _codes() -> dict[CodeType, str]:
+    """The functions of known steps: the watchdog names the one that holds everything up, heartbeats too."""
+    functions = {name: find_step(name).function for name in known_steps()}
+    return {function.__code__: name for name, function in functions.items() if hasattr(function, "__code__")}
