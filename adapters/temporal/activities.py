@@ -6,20 +6,15 @@ repeat: a command whose row is over already is done.
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-import datetime
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from towpath.adapters.facts import Key, first_error, restored
+from towpath.adapters.facts import first_error, restored
 from towpath.adapters.work import Farm, Work
-from towpath.attempt import Outcome, failure
 from towpath.commands import (
     Cancel,
     Collect,
@@ -34,19 +29,19 @@ from towpath.commands import (
 )
 from towpath.errors import (
     RunRefused,
-    ServerFailed,
     StoreFailed,
     TowpathError,
 )
-from towpath.events import ChainPaused, ChainResumed, Fact, LogKept, StepReady
+from towpath.events import ChainPaused, ChainResumed, Fact, StepReady
 from towpath.ledger import LedgerRow
 from towpath.model import StepStatus
 from towpath.ports import Lease, Listener, RunRow, Store
 
 from . import messages as m
 from .inner import InnerActivities
+from .stepping import StepActivities
 from .telling import passes, told
-from .trying import Recorder, TryAgain, Trying
+from .trying import Recorder
 from .views import RunView, RunViews, gathering
 
 MOST_TEXT = 1_600_000  # characters of plan and rows; the server takes 2 MB with all around them
@@ -68,7 +63,7 @@ class RunActivities:
         self._recorder = Recorder(store, listeners if listeners is not None else [])
         self._views = RunViews(store)
         self._inner = InnerActivities(store, self._views, self._recorder, self._threads)
-        self.in_hand: set[Trying] = set()
+        self.steps = StepActivities(store, self._views, self._recorder, self._threads, farm)
 
     @property
     def all(self) -> list[Callable[..., Any]]:
@@ -78,9 +73,9 @@ class RunActivities:
             self.advance_run,
             self.look_at_run,
             self.give_up_run,
-            self.run_step,
-            self.run_steps,
-            self.lose_step,
+            self.steps.run_step,
+            self.steps.run_steps,
+            self.steps.lose_step,
             self._inner.open_inner_run,
             self._inner.close_inner_run,
         ]
@@ -150,6 +145,7 @@ class RunActivities:
         except BaseException:
             self._views.forget(asked.run)
             raise
+        await self._leave_servers(view, commands)
         if any(isinstance(command, Finish | Pause) for command in commands):
             self._views.forget(asked.run)
         return m.Advanced(answers)
@@ -199,6 +195,16 @@ class RunActivities:
             case _:
                 await self._end_row(view, command, facts)
 
+    async def _leave_servers(self, view: RunView, commands: Sequence[Command]) -> None:
+        """Cancel the prompts that dead workers left at servers."""
+        if self._farm is None:
+            return
+        async with anyio.create_task_group() as tasks:
+            for command in commands:
+                row = view.ledger.row(command.step, command.item) if isinstance(command, Cancel) else None
+                if row is not None and row.server is not None and row.prompt is not None:
+                    tasks.start_soon(self._farm.abandon, row.server, row.prompt)
+
     def _queue_up(self, view: RunView, steps: Sequence[str], facts: list[Fact]) -> None:
         """What these steps are called with is recorded when they start."""
         for step in steps:
@@ -242,169 +248,6 @@ class RunActivities:
         view.facts.record(Fail(step) if outcome.error is not None else Complete(step), facts)
         return "failed" if outcome.error is not None else "collected"
 
-    # ---- steps
-
-    @activity.defn(name=m.RUN_STEP)
-    @told
-    async def run_step(self, task: m.StepTask) -> m.StepResult:
-        """Try a step once and record what came of it; what is recorded already is the answer."""
-        trying = await self._trying(task)
-        found = await trying.recorded()
-        if found is not None:
-            return _shown(found, "recorded earlier")
-        if await self._called_off(task):
-            trying.called_off = True
-        if not await self._begun(trying):
-            return _shown(m.StepResult(m.FAILED), "no arguments")
-        async with self._holding(trying):
-            outcome = await self._attempt(trying)
-            try:
-                result = await trying.end(outcome)
-            except TryAgain as again:
-                raise ApplicationError(
-                    again.error.message,
-                    type=again.error.code,
-                    next_retry_delay=datetime.timedelta(seconds=again.delay),
-                    category=ApplicationErrorCategory.BENIGN,
-                ) from None
-            except BaseException:
-                self._views.forget(task.run)
-                raise
-        error = outcome.error if outcome is not None else None
-        return _shown(result, error.message if error else "", error.code if error else "E_STEP_FAILED")
-
-    @activity.defn(name=m.RUN_STEPS)
-    @told
-    async def run_steps(self, task: m.StepTask) -> m.StepResult:
-        """Carry out the members of a group, as soon as those before them in it have completed."""
-        came: dict[Key, m.StepResult] = {}
-        view = await self._views.of(task.run)
-        waiting = [(step, item) for step, item in task.members]
-        beating = asyncio.create_task(_beat(task.heartbeat / 3))
-        try:
-            while waiting:
-                inside = {step for step, _ in waiting}
-                wave = [key for key in waiting if not inside.intersection(view.steps[key[0]].depends_on)]
-                waiting = [key for key in waiting if key not in set(wave)]
-                await self._wave(view, task, wave, came)
-                waiting = [key for key in waiting if _may_follow(view, key, came)]
-        finally:
-            beating.cancel()
-        return m.StepResult(m.SUCCEEDED, members=[(*key, result.status) for key, result in came.items()])
-
-    async def _wave(self, view: RunView, task: m.StepTask, wave: list[Key], came: dict[Key, m.StepResult]) -> None:
-        """Members that do not wait for each other, at the same time: their transactions are one commit."""
-        off = await self._called_off(task)
-
-        async def one(key: Key) -> None:
-            member = dataclasses.replace(task, step=key[0], item=key[1], kind="python", members=[])
-            trying = Trying(view, member, self._recorder, self._threads, self._farm, 1, activity.info().scheduled_time)
-            trying.called_off = off
-            came[key] = await self._tried(trying)
-
-        ended = await asyncio.gather(*(one(key) for key in wave), return_exceptions=True)
-        for error in ended:
-            if error is not None:
-                raise error
-
-    async def _tried(self, trying: Trying) -> m.StepResult:
-        found = await trying.recorded()
-        if found is not None:
-            return found
-        if not await self._begun(trying):
-            return m.StepResult(m.FAILED)
-        async with self._holding(trying):
-            outcome = await self._attempt(trying)
-            try:
-                return await trying.end(outcome)
-            except BaseException:
-                self._views.forget(trying.task.run)
-                raise
-
-    async def _begun(self, trying: Trying) -> bool:
-        try:
-            return await trying.begin()
-        except BaseException:
-            self._views.forget(trying.task.run)
-            raise
-
-    async def _attempt(self, trying: Trying) -> Outcome | None:
-        if trying.called_off:
-            return None
-        try:
-            return await trying.attempt()
-        except asyncio.CancelledError:
-            details = activity.cancellation_details()
-            if details is None or not details.cancel_requested or not await self._called_off(trying.task):
-                # This worker stops, or is too late: the step is somebody else's now. Or the workflows around it
-                # are gone, without anybody having asked for the end of the run.
-                raise
-            await trying.abandon()
-            return None
-        except TowpathError as error:
-            if isinstance(error, StoreFailed):
-                raise
-            return failure(error)
-
-    async def _trying(self, task: m.StepTask) -> Trying:
-        info = activity.info()
-        view = await self._views.of(task.run)
-        since = info.scheduled_time
-        return Trying(view, task, self._recorder, self._threads, self._farm, info.attempt, since)
-
-    async def _called_off(self, task: m.StepTask) -> bool:
-        """Is the run being cancelled? Told late, a try would begin only to be stopped."""
-        return bool(await self._store.called_off([task.run]))
-
-    @asynccontextmanager
-    async def _holding(self, trying: Trying) -> AsyncIterator[None]:
-        """While a step works: heartbeats, and its name among those that can be called off."""
-        key = (trying.task.step, trying.task.item)
-        beating = asyncio.create_task(_beat(trying.task.heartbeat / 3))
-        self.in_hand.add(trying)
-        trying._view.in_hand.add(key)
-        try:
-            yield
-        finally:
-            beating.cancel()
-            self.in_hand.discard(trying)
-            trying._view.in_hand.discard(key)
-
-    @activity.defn(name=m.LOSE_STEP)
-    @told
-    async def lose_step(self, lost: m.Lost) -> m.StepResult:
-        """Record that a step is lost, unless it is recorded what came of it."""
-        view = await self._views.of(lost.task.run)
-        error = ServerFailed(
-            "E_STEP_LOST",
-            f"nobody knows what became of the step: {lost.why}",
-            cure="its worker vanished again and again; look at the worker's memory and log, then rerun",
-            retryable=False,
-        )
-        trying = Trying(
-            view, lost.task, self._recorder, self._threads, self._farm, 1, datetime.datetime.now(datetime.UTC)
-        )
-        return await trying.lose(error, called_off=await self._called_off(lost.task))
-
-    # ---- beside the work
-
-    async def look_at_work(self) -> None:
-        """Stop steps whose runs are being cancelled, and let others see what working steps have logged."""
-        working = [t for t in self.in_hand if t.work is not None]
-        if not working:
-            return
-        off = set(await self._store.called_off(sorted({t.task.run for t in working})))
-        for trying in working:
-            if trying.task.run in off and not trying.called_off:
-                trying.call_off()
-        for trying in working:
-            context = trying.work.context if trying.work is not None else None
-            if context is not None and context.log is not None and context.log.changed and trying in self.in_hand:
-                assert trying.work is not None
-                kept = LogKept(trying.work.row.id, trying.work.row.attempt, context.log.text())
-                with suppress(TowpathError):
-                    await self._store.record(Lease(trying.task.run, trying.task.epoch), [kept])
-
 
 def _begun(epoch: int, run: RunRow) -> m.Begun:
     decided = [
@@ -422,22 +265,3 @@ def _begun(epoch: int, run: RunRow) -> m.Begun:
             cure="split the chain into chains inside steps, or run it on the local adapter",
         )
     return m.Begun(epoch, plan, rows, run.cancel_requested, run.pause_requested, decided[: m.MOST_ASKED])
-
-
-def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m.StepResult:
-    """A failed step is a failed activity, for those who look at Temporal's pages."""
-    if result.status != m.FAILED:
-        return result
-    raise ApplicationError(message, m.FAILED, type=code, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
-
-
-def _may_follow(view: RunView, key: Key, came: dict[Key, m.StepResult]) -> bool:
-    """Did everything complete so far that the member needs? Else the chain decides about it."""
-    results = (came.get((needed, None)) for needed in view.steps[key[0]].depends_on)
-    return all(result is None or result.status == m.SUCCEEDED for result in results)
-
-
-async def _beat(interval: float) -> None:
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(interval)

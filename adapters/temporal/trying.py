@@ -18,7 +18,7 @@ from towpath.adapters.work import Farm, StepExecutor, Work, total_timeout
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
 from towpath.errors import StoreFailed, TowpathError
-from towpath.events import Fact, LogKept, StepRetried
+from towpath.events import Fact, LogKept, StepReady, StepRetried
 from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, StepRow, Store
@@ -89,6 +89,8 @@ class Trying:
         self.work: Work | None = None
         self.called_off = False
         self.scope = anyio.CancelScope()
+        self._in_line = anyio.CancelScope()
+        self._seat: Any = None
         self._view = view
         self._recorder = recorder
         self._lease = Lease(task.run, task.epoch)
@@ -104,6 +106,49 @@ class Trying:
     @property
     def _row(self) -> LedgerRow | None:
         return self._view.ledger.row(*self._key)
+
+    # ---- a slot of a server
+
+    @property
+    def waits_for_server(self) -> bool:
+        """Does the step need a slot of a server?"""
+        return self.step.kind == "workflow"
+
+    async def seated(self) -> bool:
+        """Wait for a slot of a server; the row is `queued` meanwhile. False: it was called off."""
+        assert self._farm is not None
+        line = _Line()
+        try:
+            self._seat = self._farm.take(self.step, line.wake)
+            if self._seat is None:
+                await self._queue()
+            with self._in_line:
+                while self._seat is None:
+                    await line.turn()
+                    self._seat = self._farm.take(self.step, line.wake)
+        finally:
+            self._farm.settle(line.wake, wants=False)
+        return self._seat is not None
+
+    def leave_seat(self) -> None:
+        """Give the slot back, if there is one."""
+        seat = self.work.seat if self.work is not None else self._seat
+        if seat is not None and self._farm is not None:
+            self._farm.give_back(seat)
+
+    async def _queue(self) -> None:
+        if self._row is not None:
+            return
+        row = LedgerRow(self._recorder.store.new_id(), *self._key)
+        ready = StepReady(row.id, *self._key, self.step.target, False, 0)
+        try:
+            await self._recorder.record(self._lease, [ready])
+        except StoreFailed as error:
+            if error.code != "E_DB_CONFLICT":
+                raise
+            await self._view.ledger.take(await self._rows())
+        else:
+            self._view.ledger.add(row)
 
     # ---- beginning
 
@@ -137,8 +182,9 @@ class Trying:
         row = row or LedgerRow(self._recorder.store.new_id(), *self._key)
         row.parameters = recorded_parameters(arguments, self.step)
         self._view.facts.begin_attempt(self.step, row, facts, recorded=known)
-        self.work = Work(self.step, row, arguments, tries=self._tries, deadline=self._deadline(), scope=self.scope)
         await self._recorder.record(self._lease, facts)
+        self.work = Work(self.step, row, arguments, tries=self._tries, deadline=self._deadline(), scope=self.scope)
+        self.work.seat = self._seat
         return True
 
     def _deadline(self) -> float | None:
@@ -155,25 +201,22 @@ class Trying:
         outcome: Outcome | None = None
         executor = self._executor()
         with self.scope:
-            if self.step.kind == "workflow":
-                await self._take_seat(self.work)
-            try:
-                outcome = await executor.attempt(self.work)
-            finally:
-                if self.work.seat is not None and self._farm is not None:
-                    self._farm.give_back(self.work.seat)
+            outcome = await executor.attempt(self.work)
         if outcome is None:
             await self.abandon()
         return outcome
 
     async def abandon(self) -> None:
         """Nobody wants the work any more: a server that still has it is told."""
-        if self.step.kind == "workflow" and self.work is not None:
-            await self._executor().abandon(self.work)
+        row = self._row
+        if self._farm is not None and row is not None and row.server is not None and row.prompt is not None:
+            await self._farm.abandon(row.server, row.prompt)
+            row.prompt = None
 
     def call_off(self) -> None:
         """Stop the work: its run is being cancelled."""
         self.called_off = True
+        self._in_line.cancel()
         self.scope.cancel()
 
     def _executor(self) -> StepExecutor:
@@ -185,19 +228,6 @@ class Trying:
 
     async def _note(self, facts: Sequence[Fact]) -> None:
         await self._recorder.record(self._lease, facts)
-
-    async def _take_seat(self, work: Work) -> None:
-        """Wait for a slot of a server."""
-        assert self._farm is not None
-        line = _Line()
-        try:
-            while True:
-                work.seat = self._farm.take(work.step, line.wake)
-                if work.seat is not None:
-                    return
-                await line.turn()
-        finally:
-            self._farm.settle(line.wake, wants=False)
 
     # ---- ending
 
@@ -259,12 +289,16 @@ class Trying:
             return [row for row in found if row.item is None]
         return await self._recorder.store.rows_of(self.task.run, [], [(self.step.id, item)])
 
-    async def lose(self, error: TowpathError, *, called_off: bool = False) -> StepResult:
-        """Record that nobody knows what became of the step; nobody wants to, if its run is being cancelled."""
+    async def drop(self) -> StepResult:
+        """Record that the step is cancelled. What an earlier worker left at a server goes away."""
+        result = await self._end(Cancel(*self._key), [])
+        await self.abandon()
+        return result
+
+    async def lose(self, error: TowpathError) -> StepResult:
+        """Record that nobody knows what became of the step."""
         found = await self.recorded()
         if found is not None:
             return found
-        if called_off:
-            return await self._end(Cancel(*self._key), [])
         self._view.facts.outcomes[self._key] = failure(error)
         return await self._end(Fail(*self._key), [])

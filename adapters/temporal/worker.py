@@ -51,7 +51,7 @@ class RunWorker:
         """How far steps of a run that work here say they are: (done, total) by step."""
         told = [
             (trying.step.id, trying.work.context)
-            for trying in self._activities.in_hand
+            for trying in self._activities.steps.in_hand
             if trying.task.run == run_id and trying.work is not None and trying.work.context is not None
         ]
         return {step: (at.done, at.total) for step, at in told if at.total is not None}
@@ -62,7 +62,7 @@ class RunWorker:
             try:
                 await self._waker.look()
                 await self._minder.look()
-                await self._activities.look_at_work()
+                await self._activities.steps.look_at_work()
             except TowpathError as error:
                 _log.warning("%s", error)
             await anyio.sleep(POLL)

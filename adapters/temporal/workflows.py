@@ -134,7 +134,9 @@ class StepWorkflow:
 
 
 async def _activity(task: m.StepTask) -> m.StepResult:
-    limit = UNLIMITED if task.timeout is None else timedelta(seconds=task.timeout) + SLACK
+    # A workflow step may wait long for a slot of a server before its time begins.
+    timed = task.timeout is not None and task.kind != "workflow"
+    limit = timedelta(seconds=task.timeout or 0) + SLACK if timed else UNLIMITED
     try:
         result: m.StepResult = await workflow.execute_activity(
             m.RUN_STEPS if task.kind == m.GROUP else m.RUN_STEP,

@@ -146,7 +146,7 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
         results: list[Any] = []
 
         async def deliver(activities: RunActivities) -> None:
-            results.append(await ActivityEnvironment().run(activities.run_step, task))
+            results.append(await ActivityEnvironment().run(activities.steps.run_step, task))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(deliver, one)

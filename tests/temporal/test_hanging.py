@@ -257,7 +257,7 @@ async def test_recording_twice_is_recording_once(open_engine: OpenEngine, folder
         one, env = RunActivities(engine.store), ActivityEnvironment()
         begun = await env.run(one.begin_run, messages.ChainStart("twice", "q"))
         task = messages.StepTask("twice", begun.epoch, "echo", None, "python", "q", heartbeat=5)
-        assert (await env.run(one.run_step, task)).status == "succeeded"
+        assert (await env.run(one.steps.run_step, task)).status == "succeeded"
         asked = messages.Advance("twice", begun.epoch, command(Decide("double")))
         answers = [(await env.run(RunActivities(engine.store).advance_run, asked)).answers for _ in range(2)]
         assert answers == [[messages.Answer("decided", "double", 0)]] * 2

@@ -19,7 +19,7 @@ from tests.conformance.chain_steps import began, let_go
 from tests.temporal.dev_server import DevServer
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
 from towpath import open_engine as open_real_engine
-from towpath.adapters.temporal import activities, inner, messages, session, workflows
+from towpath.adapters.temporal import activities, inner, messages, session, stepping, workflows
 from towpath.adapters.temporal.connection import TemporalAddress, parse_address
 
 __all__ = ["folder"]
@@ -35,7 +35,7 @@ def test_S8_1_everything_that_workflows_ask_for_is_registered() -> None:
     calls = re.findall(r"(?:ask|execute_activity)\(\s*m\.([A-Z_]+)(?: if [^,]+ else m\.([A-Z_]+))?", code)
     asked = {getattr(messages, name) for call in calls for name in call if name}
     assert asked == set(messages.ACTIVITIES)
-    given = "".join(Path(str(m.__file__)).read_text() for m in (activities, inner))
+    given = "".join(Path(str(m.__file__)).read_text() for m in (activities, inner, stepping))
     assert {getattr(messages, name) for name in re.findall(r"defn\(name=m\.([A-Z_]+)\)", given)} == asked
 
 
