@@ -84,7 +84,9 @@ class LocalRun:
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._inner = inner
         self._farm = inner.farm
-        self._executor = StepExecutor(run.id, store, self.ledger, functions, threads, inner.farm, self._note)
+        self._executor = StepExecutor(
+            run.id, store, self.ledger, functions, threads, inner.farm, self._note, inner.spans
+        )
         self._listener = listener
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 from .background import background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
 from .settings import Settings, settle
+from .telemetry import Spans, spans_if_wanted
 
 __all__ = ["check_store", "open_engine"]
 
@@ -88,7 +89,8 @@ async def open_engine(
             lease_seconds=lease_seconds,
         ) as opened,
         open_farm(opened, settings) as farm,
-        _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal) as chosen,
+        _spans() as spans,
+        _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal, spans) as chosen,
         background_tasks() as tasks,
     ):
         if listener is not None:
@@ -105,6 +107,7 @@ async def _adapter(
     farm: ComfyFarm | None,
     worker: bool,
     client: Any,
+    spans: Spans | None,
 ) -> AsyncIterator[Adapter]:
     concurrency = settings.concurrency or CONCURRENCY
     if settings.adapter == "local":
@@ -112,14 +115,21 @@ async def _adapter(
             allowed = "a temporal:// adapter"
             raise InputInvalid("E_SETTING", "worker and temporal belong to Temporal", found="local", allowed=allowed)
         async with local_adapter(
-            store, concurrency=concurrency, threads=threads, lease_seconds=lease_seconds, farm=farm
+            store, concurrency=concurrency, threads=threads, lease_seconds=lease_seconds, farm=farm, spans=spans
         ) as local:
             yield local
         return
     with temporal_needed():
         from .temporal.opening import temporal_adapter  # noqa: PLC0415 - an SDK that most scripts do not need
     async with temporal_adapter(
-        store, settings.adapter, client=client, worker=worker, farm=farm, concurrency=concurrency, threads=threads
+        store,
+        settings.adapter,
+        client=client,
+        worker=worker,
+        farm=farm,
+        concurrency=concurrency,
+        threads=threads,
+        spans=spans,
     ) as adapter:
         yield adapter
 
@@ -148,6 +158,7 @@ async def open_worker(
     async with (
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
+        _spans() as spans,
         temporal_worker(
             opened,
             settings.adapter,
@@ -157,9 +168,16 @@ async def open_worker(
             threads=threads,
             grace=grace,
             functions=functions,
+            spans=spans,
         ) as worker,
     ):
         yield worker
+
+
+@asynccontextmanager
+async def _spans() -> AsyncIterator[Spans | None]:
+    with spans_if_wanted() as spans:
+        yield spans
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
 from temporalio import activity
 
 from towpath.adapters.facts import first_error, restored
+from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import Farm, Work
 from towpath.commands import (
     Cancel,
@@ -56,11 +58,13 @@ class RunActivities:
         farm: Farm | None = None,
         threads: int = 40,
         listeners: list[Listener] | None = None,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
         self._store = store
         self._farm = farm
         self._threads = anyio.CapacityLimiter(threads)
-        self._recorder = Recorder(store, listeners if listeners is not None else [])
+        self._recorder = Recorder(store, listeners if listeners is not None else [], spans)
         self._views = RunViews(store)
         self._inner = InnerActivities(store, self._views, self._recorder, self._threads)
         self.steps = StepActivities(store, self._views, self._recorder, self._threads, farm)
@@ -95,15 +99,21 @@ class RunActivities:
                     raise
                 return m.Begun(0, over=(await self._store.standing(start.run)).status.value)
             epoch = lease.epoch
+            if self._spans is not None:
+                self._spans.begins(await self._store.load(start.run), start.trace)
             await self._recorder.record(lease, [ChainResumed()])
+        elif self._spans is not None:
+            self._spans.adopt(start.run, start.trace)
         self._views.forget(start.run)
         try:
-            return _begun(epoch, await self._store.load(start.run))
+            begun = _begun(epoch, await self._store.load(start.run))
         except Exception as error:
             if not isinstance(error, StoreFailed) or not passes(error):
                 with suppress(TowpathError):  # nobody will work on it: it must not look as if somebody did
                     await self._recorder.record(Lease(start.run, epoch), [ChainPaused("interrupted")])
             raise
+        own = "" if self._spans is None else self._spans.passed_on(start.run)
+        return replace(begun, trace=own or start.trace)
 
     @activity.defn(name=m.LOOK)
     @told

@@ -15,6 +15,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from towpath.adapters.background import background_tasks
+from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import Farm
 from towpath.errors import FeatureMissing, Place, RunRefused, ServerFailed, StepNotRegistered
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
@@ -25,11 +26,12 @@ from towpath.steps import Step
 
 from . import messages as m
 from .connection import TemporalAddress, unreachable
-from .minding import leave_if_gone
+from .minding import leave_if_gone, warn_without_worker
 from .waking import wake
 from .worker import RunWorker
 
 SHORT, LONG = 0.02, 0.25  # seconds between looks at a run that workers are busy with
+UNCLAIMED = 4.0  # seconds until a run that no worker has taken is told of
 REASON = 3.0  # seconds for a failing workflow to tell why
 
 _log = logging.getLogger("towpath")
@@ -38,8 +40,16 @@ _log = logging.getLogger("towpath")
 class TemporalAdapter:
     """Executes runs on Temporal. Fills the engine's `Adapter` port."""
 
-    def __init__(self, store: Store, client: Client, address: TemporalAddress, farm: Farm | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        client: Client,
+        address: TemporalAddress,
+        farm: Farm | None = None,
+        spans: Spans | None = None,
+    ) -> None:
         self.farm = farm
+        self._spans = spans
         self.client = client
         self.address = address
         self.listeners: list[Listener] = [self._noticed]
@@ -109,7 +119,8 @@ class TemporalAdapter:
     async def _start(self, run_id: str, before: Standing) -> None:
         going = before.status is ChainStatus.RUNNING
         at = self.address
-        start = m.ChainStart(run_id, at.task_queue, heartbeat=at.heartbeat, granularity=at.granularity)
+        trace = "" if self._spans is None else self._spans.here()
+        start = m.ChainStart(run_id, at.task_queue, heartbeat=at.heartbeat, granularity=at.granularity, trace=trace)
         try:
             await self.client.start_workflow(
                 m.CHAIN,
@@ -130,6 +141,7 @@ class TemporalAdapter:
         left: Standing | None = None
         async with background_tasks() as tasks:
             tasks.start_soon(self._follow, run_id, failed)
+            warn_at = anyio.current_time() + UNCLAIMED
             pause = SHORT
             while left is None:
                 broken = list(failed)
@@ -147,6 +159,9 @@ class TemporalAdapter:
                 elif broken:
                     raise broken[0]
                 else:
+                    if anyio.current_time() >= warn_at and now.epoch == before.epoch and not now.owned:
+                        warn_at = float("inf")
+                        tasks.start_soon(warn_without_worker, self.client, self.address, run_id)
                     await self._change(run_id, pause)
                     pause = min(pause * 1.2, LONG)
         return left

@@ -72,20 +72,37 @@ def _bracketed(host: str) -> str:
 async def connect(address: TemporalAddress, *, lazy: bool = True, metrics_port: int | None = None) -> Client:
     """A client. With `metrics_port` Prometheus finds the SDK's metrics on that loopback port.
 
-    Raises ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails.
+    Raises InputInvalid (E_SETTING), ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails.
     """
-    options: dict[str, Any] = {"target_host": "localhost:7233", **ClientConfig.load_client_connect_config()}
+    options: dict[str, Any] = {"target_host": "localhost:7233", **_profile()}
     if address.target:
         options["target_host"] = address.target
     if address.namespace:
         options["namespace"] = address.namespace
     if metrics_port is not None:
-        prometheus = PrometheusConfig(bind_address=f"127.0.0.1:{metrics_port}")
-        options["runtime"] = Runtime(telemetry=TelemetryConfig(metrics=prometheus))
+        options["runtime"] = _measured(metrics_port)
     try:
         return await Client.connect(**options, lazy=lazy)
     except (RPCError, RuntimeError, OSError) as error:
         raise unreachable(address, error) from error
+
+
+def _profile() -> Any:
+    """What Temporal's own profile and variables say."""
+    try:
+        return ClientConfig.load_client_connect_config()
+    except (RuntimeError, ValueError, OSError) as error:
+        cure = "correct temporal.toml, or the TEMPORAL_… variables"
+        raise InputInvalid("E_SETTING", f"Temporal's profile: {str(error)[:300]}", cure=cure) from error
+
+
+def _measured(port: int) -> Runtime:
+    try:
+        prometheus = PrometheusConfig(bind_address=f"127.0.0.1:{port}")
+        return Runtime(telemetry=TelemetryConfig(metrics=prometheus))
+    except (RuntimeError, ValueError) as error:
+        allowed = "a port that is free"
+        raise InputInvalid("E_SETTING", f"metrics port: {error}", found=port, allowed=allowed) from error
 
 
 def unreachable(address: TemporalAddress, error: Exception) -> ServerFailed:

@@ -39,6 +39,9 @@ class InnerActivities:
     async def open_inner_run(self, task: m.StepTask) -> m.InnerRun:
         """Begin (or go on with) the chain inside a step: a run of its own, found again by the step's row."""
         view = await self._views.of(task.run)
+        spans = self._recorder.spans
+        if spans is not None:
+            spans.adopt(task.run, task.trace)
         step, facts = view.steps[task.step], list[Fact]()
         await view.look_around(step, task.item)
         row = view.ledger.row(task.step, task.item)
@@ -66,7 +69,7 @@ class InnerActivities:
         except BaseException:
             self._views.forget(task.run)
             raise
-        return m.InnerRun(inner)
+        return m.InnerRun(inner, trace="" if spans is None else spans.passed_on(task.run, row.id) or task.trace)
 
     async def _end_step(self, view: RunView, task: m.StepTask, command: Command) -> m.InnerRun:
         facts: list[Fact] = []

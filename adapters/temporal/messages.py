@@ -9,7 +9,7 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Any
 
 import msgspec
@@ -36,7 +36,7 @@ MOST_ASKED = 2_000  # what people ask that travels at once; the rest follows whe
 class ChainStart:
     """A chain run to work on. `nested`: inside a step, it returns when it pauses. `epoch` is that of a run
     which continues as new, else 0. `heartbeat` is how many seconds a working step may be silent. `granularity`:
-    `step`, or `auto` for cheap neighbours in one child.
+    `step`, or `auto` for cheap neighbours in one child. `trace`: the trace context of what asked for it.
     """
 
     run: str
@@ -46,6 +46,7 @@ class ChainStart:
     heartbeat: float = 10.0
     paused: bool = False
     granularity: str = "step"
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Begun:
     pause: bool = False
     decided: list[Decided] = field(default_factory=list)
     over: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class StepTask:
     heartbeat: float = 10.0
     granularity: str = "step"
     members: list[tuple[str, int | None]] = field(default_factory=list)
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,7 @@ class InnerRun:
 
     run: str = ""
     result: StepResult | None = None
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +262,13 @@ def pack_commands(given: Iterable[Command]) -> list[list[Any]]:
 
 def unpack_commands(packed: Iterable[Sequence[Any]]) -> list[Command]:
     """The commands again."""
-    return [
-        getattr(commands, name)(*(tuple(field) if isinstance(field, list) else field for field in fields))
-        for name, *fields in packed
-    ]
+    return [_command(getattr(commands, name), given) for name, *given in packed]
+
+
+def _command(kind: type[Command], given: Sequence[Any]) -> Command:
+    """A command of its kind, with words and lists as its fields have them."""
+    named = {field.name: value for field, value in zip(fields(kind), given, strict=True)}
+    return msgspec.convert(named, type=kind)
 
 
 def _pack(data: Any) -> str:

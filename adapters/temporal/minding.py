@@ -1,4 +1,4 @@
-"""Runs whose workflow is gone: ended by hand on Temporal's pages, or by a limit of the server."""
+"""Runs that nobody works on: their workflow was ended by hand or by a limit of the server, or there is no worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import logging
 import time
 from contextlib import suppress
 
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
@@ -40,6 +43,27 @@ async def leave_if_gone(store: Store, client: Client, address: TemporalAddress, 
         _log.warning("the workflow of run %s is gone: `towpath resume %s` goes on", run_id, run_id)
         return True
     return False
+
+
+async def warn_without_worker(client: Client, address: TemporalAddress, run_id: str) -> None:
+    """Say that a run waits for a worker, and how to start one. Never raises."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=address.task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    try:
+        seen = len((await client.workflow_service.describe_task_queue(request)).pollers)
+    except (RPCError, RuntimeError):
+        return  # the server is in trouble: that is told elsewhere
+    who = f"none of the workers seen lately ({seen}) takes it up" if seen else "it has no worker"
+    _log.warning(
+        "run %s waits on task queue %s: %s. Start one with `towpath worker --import YOUR.STEPS` and the same store and "
+        "adapter settings, or open the engine with worker=True. Waiting for it.",
+        run_id,
+        address.task_queue,
+        who,
+    )
 
 
 class Minder:

@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import Farm
 from towpath.ports import Store
 
@@ -26,6 +27,7 @@ async def temporal_adapter(
     farm: Farm | None = None,
     concurrency: int = 256,
     threads: int = 40,
+    spans: Spans | None = None,
 ) -> AsyncIterator[TemporalAdapter]:
     """The adapter for an address, through a client of the caller's or one of its own.
 
@@ -33,7 +35,7 @@ async def temporal_adapter(
     """
     address = parse_address(url)
     client = client or await connect(address, lazy=not worker)
-    adapter = TemporalAdapter(store, client, address, farm)
+    adapter = TemporalAdapter(store, client, address, farm, spans)
     if not worker:
         yield adapter
         return
@@ -45,6 +47,7 @@ async def temporal_adapter(
         concurrency=concurrency,
         threads=threads,
         listeners=adapter.listeners,
+        spans=spans,
     ) as adapter.worker:
         yield adapter
 

@@ -330,6 +330,7 @@ class Session:
             timeout=step.timeout,
             heartbeat=self._start.heartbeat,
             granularity=self._start.granularity,
+            trace=self._begun.trace,
         )
 
     def _heard(self, key: Key, result: m.StepResult) -> list[Command]:

@@ -91,6 +91,7 @@ class StepActivities:
         """Carry out the members of a group, as soon as those before them in it have completed."""
         came: dict[Key, m.StepResult] = {}
         view = await self._views.of(task.run)
+        self._adopt(task)
         waiting = [(step, item) for step, item in task.members]
         beating = asyncio.create_task(_beat(task.heartbeat / 3))
         try:
@@ -162,8 +163,13 @@ class StepActivities:
     async def _trying(self, task: m.StepTask) -> Trying:
         info = activity.info()
         view = await self._views.of(task.run)
+        self._adopt(task)
         since = info.scheduled_time
         return Trying(view, task, self._recorder, self._threads, self._farm, info.attempt, since)
+
+    def _adopt(self, task: m.StepTask) -> None:
+        if self._recorder.spans is not None:
+            self._recorder.spans.adopt(task.run, task.trace)
 
     async def _called_off(self, task: m.StepTask) -> bool:
         """Is the run being cancelled? Told late, a try would begin only to be stopped."""

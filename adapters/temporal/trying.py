@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 
 from towpath.adapters.arguments import recorded_parameters
+from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import Farm, StepExecutor, Work, total_timeout
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
@@ -43,8 +44,9 @@ class TryAgain(Exception):
 class Recorder:
     """Makes facts of runs durable, and tells who listens."""
 
-    def __init__(self, store: Store, listeners: list[Listener]) -> None:
+    def __init__(self, store: Store, listeners: list[Listener], spans: Spans | None = None) -> None:
         self.store = store
+        self.spans = spans
         self._listeners = listeners
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
@@ -52,7 +54,8 @@ class Recorder:
         if not facts:
             return
         await self.store.record(lease, facts)
-        for listener in self._listeners:
+        heard = [] if self.spans is None else [self.spans.heard]
+        for listener in [*self._listeners, *heard]:
             for fact in facts:
                 listener(lease.run_id, fact)
 
@@ -137,8 +140,8 @@ class Trying:
             self._farm.give_back(seat)
 
     async def _queue(self) -> None:
-        if self._row is not None:
-            return
+        if self._row is not None or self.task.item is not None:
+            return  # an item's row can wait until it starts: the step's own row says how many there are
         row = LedgerRow(self._recorder.store.new_id(), *self._key)
         ready = StepReady(row.id, *self._key, self.step.target, False, 0)
         try:
@@ -224,7 +227,8 @@ class Trying:
         store = self._recorder.store
         if self.step.kind == "python":
             functions[self.step.target] = find_step(self.step.target)
-        return StepExecutor(self.task.run, store, self._view.ledger, functions, self._threads, self._farm, self._note)
+        ledger, spans = self._view.ledger, self._recorder.spans
+        return StepExecutor(self.task.run, store, ledger, functions, self._threads, self._farm, self._note, spans)
 
     async def _note(self, facts: Sequence[Fact]) -> None:
         await self._recorder.record(self._lease, facts)

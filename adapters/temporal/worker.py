@@ -15,6 +15,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from towpath.adapters.background import background_tasks
+from towpath.adapters.telemetry import Spans
 from towpath.adapters.watchdog import Watchdog
 from towpath.adapters.work import Farm
 from towpath.errors import TowpathError
@@ -80,9 +81,10 @@ async def running_worker(  # noqa: PLR0913
     grace: float = 0.0,
     listeners: list[Listener] | None = None,
     functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
+    spans: Spans | None = None,
 ) -> AsyncIterator[RunWorker]:
     """A worker for as long as the block lasts. At its end steps get `grace` seconds, then go to other workers."""
-    activities = RunActivities(store, farm, threads, listeners)
+    activities = RunActivities(store, farm, threads, listeners, spans)
     worker = Worker(
         client,
         task_queue=address.task_queue,

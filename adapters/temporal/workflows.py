@@ -71,7 +71,7 @@ class ChainWorkflow:
             status = await self._session(start, begun)
             if not status:
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                workflow.continue_as_new(_continued(start, begun.epoch))
+                workflow.continue_as_new(replace(start, epoch=begun.epoch, paused=False, trace=begun.trace))
             if status != m.PAUSED or start.nested:
                 return m.ChainResult(status)
             if not await self._goes_on(start, begun.epoch):
@@ -105,7 +105,7 @@ class ChainWorkflow:
                 return True
             if workflow.info().is_continue_as_new_suggested() and not self._flags.cancelled:
                 # Told again and again of what a pause keeps waiting, even a run that does nothing gets a long history.
-                workflow.continue_as_new(_continued(start, epoch, paused=True))
+                workflow.continue_as_new(replace(start, epoch=epoch, paused=True))
             await workflow.wait_condition(
                 lambda: self._flags.woken or self._flags.cancelled or self._flags.resume_after >= epoch
             )
@@ -114,10 +114,6 @@ class ChainWorkflow:
 def _ends_pause(seen: m.Seen) -> bool:
     """Was something asked that ends the pause? One that somebody asked for ends only when they say so."""
     return any(asked.kind == "cancel" or (asked.kind != "pause" and seen.reason == "approval") for asked in seen.asked)
-
-
-def _continued(start: m.ChainStart, epoch: int, *, paused: bool = False) -> m.ChainStart:
-    return replace(start, epoch=epoch, paused=paused)
 
 
 @workflow.defn(name=m.STEP, failure_exception_types=[Exception])
@@ -170,7 +166,7 @@ async def _inner(task: m.StepTask) -> m.StepResult:
         return inner.result
     called_off = False
     try:
-        await _inner_chain(task, inner.run)
+        await _inner_chain(task, inner)
     except (ChildWorkflowError, asyncio.CancelledError) as error:
         called_off = is_cancelled_exception(error)
         if not called_off:
@@ -180,16 +176,18 @@ async def _inner(task: m.StepTask) -> m.StepResult:
     return await ask(m.CLOSE_INNER, ended, m.StepResult)
 
 
-async def _inner_chain(task: m.StepTask, run: str) -> None:
+async def _inner_chain(task: m.StepTask, inner: m.InnerRun) -> None:
     """Have the run inside a step driven. An older workflow that still has it was told to stop: wait for its end."""
-    start = m.ChainStart(run, task.queue, True, heartbeat=task.heartbeat, granularity=task.granularity)
+    start = m.ChainStart(
+        inner.run, task.queue, True, heartbeat=task.heartbeat, granularity=task.granularity, trace=inner.trace
+    )
     pause = 1.0
     while True:
         try:
             await workflow.execute_child_workflow(
                 m.CHAIN,
                 start,
-                id=m.workflow_id(task.queue, run),
+                id=m.workflow_id(task.queue, inner.run),
                 result_type=m.ChainResult,
                 cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
                 parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,

