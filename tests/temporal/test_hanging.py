@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from tests.conformance.adapter import CANCELLED, DONE, RUNS, folder, pending, se
 from tests.conformance.chain_steps import began, let_go
 from tests.temporal.dev_server import DevServer
 from towpath import Engine, ServerFailed, StoreFailed, chain, step
-from towpath.adapters.temporal import activities, messages, minding, session
+from towpath.adapters.temporal import activities, messages, minding, session, worker
 from towpath.adapters.temporal.activities import RunActivities
 from towpath.adapters.temporal.connection import parse_address
 
@@ -131,6 +132,29 @@ async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(
         with anyio.fail_after(30):
             run = await engine.resume("broken")
         assert run.value == "flat"
+
+
+async def test_code_that_decides_otherwise_leaves_the_run_to_be_resumed(
+    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that breaks the runs under way stops them with a clear error; the rows are enough to go on."""
+    real, calls = messages.workflow_id, itertools.count()
+
+    def other(*parts: str) -> str:
+        return real(*parts, str(next(calls))) if len(parts) > 2 else real(*parts)
+
+    let_go(folder, "flat")
+    monkeypatch.setattr(worker, "CACHED", 0)
+    monkeypatch.setattr(messages, "workflow_id", other)
+    async with open_engine() as engine:
+        with anyio.fail_after(60), pytest.raises(ServerFailed) as told:
+            await engine.run(single, run_id="other", folder=folder)
+        assert "ondetermin" in str(told.value)
+        await left_paused(engine, "other")
+        monkeypatch.setattr(messages, "workflow_id", real)
+        with anyio.fail_after(60):
+            assert (await engine.resume("other")).value == "flat"
+        assert set((await settled(engine, "other")).values()) == {DONE}
 
 
 async def test_an_error_while_a_run_is_taken_leaves_it_to_be_resumed(

@@ -18,7 +18,7 @@ from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import folder, until
 from tests.conformance.chain_steps import began, let_go
-from tests.temporal.dev_server import DevServer, binary, free_ports
+from tests.temporal.dev_server import binary, free_ports
 from tests.temporal.test_crashes import worker
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
 from towpath import open_engine as open_real_engine
@@ -276,27 +276,6 @@ def test_the_workflows_import_nothing_heavy() -> None:
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
-
-
-async def test_histories_of_this_version_replay(
-    open_engine: OpenEngine, adapter: str, temporal_server: DevServer, folder: str
-) -> None:
-    """R31. What has just been recorded is decided the same way once more."""
-    from temporalio.client import Client
-    from temporalio.worker import Replayer
-
-    @chain
-    def several():
-        parts = steps.double.map(steps.up_to(3))
-        return steps.total(parts), steps.boom(), steps.number(1).named("n")
-
-    async with open_engine() as engine:
-        run = await engine.run(several)
-        assert run.status == "failed"
-    client = await Client.connect(temporal_server.target)
-    address = parse_address(adapter)
-    history = await client.get_workflow_handle(address.workflow_id(run.id)).fetch_history()
-    await Replayer(workflows=workflows.WORKFLOWS).replay_workflow(history)
 
 
 def test_the_dev_verb_needs_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
