@@ -15,13 +15,14 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
 from towpath.adapters.background import background_tasks
+from towpath.adapters.facts import first_error
 from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import Farm
 from towpath.errors import FeatureMissing, Place, RunRefused, ServerFailed, StepNotRegistered
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.ledger import restored_ledger
-from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
-from towpath.ports import Ended, Listener, Standing, Store
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.ports import Ended, Listener, RunRow, Standing, Store
 from towpath.steps import Step
 
 from . import messages as m
@@ -114,7 +115,7 @@ class TemporalAdapter:
             self._told.add(run_id)
         row = await self._store.load(run_id)
         ledger = await restored_ledger(self._store, row) if left.status.final else None
-        return Ended(left.status, left.reason, row.error, ledger)
+        return Ended(left.status, left.reason, _whole_error(row), ledger)
 
     async def _start(self, run_id: str, before: Standing) -> None:
         going = before.status is ChainStatus.RUNNING
@@ -183,12 +184,10 @@ class TemporalAdapter:
                 return
             except WorkflowFailureError as error:
                 await leave_if_gone(self._store, self.client, self.address, run_id)
-                cause = error.cause
-                why = f"{type(cause).__name__}: {cause}"
                 failed.append(
                     ServerFailed(
                         "E_TEMPORAL_WORKFLOW",
-                        f"the workflow of run {run_id} failed: {why[:500]}",
+                        f"the workflow of run {run_id} failed: {m.why(error.cause)}",
                         cure=f"`towpath resume {run_id}` goes on from what is recorded",
                     )
                 )
@@ -235,6 +234,12 @@ class TemporalAdapter:
             for step in row.rows:
                 if step.status is StepStatus.CANCELLED and step.server_address and step.prompt_id:
                     tasks.start_soon(self.farm.abandon, step.server_address, step.prompt_id)
+
+
+def _whole_error(row: RunRow) -> ErrorInfo | None:
+    """The run's error. Its row has code and message; the row of the step that it comes from has the rest."""
+    cause = first_error(row.rows)
+    return cause if row.error is not None and cause is not None and cause.message == row.error.message else row.error
 
 
 def _python_steps(plan: Plan) -> Iterator[StepPlan]:

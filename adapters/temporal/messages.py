@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Any
 
 import msgspec
+from temporalio.exceptions import ApplicationError, FailureError
 
 from towpath import commands
 from towpath.commands import Command, RestoredRow
@@ -28,6 +29,7 @@ WAKE, RESUME = "wake", "resume"
 
 SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
 PAUSED = "paused"
+ERROR = "error"  # what the details of a failure begin with, if it is not a step's own
 SERVICE = "temporal"  # the owner of runs
 MOST_ASKED = 2_000  # what people ask that travels at once; the rest follows when that is done
 
@@ -216,6 +218,18 @@ def workflow_id(*parts: str) -> str:
     if len(name.encode()) <= 250:
         return name
     return f"{name.encode()[:200].decode(errors='ignore')}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+# ---- errors
+
+
+def why(error: BaseException | None) -> str:
+    """What an error says, from its innermost cause. Texts travel as details, because codecs encode only those."""
+    while isinstance(error, FailureError) and isinstance(error.cause, FailureError):
+        error = error.cause
+    if isinstance(error, ApplicationError) and len(error.details) > 1:
+        return f"{error.message}: {error.details[1]}"[:500]
+    return str(error)[:500]
 
 
 # ---- plans and rows, small

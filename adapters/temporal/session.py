@@ -267,7 +267,7 @@ class Session:
         except ChildWorkflowError as error:
             came = {}
             for start in ready if not self._cancelling else ():
-                lost = m.Lost(self._task(start), str(error.cause or error)[:500])
+                lost = m.Lost(self._task(start), m.why(error))
                 came[start.step, start.item] = await ask(m.LOSE_STEP, lost, m.StepResult)
         except Exception as error:
             self._broken, came = error, {}
@@ -300,7 +300,7 @@ class Session:
                 return m.StepResult(m.FAILED)
             if self._cancelling:
                 return m.StepResult(m.CANCELLED, recorded=False)
-            return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
+            return await ask(m.LOSE_STEP, m.Lost(task, m.why(error)), m.StepResult)
 
     async def _child_result(self, task: m.StepTask, place: str) -> m.StepResult:
         result: m.StepResult = await workflow.execute_child_workflow(

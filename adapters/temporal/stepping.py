@@ -57,6 +57,8 @@ class StepActivities:
                 result = await trying.end(outcome)
             except TryAgain as again:
                 raise ApplicationError(
+                    again.error.code,
+                    m.ERROR,
                     again.error.message,
                     type=again.error.code,
                     next_retry_delay=datetime.timedelta(seconds=again.delay),
@@ -232,7 +234,9 @@ def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m
     """A failed step is a failed activity, for those who look at Temporal's pages."""
     if result.status != m.FAILED:
         return result
-    raise ApplicationError(message, m.FAILED, type=code, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
+    raise ApplicationError(
+        code, m.FAILED, message, type=code, non_retryable=True, category=ApplicationErrorCategory.BENIGN
+    )
 
 
 def _may_follow(view: RunView, key: Key, came: dict[Key, m.StepResult]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -10,6 +11,10 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from towpath.errors import StoreFailed, TowpathError
+
+from .messages import ERROR
+
+_log = logging.getLogger("towpath")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,13 +34,19 @@ def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         except ApplicationError:
             raise
         except StoreFailed as error:
-            raise ApplicationError(str(error), type=error.code, non_retryable=not passes(error)) from error
+            raise _application(error, error.code, non_retryable=not passes(error)) from None
         except TowpathError as error:
-            raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
+            raise _application(error, error.code) from None
         except Exception as error:
-            raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from error
+            _log.exception("a mistake in an activity")
+            raise _application(error, type(error).__name__) from None
 
     return call
+
+
+def _application(error: Exception, code: str, *, non_retryable: bool = True) -> ApplicationError:
+    """The error's text goes into the details: messages and causes are plain in a history, whatever codec there is."""
+    return ApplicationError(code, ERROR, str(error), type=code, non_retryable=non_retryable)
 
 
 def passes(error: StoreFailed) -> bool:

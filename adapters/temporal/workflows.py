@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from typing import cast
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -125,7 +124,7 @@ class StepWorkflow:
         """The step's end, recorded. A failed step fails its workflow, for those who look at Temporal's pages."""
         result = await (_inner(task) if task.kind == "chain" else _activity(task))
         if result.status == m.FAILED:
-            raise _failed(f"step {task.step} failed", "E_STEP_FAILED")
+            raise _failed("E_STEP_FAILED", "")
         return result
 
 
@@ -154,10 +153,10 @@ async def _activity(task: m.StepTask) -> m.StepResult:
             return m.StepResult(m.CANCELLED, recorded=False)
         cause = error.cause
         if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:
-            raise _failed(cause.message, cause.type or "E_STEP_FAILED") from None
+            raise _failed(cause.type or "E_STEP_FAILED", str(cause.details[1])) from None
         if task.kind == m.GROUP:
             raise  # the chain asks for each of its members what became of it
-        return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
+        return await ask(m.LOSE_STEP, m.Lost(task, m.why(error)), m.StepResult)
 
 
 async def _inner(task: m.StepTask) -> m.StepResult:
@@ -170,8 +169,7 @@ async def _inner(task: m.StepTask) -> m.StepResult:
     except (ChildWorkflowError, asyncio.CancelledError) as error:
         called_off = is_cancelled_exception(error)
         if not called_off:
-            cause = cast("ChildWorkflowError", error).cause
-            return await ask(m.LOSE_STEP, m.Lost(task, str(cause or error)[:500]), m.StepResult)
+            return await ask(m.LOSE_STEP, m.Lost(task, m.why(error)), m.StepResult)
     ended = m.InnerEnded(task, inner.run, called_off or _cancel_asked())
     return await ask(m.CLOSE_INNER, ended, m.StepResult)
 
@@ -203,8 +201,8 @@ def _cancel_asked() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _failed(message: str, code: str) -> ApplicationError:
-    return ApplicationError(message, m.FAILED, type=code, non_retryable=True)
+def _failed(code: str, message: str) -> ApplicationError:
+    return ApplicationError(code, m.FAILED, message, type=code, non_retryable=True)
 
 
 WORKFLOWS = [ChainWorkflow, StepWorkflow]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import subprocess
 import sys
 import uuid
@@ -24,6 +26,7 @@ from towpath import open_engine as open_real_engine
 __all__ = ["folder"]
 
 pytestmark = pytest.mark.anyio
+full = pytest.mark.full
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,8 +96,67 @@ async def test_R28_a_worker_killed_while_a_step_works(
         assert (row.status, row.attempt) == (DONE, 2)
 
 
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=full)])
+async def test_R28_workers_killed_at_random(open_engine: OpenEngine, store: Path, adapter: str, rounds: int) -> None:
+    """Killed again and again at any moment: in the end every step is done, and recorded once."""
+
+    @chain
+    def wide():
+        return steps.total(steps.work.map(steps.up_to(30)))
+
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    async with open_engine(worker=False) as engine:
+        handles = [await engine.start(wide)]
+        for _ in range(rounds):
+            if (await engine.snapshot(handles[-1].id)).status.final:
+                handles.append(await engine.start(wide))
+            with worker(store, adapter):
+                await anyio.sleep(chance.uniform(0.0, 1.5))
+        with worker(store, adapter):
+            for handle in handles:
+                with anyio.fail_after(120):
+                    run = await handle.result()
+                assert run.value == sum(range(30))
+                assert set((await settled(engine, run)).values()) == {DONE}
+                told = [e["workflow_id"] for e in await engine.store.events(run.id) if e["type"] == "StepCompleted"]
+                assert len(told) == len(set(told)) == 33
+
+
+def _another(folder: str, number: int) -> str:
+    """A meeting place of its own for the next run."""
+    place = Path(folder, str(number))
+    place.mkdir()
+    return str(place)
+
+
+async def test_R30_a_frozen_worker_wakes_up_too_late(
+    open_engine: OpenEngine, store: Path, adapter: str, folder: str
+) -> None:
+    """Its heartbeats stop, another worker does the step; when it goes on, what it made does not count."""
+    async with open_engine(worker=False) as engine:
+        handle = await engine.start(line, folder=folder)
+        with worker(store, adapter) as frozen:
+            await began(folder, "middle", within=30)
+            frozen.send_signal(signal.SIGSTOP)
+            with worker(store, adapter):
+                await until(lambda: len(noted(folder, "middle.began")) == 2, within=60)
+                frozen.send_signal(signal.SIGCONT)
+                let_go(folder, "middle")
+                with anyio.fail_after(60):
+                    run = await handle.result()
+            await anyio.sleep(1)
+        assert await settled(engine, run) == {"third_time": DONE, "middle": DONE, "text_file": DONE, "last": DONE}
+        told = [e["type"] for e in await engine.store.events(run.id) if e["data"].get("step") == "middle"]
+        assert told.count("StepCompleted") == 1
+        kept = await engine.get_artifacts_by_workflow((await rows(engine, run))["text_file"].id)
+        assert [a.version for a in kept] == [1]
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=full)])
 async def test_R29_a_killed_server_goes_on_where_it_was(
-    tmp_path: Path, store: Path, folder: str, clean_environment: None
+    tmp_path: Path, store: Path, folder: str, clean_environment: None, kills: int
 ) -> None:
     """The server is killed with a step at work and a gate open, and started again on its file."""
 
@@ -116,6 +178,10 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
             gate = await pending(engine, handle.id)
             await engine.approve(gate.id, by="anna")  # recorded, though nobody can be told
             await anyio.to_thread.run_sync(lambda: server.start(same_ports=True))
+            for number in range(kills - 1):
+                await anyio.sleep(0.1 * number)
+                server.kill()
+                await anyio.to_thread.run_sync(lambda: server.start(same_ports=True))
             let_go(folder, "held")
             with anyio.fail_after(90):
                 run = await handle.result()
@@ -128,39 +194,39 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
     await anyio.to_thread.run_sync(check, store)
 
 
-async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngine, folder: str) -> None:
-    """Twice at the same time, and once more when it is over: the later ones get what is recorded."""
+@pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=full)])
+async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngine, folder: str, rounds: int) -> None:
+    """Twice at the same time, and twice more when it is over: the later ones get what is recorded."""
     from temporalio.testing import ActivityEnvironment
 
     from towpath.adapters.temporal.activities import RunActivities
     from towpath.adapters.temporal.messages import ChainStart, StepTask
+    from towpath.starting import new_run
+
+    async def deliver(activities: RunActivities, task: StepTask, results: list[Any]) -> None:
+        results.append(await ActivityEnvironment().run(activities.steps.run_step, task))
 
     async with open_engine(worker=False) as engine:
-        plan_of = line.plan
-        from towpath.starting import new_run
-
-        await engine.store.create_run(await new_run(engine.store, "twice", plan_of, {"folder": folder}))
-        one, two = RunActivities(engine.store), RunActivities(engine.store)
-        begun = await ActivityEnvironment().run(one.begin_run, ChainStart("twice", "queue"))
-        task = StepTask("twice", begun.epoch, "middle", None, "python", "queue", heartbeat=5)
-        results: list[Any] = []
-
-        async def deliver(activities: RunActivities) -> None:
-            results.append(await ActivityEnvironment().run(activities.steps.run_step, task))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(deliver, one)
-            tasks.start_soon(deliver, two)
-            await until(lambda: len(noted(folder, "middle.began")) == 2)
-            let_go(folder, "middle")
-        await deliver(one)
-        await deliver(RunActivities(engine.store))
-        assert [r.status for r in results] == ["succeeded"] * 4
-        assert len(noted(folder, "middle.began")) == 2
-        row = (await rows(engine, "twice"))["middle"]
-        assert (row.status, row.value) == (DONE, "middle")
-        told = [e["type"] for e in await engine.store.events("twice") if e["data"].get("step") == "middle"]
-        assert told.count("StepCompleted") == 1
+        for number in range(rounds):
+            run_id, place = f"twice-{number}", _another(folder, number)
+            await engine.store.create_run(await new_run(engine.store, run_id, line.plan, {"folder": place}))
+            one, two = RunActivities(engine.store), RunActivities(engine.store)
+            begun = await ActivityEnvironment().run(one.begin_run, ChainStart(run_id, "queue"))
+            task = StepTask(run_id, begun.epoch, "middle", None, "python", "queue", heartbeat=5)
+            results: list[Any] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(deliver, one, task, results)
+                tasks.start_soon(deliver, two, task, results)
+                await until(lambda: len(noted(place, "middle.began")) == 2)  # noqa: B023
+                let_go(place, "middle")
+            await deliver(one, task, results)
+            await deliver(RunActivities(engine.store), task, results)
+            assert [r.status for r in results] == ["succeeded"] * 4
+            assert len(noted(place, "middle.began")) == 2
+            row = (await rows(engine, run_id))["middle"]
+            assert (row.status, row.value) == (DONE, "middle")
+            told = [e["type"] for e in await engine.store.events(run_id) if e["data"].get("step") == "middle"]
+            assert told.count("StepCompleted") == 1
 
 
 async def test_approve_and_cancel_without_a_worker(

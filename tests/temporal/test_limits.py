@@ -103,3 +103,21 @@ async def test_R32_a_level_wider_than_the_server_allows(open_engine: OpenEngine)
         with anyio.fail_after(600):
             run = await engine.run(wide)
         assert run.value == list(range(2_100))
+
+
+@pytest.mark.full
+async def test_R32_a_history_over_ten_thousand_events(open_engine: OpenEngine) -> None:
+    """A line of 2,000 steps, nine events each, with the server's own limits: it continues as new on its way."""
+
+    @chain
+    def long():
+        at = steps.number(0)
+        for _ in range(1_999):
+            at = steps.add(at, 1)
+        return at
+
+    async with open_engine() as engine:
+        with anyio.fail_after(1_200):
+            run = await engine.run(long)
+        assert run.value == 1_999
+        assert set((await settled(engine, run)).values()) == {DONE}
