@@ -18,6 +18,7 @@ from .messages import workflow_id
 
 TASK_QUEUE = "towpath"
 HEARTBEAT = 10.0
+SHORTEST_HEARTBEAT = 1.0
 _OPTIONS = {"task_queue", "heartbeat", "granularity"}
 _ALLOWED = "temporal://host:port/namespace?task_queue=towpath&heartbeat=10s (each part may be left out)"
 
@@ -62,6 +63,8 @@ def parse_address(url: str) -> TemporalAddress:
         raise InputInvalid("E_SETTING", "granularity", found=granularity, allowed="step, auto")
     given = options.get("heartbeat")
     beat = HEARTBEAT if given is None else seconds(float(given) if given.replace(".", "", 1).isdigit() else given)
+    if beat < SHORTEST_HEARTBEAT:
+        raise InputInvalid("E_SETTING", "heartbeat", found=given, allowed=f"{SHORTEST_HEARTBEAT:g}s or longer")
     return TemporalAddress(target, namespace, queue, beat, granularity)
 
 
