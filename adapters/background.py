@@ -20,8 +20,10 @@ async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
     async with anyio.create_task_group() as tasks:
         try:
             yield tasks
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            failure = error
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            failure = error  # a cancellation too: the group, being cancelled below, might take it for its own
         finally:
             tasks.cancel_scope.cancel()
     if failure is not None:

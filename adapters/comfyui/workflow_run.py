@@ -252,7 +252,8 @@ class WorkflowRunner:
         with anyio.move_on_after(GRACE, shield=True), suppress(ServerFailed):
             while True:
                 await client.cancel(prompt_id)
-                if await client.state(prompt_id) not in (PromptState.PENDING, PromptState.RUNNING):
+                # Looked for twice: it may have been stopped while it was being sent, and come to the server only now.
+                if await self._state(client, prompt_id) not in (PromptState.PENDING, PromptState.RUNNING):
                     return
                 await anyio.sleep(0.1)
 

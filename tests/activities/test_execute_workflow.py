@@ -56,7 +56,8 @@ async def test_S4_3_the_log_of_a_success_with_progress(one: ComfyServer, here: P
     assert done["status"] == "completed"
     assert told[-1] == (10, 10)
     found = events(here / "logs")
-    assert found[:3] == ["server.selected", "workflow.submitted", "workflow.queued"]
+    assert found[:2] == ["server.selected", "workflow.submitted"]
+    assert "workflow.queued" in found  # a node may begin before the answer is here
     assert "node.executing" in found
     assert found[-2:] == ["history.complete", "workflow.success"]
 

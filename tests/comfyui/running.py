@@ -82,7 +82,8 @@ class ComfyServer:
         return switched
 
     def log(self, path: str = "", method: str = "") -> list[dict[str, Any]]:
-        """The requests so far, in order: method, path, query, headers, status, body (of JSON), size (of the body).
+        """The requests so far, in order: method, path, query, headers, status, body (of JSON), size (of the body),
+        and the ids of the prompts that waited or ran when it was answered.
 
         With `path` and `method` only those whose path holds it. A status of None: not answered (yet). Those before
         a restart are in it too; the server need not be alive.

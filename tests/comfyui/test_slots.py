@@ -28,16 +28,29 @@ def graphs(workflows: Path) -> None:
 
 
 def in_flight(server: ComfyServer) -> list[int]:
-    """How many prompts were at a server after each request to it: sent, and their file not fetched yet."""
+    """How many prompts were at a server after each request to it: sent, and their file not fetched yet.
+
+    One that was cancelled is there until the server has let go of it; its file is not fetched.
+    """
     open_now: set[str] = set()
+    cancelled: set[str] = set()
     found: list[int] = []
     for line in server.log():
+        queued = {_short(prompt_id) for prompt_id in line["queued"]}
         if line["method"] == "POST" and line["path"] == "/prompt" and line["body"]:
-            open_now.add(line["body"]["prompt_id"].replace("-", "")[:16])
+            open_now.add(_short(line["body"]["prompt_id"]))
         elif line["path"] == "/view":
             open_now.discard(line["query"]["subfolder"].rpartition("/")[2])
-        found.append(len(open_now))
+        elif line["method"] == "POST" and line["path"].endswith("/cancel"):
+            cancelled.add(_short(line["path"].split("/")[-2]))
+        open_now -= cancelled - queued
+        found.append(len(open_now | queued))
     return found
+
+
+def _short(prompt_id: str) -> str:
+    """As in the subfolder of its files."""
+    return prompt_id.replace("-", "")[:16]
 
 
 def spread(numbers: Iterable[int], **more: Any) -> Any:

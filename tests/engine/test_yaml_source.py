@@ -394,7 +394,7 @@ def test_a_refusal_is_quick(content: bytes) -> None:
         start = time.process_time()
         problems(content)
         times.append(time.process_time() - start)
-    assert min(times) < 0.2
+    assert min(times) < 2.0
 
 
 @pytest.mark.parametrize("content", HEAVY.values(), ids=HEAVY)

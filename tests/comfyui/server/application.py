@@ -93,7 +93,8 @@ class Door:
             answer = await self.for_tests(Request(scope, receive))
             await answer(scope, receive, send)
         else:
-            await self.enter(scope, Visit(self.log, scope, receive, send, self.faults, self.max_upload))
+            queued = self.worker.queue.ids
+            await self.enter(scope, Visit(self.log, scope, receive, send, self.faults, self.max_upload, queued))
 
     async def enter(self, scope: Scope, visit: Visit) -> None:
         """Let a request in, if nothing is against it."""

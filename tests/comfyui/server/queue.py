@@ -104,6 +104,10 @@ class Queue:
         """How many wait or run."""
         return len(self.waiting) + (self.running is not None)
 
+    def ids(self) -> list[str]:
+        """Those that wait or run."""
+        return [p.prompt_id for p in [*self.pending(), *([self.running] if self.running else [])]]
+
     def status(self) -> dict[str, Any]:
         """The data of a `status` message."""
         return {"status": {"exec_info": {"queue_remaining": self.remaining()}}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,16 @@ class Visit:
     """One request: its line in the log, the count of its bytes, its answer."""
 
     def __init__(
-        self, log: RequestLog, scope: Scope, receive: Receive, send: Send, faults: Faults, max_upload: int
+        self,
+        log: RequestLog,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        faults: Faults,
+        max_upload: int,
+        queued: Callable[[], list[str]] = list,
     ) -> None:
-        self.log, self.scope, self.max_upload = log, scope, max_upload
+        self.log, self.scope, self.max_upload, self._queued = log, scope, max_upload, queued
         self._receive, self._send = receive, send
         connection = HTTPConnection(scope)
         self.headers = connection.headers
@@ -98,6 +105,7 @@ class Visit:
             "status": None,
             "body": None,
             "size": 0,
+            "queued": [],  # the prompts that wait or run when the answer starts
         }
         log.write(self.line)
 
@@ -138,6 +146,7 @@ class Visit:
     def _note(self, status: int) -> None:
         self.started = True
         self.line["status"] = status
+        self.line["queued"] = self._queued()
         self.log.write(self.line)
 
     async def answer(self, response: Response) -> None:
