@@ -1,4 +1,4 @@
-"""The audit trail as a feed over all runs, and how far receivers of webhooks were told of it."""
+"""The audit trail as a feed over all runs, how far receivers of webhooks were told of it, and what steps logged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from .clock import now
 from .rows import Record, record
 from .session import Session
-from .tables import chains, events, webhook_cursors
+from .tables import chains, events, step_logs, webhook_cursors, workflows
 
 MOST = 1_000  # lines read at once
 
@@ -33,6 +33,33 @@ async def events_after(
     if types:
         query = query.where(events.c.type.in_(types))
     return [record(row) for row in await session.fetch_all(query.order_by(events.c.seq).limit(limit))]
+
+
+async def logs_after(
+    session: Session, chain_id: str, after: tuple[int, str] | None, *, step_id: str | None = None, limit: int
+) -> list[Record]:
+    """What tries of steps of a run logged: `workflow_id step_id item_index attempt text updated_at`.
+
+    `after` is attempt and workflow id of the last one that was read. Each text is as long as a log may get.
+    """
+    row, attempt = workflows.c.id, step_logs.c.attempt
+    query = (
+        sa.select(
+            row.label("workflow_id"),
+            workflows.c.step_id,
+            workflows.c.item_index,
+            attempt,
+            step_logs.c.text,
+            step_logs.c.updated_at,
+        )
+        .join(workflows, row == step_logs.c.workflow_id)
+        .where(workflows.c.chain_id == chain_id)
+    )
+    if step_id is not None:
+        query = query.where(workflows.c.step_id == step_id)
+    if after is not None:
+        query = query.where(sa.and_(row >= after[1], sa.or_(row > after[1], attempt > after[0])))
+    return [record(found) for found in await session.fetch_all(query.order_by(row, attempt).limit(limit))]
 
 
 async def outermost(session: Session, chain_id: str) -> bool:

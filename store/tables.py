@@ -265,6 +265,8 @@ approvals = sa.Table(
     sa.Column("policy", sa.Text, nullable=False),
     sa.Column("requested_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger),
+    sa.Column("boot", sa.Text),  # of the host that asked, and when that began by its clock: see `gates.py`
+    sa.Column("booted_at", sa.BigInteger),
     sa.Column("decided_at", sa.BigInteger),
     sa.Column("decided_by", sa.Text),
     sa.Column("reason", sa.Text),

@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from towpath.model import ApprovalStatus, ChainStatus
 
-from .clock import now
+from .clock import now, since_boot
+from .owners import this_boot
 from .session import Session
 from .tables import approvals, chains, workflows
 
@@ -33,7 +34,8 @@ async def unattended_runs(session: Session) -> list[str]:
 async def _with_news(session: Session, at: int) -> list[str]:
     """Runs with a gate that was decided and not acted on, or whose time is over."""
     decided = sa.and_(approvals.c.status != ApprovalStatus.PENDING, approvals.c.delivered == 0)
-    late = sa.and_(approvals.c.status == ApprovalStatus.PENDING, approvals.c.expires_at <= at)
+    by_its_clock = sa.case((approvals.c.boot == this_boot(), approvals.c.booted_at + since_boot()), else_=at)
+    late = sa.and_(approvals.c.status == ApprovalStatus.PENDING, approvals.c.expires_at <= by_its_clock)
     query = sa.select(approvals.c.chain_id).where(approvals.c.chain_id.is_not(None), sa.or_(decided, late)).distinct()
     return [row["chain_id"] for row in await session.fetch_all(query)]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 GRACE = 5  # seconds that answers under way are given when the server stops
 MOST_AT_ONCE = 1_000
 HEADER_BYTES = 64 * 1024
+QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these tell values
 _TOKEN = re.compile(r"(/a/)[^/?\s]+")
 
 
@@ -69,7 +70,7 @@ async def _serve(
     with _server_needed():
         from towpath.adapters.http.application import create_app  # noqa: PLC0415 - a web framework
         from towpath.adapters.http.server_settings import settings_from  # noqa: PLC0415
-    settings = settings_from(table, hosts=[*table.get("hosts", ()), *hosts, _url_host(host)], **wanted)
+    settings = settings_from(table, more_hosts=(*hosts, _url_host(host)), **wanted)
     async with engine_of(store) as engine:
         app = create_app(engine, settings)
         await _refuse_open_door(app.state.records, host)
@@ -183,7 +184,7 @@ def _guard_logs() -> None:
     access = logging.getLogger("uvicorn.access")
     if not any(isinstance(one, WithoutTokens) for one in access.filters):
         access.addFilter(WithoutTokens())
-    for name in ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error"):
+    for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.getLogger(name).level, logging.WARNING))
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -223,14 +224,12 @@ def add_key(name: str, role: str, store: str | None, as_json: bool) -> int:
 
 
 async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.principals import key_digest, new_key  # noqa: PLC0415
+    from towpath.adapters.http.principals import key_digest, key_name, new_key  # noqa: PLC0415
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 100:
-        raise InputInvalid("E_KEY_NAME", "that is no name for a key", found=name, allowed="printable characters")
     key = new_key()
     async with engine_of(store) as engine:
-        row = await Records(engine).add_key(name, role, key_digest(key))
+        row = await Records(engine).add_key(key_name(name), role, key_digest(key))
     if as_json:
         print_json({**row, "key": key})
     else:

@@ -12,16 +12,14 @@ from starlette.responses import RedirectResponse, Response
 from . import csrf
 from .answering import answer, listed, principal_of
 from .asked import KeyBody, LoginBody
-from .bodies import body_of, check_text
+from .bodies import FORM, body_of, check_text, fields_of, media_type
 from .doorkeeper import COOKIE, SESSION_SECONDS, Doorkeeper
-from .principals import ANYONE, Role, key_digest, new_key
+from .principals import ANYONE, Role, key_digest, key_name, new_key
 from .queries import list_parameters
 from .records import engine_of, records_of
 from .refusals import Refused
 from .route_table import Route
 from .shapes import Deleted, Health, KeyRow, Me, NewKey, Page, Server, page_type, shaped
-
-_FORM = "application/x-www-form-urlencoded"
 
 
 async def health(request: Request) -> Response:
@@ -59,19 +57,12 @@ async def list_keys(request: Request) -> Response:
 
 async def post_key(request: Request) -> Response:
     body = await body_of(request, KeyBody)
-    name = check_key_name(body.name)
+    name = key_name(body.name)
     if body.role not in tuple(Role):
         raise Refused(422, "E_BODY_FIELD", "there is no such role", found=body.role, allowed=" ".join(Role))
     key = new_key()
     row = await records_of(request).add_key(name, body.role, key_digest(key))
     return answer(shaped(NewKey, row, key=key), 201)
-
-
-def check_key_name(name: str) -> str:
-    """The name of a key: it is shown as the name of whoever decides. Raises Refused (422 E_KEY_NAME)."""
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 100:
-        raise Refused(422, "E_KEY_NAME", "that is no name for a key", found=name, allowed="printable characters")
-    return name
 
 
 async def revoke_key(request: Request) -> Response:
@@ -84,10 +75,9 @@ async def revoke_key(request: Request) -> Response:
 async def login(request: Request) -> Response:
     """A key for a cookie: a form leads on to a page, JSON is answered."""
     door: Doorkeeper = request.app.state.door
-    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    onward = ""
-    if media == _FORM:
-        form = await request.form(max_fields=10, max_part_size=10_000)
+    by_form, onward = media_type(request) == FORM, ""
+    if by_form:
+        form = await fields_of(request)
         csrf.check(request, form)
         key, onward = str(form.get("key", "")).strip(), _onward(str(form.get("next", "/")))
     else:
@@ -95,23 +85,28 @@ async def login(request: Request) -> Response:
     found = await door.find_key(key)
     if found is None:
         refused = door.wrong_key(request.client.host if request.client else "")
-        if media == _FORM and refused.status_code == 401:
+        if by_form and refused.status_code == 401:
             return RedirectResponse("/login?failed=1", 303)
         raise refused
     made: Response = RedirectResponse(onward, 303) if onward else answer(shaped(KeyRow, found))
     cookie = door.sessions.cookie(found["id"], secrets.token_urlsafe(16))
-    secure = request.url.scheme == "https"
-    made.set_cookie(COOKIE, cookie, SESSION_SECONDS, httponly=True, samesite="strict", secure=secure)
+    made.set_cookie(COOKIE, cookie, SESSION_SECONDS, httponly=True, samesite="strict", secure=_by_tls(request))
     return made
 
 
 async def logout(request: Request) -> Response:
-    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media == _FORM:
-        csrf.check(request, await request.form(max_fields=10, max_part_size=10_000))
-    made: Response = RedirectResponse("/login", 303) if media == _FORM else answer(Health(status="ok"))
+    by_form = media_type(request) == FORM
+    if by_form:
+        csrf.check(request, await fields_of(request))
+    made: Response = RedirectResponse("/login", 303) if by_form else answer(Health(status="ok"))
     made.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return made
+
+
+def _by_tls(request: Request) -> bool:
+    """Does the browser come by TLS? Where it does, TLS ends before this server, and the server's `url` says so."""
+    public = urlsplit(request.app.state.settings.url)
+    return "https" in (request.url.scheme, public.scheme if public.netloc == request.url.netloc else "")
 
 
 def _onward(target: str) -> str:

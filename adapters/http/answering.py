@@ -65,13 +65,19 @@ def definition(plan: Plan) -> Definition:
             )
             for step in plan.steps
         ],
-        metadata=plan.metadata,
+        metadata=masked(plan.metadata),
     )
 
 
 def inputs_of(plan: Plan) -> list[InputShape]:
     """The inputs that a chain declares."""
     return [
-        InputShape(name=i.name, type=i.type, required=i.required, default=i.default, description=i.description)
+        InputShape(
+            name=i.name,
+            type=i.type,
+            required=i.required,
+            default=masked({i.name: i.default})[i.name],
+            description=i.description,
+        )
         for i in plan.inputs
     ]

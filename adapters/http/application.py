@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route as Routed
 
 from towpath.adapters.background import background_tasks
+from towpath.adapters.http.route_table import PREFIX, Endpoint, Page
+from towpath.adapters.http.routes import table
 from towpath.errors import TowpathError
 from towpath.service import Engine
 
@@ -24,8 +26,6 @@ from .event_feed import EventFeed
 from .principals import ANYONE, Role
 from .records import Records
 from .refusals import Refused, of_http, refusal
-from .route_table import PREFIX, Endpoint, Page
-from .routes import table
 from .server_settings import ServerSettings, server_secret
 from .webhooks import Webhooks
 
@@ -60,7 +60,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
     app.state.feed = EventFeed(records, settings.poll)
     app.state.webhooks = Webhooks(records, settings)
     app.state.background = Background(engine, records, settings.execute)
-    app.state.link_page = getattr(pages, "link_page", None)
+    app.state.link_page = pages.link_page
     return app
 
 

@@ -22,6 +22,8 @@ from starlette.routing import Match
 from starlette.routing import Route as Routed
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from towpath.errors import TowpathError
+
 from . import csrf
 from .principals import MAX_KEY, Principal, Role, key_digest, local_visitor
 from .records import Records
@@ -177,7 +179,7 @@ class Doorkeeper:
         """Would they be let in again now? For streams that live longer than a key."""
         try:
             return await self.who(connection, may_be_nobody=False) == principal
-        except Refused:
+        except (Refused, TowpathError):
             return False
 
 
@@ -195,17 +197,21 @@ class Guard:
         scope.setdefault("state", {})
         guarded = _Answer(send)
         try:
-            await self._door.admit(scope)
-        except Refused as refused:
-            answer: Response = _to_login(scope, refused) or refusal(refused)
-            await answer(scope, receive, guarded)
-            return
-        try:
-            await self.app(scope, receive, guarded)
+            await self._admitted(scope, receive, guarded)
         except Exception as error:
             if guarded.started:
                 raise  # the connection is cut: nobody takes what came for the whole
             await refusal(internal(Request(scope), error))(scope, receive, guarded)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        try:
+            await self._door.admit(scope)
+        except Refused as refused:
+            app = _to_login(scope, refused) or refusal(refused)
+        except TowpathError as error:  # the store is busy, say: nobody is let in unseen
+            app = refusal(error)
+        await app(scope, receive, send)
 
 
 def allows(request: Request, role: str) -> None:
@@ -251,10 +257,17 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
     for origin in headers.getlist("origin"):
         # Forms of our pages have the origin `null`: that is how browsers take `Referrer-Policy: no-referrer`.
         hidden = origin == "null" and (site == "same-origin" or _is_form(scope, headers))
-        if not hidden and (urlsplit(origin).netloc.lower() != host or not host):
+        if not hidden and (_site_of(origin) != host or not host):
             raise _forged(origin)
     if scope["method"] not in _SAFE and site not in ("same-origin", "none"):
         raise _forged(site)
+
+
+def _site_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # half an IPv6 address
+        return ""
 
 
 def _is_form(scope: Scope, headers: Headers) -> bool:

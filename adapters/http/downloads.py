@@ -78,7 +78,7 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
     kept = _Kept(request, row)
     headers = {**common, **await _headers(kept, row, attachment), "Repr-Digest": _repr_digest(row.digest)}
     part = None
-    if request.headers.get("if-range", tag) == tag:
+    if request.method == "GET" and request.headers.get("if-range", tag) == tag:  # HEAD knows no parts
         part = _part(request.headers.getlist("range"), row.size)
     if part is None:
         headers["Content-Length"] = str(row.size)
@@ -88,8 +88,6 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
     first, last = part
     headers["Content-Length"] = str(last - first + 1)
     headers["Content-Range"] = f"bytes {first}-{last}/{row.size}"
-    if request.method == "HEAD":
-        return Response(status_code=206, headers=headers)
     return await kept.part(first, last, headers)
 
 

@@ -7,6 +7,7 @@ last one that they saw: first from the store, then from the feed, those that bot
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,8 +20,7 @@ from towpath.errors import TowpathError
 from towpath.store import Record
 
 from .records import Records
-from .refusals import safe_text
-from .shapes import Event, masked
+from .shapes import Event, told
 
 _log = logging.getLogger("towpath.http")
 
@@ -148,6 +148,7 @@ class EventFeed:
                     yield as_event(line)
                     over = over or _over(chain_id, line)
                 after = lines[-1]["seq"]
+            checked = time.monotonic()
             while not (over or self.closing or watcher.dropped):
                 while watcher.lines:
                     line = watcher.lines.popleft()
@@ -155,11 +156,13 @@ class EventFeed:
                         after = line["seq"]
                         yield as_event(line)
                         over = over or _over(chain_id, line)
-                if over or await watcher.wait(heartbeat):
-                    continue
-                if not await still_good():
-                    return
-                yield b": beat\n\n"
+                news = bool(over) or await watcher.wait(heartbeat)
+                if time.monotonic() - checked >= heartbeat:  # however busy it is
+                    if not await still_good():
+                        return
+                    checked = time.monotonic()
+                if not news:
+                    yield b": beat\n\n"
         if over:
             # Whoever comes again is answered 204, which browsers take for the end.
             yield f"event: end\ndata: {msgspec.json.encode({'status': over}).decode()}\n\n".encode()
@@ -174,9 +177,7 @@ def _over(chain_id: str | None, line: Record) -> str:
 
 def shown(line: Record) -> Event:
     """A line as it is told outside: without the folders of this machine."""
-    data = line["data"]
-    if isinstance(data, dict):
-        data = {name: safe_text(v) if isinstance(v, str) else v for name, v in masked(data).items()}
+    data = told(line["data"])
     return Event(**{**{name: line[name] for name in Event.__struct_fields__ if name != "data"}, "data": data})
 
 

@@ -6,6 +6,7 @@ Browsers get the page, programs JSON. A form needs the page's token; a file that
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from towpath.errors import TowpathError
 from . import csrf
 from .answering import answer, there
 from .asked import LinkBody
-from .bodies import as_kind, body_of, check_text
+from .bodies import FORM, as_kind, body_of, check_text, fields_of, media_type
 from .downloads import artifact_answer
 from .gate_files import listed_files
 from .links import LINK_PATH, decide_by_link, open_link
@@ -27,16 +28,14 @@ from .route_table import Page
 from .shapes import ApprovalRow, shaped
 from .starting import artifact_row
 
-_FORM = "application/x-www-form-urlencoded"
+LinkPage = Callable[[Request, Mapping[str, Any], Refused | TowpathError | None], Awaitable[Response]]
 
 
 async def show_link(request: Request) -> Response:
     """What a link is about. Decides nothing, whoever asks and however often."""
     opened = await open_link(request, request.path_params["token"])
-    page = getattr(request.app.state, "link_page", None)
-    if page is not None and "text/html" in request.headers.get("accept", ""):
-        shown: Response = await page(request, opened.gate, opened.problem)
-        return shown
+    if "text/html" in request.headers.get("accept", ""):
+        return await _page(request, opened.gate, opened.problem)
     if opened.problem is not None:
         raise opened.problem
     return answer(shaped(ApprovalRow, opened.gate, artifacts=await listed_files(engine_of(request), opened.gate)))
@@ -64,40 +63,38 @@ async def reject_by_link(request: Request) -> Response:
 
 async def _body(request: Request) -> LinkBody:
     """JSON, or a form with a token from the page of this link."""
-    if _media(request) != _FORM:
+    if media_type(request) != FORM:
         return await body_of(request, LinkBody)
     await open_link(request, request.path_params["token"])
-    form = await request.form(max_fields=50, max_part_size=64 * 1024)
+    form = await fields_of(request)
     csrf.check(request, form)
     data: dict[str, Any] = {}
     for name in ("by", "decided_by", "reason", "action"):
         text = form.get(name)
         if isinstance(text, str) and text:
             data[name] = check_text(text)
-    seen = [text for text in form.getlist("seen") if isinstance(text, str)]
-    return as_kind({**data, **({"seen": seen} if seen else {})}, LinkBody)
+    return as_kind({**data, "seen": form.getlist("seen")}, LinkBody)
 
 
 async def _decide(request: Request, what: str, body: LinkBody, **how: Any) -> Response:
     token = request.path_params["token"]
-    page = getattr(request.app.state, "link_page", None)
-    by_form = page is not None and _media(request) == _FORM
+    by_form = media_type(request) == FORM
     try:
         row = await decide_by_link(request, token, what, body.by or body.decided_by, **how)
     except (Refused, TowpathError) as error:
-        if not by_form or page is None:
+        if not by_form:
             raise
-        told: Response = await page(request, (await open_link(request, token)).gate, error)
-        return told
+        return await _page(request, (await open_link(request, token)).gate, error)
     request.app.state.background.look()
-    if by_form and page is not None:
-        done: Response = await page(request, row, None)
-        return done
+    if by_form:
+        return await _page(request, row, None)
     return answer(shaped(ApprovalRow, row, artifacts=await listed_files(engine_of(request), row)))
 
 
-def _media(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+async def _page(request: Request, gate: Mapping[str, Any], problem: Refused | TowpathError | None) -> Response:
+    """The page of the link, which the app brings along: pages stand above routes."""
+    page: LinkPage = request.app.state.link_page
+    return await page(request, gate, problem)
 
 
 PAGES = (

@@ -104,11 +104,13 @@ async def decide_by_link(request: Request, token: str, decision: str, by: str, *
     """Decide the gate behind a link: `approve` (`seen`, `reason`) or `reject` (`reason`, `action`, `parameters`).
 
     Raises Refused: 404 E_LINK_INVALID, 410 E_LINK_EXPIRED, 409 E_LINK_USED, E_CHAIN_CLOSED, E_ARTIFACT_SUPERSEDED,
-    422 E_PARAM_UNKNOWN; ApprovalRefused, InputInvalid.
+    422 E_BODY_FIELD, E_PARAM_UNKNOWN; ApprovalRefused, InputInvalid.
     """
     opened = await open_link(request, token)
     if opened.problem is not None:
         raise opened.problem
+    if decision == "approve" and how.get("seen") is None:
+        raise Refused(422, "E_BODY_FIELD", "say which versions were `seen`", allowed="the ids that the link shows")
     engine = engine_of(request)
     name = f"{by.strip()} (link)" if by.strip() else "link"
     try:

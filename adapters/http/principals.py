@@ -7,8 +7,11 @@ import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 
+from towpath.errors import InputInvalid
+
 KEY_PREFIX = "tp_"
 KEY_BYTES = 32
+MAX_NAME = 100
 MAX_KEY = 200  # characters; longer ones are not even hashed
 
 
@@ -68,6 +71,13 @@ def link_visitor() -> Principal:
 def local_visitor() -> Principal:
     """Whoever sits at this machine while there is no key."""
     return Principal("local", Role.ADMIN, "local")
+
+
+def key_name(name: str) -> str:
+    """The name of a key, as it is: shown as the name of whoever decides. Raises InputInvalid (E_KEY_NAME)."""
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME:
+        raise InputInvalid("E_KEY_NAME", "that is no name for a key", found=name, allowed="printable characters")
+    return name
 
 
 def new_key() -> str:

@@ -29,6 +29,7 @@ from .refusals import Refused
 from .route_table import Parameter
 
 MAX_VALUE = 500  # characters of a filter's value
+MAX_CURSOR = 8_000  # characters; a cursor holds the value that the list is sorted by
 _KEY = re.compile(r"([a-z_0-9]+)(?:\[([^\]]*)\])?")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -49,7 +50,7 @@ def page_of(request: Request, what: str, **fixed: Any) -> Page:
     sort = given.get("sort", "")
     sort_of(listing, sort)
     falling = _falling(given.get("order"))
-    after = _cursor(request, what, sort, falling, given["after"]) if "after" in given else None
+    after = unsealed(request, _view(what, sort, falling), given["after"]) if "after" in given else None
     return Page(
         conditions=conditions,
         search=_searched(listing, given.get("search", "")),
@@ -63,7 +64,24 @@ def page_of(request: Request, what: str, **fixed: Any) -> Page:
 
 def cursor_for(request: Request, what: str, page: Page, place: tuple[Any, str] | None) -> str | None:
     """What the next page is asked for with; None after the last one."""
-    return None if place is None else str(_signer(request).dumps([_view(what, page.sort, page.descending), *place]))
+    return None if place is None else sealed(request, _view(what, page.sort, page.descending), place)
+
+
+def sealed(request: Request, view: str, place: tuple[Any, str]) -> str:
+    """A cursor that is good for one view of a list."""
+    return str(_signer(request).dumps([view, *place]))
+
+
+def unsealed(request: Request, view: str, text: str) -> tuple[Any, str]:
+    """The place that a cursor of this view holds. Raises Refused (400 E_CURSOR)."""
+    try:
+        found, value, last = _signer(request).loads(text[:MAX_CURSOR])
+    except (BadSignature, ValueError, TypeError):
+        found = value = last = None
+    if found != view:
+        cure = "take `next` of the page before, and change neither sort nor order"
+        raise Refused(400, "E_CURSOR", "this is no cursor of this list", cure=cure)
+    return value, str(last)
 
 
 def number(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
@@ -134,17 +152,6 @@ def _falling(order: str | None) -> bool | None:
 
 def _view(what: str, sort: str, falling: bool | None) -> str:
     return f"{what} {sort} {falling}"
-
-
-def _cursor(request: Request, what: str, sort: str, falling: bool | None, text: str) -> tuple[Any, str]:
-    try:
-        view, value, last = _signer(request).loads(text[:2_000])
-    except (BadSignature, ValueError, TypeError):
-        view = value = last = None
-    if view != _view(what, sort, falling):
-        cure = "take `next` of the page before, and change neither sort nor order"
-        raise Refused(400, "E_CURSOR", "this is no cursor of this list", cure=cure)
-    return value, str(last)
 
 
 def _signer(request: Request) -> URLSafeSerializer:

@@ -69,6 +69,10 @@ class Records:
         async with self.session() as session:
             return await happenings.events_after(session, seq, **which)
 
+    async def logs_after(self, chain_id: str, after: tuple[int, str] | None, **which: Any) -> list[Record]:
+        async with self.session() as session:
+            return await happenings.logs_after(session, chain_id, after, **which)
+
 
 def engine_of(request: Request) -> Engine:
     """The engine behind a request."""

@@ -16,11 +16,11 @@ from towpath.model import ChainStatus
 from .answering import answer, definition, listed, there
 from .asked import RerunBody, StartBody
 from .background import Background
-from .bodies import body_of
+from .bodies import body_of, check_text
 from .doorkeeper import Doorkeeper
 from .event_feed import EventFeed, shown
 from .principals import Role
-from .queries import list_parameters, number
+from .queries import list_parameters, number, sealed, unsealed
 from .records import engine_of, records_of
 from .refusals import Refused, safe_text
 from .route_table import Parameter, Route
@@ -45,6 +45,8 @@ from .starting import chain_files, rerun, start
 
 STREAM = "text/event-stream"
 MOST_EVENTS = 1_000
+MOST_LOGS = 100
+MAX_LOG = 256 * 1024  # characters of one log that are kept
 _EVENT_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -103,11 +105,19 @@ async def rerun_chain(request: Request) -> Response:
 
 
 async def get_logs(request: Request) -> Response:
-    engine = engine_of(request)
-    there(await engine.get_chain(_id(request)), "E_RUN_MISSING", "run")
-    step = request.query_params.get("step")
-    rows = [row for row in await engine.store.logs(_id(request)) if step in (None, row["step_id"])]
-    return answer(Page(rows=[shaped(Log, row, text=safe_text(row["text"])) for row in rows]))
+    """Page by page: a run of a thousand items has a thousand logs of up to 256 KiB."""
+    run_id, given = _id(request), request.query_params
+    there(await engine_of(request).get_chain(run_id), "E_RUN_MISSING", "run")
+    step = check_text(given["step"], limit=500, name="step") if "step" in given else None
+    tail = number(given, "tail", MAX_LOG, 1, MAX_LOG)
+    limit = number(given, "limit", 20, 1, MOST_LOGS)
+    view = f"logs {run_id} {step}"
+    after = unsealed(request, view, given["after"]) if "after" in given else None
+    found = await records_of(request).logs_after(run_id, after, step_id=step, limit=limit + 1)
+    rows = [shaped(Log, row, text=safe_text(row["text"])[-tail:]) for row in found[:limit]]
+    last = found[limit - 1] if len(found) > limit else None
+    following = None if last is None else sealed(request, view, (last["attempt"], last["workflow_id"]))
+    return answer(Page(rows=rows, next=following))
 
 
 async def get_chain_events(request: Request) -> Response:
@@ -128,6 +138,9 @@ async def _events(request: Request, chain_id: str | None, over: str) -> Response
         lines = await records.events_after(after, chain_id=chain_id, limit=limit)
         following = str(lines[-1]["seq"]) if len(lines) == limit else None
         return answer(Page(rows=[shown(line) for line in lines], next=following))
+    if request.method == "HEAD":
+        return Response(media_type=STREAM)
+    after = min(after, await records.last_event())  # a number of another store would keep its stream silent
     if over and "last-event-id" in request.headers and not await _more(request, chain_id, after):
         return Response(status_code=204)
     feed: EventFeed = request.app.state.feed
@@ -193,6 +206,12 @@ def _background(request: Request, run_id: str) -> Background:
 
 _AFTER = Parameter("after", {"type": "integer", "minimum": 0}, "number of the last event that you have")
 _LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": 200})
+_LOGS = (
+    Parameter("step", {"type": "string", "maxLength": 500}, "only this step"),
+    Parameter("tail", {"type": "integer", "minimum": 1, "maximum": MAX_LOG}, "only so many last characters of each"),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LOGS, "default": 20}, "tries of a page"),
+    Parameter("after", {"type": "string"}, "`next` of the page before"),
+)
 _ALSO = "As server-sent events with `Accept: text/event-stream`; `Last-Event-ID` goes on after an interruption."
 
 ROUTES = (
@@ -252,9 +271,9 @@ ROUTES = (
         "/chains/{id}/logs",
         Role.VIEWER,
         get_logs,
-        "What the steps of a run logged.",
+        "What the steps of a run logged, oldest first.",
         answer=page_type(Log),
-        parameters=(Parameter("step", {"type": "string"}, "only this step"),),
+        parameters=_LOGS,
         errors=(404,),
     ),
     Route(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,15 @@ from towpath.errors import InputInvalid, Place, StoreFailed
 
 SECRET_FILE = "server.secret"  # noqa: S105 - a file's name
 EVENTS = ("approval.requested", "chain.ended")
-_KEYS = {"webhooks": list, "hosts": list, "chains": str, "url": str, "max_upload": int, "link_hours": int}
+SIGNING = "whsec_"  # what a webhook's secret begins with if base64 follows
+_KEYS: dict[str, tuple[type, ...]] = {
+    "webhooks": (list,),
+    "hosts": (list,),
+    "chains": (str,),
+    "url": (str,),
+    "max_upload": (int,),
+    "link_hours": (int, float),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +66,42 @@ class ServerSettings:
     failed_keys: int = 20
 
 
-def settings_from(table: Mapping[str, Any], **given: Any) -> ServerSettings:
+def settings_from(table: Mapping[str, Any], *, more_hosts: Sequence[str] = (), **given: Any) -> ServerSettings:
     """Settings from the table `[server]` of towpath.toml; what is `given` and not None counts more.
 
     Raises InputInvalid (E_SETTING).
     """
     for key, value in table.items():
-        if key not in _KEYS or not isinstance(value, _KEYS[key]):
-            allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key].__name__
-            raise InputInvalid("E_SETTING", f"{key} in [server]", place=Place(field=f"server.{key}"), allowed=allowed)
+        _check(key, value)
     merged: dict[str, Any] = {**table, **{key: value for key, value in given.items() if value is not None}}
     if "webhooks" in merged:
-        merged["webhooks"] = tuple(_webhook(entry, n) for n, entry in enumerate(merged["webhooks"]))
-    if "hosts" in merged:
-        merged["hosts"] = tuple(str(host).lower() for host in merged["hosts"])
+        merged["webhooks"] = _webhooks(merged["webhooks"])
+    merged["hosts"] = tuple(str(host).lower() for host in (*merged.get("hosts", ()), *more_hosts))
     if "chains" in merged:
         merged["chains"] = Path(merged["chains"])
     return ServerSettings(**merged)
+
+
+def _check(key: str, value: Any) -> None:
+    place = Place(field=f"server.{key}")
+    fits = key in _KEYS and isinstance(value, _KEYS[key]) and not isinstance(value, bool)
+    if not fits:
+        allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key][-1].__name__
+        raise InputInvalid("E_SETTING", f"{key} in [server]", place=place, allowed=allowed)
+    if key in ("max_upload", "link_hours") and not 0 < value < 2**53:
+        raise InputInvalid("E_SETTING", f"{key} in [server]", place=place, found=value, allowed="more than 0")
+    if key == "url" and not str(value).startswith(("http://", "https://")):
+        raise InputInvalid("E_SETTING", "url in [server]", place=place, found=value, allowed="http(s)://…")
+
+
+def _webhooks(entries: list[Any]) -> tuple[Webhook, ...]:
+    """How far a receiver was told is kept by its address: two entries of one would hide events from each other."""
+    hooks = tuple(_webhook(entry, number) for number, entry in enumerate(entries))
+    for number, hook in enumerate(hooks):
+        if hook.url in [other.url for other in hooks[:number]]:
+            place, cure = Place(field=f"server.webhooks[{number}]"), "name all `events` in one entry"
+            raise InputInvalid("E_SETTING", "two webhooks of one address", place=place, cure=cure)
+    return hooks
 
 
 def _webhook(entry: Any, number: int) -> Webhook:
@@ -83,10 +112,20 @@ def _webhook(entry: Any, number: int) -> Webhook:
         raise InputInvalid("E_SETTING", "a webhook", place=place, allowed="url, secret, events")
     if not isinstance(entry["url"], str) or not isinstance(entry["secret"], str) or len(entry["secret"]) < 16:
         raise InputInvalid("E_SETTING", "a webhook", place=place, allowed="texts; a secret of 16 characters or more")
-    events = tuple(entry.get("events", EVENTS))
-    if not set(events) <= set(EVENTS):
+    if not _signs(entry["secret"]):
+        raise InputInvalid("E_SETTING", "the secret of a webhook", place=place, allowed=f"base64 after {SIGNING}")
+    events = entry.get("events", EVENTS)
+    if not isinstance(events, list | tuple) or any(event not in EVENTS for event in events):
         raise InputInvalid("E_SETTING", "events of a webhook", place=place, found=events, allowed=" ".join(EVENTS))
-    return Webhook(entry["url"], entry["secret"], events)
+    return Webhook(entry["url"], entry["secret"], tuple(events))
+
+
+def _signs(secret: str) -> bool:
+    """Can it be used? What begins like a key of Standard Webhooks has to be one."""
+    try:
+        return not secret.startswith(SIGNING) or len(base64.b64decode(secret[len(SIGNING) :], validate=True)) > 0
+    except (binascii.Error, ValueError):
+        return False
 
 
 def server_secret(folder: Path) -> str:

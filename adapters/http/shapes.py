@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from .asked import RerunBody as RerunBody  # noqa: PLC0414 - for the pages
 from .refusals import safe_text
 
 S = TypeVar("S", bound=Struct)
@@ -367,7 +366,7 @@ def shaped(kind: type[S], row: Any, **more: Any) -> S:
     for name in ("error_message", "rejection_reason", "reason"):
         if isinstance(data.get(name), str):
             data[name] = safe_text(data[name])
-    for name in ("parameters", "decision_parameters", "inputs", "extra_metadata"):
+    for name in ("parameters", "decision_parameters", "inputs", "extra_metadata", "value"):
         if name in data:
             data[name] = masked(data[name])
     if data.get("error") is not None:
@@ -379,17 +378,33 @@ def shown_error(error: Json) -> Json:
     """A recorded error: frames name files without their folders."""
     if not isinstance(error, dict):
         return error
-    told = {name: safe_text(text) if isinstance(text, str) else text for name, text in error.items()}
-    if isinstance(error.get("traceback"), str):
-        told["traceback"] = safe_text(_FRAME.sub(r"\1\2", error["traceback"]))
-    return told
+    trace = error.get("traceback")
+    return _cleaned({**error, "traceback": _FRAME.sub(r"\1\2", trace)} if isinstance(trace, str) else error)
 
 
 def masked(value: Json) -> Json:
-    """Data with `***` for texts that are named like secrets."""
+    """Data with `***` for texts that are named like secrets, and for all texts inside of what is."""
     if isinstance(value, dict):
-        return {
-            name: HIDDEN if inner and isinstance(inner, str) and _SECRET.search(name) else masked(inner)
-            for name, inner in value.items()
-        }
+        return {name: _hidden(inner) if _SECRET.search(name) else masked(inner) for name, inner in value.items()}
     return [masked(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _hidden(value: Json) -> Json:
+    if isinstance(value, str):
+        return HIDDEN if value else value
+    if isinstance(value, dict):
+        return {name: _hidden(inner) for name, inner in value.items()}
+    return [_hidden(inner) for inner in value] if isinstance(value, list) else value
+
+
+def told(value: Json) -> Json:
+    """Data without secrets and without the folders of this machine, at any depth."""
+    return _cleaned(masked(value))
+
+
+def _cleaned(value: Json) -> Json:
+    if isinstance(value, str):
+        return safe_text(value)
+    if isinstance(value, dict):
+        return {name: _cleaned(inner) for name, inner in value.items()}
+    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value

@@ -27,8 +27,8 @@ from towpath.errors import InputInvalid, TowpathError
 from towpath.store import Record, happenings
 
 from .records import Records
-from .refusals import safe_text
-from .server_settings import ServerSettings, Webhook
+from .server_settings import SIGNING, ServerSettings, Webhook
+from .shapes import told
 
 _log = logging.getLogger("towpath.http")
 
@@ -52,7 +52,7 @@ def checked(hook: Webhook) -> Webhook:
 
 def signature(secret: str, message_id: str, at: int, body: bytes) -> str:
     """What proves to the receiver that a message is ours."""
-    key = base64.b64decode(secret[6:]) if secret.startswith("whsec_") else secret.encode()
+    key = base64.b64decode(secret.removeprefix(SIGNING)) if secret.startswith(SIGNING) else secret.encode()
     signed = b".".join((message_id.encode(), str(at).encode(), body))
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
@@ -97,20 +97,25 @@ class Webhooks:
                 await anyio.sleep(self._poll)
 
     async def _tell(self, hook: Webhook, client: httpx.AsyncClient, line: Record) -> bool:
-        """Tell a receiver until it has heard, or the event is too old; False if it wants to hear no more."""
+        """Tell a receiver until it has heard, or the event is too old; False if it wants to hear no more.
+
+        What happened longer ago, while no server ran, is tried once at least.
+        """
         body = await self._body(hook, line)
         if body is None:
             return True
         message_id, wait = f"evt_{line['seq']}", self._first_wait
-        while time.time() - line["at"] / 1e6 < MOST_AGE:
+        while True:
             status = await _post(client, hook, message_id, body)
             if status is not None and 200 <= status < 300:
                 return True
             if status == _GONE:
                 _log.warning("webhook %s answers 410: it is told nothing more until the next start", _host(hook))
                 return False
-            told = "is out of reach" if status is None else f"answers {status}"
-            _log.warning("webhook %s %s; trying again in %.0f s", _host(hook), told, wait)
+            if time.time() - line["at"] / 1e6 >= MOST_AGE:
+                break
+            what = "is out of reach" if status is None else f"answers {status}"
+            _log.warning("webhook %s %s; trying again in %.0f s", _host(hook), what, wait)
             await anyio.sleep(wait * random.uniform(0.75, 1.0))  # noqa: S311 - only spreads load
             wait = min(LONGEST_WAIT, wait * 2)
         _log.error("webhook %s was not told of event %s: it is too old by now", _host(hook), line["seq"])
@@ -124,17 +129,13 @@ class Webhooks:
             if kind == "chain.ended" and not await happenings.outermost(session, line["chain_id"]):
                 return None
         data = line["data"] if isinstance(line["data"], Mapping) else {}
-        told: dict[str, Any] = {"chain_id": line["chain_id"], **{k: _plain(v) for k, v in data.items()}}
+        shown: dict[str, Any] = {"chain_id": line["chain_id"], **told(dict(data))}
         if self._url:
             page = (
                 f"approvals/{data.get('approval', '')}" if kind == "approval.requested" else f"runs/{line['chain_id']}"
             )
-            told["url"] = f"{self._url}/{page}"
-        return msgspec.json.encode({"type": kind, "id": f"evt_{line['seq']}", "at": line["at"], "data": told})
-
-
-def _plain(value: Any) -> Any:
-    return safe_text(value) if isinstance(value, str) else value
+            shown["url"] = f"{self._url}/{page}"
+        return msgspec.json.encode({"type": kind, "id": f"evt_{line['seq']}", "at": line["at"], "data": shown})
 
 
 async def _post(client: httpx.AsyncClient, hook: Webhook, message_id: str, body: bytes) -> int | None:

@@ -47,6 +47,23 @@ async def tell_secret() -> None:
 
 
 @step
+async def talk(number: int) -> int:
+    context().logger.info("number %d speaks", number)
+    return number
+
+
+@step
+async def numbers(count: int) -> list[int]:
+    return list(range(count))
+
+
+@step
+async def lose_photo() -> None:
+    """Fails, and names a folder."""
+    raise FileNotFoundError("no file /srv/private/photo.png")
+
+
+@step
 async def wait_for_ever() -> None:
     """Takes its time."""
     await anyio.sleep(3600)
@@ -105,6 +122,16 @@ def heavy(size: int = 9_000_000):
 @chain
 def leaky():
     return tell_secret()
+
+
+@chain
+def talkative(count: int = 3):
+    return talk.map(numbers(count))
+
+
+@chain
+def lost():
+    return lose_photo()
 
 
 @chain

@@ -12,6 +12,7 @@ import pytest
 
 from towpath.adapters.http import event_feed
 from towpath.adapters.http.event_feed import EventFeed, Watcher
+from towpath.store import Record
 
 from .conftest import OpenSite, Site
 from .serving import eventually, on_a_socket
@@ -141,6 +142,70 @@ async def test_a_quiet_stream_shows_that_it_lives_and_ends_with_its_key(open_sit
                         await site.app.state.records.revoke_key(name)
         assert beats in (3, 4)
         assert site.app.state.feed.watching == 0
+
+
+async def test_a_busy_stream_ends_with_its_key_as_well(open_site: OpenSite) -> None:
+    """Whoever is thrown out hears nothing more, however much there is to hear."""
+    async with open_site(heartbeat=0.1) as site:
+        feed: EventFeed = site.app.state.feed
+        run = await site.engine.run(story)
+        good = True
+
+        async def still_good() -> bool:
+            return good
+
+        async def chatter() -> None:
+            seq = 1_000_000
+            while True:
+                seq += 1
+                for watcher in list(feed._watchers):
+                    watcher.tell(Record(seq=seq, chain_id=run.id, type="X", at=0, data={}, workflow_id=None))
+                await anyio.sleep(0.005)
+
+        heard = 0
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(chatter)
+                async for line in feed.stream(run.id, 0, over="", heartbeat=0.1, still_good=still_good):
+                    heard += b'"type":"X"' in line
+                    good = heard < 20
+                tasks.cancel_scope.cancel()
+        assert 20 <= heard < 200
+
+
+async def test_a_number_of_another_store_does_not_silence_a_stream(site: Site) -> None:
+    """A browser that comes back with a number that was never given here hears what happens from now on."""
+    async with on_a_socket(site.app) as url:
+        run = await site.engine.run(story)
+        seen: list[tuple[str, Any]] = []
+
+        async def watch() -> None:
+            headers = {"Last-Event-ID": "999999999"}
+            seen.extend(await collected(url, site.keys["viewer"], f"/api/v1/chains/{run.id}/events", **headers))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                await eventually(lambda: site.app.state.feed.watching == 1)
+                await anyio.sleep(0.1)
+                (gate,) = await site.engine.approvals()
+                await site.engine.approve(gate, by="Ann")
+                await run.resume()
+    assert next(e["type"] for kind, e in seen if kind == "message") == "DecisionRecorded"
+    assert seen[-1] == ("end", {"status": "completed"})
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events", "/api/v1/chains/{id}/events"])
+async def test_the_head_of_a_stream_ends(site: Site, path: str) -> None:
+    """HEAD asks for headers; it does not open a stream that nobody reads."""
+    handle = await site.engine.start(sleepy)
+    headers = {"Accept": "text/event-stream"}
+    with anyio.fail_after(5):
+        async with site.client("viewer") as client:
+            answer = await client.head(path.format(id=handle.id), headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    await handle.cancel()
+    await handle.result()
 
 
 async def test_the_slow_are_sent_away_to_come_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sqlite3
+from typing import Any
+
 import pytest
+import sqlalchemy as sa
+
+from towpath.store.tables import artifacts
 
 from .conftest import OpenSite, Site
-from .steps import broken, plain, story
+from .steps import broken, plain, story, talkative
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +78,80 @@ async def test_every_sort_pages_without_loss(site: Site, sort: str, order: str) 
     assert [a["id"] for a in seen] == [a["id"] for a in whole]
     values = [a[sort] for a in whole]
     assert values == sorted(values, reverse=order == "desc")
+
+
+async def test_gates_without_an_end_are_sorted_and_paged_as_well(site: Site) -> None:
+    """Ends that are missing, and ends that are equal, lose no gate between pages."""
+    for n in range(3):
+        await site.engine.run(story, text=str(n))
+    rows = (await site.get("/api/v1/approvals")).json()["rows"]
+    end = rows[0]["requested_at"] + 3_600_000_000
+    with sqlite3.connect(site.app.state.records._store.database.path) as database:
+        await site.engine.run(story)
+        await site.engine.run(story)
+        for gate in (await site.engine.approvals())[:2]:
+            database.execute("UPDATE approvals SET expires_at = ? WHERE id = ?", (end, gate["id"]))
+    async with site.client("viewer") as client:
+        for order, first in (("asc", end), ("desc", None)):
+            seen: list[str] = []
+            params = {"sort": "expires_at", "order": order, "limit": "1"}
+            for _ in range(10):
+                page = (await client.get("/api/v1/approvals", params=params)).json()
+                assert seen or page["rows"][0]["expires_at"] == first
+                seen += [row["id"] for row in page["rows"]]
+                if page["next"] is None:
+                    break
+                params["after"] = page["next"]
+            assert len(seen) == len(set(seen)) == 5
+
+
+async def test_names_may_be_long(site: Site) -> None:
+    """A cursor holds the name that a list is sorted by, however long it is."""
+    words = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(80))
+    rows = [await site.engine.create_chain(f"{n}{words}") for n in range(2)]
+    first = (await site.get("/api/v1/chains", params={"sort": "name", "order": "asc", "limit": "1"})).json()
+    params = {"sort": "name", "order": "asc", "limit": "1", "after": first["next"]}
+    second = (await site.get("/api/v1/chains", params=params)).json()
+    assert [first["rows"][0]["id"], second["rows"][0]["id"]] == [row.id for row in rows]
+
+
+async def test_logs_come_in_pages(site: Site) -> None:
+    """A run of many items has many logs: each is shown once, the tail of each is enough."""
+    run = await site.engine.run(talkative, count=7)
+    path = f"/api/v1/chains/{run.id}/logs"
+    whole = (await site.get(path)).json()["rows"]
+    assert [row["item_index"] for row in whole if row["step_id"] == "talk"] == list(range(7))
+    seen: list[dict[str, Any]] = []
+    params = {"limit": "3", "tail": "5", "step": "talk"}
+    for _ in range(4):
+        page = (await site.get(path, params=params)).json()
+        assert len(page["rows"]) <= 3
+        seen += page["rows"]
+        if page["next"] is None:
+            break
+        params["after"] = page["next"]
+    assert [row["item_index"] for row in seen] == list(range(7))
+    assert all(len(row["text"]) == 5 for row in seen)
+    other = await site.get(path, params={**params, "step": "other"})
+    assert (other.status_code, other.json()["error"]["code"]) == (400, "E_CURSOR")
+    for wrong in ({"limit": "101"}, {"tail": "0"}, {"after": "x"}):
+        assert (await site.get(path, params=wrong)).status_code in (400, 422), wrong
+
+
+async def test_the_lineage_of_a_sheet_of_many_photos(site: Site) -> None:
+    """No input is left out, however many there were."""
+    run = await site.engine.run(plain)
+    sheet = run["shout"].artifact.id
+    ids = [f"photo-{n}" for n in range(1_200)]
+    async with site.app.state.records.session() as session:
+        photo = await session.fetch_one(sa.select(artifacts).where(artifacts.c.id == run["write"].artifact.id))
+        for one in ids:
+            await session.execute(sa.insert(artifacts).values({**photo, "id": one, "name": one}))
+        got = json.dumps({"photos": [{"$artifact": one} for one in ids]})
+        await session.execute(sa.update(artifacts).where(artifacts.c.id == sheet).values(parameters=got))
+    line = (await site.get(f"/api/v1/artifacts/{sheet}/lineage")).json()
+    assert [photo["id"] for photo in line["inputs"]] == ids
+    await site.engine.delete_chain(run.id)  # what is not as a run leaves it is not left behind
 
 
 async def test_filters(site: Site) -> None:

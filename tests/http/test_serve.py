@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -19,10 +26,7 @@ import pytest
 from tests.adapters.conftest import check
 
 ROOT = Path(__file__).resolve().parents[2]
-VERB = (
-    "import sys; from towpath.adapters.cli import serving;"
-    " sys.exit(getattr(serving, sys.argv.pop(1) + '_verb').main(standalone_mode=False))"
-)
+SECRET = "0123456789abcdef-secret"
 CHAIN = """
 name: served
 steps:
@@ -47,7 +51,7 @@ def environment() -> dict[str, str]:
 
 
 def verb(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", VERB, name, *arguments]
+    return [sys.executable, "-m", "towpath", name, *arguments]
 
 
 @contextmanager
@@ -130,6 +134,141 @@ def test_R27_H5_decided_while_nothing_runs_and_gone_on_with_by_a_server(tmp_path
     check(store)
 
 
+def decided_while_away(folder: Path, turn: int) -> None:
+    """One round: a gate opens, the server is killed, two people decide at once elsewhere, a third one finishes."""
+    folder.mkdir()
+    store = folder / "towpath.db"
+    steps = ("--import", "tests.http.steps")
+    with served(store, "--execute", *steps) as (url, process):
+        run = httpx.post(f"{url}/api/v1/chains", json={"yaml": CHAIN}).json()["id"]
+        until(url, run, "paused")
+        process.kill()
+    with served(store) as (url, process), ThreadPoolExecutor(2) as people:
+        (gate,) = httpx.get(f"{url}/api/v1/approvals?status=pending").json()["rows"]
+        path = f"{url}/api/v1/approvals/{gate['id']}"
+        bodies = {"approve": {"seen": gate["artifact_ids"], "by": "Ann"}, "reject": {"action": "stop", "by": "Bob"}}
+        order = sorted(bodies, reverse=turn % 2 == 1)
+        said = [people.submit(httpx.post, f"{path}/{verb}", json=bodies[verb]) for verb in order]
+        answers = [answer.result() for answer in said]
+        assert sorted(answer.status_code for answer in answers) == [200, 409], answers
+        process.kill()  # right after it answered: what it said is kept
+    decided = next(answer.json()["status"] for answer in answers if answer.status_code == 200)
+    with served(store, "--execute", *steps) as (url, _):
+        until(url, run, "completed" if decided == "approved" else "failed")
+        assert httpx.get(f"{url}/api/v1/approvals/{gate['id']}").json()["status"] == decided
+        told = httpx.get(f"{url}/api/v1/chains/{run}/events?limit=1000").json()["rows"]
+        assert [line["type"] for line in told].count("DecisionRecorded") == 1
+    check(store)
+
+
+def test_R27_two_decide_at_once_while_nothing_runs(tmp_path: Path) -> None:
+    decided_while_away(tmp_path / "0", 0)
+
+
+@pytest.mark.full
+def test_R27_a_hundred_decisions_and_none_is_lost(tmp_path: Path) -> None:
+    """Every one is kept and acted on."""
+    for turn in range(100):
+        decided_while_away(tmp_path / str(turn), turn)
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Answers 503 until it is told otherwise, and keeps everything that it was sent."""
+
+    status = 503
+    heard: ClassVar[list[tuple[int, dict[str, str], bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.heard.append((type(self).status, {name.lower(): value for name, value in self.headers.items()}, body))
+        self.send_response(type(self).status)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Quietly."""
+
+
+@contextmanager
+def receiving() -> Iterator[tuple[str, type[Receiver]]]:
+    """A receiver on a free port; its address and what it hears."""
+    kind = type("OwnReceiver", (Receiver,), {"heard": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hook", kind
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def heard(receiver: type[Receiver], status: int, count: int) -> list[dict[str, Any]]:
+    """Wait until the receiver answered so many messages so, and return them; each is signed."""
+    for _ in range(400):
+        messages = [one for one in receiver.heard if one[0] == status]
+        if len(messages) >= count:
+            break
+        time.sleep(0.05)
+    assert len(messages) >= count, receiver.heard
+    for _, headers, body in messages:
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        right = base64.b64encode(hmac.new(SECRET.encode(), signed, hashlib.sha256).digest()).decode()
+        assert headers["webhook-signature"] == f"v1,{right}"
+        assert abs(time.time() - int(headers["webhook-timestamp"])) < 60
+    return [json.loads(body) for _, _, body in messages]
+
+
+def test_webhooks_of_the_settings_file_are_told_at_least_once(tmp_path: Path) -> None:
+    """The receiver is ill, the server is killed; the next server tells it everything, under the same ids."""
+    store = tmp_path / "towpath.db"
+    execute = ("--execute", "--import", "tests.http.steps")
+    with receiving() as (address, receiver):
+        (tmp_path / "towpath.toml").write_text(
+            f'[server]\nurl = "https://tow.example"\n[[server.webhooks]]\nurl = "{address}"\nsecret = "{SECRET}"\n'
+        )
+        with served(store, *execute) as (url, process):
+            wait_for_cursor(store)
+            run = httpx.post(f"{url}/api/v1/chains", json={"yaml": CHAIN}).json()["id"]
+            until(url, run, "paused")
+            (refused, *_) = heard(receiver, 503, 1)
+            process.kill()
+        assert [one for one in receiver.heard if one[0] == 200] == []
+        receiver.status = 200
+        with served(store, *execute) as (url, _):
+            (wanted,) = heard(receiver, 200, 1)
+            assert wanted == refused
+            assert (wanted["type"], wanted["data"]["chain_id"]) == ("approval.requested", run)
+            assert wanted["data"]["url"] == f"https://tow.example/approvals/{wanted['data']['approval']}"
+            (gate,) = httpx.get(f"{url}/api/v1/approvals?status=pending").json()["rows"]
+            assert gate["id"] == wanted["data"]["approval"]
+            httpx.post(f"{url}/api/v1/approvals/{gate['id']}/approve", json={"seen": gate["artifact_ids"]})
+            until(url, run, "completed")
+            ended = heard(receiver, 200, 2)[1]
+            assert (ended["type"], ended["data"]["status"]) == ("chain.ended", "completed")
+    check(store)
+
+
+def wait_for_cursor(store: Path) -> None:
+    """Until the server has noted where its receiver begins: what happens from now on is told."""
+    for _ in range(200):
+        with sqlite3.connect(store) as database:
+            if database.execute("SELECT count(*) FROM webhook_cursors").fetchone()[0]:
+                return
+        time.sleep(0.05)
+    raise AssertionError("the server tells nobody")
+
+
+def test_settings_that_are_wrong_are_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "towpath.toml").write_text("[server]\nhosts = 5\n")
+    command = verb("serve", "--port", "0", "--store", str(tmp_path / "towpath.db"))
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 2
+    assert "E_SETTING" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_run_of_a_killed_server_is_gone_on_with(tmp_path: Path) -> None:
     """It was working when it was killed; the next one takes over when the lease is over."""
     store = tmp_path / "towpath.db"
@@ -156,7 +295,7 @@ def test_nobody_is_let_in_from_elsewhere_without_a_key(tmp_path: Path) -> None:
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=30
     )
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "E_SERVE_KEYS" in done.stderr
     assert "towpath keys add" in done.stderr
 

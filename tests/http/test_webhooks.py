@@ -19,13 +19,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from towpath.adapters.http import webhooks
-from towpath.adapters.http.server_settings import ServerSettings, Webhook, settings_from
+from towpath.adapters.http.server_settings import EVENTS, ServerSettings, Webhook, settings_from
 from towpath.errors import InputInvalid
 from towpath.store.tables import webhook_cursors
 
 from .conftest import OpenSite, Site
 from .serving import eventually, on_a_socket
-from .steps import plain, story
+from .steps import lost, plain, story
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +143,49 @@ async def test_what_happened_while_the_server_was_away(open_site: OpenSite, rece
     assert [m["data"]["chain_id"] for m in heard.told()] == [away]
 
 
+async def test_what_is_too_old_is_tried_once_at_least(
+    open_site: OpenSite, receiver: tuple[Receiver, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was away for a week tells what it missed; what is not heard then is given up."""
+    heard, url = receiver
+    monkeypatch.setattr(webhooks, "MOST_AGE", 0)
+    hooks = (Webhook(url, SECRET, ("chain.ended",)),)
+    async with open_site(webhooks=hooks) as site:
+        await begun(site)
+    async with open_site() as site:
+        runs = [(await site.engine.run(plain, text=str(n))).id for n in range(2)]
+    heard.answers = [500, 200]
+    async with open_site(webhooks=hooks):
+        await heard.until(1)
+        await anyio.sleep(0.1)
+    told = [json.loads(body)["data"]["chain_id"] for _, _, body in heard.heard]
+    assert told == runs
+
+
+async def test_an_error_in_a_message_holds_no_folder(open_site: OpenSite, receiver: tuple[Receiver, str]) -> None:
+    heard, url = receiver
+    async with open_site(webhooks=(Webhook(url, SECRET),)) as site:
+        await begun(site)
+        await site.engine.run(lost)
+        await heard.until(1)
+    assert "…/photo.png" in heard.told()[0]["data"]["error"]["message"]
+    assert b"/srv/private" not in heard.heard[0][2]
+
+
+async def test_a_secret_in_the_form_of_the_standard(open_site: OpenSite, receiver: tuple[Receiver, str]) -> None:
+    """`whsec_` and base64: what is decoded signs."""
+    heard, url = receiver
+    key = b"sixteen bytes or more"
+    async with open_site(webhooks=(Webhook(url, "whsec_" + base64.b64encode(key).decode()),)) as site:
+        await begun(site)
+        await site.engine.run(plain)
+        await heard.until(1)
+    _, headers, body = heard.heard[0]
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    right = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{right}"
+
+
 async def test_a_dead_receiver_stops_nothing(open_site: OpenSite, receiver: tuple[Receiver, str]) -> None:
     """Neither runs, nor answers, nor the other receivers."""
     heard, url = receiver
@@ -205,6 +248,16 @@ def test_addresses_that_are_never_called(url: str) -> None:
         {"webhooks": [{"url": "http://h/x", "secret": SECRET, "events": ["other"]}]},
         {"webhooks": "x"},
         {"port": 1},
+        {"hosts": "tow.example"},
+        {"webhooks": [{"url": "http://h/x", "secret": "whsec_no base64 at all"}]},
+        {"webhooks": [{"url": "http://h/x", "secret": SECRET, "events": "chain.ended"}]},
+        {"webhooks": [{"url": "http://h/x", "secret": SECRET, "events": [[]]}]},
+        {"webhooks": [{"url": "http://h/x", "secret": SECRET, "events": [e]} for e in EVENTS]},
+        {"max_upload": True},
+        {"max_upload": 0},
+        {"link_hours": -1},
+        {"link_hours": "1"},
+        {"url": "tow.example"},
     ],
 )
 def test_settings_that_are_none(table: dict[str, Any]) -> None:
@@ -216,8 +269,8 @@ def test_settings_that_are_none(table: dict[str, Any]) -> None:
 def test_settings_from_the_table_of_the_file() -> None:
     """What an argument says counts more."""
     table = {"hosts": ["Gate.Example"], "webhooks": [{"url": "http://h/x", "secret": SECRET}], "link_hours": 2}
-    settings = settings_from(table, chains="chains", execute=True, url=None)
-    assert settings.hosts == ("gate.example",)
+    settings = settings_from(table, more_hosts=["Other"], chains="chains", execute=True, url=None)
+    assert settings.hosts == ("gate.example", "other")
     assert settings.webhooks == (Webhook("http://h/x", SECRET),)
     assert (settings.execute, settings.link_hours, str(settings.chains)) == (True, 2, "chains")
     assert ServerSettings().hosts == ()

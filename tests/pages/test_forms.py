@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import pytest
 from tests.pages.conftest import Site, served
 from tests.pages.steps import gated, png, tiles, worth
 from towpath import File
+from towpath.adapters.http.links import make_link
 from towpath.adapters.http.pages import PAGES
 from towpath.adapters.http.pages.previews import SMALL_IMAGE
+from towpath.adapters.http.pages.thumbnails import MOST_PIXELS
 
 
 @pytest.fixture
@@ -76,6 +80,16 @@ def test_odd_numbers_and_words_in_an_address(site: Site, client: httpx.Client) -
             assert client.get(f"/runs/{run.id}?{name}={odd}").status_code == 200
             assert client.get(f"/runs/{run.id}/steps/tile?{name}={odd}").status_code == 200
         assert client.get(f"/runs/{run.id}/history?after={odd}").status_code == 200
+
+
+def test_runs_are_found_by_a_part_of_their_name(site: Site, client: httpx.Client) -> None:
+    site.do(site.engine.run, tiles, n=1)
+    site.do(site.engine.run, gated)
+    page = client.get("/runs?q=til").text
+    assert ">tiles</a>" in page and ">gated</a>" not in page and "?status=failed&amp;q=til" in page
+    assert "No run fits" in client.get("/runs?q=%25%3Cscript%3E").text
+    assert ">gated</a>" in client.get("/runs?q=ate&status=paused").text
+    assert ">gated</a>" not in client.get("/runs?q=ate&status=failed").text
 
 
 def test_a_file_above_the_limit_is_refused(tmp_path: Path) -> None:
@@ -186,6 +200,93 @@ def test_thumbnails(site: Site, client: httpx.Client) -> None:
     assert client.get(f"/artifacts/{note}/thumbnail").status_code == 404
     broken = site.do(site.engine.edit, large["id"], File(png("red")[:50], filename="x.png"), by="Jo")
     assert client.get(f"/artifacts/{broken['id']}/thumbnail").status_code == 404
+
+
+def test_http_body_017_no_thumbnail_is_made_of_too_many_pixels(site: Site, client: httpx.Client) -> None:
+    """Its header alone is read; the answer has the code, and so has one just above the limit."""
+    gate = waiting(site)
+    for width, height in ((65_535, 65_535), (MOST_PIXELS // 8_000 + 1, 8_000)):
+        row = site.do(
+            site.engine.create_artifact,
+            gate["workflow_id"],
+            "huge.png",
+            data=picture_of(width, height),
+            media_type="image/png",
+            name=f"huge-{width}",
+        )
+        answer = client.get(f"/artifacts/{row['id']}/thumbnail", headers={"Accept": "image/webp,*/*"})
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "E_IMAGE_PIXELS"
+        assert client.get(f"/artifacts/{row['id']}").status_code == 200
+
+
+def picture_of(width: int, height: int) -> bytes:
+    """The beginning of a PNG of that size."""
+    parts = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(bytes(500)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts
+    )
+
+
+def test_a_damaged_picture_says_so_everywhere(site: Site, client: httpx.Client) -> None:
+    """Also where it is large, cut, or gone; and on the page of a link."""
+    gate = waiting(site)
+    picture = next(a["id"] for a in gate["artifacts"] if a["name"] == "picture")
+    whole = noise()
+    row = site.do(site.engine.edit, picture, File(whole, filename="noise.png"), by="Jo")
+    token_, _ = site.do(make_link, site.app.state.records, site.app.state.secret, gate["id"], 1.0)
+    blob = Path(row["local_path"])
+    blob.chmod(0o644)
+    for damaged, code in ((whole[:-1] + b"X", "E_BLOB_CORRUPT"), (None, "E_BLOB_MISSING")):
+        if damaged is None:
+            blob.unlink()
+        else:
+            blob.write_bytes(damaged)
+        for path in (
+            f"/artifacts/{row['id']}",
+            f"/approvals/{gate['id']}",
+            f"/artifacts/{picture}/compare/{row['id']}",
+            f"/a/{token_}",
+        ):
+            page = client.get(path).text
+            assert "This file cannot be read." in page and code in page, (path, code)
+            assert f'src="/api/v1/artifacts/{row["id"]}/raw"' not in page
+    blob.write_bytes(whole)
+
+
+def test_a_large_damaged_file_is_seen_by_its_size(
+    site: Site, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("towpath.adapters.http.pages.contents.CHECKED", 1_000)
+    gate = waiting(site)
+    picture = next(a["id"] for a in gate["artifacts"] if a["name"] == "picture")
+    whole = noise()
+    row = site.do(site.engine.edit, picture, File(whole, filename="noise.png"), by="Jo")
+    assert "cannot be read" not in client.get(f"/artifacts/{row['id']}").text
+    blob = Path(row["local_path"])
+    blob.chmod(0o644)
+    blob.write_bytes(whole[:-1])
+    assert "E_BLOB_CORRUPT" in client.get(f"/artifacts/{row['id']}").text
+    blob.write_bytes(whole)
+
+
+def noise() -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.effect_noise((400, 400), 90).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_model_and_a_file_of_no_kind_have_clear_tiles(site: Site, client: httpx.Client) -> None:
+    gate = waiting(site)
+    for name, icon in (("chair.glb", "model"), ("part.stl", "model"), ("weights.safetensors", "file")):
+        row = site.do(site.engine.create_artifact, gate["workflow_id"], name, data=b"glTF\2\0\0", name=name)
+        page = client.get(f"/artifacts/{row['id']}").text
+        assert f'href="#i-{icon}"' in page and f">Download {name}</a>" in page
+        assert ("three-dimensional" in page) is (icon == "model")
+    gallery = client.get("/artifacts").text
+    assert all(f'<span class="ending">{word}</span>' in gallery for word in ("GLB", "STL", "SAFETENSORS"))
 
 
 def test_players_and_downloads_are_compared(site: Site, client: httpx.Client) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from tests.pages.conftest import Person, Site
-from tests.pages.steps import tiles
+from tests.pages.steps import gated, png, tiles
+from towpath import File
 from towpath.adapters.http.pages.gallery import TILES
 
 
@@ -45,6 +49,33 @@ def test_a_lightbox_fetches_the_next_page_when_it_gets_there(person: Person, sit
     page.wait_for_function("n => document.querySelectorAll('.tile').length === n", arg=TILES + 2)
     page.get_by_role("button", name="Next file").click()
     assert page.get_by_role("button", name="Next file").is_disabled()
+
+
+def test_a_picture_that_cannot_be_shown_has_words_in_its_place(people: Callable[..., Person], site: Site) -> None:
+    """A tile shows its kind, the enlargement says why; a tall picture is seen whole."""
+    person, other = people(), people()
+    other.expect("Failed to load resource")
+    site.do(site.engine.run, gated)
+    gate = site.do(site.engine.approvals)[0]
+    picture = next(a["id"] for a in gate["artifacts"] if a["name"] == "picture")
+    row = site.do(
+        site.engine.edit, picture, File(png("teal", (60, 6_000)) + bytes(40_000), filename="tall.png"), by="Jo"
+    )
+    page = person.go("/artifacts")
+    tile = page.locator(".tile", has_text="tall.png")
+    box, inside = tile.locator(".thumb").bounding_box(), tile.locator("img").bounding_box()
+    assert box is not None and inside is not None and inside["height"] <= box["height"]
+    blob = Path(row["local_path"])
+    whole = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(whole[:-1] + b"X")
+    page = other.go("/artifacts")
+    tile = page.locator(".tile", has_text="tall.png")
+    tile.locator(".thumb svg.icon").wait_for()
+    assert tile.locator("img").count() == 0
+    tile.click()
+    page.locator("dialog .blank", has_text="E_BLOB_CORRUPT").wait_for()
+    blob.write_bytes(whole)
 
 
 def test_filters_of_a_gallery(person: Person, site: Site) -> None:

@@ -62,6 +62,7 @@ def test_approving_in_the_inbox(person: Person, site: Site, tmp_path: Path) -> N
     page = person.go("/")
     page.get_by_role("button", name="Approve").click()
     page.get_by_text("Approved. The chain goes on with these versions.").wait_for()
+    assert page.url == f"{site.url}/"  # what was said is not said again to whoever gets this address
     page.get_by_text("Nothing waits for you").wait_for()
     ended(person, site, run, "completed")
     assert Path(tmp_path, "picture").read_bytes() == png("teal")
@@ -183,6 +184,8 @@ def test_an_edit_of_what_another_one_replaced_is_not_approved(
     other.page.get_by_role("button", name="Approve with this edit").first.click()
     other.page.get_by_text("This changed while you looked at it.").first.wait_for()
     assert len(site.do(site.engine.approvals)) == 1
+    other.page.get_by_role("link", name="Look at the latest versions").click()
+    other.page.get_by_role("link", name="Compare v1 with v2").wait_for()
 
 
 def test_a_viewer_sees_but_does_not_decide(people: Callable[..., Person], site: Site) -> None:

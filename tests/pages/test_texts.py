@@ -120,6 +120,15 @@ def test_every_status_has_words_and_a_shape() -> None:
     assert wording.status(None).words == "not started"
 
 
+def test_words_for_machines_are_told_from_words_for_people() -> None:
+    assert wording.prose("`towpath ls` lists them. E_RUN_MISSING") == [
+        ("towpath ls", True),
+        (" lists them. ", False),
+        ("E_RUN_MISSING", True),
+    ]
+    assert wording.prose("a ` alone") == [("a ` alone", False)]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.25, "250 ms"), (3.21, "3.2 s"), (75, "1 min 15 s"), (3600, "1 h"), (86_400, "24 h"), (3661, "1 h 1 min")],

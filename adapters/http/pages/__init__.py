@@ -2,7 +2,7 @@
 
 `PAGES` is what a server routes; `static_file` serves what they are drawn with. Everything a page shows is
 read through the engine and the store, and reaches its template as plain data. Reading order: run_picture, drawing,
-reviewing, gates, runs, files.
+reviewing, gates, runs, steps, files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from towpath.adapters.http.principals import ANYONE
 from towpath.adapters.http.route_table import Page
 
-from . import entering, files, gallery, gates, runs, steering
+from . import entering, files, gallery, gates, runs, steering, steps
 from .forms import as_page, error_page, refusal_page
 from .linked import link_page
 from .rendering import static_file
@@ -29,15 +29,15 @@ PAGES: tuple[Page, ...] = (
     Page("GET", "/runs/{id}", "viewer", as_page(runs.run)),
     Page("GET", "/runs/{id}/history", "viewer", as_page(runs.history)),
     Page("GET", "/runs/{id}/artifacts", "viewer", as_page(gallery.files_of_run)),
-    Page("GET", "/runs/{id}/steps/{step}", "viewer", as_page(runs.step)),
-    Page("GET", "/runs/{id}/steps/{step}/{item:int}", "viewer", as_page(runs.step)),
+    Page("GET", "/runs/{id}/steps/{step}", "viewer", as_page(steps.step)),
+    Page("GET", "/runs/{id}/steps/{step}/{item:int}", "viewer", as_page(steps.step)),
     Page("POST", "/runs/{id}/cancel", "operator", as_page(steering.cancel)),
     Page("POST", "/runs/{id}/pause", "operator", as_page(steering.pause)),
     Page("POST", "/runs/{id}/resume", "operator", as_page(steering.resume)),
     Page("POST", "/runs/{id}/rerun", "operator", as_page(steering.rerun)),
     Page("GET", "/artifacts", "viewer", as_page(gallery.files)),
     Page("GET", "/artifacts/{id}", "viewer", as_page(files.file)),
-    Page("GET", "/artifacts/{id}/thumbnail", "viewer", as_page(gallery.thumbnail)),
+    Page("GET", "/artifacts/{id}/thumbnail", "viewer", gallery.thumbnail),
     Page("GET", "/artifacts/{id}/compare/{other}", "viewer", as_page(files.compared)),
     Page("POST", "/artifacts/{id}/edit", "approver", as_page(files.replace_file)),
 )

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+import anyio
 import msgspec
 
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, Json
 from towpath.ports import Files
+from towpath.values import REFERENCE
 
 from .previews import PEEK_LIMIT, TEXT_LIMIT, Preview, preview_of, show_of
 
@@ -19,8 +21,14 @@ MOST_NODES = 2_000
 DEEPEST = 40
 OPEN_DEPTH = 2
 LEAF_LIMIT = 2_000  # characters of one value
-PEEKED = 24  # texts of a list whose beginning is shown
+CHECKED = 8 * 1024 * 1024  # bytes; files up to here are checked as a whole before a page shows them
+PEEKED = 60  # texts of a list whose beginning is shown
 PEEK = 600  # characters of it
+_TROUBLE = {
+    "E_BLOB_CORRUPT": "Its bytes are not those that were kept.",
+    "E_BLOB_MISSING": "Its bytes are gone.",
+}
+_CURE = "`towpath fsck` lists what is damaged; running the step again makes it anew."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +63,15 @@ class Shown:
 async def content_of(files: Files, row: ArtifactRow) -> Content:
     """The content of a text or JSON file; an empty one for anything else. A damaged file says so."""
     show = show_of(row.media_type)
-    if show not in ("text", "json"):
-        return Content()
+    readable = show in ("text", "json")
     try:
-        data = await _beginning(files, row)
+        if not readable or row.size > TEXT_LIMIT:
+            await _check(files, row)
+        data = await _beginning(files, row) if readable else b""
     except StoreFailed as error:
-        return Content(trouble=f"{error.problem.message} [{error.code}]")
+        return Content(trouble=f"{_TROUBLE.get(error.code, '')} {_CURE} {error.code}".strip())
+    if not readable:
+        return Content()
     cut = row.size > len(data)
     text = data.decode("utf-8", "replace")
     whole = None if cut or "\ufffd" in text else text
@@ -70,6 +81,20 @@ async def content_of(files: Files, row: ArtifactRow) -> Content:
             return Content(tree=tree, whole=whole)
     lines = text.splitlines()
     return Content(tuple(lines[:MOST_LINES]), cut=cut or len(lines) > MOST_LINES, whole=whole)
+
+
+async def _check(files: Files, row: ArtifactRow) -> None:
+    """Raises StoreFailed for a file whose bytes are not those that were kept; of a large one only if it is cut."""
+    (where,) = files.whereabouts(row)
+    if row.size <= CHECKED or where is None:
+        await files.read_bytes(row)
+        return
+    try:
+        found = (await anyio.Path(where).stat()).st_size
+    except OSError:
+        raise StoreFailed("E_BLOB_MISSING", "the bytes of this file are gone") from None
+    if found != row.size:
+        raise StoreFailed("E_BLOB_CORRUPT", f"of {row.size:,} bytes {found:,} are left")
 
 
 async def _beginning(files: Files, row: ArtifactRow) -> bytes:
@@ -97,6 +122,8 @@ def tree_of(data: bytes) -> Branch | None:
 
 def _branch(key: str, value: Json, depth: int, budget: list[int]) -> Branch:
     budget[0] -= 1
+    if isinstance(value, dict) and isinstance(value.get(REFERENCE), str):
+        return Branch(key, f"the file {value[REFERENCE][:LEAF_LIMIT]}")
     if budget[0] < 0 or depth > DEEPEST or not isinstance(value, dict | list) or not value:
         text = msgspec.json.encode(value).decode()
         return Branch(key, text if len(text) <= LEAF_LIMIT else f"{text[:LEAF_LIMIT]}…")

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.adapters.http.records import engine_of, records_of
+from towpath.adapters.http.shapes import masked
 from towpath.adapters.http.starting import artifact_row
 from towpath.store.listing import Condition, Page
 
 from .arguments import given
-from .contents import Content, Shown, content_of
+from .contents import Branch, Content, Shown, content_of, tree_of
 from .differences import Line, compare, pretty_json
 from .forms import REASON_LIMIT, form_of, missing, path, word
 from .gates import new_version
@@ -25,6 +27,7 @@ from .showing import show
 from .visitor import visitor
 
 MOST_VERSIONS = 200
+MOST_UPLOADS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,16 @@ class Version:
     rejection: str
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a ComfyUI server was sent to make a file: the graph with everything put in, and files ahead of it."""
+
+    id: str
+    node: str
+    graph: Branch | None
+    uploads: tuple[tuple[Preview, str], ...]
+
+
 async def file(request: Request) -> Response:
     """One version of a file."""
     engine: Any = engine_of(request)
@@ -48,8 +61,9 @@ async def file(request: Request) -> Response:
     record, step = known["artifact"], known["step"]
     versions = await _versions(request, record)
     before, following = await _beside(engine, record)
-    arguments = given(record["parameters"] if record["parameters"] is not None else await _given(engine, record))
-    waiting = await _waiting(request, record)
+    made_by = await engine.get_workflow(record["workflow_id"])
+    # What the step was called with in that try; an edited version was made from what the step had made.
+    arguments = given(record["parameters"] if record["parameters"] is not None else made_by["parameters"])
     return await show(
         request,
         "artifact.html",
@@ -61,12 +75,15 @@ async def file(request: Request) -> Response:
         chain=known["chain"],
         version=next(v for v in versions if v.file.id == artifact_id),
         origin=next((v for v in versions if v.file.id == record["parent_artifact_id"]), None),
+        root=next((v for v in reversed(versions) if not v.by and v.file.version <= record["version"]), None),
         versions=versions,
         arguments=arguments,
         inputs=await inputs_of(engine, arguments),
         used_by=known["used_by"],
         transfers=known["transfers"],
-        waiting=waiting,
+        same_try=_same_try(record, made_by),
+        prompt=await _prompt(request, record, made_by),
+        waiting=await _waiting(request, record),
         before=before,
         following=following,
     )
@@ -95,9 +112,27 @@ def _version(row: Mapping[str, Any]) -> Version:
     )
 
 
-async def _given(engine: Any, record: Mapping[str, Any]) -> Any:
-    """What the step was called with; an edited version was made from what the step had made."""
-    return (await engine.get_workflow(record["workflow_id"]))["parameters"]
+def _same_try(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
+    """Was it made by the try that the row tells of? Rows that no chain ran count none."""
+    return bool(record["attempt"] == max(1, made_by["attempt"]))
+
+
+async def _prompt(request: Request, record: Mapping[str, Any], made_by: Mapping[str, Any]) -> Prompt | None:
+    """What was sent to a server for this file, while it is recorded: the row keeps the prompt of its last try."""
+    if made_by["prompt_id"] is None or not _same_try(record, made_by):
+        return None
+    graph, node = made_by["workflow_definition"], record["node_id"] or ""
+    named = graph.get(node) if isinstance(graph, dict) else None
+    kind = str(named.get("class_type", "")) if isinstance(named, dict) else ""
+    page = Page((Condition("target_workflow_id", "eq", made_by["id"]),), descending=False, limit=MOST_UPLOADS)
+    sent = (await records_of(request).page("transfers", page)).rows
+    found = [(await engine_of(request).get_artifact(one["artifact_id"]), one) for one in sent]
+    return Prompt(
+        made_by["prompt_id"],
+        f"{node} ({kind})" if kind else node,
+        None if graph is None else tree_of(msgspec.json.encode(masked(graph))),
+        tuple((preview_of_record(row), one["target_name"] or "") for row, one in found if row is not None),
+    )
 
 
 async def _waiting(request: Request, record: Mapping[str, Any]) -> str | None:
@@ -158,13 +193,16 @@ async def compared(request: Request) -> Response:
         lines=_lines(sides),
         step=workflow,
         versions=await _versions(request, records[0]),
+        both=[_version(record) for record in records],
         same=records[0]["sha256"] == records[1]["sha256"],
-        records=records,
+        waiting=await _waiting(request, records[1]) or await _waiting(request, records[0]),
     )
 
 
 def _mode(sides: Sequence[Shown]) -> str:
     """image, text, players or none: what both sides can be shown as."""
+    if any(side.content.trouble for side in sides):
+        return "none"
     shows = {side.file.show for side in sides}
     if shows <= {"text", "json"}:
         return "text"

@@ -143,3 +143,8 @@ def sentence(text: str) -> str:
 def path(request: Request, name: str) -> Any:
     """A part of the address."""
     return request.path_params[name]
+
+
+def number(text: str | None) -> int | None:
+    """A number in an address, None for anything that is not one."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else None

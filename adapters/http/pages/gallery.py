@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.adapters.http.records import engine_of, records_of
+from towpath.adapters.http.refusals import Refused
 from towpath.adapters.http.starting import artifact_row
 from towpath.store.listing import Condition, Page
 
@@ -20,7 +21,7 @@ from .previews import Preview
 from .rendering import HEADERS
 from .showing import show
 from .thumbnails import Thumbnails
-from .wording import place
+from .wording import place, run_url
 
 TILES = 60
 KINDS = ("image", "video", "audio", "text", "model", "file")
@@ -57,7 +58,7 @@ async def _gallery(request: Request, chain: Mapping[str, Any] | None) -> Respons
         conditions.append(Condition("is_latest", "eq", True))
     page = Page(conditions, descending=chain is None, after=after, limit=TILES)
     found = await records_of(request).page("artifacts", page)
-    here = "/artifacts" if chain is None else f"/runs/{quote(chain['id'])}/artifacts"
+    here = "/artifacts" if chain is None else f"{run_url(chain['id'])}/artifacts"
     kept = {name: value for name, value in asked.items() if value}
     more = cursor_text(found.next)
     return await show(
@@ -88,7 +89,7 @@ async def _tiles(request: Request, rows: list[Any]) -> list[tuple[Preview, str]]
 
 
 async def thumbnail(request: Request) -> Response:
-    """A small picture of a large image."""
+    """A small picture of a large image. Where none can be made the answer is a refusal with its code, as JSON."""
     engine: Any = engine_of(request)
     record = await engine.get_artifact(path(request, "id"))
     if record is None:
@@ -99,5 +100,5 @@ async def thumbnail(request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     made = await _thumbnails.of(engine.store.files, artifact_row(record))
     if made is None:
-        return Response(status_code=404, headers=HEADERS)
+        raise Refused(404, "E_IMAGE_KIND", "there is no small picture of this file")
     return Response(made, headers=headers, media_type="image/webp")

@@ -19,6 +19,9 @@ SMALL_IMAGE = 256 * 1024  # bytes; up to here an image is its own thumbnail
 TEXT_LIMIT = 256 * 1024  # bytes of text shown
 PEEK_LIMIT = 16 * 1024  # bytes; text up to here shows its beginning in a list
 ICONS = {"image": "image", "video": "video", "audio": "audio", "text": "text", "json": "text", "none": "file"}
+MODELS = frozenset("glb gltf obj stl ply fbx usdz 3mf".split())  # endings of three-dimensional models
+
+LONGEST_ENDING = 11  # characters
 
 PILLOW = importlib.util.find_spec("PIL") is not None
 
@@ -50,7 +53,13 @@ class Preview:
 
     @property
     def icon(self) -> str:
-        return ICONS[self.show]
+        return "model" if self.kind == "model" or self.ending.lower() in MODELS else ICONS[self.show]
+
+    @property
+    def ending(self) -> str:
+        """The file name's ending, in capitals, if it is one that people know by it."""
+        ending = self.filename.rpartition(".")[2] if "." in self.filename else ""
+        return ending.upper() if ending.isalnum() and len(ending) <= LONGEST_ENDING else ""
 
     @property
     def kind(self) -> str:

@@ -60,9 +60,17 @@ def environment() -> Environment:
         short=wording.short,
         counted=wording.counted,
         one_line=wording.one_line,
+        prose=wording.prose,
         safe_text=safe_text,
     )
-    made.globals.update(status_of=wording.status, lasted=wording.lasted, place=wording.place, static=static_url)
+    made.globals.update(
+        status_of=wording.status,
+        lasted=wording.lasted,
+        place=wording.place,
+        run_url=wording.run_url,
+        step_url=wording.step_url,
+        static=static_url,
+    )
     return made
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
 
 from towpath.adapters.http.refusals import safe_text
 from towpath.adapters.http.shapes import shown_error
@@ -14,6 +17,7 @@ from towpath.ports import RunRow, StepRow
 from .drawing import Drawing, draw
 from .wording import ATTENTION
 
+_OVER = ("completed", "cached", "failed", "skipped", "cancelled")
 PAGE = 100  # steps or items on one page of a table
 
 
@@ -59,7 +63,7 @@ class RunPicture:
     @property
     def over(self) -> int:
         """How many steps are over."""
-        return sum(count for word, count in self.counts if word in ("completed", "cached", "failed", "skipped"))
+        return sum(count for word, count in self.counts if word in _OVER)
 
     def drawing(self, start: int | None = None) -> Drawing:
         """The run's steps by levels."""
@@ -78,7 +82,7 @@ def picture(run: RunRow, progress: Mapping[str, tuple[float, float | None]] | No
     lines = [_line(step, rows.get(step.id), items.get(step.id, ()), progress or {}) for step in run.plan.steps]
     waiting = [line for line in lines if line.approval]
     for step in run.plan.steps:
-        waiting += [item_line(step, row) for row in items.get(step.id, ()) if row.waits_for_person]
+        waiting += [_line(step, row, (), {}) for row in items.get(step.id, ()) if row.waits_for_person]
     return RunPicture(
         run,
         tuple(lines),
@@ -89,9 +93,30 @@ def picture(run: RunRow, progress: Mapping[str, tuple[float, float | None]] | No
     )
 
 
-def item_line(step: StepPlan, row: StepRow) -> StepLine:
-    """One item of a mapped step."""
-    return _line(step, row, (), {})
+def recorded_line(step: StepPlan, row: Mapping[str, Any] | None, **more: Any) -> StepLine:
+    """A step or an item from its row of `workflows`; `more` is what other tables say of it."""
+    about = {"level": step.level, "gate": step.approval is not None, "kind": step.kind, **more}
+    if row is None:
+        return StepLine(step.id, status=None, **about)
+    error = row["error"]
+    return StepLine(
+        step.id,
+        status=row["status"],
+        item=row["item_index"],
+        attempt=row["attempt"],
+        started_at=row["started_at"],
+        ended_at=row["completed_at"],
+        error=_shown(msgspec.convert(error, ErrorInfo)) if isinstance(error, dict) else None,
+        reason=safe_text(row["error_message"] or ""),
+        server=row["server_address"],
+        items=row["item_count"],
+        **about,
+    )
+
+
+def item_counts(found: Mapping[str, int], items: int) -> tuple[tuple[str | None, int], ...]:
+    """Items by status, those first that ask for attention; those without a row yet have not started."""
+    return counted([*Counter(found).elements(), *([None] * (items - sum(found.values())))])
 
 
 def counted(words: Iterable[str | None]) -> tuple[tuple[str | None, int], ...]:
@@ -148,8 +173,7 @@ def _item_counts(row: StepRow, items: Sequence[StepRow]) -> tuple[tuple[str | No
     """Items by status; those without a row yet have not started."""
     if row.count is None:
         return ()
-    missing: list[str | None] = [None] * (row.count - len(items))
-    return counted([*(str(item.status) for item in items), *missing])
+    return item_counts(Counter(str(item.status) for item in items), row.count)
 
 
 def _shown(error: ErrorInfo | None) -> ErrorInfo | None:

@@ -13,6 +13,7 @@ from towpath.errors import RunRefused
 
 from .forms import form_of, path
 from .rendering import to
+from .wording import run_url
 
 
 async def cancel(request: Request) -> Response:
@@ -49,8 +50,8 @@ async def rerun(request: Request) -> Response:
     step = form.get("from")
     from_steps = [step] if isinstance(step, str) and step else []
     made = await starting.rerun(request, path(request, "id"), RerunBody(from_steps=from_steps))
-    return to(f"/runs/{made.id}", "rerun" if made.executing else "rerun-waits")
+    return to(run_url(made.id), "rerun" if made.executing else "rerun-waits")
 
 
 def _page(request: Request) -> str:
-    return f"/runs/{path(request, 'id')}"
+    return run_url(path(request, "id"))

@@ -9,12 +9,13 @@ import anyio
 from anyio.to_thread import run_sync
 
 from towpath.artifact import ArtifactFiles
+from towpath.errors import InputInvalid
 from towpath.model import ArtifactRow
 
 EDGE = 480  # pixels of the longer side
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
 LARGEST = 64 * 1024 * 1024  # bytes of an image that is decoded here
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 80_000_000  # Pillow warns from 89 million on, and refuses twice as many
 KEPT = 24 * 1024 * 1024  # bytes of thumbnails kept
 AT_ONCE = 2
 
@@ -28,7 +29,10 @@ class Thumbnails:
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def of(self, files: ArtifactFiles, row: ArtifactRow) -> bytes | None:
-        """A WebP of at most 480 pixels, or None if the image cannot or should not be decoded here."""
+        """A WebP of at most 480 pixels, or None for what is no image or too large a file.
+
+        Raises InputInvalid (E_IMAGE_PIXELS), StoreFailed (E_BLOB_…).
+        """
         if row.digest in self._kept:
             self._kept.move_to_end(row.digest)
             return self._kept[row.digest]
@@ -52,7 +56,10 @@ class Thumbnails:
 
 
 def shrink(data: bytes) -> bytes | None:
-    """A small WebP of an image in one of `FORMATS`; None for anything else, and without Pillow."""
+    """A small WebP of an image in one of `FORMATS`; None for anything else, and without Pillow.
+
+    Raises InputInvalid (E_IMAGE_PIXELS): the size is read from the header, and nothing is decoded.
+    """
     try:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
     except ImportError:
@@ -60,7 +67,7 @@ def shrink(data: bytes) -> bytes | None:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                return None
+                raise _too_many(f"{image.width} x {image.height}")
             image.draft("RGB", (EDGE * 2, EDGE * 2))
             small = ImageOps.exif_transpose(image)
             small.thumbnail((EDGE, EDGE))
@@ -69,5 +76,18 @@ def shrink(data: bytes) -> bytes | None:
                 out, "WEBP", quality=78
             )
             return out.getvalue()
+    except InputInvalid:
+        raise
+    except Image.DecompressionBombError:
+        raise _too_many("") from None
     except Exception:
         return None
+
+
+def _too_many(found: str) -> InputInvalid:
+    return InputInvalid(
+        "E_IMAGE_PIXELS",
+        "this picture has too many pixels for a small one to be made of it",
+        found=found,
+        allowed=f"{MOST_PIXELS:,} pixels",
+    )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 import msgspec
 
 from towpath.model import Json
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_CODE = re.compile(r"(`[^`]+`|\bE_[A-Z_]+\b)")
 _SLACK = 30  # seconds; what ends in a day less a moment ends in a day
 
 
@@ -117,6 +120,16 @@ def place(step: str | None, item: int | None = None) -> str:
     return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
 
 
+def run_url(run_id: str) -> str:
+    """The page of a run. Ids may be chosen by people: `50%?` is one."""
+    return f"/runs/{quote(run_id, safe='')}"
+
+
+def step_url(run_id: str, step: str, item: int | None = None) -> str:
+    """The page of a step, or of an item of it."""
+    return f"{run_url(run_id)}/steps/{quote(step, safe='')}{'' if item is None else f'/{item}'}"
+
+
 def short(run_id: str) -> str:
     """Enough of a run's id to tell it from others: time-ordered ids begin alike and end differently."""
     return run_id if len(run_id) <= 16 else f"{run_id[:8]}…{run_id[-6:]}"
@@ -125,6 +138,12 @@ def short(run_id: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """`1 file`, `2 files`, `1,000 files`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def prose(text: str) -> list[tuple[str, bool]]:
+    """A sentence in parts, and whether each is a word for a machine: in backticks, or an error code."""
+    parts = [part for part in _CODE.split(text) if part]
+    return [(part.strip("`"), bool(_CODE.fullmatch(part))) for part in parts]
 
 
 def one_line(value: Json) -> str:

@@ -10,6 +10,11 @@ if (modes) {
   };
   for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.mode));
   choose("slider");
+  // A picture that cannot be shown is told of beside the other one; there is nothing to slide over.
+  for (const picture of document.querySelectorAll(".slider img")) {
+    const alone = () => { choose("sides"); modes.hidden = true; };
+    if (picture.complete && !picture.naturalWidth) alone(); else picture.addEventListener("error", alone);
+  }
 }
 
 for (const slider of document.querySelectorAll("[data-slider]")) {
@@ -26,10 +31,9 @@ for (const slider of document.querySelectorAll("[data-slider]")) {
 }
 
 const players = [...document.querySelectorAll("[data-players] :is(video, audio)")];
-const actions = document.querySelector("[data-players-actions]");
-if (players.length === 2 && actions) {
-  actions.hidden = false;
-  const button = actions.querySelector("[data-play]");
+const button = document.querySelector("[data-play]");
+if (players.length === 2 && button) {
+  button.hidden = false;
   let led = false; // one of them is following the other
   const inStep = (from, to) => {
     if (Math.abs(from.currentTime - to.currentTime) > 0.15) to.currentTime = from.currentTime;

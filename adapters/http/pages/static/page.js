@@ -1,4 +1,5 @@
-// On every page: times that stay true, questions before what cannot be undone, arrow keys for previous and next.
+// On every page: times that stay true, questions before what cannot be undone, arrow keys for previous and next, and
+// words in the place of pictures that cannot be shown.
 
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -31,6 +32,56 @@ export function refreshTimes(root = document) {
 
 export function announce(text) {
   document.getElementById("announce").textContent = text;
+}
+
+function symbol(name) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  made.setAttribute("class", "icon");
+  made.setAttribute("aria-hidden", "true");
+  use.setAttribute("href", `#i-${name}`);
+  made.append(use);
+  return made;
+}
+
+// Why: what the server says instead of the bytes, or that the browser cannot read them.
+async function reason(url) {
+  const answer = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" }).catch(() => null);
+  if (!answer) return "The server cannot be reached.";
+  if (answer.ok) { answer.body?.cancel(); return "This browser cannot read it."; }
+  const said = await answer.json().catch(() => null);
+  return `${said?.error?.message ?? answer.statusText} (${said?.error?.code ?? answer.status})`;
+}
+
+async function unseen(media) {
+  if (media.closest(".thumb")) { media.replaceWith(symbol(media.dataset.icon || "file")); return; }
+  const frame = media.closest(".frame, .stage");
+  if (!frame || frame.querySelector(".blank")) return;
+  const url = media.currentSrc || media.src;
+  const words = document.createElement("div");
+  words.className = "blank";
+  words.append(symbol(media.localName === "img" ? "image" : media.localName), "This file cannot be shown. ");
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = "";
+  link.textContent = "Download";
+  (media.closest("a") ?? media).replaceWith(words);
+  const why = await reason(url);
+  words.append(why, document.createElement("br"), link);
+}
+
+document.addEventListener("error", (event) => {
+  if (event.target instanceof HTMLImageElement || event.target instanceof HTMLMediaElement) unseen(event.target);
+}, true);
+for (const media of document.querySelectorAll("main :is(img, video, audio)")) {
+  if (media.error || (media.localName === "img" && media.complete && !media.naturalWidth)) unseen(media);
+}
+
+// What was said once is not said again when the page is loaded anew or its address is passed on.
+const here = new URL(location.href);
+if (here.searchParams.has("said")) {
+  here.searchParams.delete("said");
+  history.replaceState(history.state, "", here);
 }
 
 refreshTimes();

@@ -29,7 +29,15 @@ async function look() {
   if (again) { again = false; later(); }
 }
 
+// Each page has new tokens in its forms. The old ones are good for a day: with them forms stay as they are, and no
+// button is exchanged between press and release.
+function keepTokens(fresh) {
+  const token = document.querySelector("input[name=csrf]")?.value;
+  if (token) for (const field of fresh.querySelectorAll("input[name=csrf]")) field.setAttribute("value", token);
+}
+
 function exchange(fresh) {
+  keepTokens(fresh);
   const before = document.getElementById("run-status")?.textContent;
   for (const id of parts) {
     const old = document.getElementById(id);

@@ -55,6 +55,15 @@ function send(form, data, file) {
     const answer = new DOMParser().parseFromString(request.responseText, "text/html");
     const said = answer.querySelector(".notice:not(.ok)") ?? answer.querySelector("main p");
     failed(said?.textContent.trim() || "The server refused it.");
+    if (request.status === 409) offerLatest(text);
   };
   request.send(data);
+}
+
+// What the form was about has changed: sending it once more would be refused once more.
+function offerLatest(text) {
+  const link = document.createElement("a");
+  link.href = location.pathname;
+  link.textContent = "Look at the latest versions";
+  text.append(" ", link);
 }
