@@ -136,6 +136,7 @@ class Witness:
     requests: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
     expected: tuple[str, ...] = ()
+    agrees: bool = False  # what is answered to a question
 
     def watch(self, page: Page) -> None:
         page.on("dialog", self._dialog)
@@ -145,7 +146,7 @@ class Witness:
 
     def _dialog(self, dialog: Any) -> None:
         self.dialogs.append(dialog.message)
-        dialog.dismiss()
+        dialog.accept() if self.agrees else dialog.dismiss()
 
     def _line(self, message: Any) -> None:
         if message.type in ("error", "warning"):

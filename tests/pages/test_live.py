@@ -50,8 +50,13 @@ def test_cancelling_asks_first(person: Person, site: Site, tmp_path: Path) -> No
     page.locator("#run-status", has_text="paused").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.locator("#run-status", has_text="completed").wait_for()
+    page.get_by_role("button", name="Run again").click()  # where Cancel was: it asks too
+    assert person.witness.dialogs == ["Start a new run of this?"]
+    person.witness.dialogs.clear()
+    person.witness.agrees = True
     page.get_by_role("button", name="Run again").click()
     page.get_by_text("This is the new run").wait_for()
+    person.witness.dialogs.clear()
     page.locator("#run-status", has_text="completed").wait_for()
     assert handle.id not in page.url
 
