@@ -22,6 +22,7 @@ _KEYS = {
     "servers": list,
     "workflows": str,
     "comfyui": dict,
+    "server": dict,
 }
 WORKFLOWS = "workflows"  # the folder for ComfyUI workflow files that no chain has beside it
 
@@ -41,6 +42,7 @@ class Settings:
     servers: tuple[Any, ...] = ()
     workflows: Path = Path(WORKFLOWS)
     comfyui: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settle(
@@ -87,6 +89,7 @@ def settle(
         tuple(servers if servers is not None else saved.get("servers", ())),
         Path(folder),
         saved.get("comfyui", {}),
+        saved.get("server", {}),
     )
 
 

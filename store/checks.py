@@ -377,7 +377,7 @@ def owners(connection: sqlite3.Connection) -> Findings:
         if text is not None and not _is_json(text):
             continue  # told by `json_columns`
         owner = parse(text)
-        if owner is None or owner.dead or (until or 0) < now():
+        if owner is None or owner.left(until or 0, now()) < 0:
             who = "nobody works on it" if owner is None else f"it was left by {owner}"
             yield Finding("I13", "E_FSCK_LEFT", "chains", row, f"{who}: `towpath resume {row}`", note=True)
 

@@ -21,7 +21,8 @@ from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json
 from towpath.ports import Wish
 
-from .clock import now
+from .clock import now, since_boot
+from .owners import this_boot
 from .rows import Record, decode, encode, record, record_or_none
 from .session import Row, Session, Statement
 from .session import value_of as b
@@ -32,7 +33,9 @@ _MARKS = {
     ApprovalStatus.REJECTED: ArtifactApproval.REJECTED,
 }
 
-OF_RUN = Statement(sa.select(approvals).where(approvals.c.chain_id == b("run")).order_by(approvals.c.id))
+OF_RUN = Statement(
+    sa.select(approvals).where(approvals.c.chain_id == b("run")).order_by(approvals.c.attempt, approvals.c.id)
+)
 
 
 # ---- deciding
@@ -139,8 +142,7 @@ async def tell(session: Session, place: Mapping[str, Any], kind: GateFact, at: i
 
 
 def _refusal(gate: Record) -> ApprovalRefused | None:
-    late = gate["expires_at"] is not None and gate["expires_at"] <= now()
-    if gate["status"] == ApprovalStatus.TIMED_OUT or (gate["status"] == ApprovalStatus.PENDING and late):
+    if gate["status"] == ApprovalStatus.TIMED_OUT or (gate["status"] == ApprovalStatus.PENDING and _late(gate)):
         what = gate["action"] or _after_timeout(gate["policy"])
         return ApprovalRefused(
             "E_APPROVAL_EXPIRED",
@@ -163,6 +165,27 @@ def _clock(at: int) -> str:
 
 
 # ---- the end of the time
+#
+# A gate lasts as long as its policy says, whatever is done to the clock meanwhile: within the boot in which it
+# was asked, the time is what that clock would say if nobody had set it. After a reboot the time of day counts.
+
+
+def boot(at: int) -> tuple[str | None, int]:
+    """This boot and when it began, by a clock that says `at` now: what a gate asked now remembers."""
+    return this_boot() or None, at - since_boot()
+
+
+def _late(gate: Mapping[str, Any]) -> bool:
+    same = gate["boot"] is not None and gate["boot"] == this_boot()
+    at = gate["booted_at"] + since_boot() if same else now()
+    return gate["expires_at"] is not None and gate["expires_at"] <= at
+
+
+_LATE = "status = 'pending' AND expires_at <= CASE WHEN boot = ? THEN booted_at + ? ELSE ? END"
+_LATE_ONES = f"SELECT id, chain_id FROM approvals WHERE {_LATE} ORDER BY expires_at, id"  # noqa: S608 - fixed text
+_LATE_ONE = (
+    f"SELECT chain_id, workflow_id, step_id, item_index, artifact_ids, policy FROM approvals WHERE id = ? AND {_LATE}"  # noqa: S608
+)
 
 
 def _after_timeout(policy: Json) -> GateAction:
@@ -172,11 +195,15 @@ def _after_timeout(policy: Json) -> GateAction:
     return GateAction.SKIP if policy.get("on_rejected") == GateAction.SKIP else GateAction.STOP
 
 
+def late(connection: sqlite3.Connection, at: int) -> list[tuple[str, int]]:
+    """The runs of gates whose time is over and that nobody has decided, and until when there was time."""
+    query = f"SELECT chain_id, expires_at FROM approvals WHERE chain_id IS NOT NULL AND {_LATE}"  # noqa: S608 - fixed
+    return connection.execute(query, (this_boot(), since_boot(), at)).fetchall()
+
+
 def expired(connection: sqlite3.Connection, run_ids: Iterable[str], at: int) -> list[str]:
     """Gates in these runs, and in runs inside them, whose time is over and that nobody has decided."""
-    late = connection.execute(
-        "SELECT id, chain_id FROM approvals WHERE status = 'pending' AND expires_at <= ? ORDER BY expires_at, id", (at,)
-    ).fetchall()
+    late = connection.execute(_LATE_ONES, (this_boot(), since_boot(), at)).fetchall()
     ours = frozenset(run_ids)
     return [gate for gate, chain in late if ours.intersection(around(connection, chain))]
 
@@ -184,11 +211,7 @@ def expired(connection: sqlite3.Connection, run_ids: Iterable[str], at: int) -> 
 def expire(connection: sqlite3.Connection, gates: Sequence[str], at: int) -> None:
     """Close gates whose time is over, inside a write transaction; one that was decided meanwhile stays decided."""
     for gate in gates:
-        found = connection.execute(
-            "SELECT chain_id, workflow_id, step_id, item_index, artifact_ids, policy FROM approvals"
-            " WHERE id = ? AND status = 'pending' AND expires_at <= ?",
-            (gate, at),
-        ).fetchone()
+        found = connection.execute(_LATE_ONE, (gate, this_boot(), since_boot(), at)).fetchone()
         if found is None:
             continue
         chain, workflow, step, item, listed, policy = found

@@ -36,7 +36,7 @@ from towpath.events import (
 from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepStatus, kind_of
 from towpath.ports import Lease
 
-from . import sending, transitions
+from . import gates, sending, transitions
 from .audit import about as _about
 from .audit import add as _add
 from .audit import log_event as _log_event
@@ -160,6 +160,8 @@ _ASK = Statement(
         policy=b("policy"),
         requested_at=b("at"),
         expires_at=b("expires"),
+        boot=b("boot"),
+        booted_at=b("booted"),
         created_at=b("at"),
         updated_at=b("at"),
     )
@@ -312,6 +314,7 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
 def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
     assert fact.approval is not None
     limit = fact.approval.policy.timeout
+    boot, booted = gates.boot(at)
     asked = _ASK(
         run=run,
         row=fact.row,
@@ -322,6 +325,8 @@ def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
         artifact_ids=encode([a.id for a in fact.artifacts]),
         policy=encode(asdict(fact.approval.policy)),
         expires=None if limit is None else at + int(limit * 1e6),
+        boot=boot,
+        booted=booted,
         at=at,
     )
     _add(made, asked)

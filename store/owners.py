@@ -1,14 +1,16 @@
 """Who owns a run: a lease in its row, with an epoch that fences off owners of the past.
 
 An owner is named by host, boot, process and the process's start time, so that a dead owner on the same
-host is recognised at once; elsewhere its lease has to run out. The clock is the database's host's.
+host is recognised at once; elsewhere its lease has to run out. On the owner's host a lease lasts by the
+clock that nobody can set, which all processes of a boot share; other hosts have the time of day.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Owner:
     boot: str
     pid: int
     started: int
+    steady_until: int = field(default=0, compare=False)  # the lease's end, in monotonic microseconds of its host
 
     @property
     def service(self) -> bool:
@@ -44,14 +47,29 @@ class Owner:
         """Certainly over. False where that cannot be known from here."""
         if self.service or not self.here:
             return False
-        return self.boot != _boot() or _started(self.pid) != self.started
+        return self.boot != this_boot() or _started(self.pid) != self.started
+
+    def leased(self, seconds: float) -> Owner:
+        """The same with a lease that begins now."""
+        return replace(self, steady_until=_steady() + int(seconds * 1e6))
+
+    def left(self, until: int, at: int) -> float:
+        """Seconds that its lease lasts; below 0 if it is over, or the owner is. `until` and `at` are times of day."""
+        if self.dead:
+            return -1.0
+        return (self.steady_until - _steady() if self.here and self.steady_until else until - at) / 1e6
 
     def __str__(self) -> str:
         return self.host if self.service else f"process {self.pid} on {self.host}"
 
 
+def _steady() -> int:
+    return time.monotonic_ns() // 1000
+
+
 @cache
-def _boot() -> str:
+def this_boot() -> str:
+    """Tells this host's run since it was started from all others; empty where that is not known."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -83,7 +101,7 @@ def _alive_without_proc(pid: int) -> int:
 def this_process() -> Owner:
     """This process as an owner."""
     pid = os.getpid()
-    return Owner(socket.gethostname(), _boot(), pid, _started(pid))
+    return Owner(socket.gethostname(), this_boot(), pid, _started(pid))
 
 
 def service(name: str) -> Owner:

@@ -96,10 +96,11 @@ def asked(connection: sqlite3.Connection, at: int) -> dict[str, int]:
     """The runs (and those around them) of which something is asked, or whose gates' time is over, and since when."""
     query = """SELECT id, max(coalesce(cancel_requested_at, 0), coalesce(pause_requested_at, 0)) FROM chains
             WHERE completed_at IS NULL AND (cancel_requested_at IS NOT NULL OR pause_requested_at IS NOT NULL)
-        UNION ALL SELECT chain_id, coalesce(decided_at, expires_at) FROM approvals
-            WHERE (status <> 'pending' AND delivered = 0) OR (status = 'pending' AND expires_at <= ?)"""
+        UNION ALL SELECT chain_id, decided_at FROM approvals WHERE status <> 'pending' AND delivered = 0"""
+    found = connection.execute(query).fetchall()
+    late = gates.late(connection, at)
     since: dict[str, int] = {}
-    for run, when in connection.execute(query, (at,)).fetchall():
+    for run, when in [*found, *late]:
         for outer in gates.around(connection, run):
             since[outer] = max(when or 0, since.get(outer, 0))
     return since

@@ -84,7 +84,7 @@ _CHILDREN = Statement(
     sa.select(chains.c.id, chains.c.parent_workflow_id)
     .join(workflows, workflows.c.id == chains.c.parent_workflow_id)
     .where(workflows.c.chain_id == b("run"))
-    .order_by(chains.c.id)
+    .order_by(sa.select(sa.func.min(events.c.seq)).where(events.c.chain_id == chains.c.id).scalar_subquery())
 )
 _EVENTS = Statement(
     sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.at, events.c.data)
@@ -187,11 +187,13 @@ class RunStore:
             if until > self._until(at):
                 # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
                 connection.execute("UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id))
-            return _owned(run_id, owner, f"a lease for {(min(until, self._until(at)) - at) / 1e6:.0f} s more")
+            return _owned(run_id, owner, owner.left(min(until, self._until(at)), at))
+        # A service has no clock that jumps: its claim does not run out.
+        written = claimer if claimer.service else claimer.leased(self.lease_seconds)
         connection.execute(
             "UPDATE chains SET owner = ?, epoch = ?, lease_until = ?, pause_requested_at = NULL, updated_at = ?"
             " WHERE id = ?",
-            (claimer.to_json(), epoch + 1, FOREVER if claimer.service else self._until(at), at, run_id),
+            (written.to_json(), epoch + 1, FOREVER if claimer.service else self._until(at), at, run_id),
         )
         gates.expire(connection, gates.expired(connection, [run_id], at), at)
         return epoch + 1
@@ -199,7 +201,7 @@ class RunStore:
     def _alive(self, owner: Owner, run_id: str, until: int, at: int) -> bool:
         if owner == self._me:
             return (self.database.path, run_id) in _owned_here
-        return not owner.dead and at <= until
+        return owner.left(until, at) >= 0
 
     def _until(self, at: int) -> int:
         return at + int(self.lease_seconds * 1e6)
@@ -209,12 +211,12 @@ class RunStore:
         return await self.database.write(lambda c: self._renew(c, leases))
 
     def _renew(self, connection: sqlite3.Connection, leases: Sequence[Lease]) -> list[str]:
-        at = now()
+        at, me = now(), self._me.leased(self.lease_seconds).to_json()
         lost = []
         for lease in leases:
             changed = connection.execute(
-                "UPDATE chains SET lease_until = ? WHERE id = ? AND epoch = ?",
-                (self._until(at), lease.run_id, lease.epoch),
+                "UPDATE chains SET owner = ?, lease_until = ? WHERE id = ? AND epoch = ?",
+                (me, self._until(at), lease.run_id, lease.epoch),
             )
             if changed.rowcount != 1:
                 lost.append(lease.run_id)
@@ -368,7 +370,7 @@ class RunStore:
         column = "cancel_requested_at" if kind == "cancel" else "pause_requested_at"
         connection.execute(f"UPDATE chains SET {column} = ?, updated_at = ? WHERE id = ?", (at, at, run_id))  # noqa: S608 - two fixed names
         _event(connection, run_id, "CancelRequested" if kind == "cancel" else "PauseRequested", at)
-        owned = owner is not None and not owner.dead and at <= (found[2] or 0)
+        owned = owner is not None and owner.left(found[2] or 0, at) >= 0
         if owned:
             return status
         if kind == "cancel":
@@ -419,11 +421,11 @@ def _plan(chain: Row, definition: str) -> Plan:
         ) from None
 
 
-def _owned(run_id: str, owner: Owner, left: str = "") -> RunRefused:
+def _owned(run_id: str, owner: Owner, left: float | None = None) -> RunRefused:
     return RunRefused(
         "E_RUN_OWNED",
         f"run {run_id} is worked on by {owner}",
-        found=left,
+        found="" if left is None else f"a lease for {left:.0f} s more",
         cure=f"wait for it, or `towpath cancel {run_id}`"
         if owner.service
         else "wait for it, or end that process: its run can then be taken over at once",

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x746F7770  # "towp"
 
 metadata = sa.MetaData(
@@ -265,6 +265,8 @@ approvals = sa.Table(
     sa.Column("policy", sa.Text, nullable=False),
     sa.Column("requested_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger),
+    sa.Column("boot", sa.Text),  # of the host that asked, and when that began by its clock: see `gates.py`
+    sa.Column("booted_at", sa.BigInteger),
     sa.Column("decided_at", sa.BigInteger),
     sa.Column("decided_by", sa.Text),
     sa.Column("reason", sa.Text),
@@ -293,6 +295,7 @@ events = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("data", sa.Text, nullable=False, server_default="{}"),
     sa.Index("ix_events_chain_id_seq", "chain_id", "seq"),
+    sqlite_autoincrement=True,  # a deleted run's numbers never come again: readers go on after the last they saw
 )
 
 step_logs = sa.Table(
@@ -315,6 +318,39 @@ step_cache = sa.Table(
     sa.Column("last_hit_at", sa.BigInteger),
     sa.Column("hit_count", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_step_cache_source_workflow_id", "source_workflow_id"),
+)
+
+api_keys = sa.Table(
+    # Who may use the HTTP API. Of a key only its SHA-256 is kept; revoked keys stay, for the audit.
+    "api_keys",
+    metadata,
+    _id(),
+    sa.Column("name", sa.Text, sa.CheckConstraint("name <> ''", name="name_given"), nullable=False),
+    sa.Column(
+        "role",
+        sa.Text,
+        sa.CheckConstraint("role IN ('viewer', 'operator', 'approver', 'admin')", name="role_word"),
+        nullable=False,
+    ),
+    sa.Column(
+        "key_sha256",
+        sa.Text,
+        sa.CheckConstraint("length(key_sha256) = 64", name="key_sha256_whole"),
+        nullable=False,
+        unique=True,
+    ),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at", sa.BigInteger),
+    _where("one_key_per_name", "name", condition="revoked_at IS NULL", unique=True),
+)
+
+webhook_cursors = sa.Table(
+    # How far in `events` the receiver at an address (its SHA-256: addresses may hold secrets) was told.
+    "webhook_cursors",
+    metadata,
+    sa.Column("target_sha256", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
 )
 
 schema_version = sa.Table(

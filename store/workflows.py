@@ -14,7 +14,11 @@ from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Row, Session
-from .tables import artifacts, events, workflows
+from .tables import approvals, artifacts, events, workflows
+
+_ITEM = sa.func.coalesce(workflows.c.item_index, sa.literal_column("-1"))  # as in the unique index
+_FILES = sa.select(sa.func.count()).where(artifacts.c.workflow_id == workflows.c.id, artifacts.c.is_latest == 1)
+_GATE = sa.select(approvals.c.id).where(approvals.c.workflow_id == workflows.c.id, approvals.c.status == "pending")
 
 
 async def create_workflow(
@@ -93,6 +97,35 @@ async def get_workflows_by_chain(session: Session, chain_id: str) -> list[Record
     """All rows of a run, in the order they came to be."""
     query = sa.select(workflows).where(workflows.c.chain_id == chain_id)
     return [record(row) for row in await session.fetch_all(query.order_by(workflows.c.queued_at, workflows.c.id))]
+
+
+async def list_items(
+    session: Session, chain_id: str, step_id: str, *, status: str | None = None, after: int = -1, limit: int = 100
+) -> list[Record]:
+    """Items of a mapped step with an index above `after`, in order.
+
+    Beside the columns `files` counts the latest files of an item, and `approval` is the gate that waits behind it.
+    """
+    columns = [column for column in workflows.c if column.name not in ("value", "parameters", "workflow_definition")]
+    query = sa.select(
+        *columns, _FILES.scalar_subquery().label("files"), _GATE.limit(1).scalar_subquery().label("approval")
+    )
+    query = query.where(workflows.c.chain_id == chain_id, workflows.c.step_id == step_id, after < _ITEM)
+    if status is not None:
+        query = query.where(workflows.c.status == status)
+    return [record(row) for row in await session.fetch_all(query.order_by(_ITEM).limit(limit))]
+
+
+async def count_items(session: Session, chain_id: str, step_id: str) -> tuple[dict[str, int], int]:
+    """How many items of a mapped step have which status, and how many latest files the step has in all."""
+    of_step = (workflows.c.chain_id == chain_id, workflows.c.step_id == step_id)
+    many = sa.func.count().label("many")
+    query = sa.select(workflows.c.status, many).where(*of_step, workflows.c.item_index.is_not(None))
+    rows = await session.fetch_all(query.group_by(workflows.c.status))
+    joined = artifacts.join(workflows, workflows.c.id == artifacts.c.workflow_id)
+    files = await session.fetch_one(sa.select(many).select_from(joined).where(*of_step, artifacts.c.is_latest == 1))
+    assert files is not None
+    return {row["status"]: row["many"] for row in rows}, int(files["many"])
 
 
 async def update_workflow_status(

@@ -33,6 +33,8 @@ _VERBS = {
     "edit": ("deciding", "Replace a file by a new version."),
     "pause": ("steering", "Let a run start nothing more."),
     "cancel": ("steering", "End a run now."),
+    "serve": ("serving", "Serve the pages and the HTTP API."),
+    "keys": ("serving", "Make, list and revoke keys for the server."),
     "servers": ("farm", "Show the ComfyUI servers and how they are."),
     "workflows": ("farm", "List ComfyUI workflow files and what can be set in them."),
     "worker": ("temporal", "Carry out steps of runs on Temporal."),

@@ -291,6 +291,7 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
     if shown and not as_json:
         async with engine_of(store) as engine:
             await artifact_table(console, await engine.snapshot(shown[0]), store)
+        console.print(f"look at them in a browser: towpath serve --store {store}", style="dim")
     return code
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from towpath import Artifact, Chain, chain, context, step
+from towpath import Artifact, Chain, RetryPolicy, chain, context, step
 
 INLINE = 1_000  # bytes that the database keeps itself
 LARGE = 40_000  # bytes that become a blob
@@ -196,6 +197,71 @@ def timed(effects: str, pace: float = 0.0) -> Any:
     return beside
 
 
+@step(retry=RetryPolicy(attempts=3, delay=0.3))
+async def unsteady(effects: str, before: int) -> int:
+    """Works at its third attempt."""
+    note(effects)
+    await anyio.lowlevel.checkpoint()
+    if context().attempt < 3:
+        raise RuntimeError("not yet")
+    return before + 1
+
+
+@step
+def counted(number: int, effects: str, pace: float) -> int:
+    """An item, in a thread. It waits without `time.sleep`, which libfaketime 0.9.10 breaks."""
+    note(effects)
+    threading.Event().wait(pace)
+    return number * 2
+
+
+@step
+async def gathered(effects: str, counts: list[int], before: int) -> int:
+    """The sum."""
+    note(effects)
+    await anyio.lowlevel.checkpoint()
+    return sum(counts) + before
+
+
+@chain
+def timely(effects: str, pace: float = 0.1) -> Any:
+    """Steps, retries and items that go on for some thirty paces; a gate that needs a person, one that needs none."""
+    question = asked(effects).named("question").with_approval(timeout=600)
+    forgotten = asked(effects).named("forgotten").with_approval(timeout=3, timeout_action="auto_approve")
+    value: Any = unsteady(effects, light(effects, 0.0, 0).named("first"))
+    counts = counted.map(list(range(12)), effects=effects, pace=pace)
+    for number in range(30):
+        value = light(effects, pace, value).named(f"n{number}")
+    return gathered(effects, counts, value).named("last").after(question, forgotten)
+
+
+@step
+async def painted(effects: str, pace: float, style: str) -> str:
+    """Says the style that it was painted in."""
+    note(effects)
+    await anyio.sleep(pace)
+    return style
+
+
+@chain
+def repainted(effects: str, pace: float = 1.0) -> Any:
+    """A gate whose rejections make the step again, with what they change."""
+    return painted(effects, pace, "plain").with_approval(on_rejected="regenerate", max_retries=3)
+
+
+@chain
+def painting(effects: str, pace: float, style: str) -> Any:
+    """A chain to be inside a step."""
+    return painted(effects, pace, style)
+
+
+@chain
+def repainted_inside(effects: str, pace: float = 1.0) -> Any:
+    """The same with a chain inside the step: each rejection makes another run of it."""
+    inside = painting(effects, pace, "plain").named("painted")
+    return inside.with_approval(on_rejected="regenerate", max_retries=3)
+
+
 CHAINS: dict[str, Chain[..., Any]] = {
     "diamond": diamond,
     "short": short,
@@ -204,4 +270,7 @@ CHAINS: dict[str, Chain[..., Any]] = {
     "blocked": blocked,
     "gated": gated,
     "timed": timed,
+    "timely": timely,
+    "repainted": repainted,
+    "repainted_inside": repainted_inside,
 }

@@ -14,11 +14,11 @@ import pytest
 
 from tests.reliability.invariants import Picture, unbroken_picture
 
-PROGRAMS = {"strace": "strace", "gcc": "gcc", "ext4": "mkfs.ext4"}
+PROGRAMS = {"strace": "strace", "gcc": "gcc", "ext4": "mkfs.ext4", "faketime": "faketime"}
 
 
 def needs(tool: str) -> None:
-    """Skip a test where the machine lacks a tool: `strace`, `gcc`, `ext4` or `mount`.
+    """Skip a test where the machine lacks a tool: `strace`, `gcc`, `ext4`, `faketime` or `mount`.
 
     With TOWPATH_CI set the test fails instead: there everything has to run.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -24,13 +25,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", required=True)
     parser.add_argument("--run", action="append", required=True)
     parser.add_argument("--act", choices=["approve", "reject"], default="approve")
+    parser.add_argument("--step", help="the gate of this step, where a run has several")
     parser.add_argument("--beside", type=float, help="seconds between decisions of neighbouring runs, around the end")
     return parser.parse_args()
 
 
+async def asked(engine: Engine, run_id: str, step: str | None) -> list[Any]:
+    """The gates of a run, or of one of its steps."""
+    return [gate for gate in await engine.list_approvals(chain_id=run_id) if step in (None, gate.step_id)]
+
+
 async def decide(engine: Engine, options: argparse.Namespace, number: int, run_id: str) -> None:
     """One gate, once."""
-    while not (gates := await engine.list_approvals(chain_id=run_id)):  # noqa: ASYNC110 - as a person would look
+    while not (gates := await asked(engine, run_id, options.step)):  # noqa: ASYNC110 - as a person would look
         await anyio.sleep(0.01)
     (gate,) = gates
     if options.beside is not None:

@@ -250,6 +250,8 @@ def test_R39_python_itself_may_stop_what_uses_the_engine(tmp_path: Path, unbroke
     """Ctrl-C in a script without handlers of ours: asyncio cancels the main task, the run is left paused."""
     hurt = Hurt(tmp_path / "s.db", tmp_path / "effects")
     script = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background without one
 import anyio
 from tests.reliability.chains import diamond
 from towpath import open_engine

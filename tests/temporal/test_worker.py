@@ -57,8 +57,15 @@ def test_S8_2_addresses(url: str, address: TemporalAddress) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["temporal://h:x/ns", "temporal://h/a/b", "temporal://h?queue=x", "temporal://u:p@h", "temporal://h#x"]
-    + ["temporal://h?heartbeat=1ms", "temporal://h?granularity=level"],
+    [
+        "temporal://h:x/ns",
+        "temporal://h/a/b",
+        "temporal://h?queue=x",
+        "temporal://u:p@h",
+        "temporal://h#x",
+        "temporal://h?heartbeat=1ms",
+        "temporal://h?granularity=level",
+    ],
 )
 def test_S8_2_addresses_that_are_refused(url: str) -> None:
     with pytest.raises(InputInvalid) as refused:

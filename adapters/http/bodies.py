@@ -1,0 +1,214 @@
+"""Bodies of requests: read up to a limit and in a limited time, strict JSON, typed by msgspec. Nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+import anyio
+import msgspec
+from starlette.datastructures import FormData
+from starlette.requests import ClientDisconnect, Request
+
+from .refusals import Refused
+
+T = TypeVar("T")
+
+MAX_DEPTH = 64
+MAX_DIGITS = 30
+MAX_FORM = 256 * 1024  # bytes of a form without a file: a long reason, percent-encoded
+MAX_FIELDS = 50
+FORM = "application/x-www-form-urlencoded"
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+async def body_of(request: Request, kind: type[T]) -> T:
+    """The JSON body as `kind`. An empty body stands for `{}`.
+
+    Raises Refused: 415 E_MEDIA_TYPE, 413 E_BODY_SIZE, 408 E_BODY_TIME, 400 E_JSON_… E_TEXT_…, 422 E_BODY_FIELD.
+    """
+    settings = request.app.state.settings
+    data = await whole_body(request, settings.max_json, settings.body_seconds)
+    media = media_type(request)
+    if media != "application/json" and (data or media):
+        raise Refused(415, "E_MEDIA_TYPE", "the body must be JSON", found=media, allowed="application/json")
+    return as_kind(strict_json(data) if data else {}, kind)
+
+
+def as_kind(data: Any, kind: type[T]) -> T:
+    """Plain data as `kind`. Raises Refused (422 E_BODY_FIELD)."""
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise Refused(422, "E_BODY_FIELD", str(error)) from None
+
+
+def media_type(request: Request) -> str:
+    """What the body says it is, in lower case and without its options; "" where it says nothing."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def fields_of(request: Request) -> FormData:
+    """A form without a file. Raises Refused: 400 E_BODY, 413 E_BODY_SIZE, 408 E_BODY_TIME."""
+    data = await whole_body(request, MAX_FORM, request.app.state.settings.body_seconds)
+    try:
+        text = data.decode("utf-8", "replace")
+        pairs: list[tuple[str, Any]] = [*parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)]
+    except ValueError:
+        raise Refused(400, "E_BODY", "the form has too many fields", allowed=f"{MAX_FIELDS} fields") from None
+    return FormData(pairs)
+
+
+async def whole_body(request: Request, limit: int, seconds: float) -> bytes:
+    """A small body. Raises Refused: 413 E_BODY_SIZE (before reading, where it says its size), 408 E_BODY_TIME."""
+    declared_size(request, limit)
+    taken = bytearray()
+    try:
+        with anyio.fail_after(seconds):
+            async for chunk in request.stream():
+                taken += chunk
+                if len(taken) > limit:
+                    raise too_large(limit)
+    except TimeoutError:
+        raise Refused(408, "E_BODY_TIME", f"the body did not arrive within {seconds:g} s", headers=_CLOSE) from None
+    except ClientDisconnect:
+        raise Refused(400, "E_BODY", "the body ended too early") from None
+    return bytes(taken)
+
+
+def declared_size(request: Request, limit: int) -> int | None:
+    """The size that a body says it has, if it does. Raises Refused: 400 E_BODY, 413 E_BODY_SIZE."""
+    given = request.headers.get("content-length")
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit()) or len(given) > 20:
+        raise Refused(400, "E_BODY", "Content-Length is no size", found=given)
+    if int(given) > limit:
+        raise too_large(limit)
+    return int(given)
+
+
+def too_large(limit: int) -> Refused:
+    """413. The connection is closed: what follows is not read."""
+    return Refused(413, "E_BODY_SIZE", "the body is too large", allowed=f"{limit} bytes", headers=_CLOSE)
+
+
+_CLOSE = {"Connection": "close"}
+
+
+async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator[bytes, None]:
+    """A large body as a stream. Raises Refused: 413 E_BODY_SIZE, 408 E_BODY_TIME when nothing comes for `idle` s."""
+    declared_size(request, limit)
+    taken = 0
+    stream = aiter(request.stream())
+    while True:
+        try:
+            with anyio.fail_after(idle):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise Refused(408, "E_BODY_TIME", f"nothing came for {idle:g} s", headers=_CLOSE) from None
+        except ClientDisconnect:
+            raise Refused(400, "E_BODY", "the upload ended too early") from None
+        if chunk is None:
+            yield b""  # the form parsers of older Starlettes end their last field with it
+            return
+        taken += len(chunk)
+        if taken > limit:
+            raise too_large(limit)
+        if chunk:
+            yield chunk
+
+
+# ---- JSON
+
+
+def strict_json(data: bytes) -> Any:
+    """JSON as RFC 8259 means it, with texts that any database keeps.
+
+    Raises Refused (400): E_JSON_SYNTAX, E_JSON_DEPTH, E_JSON_DUPLICATE, E_JSON_NUMBER, E_TEXT_UNICODE,
+    E_TEXT_CONTROL.
+    """
+    _check_depth(data)
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_no_number,
+            parse_int=_integer,
+            parse_float=_float,
+        )
+    except UnicodeDecodeError:
+        raise Refused(400, "E_TEXT_UNICODE", "the body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise Refused(400, "E_JSON_SYNTAX", f"the body is not JSON: {error.msg} at {place}") from None
+    _check_texts(value)
+    return value
+
+
+def _check_depth(data: bytes) -> None:
+    depth = 0
+    for token in _TOKENS.finditer(data):
+        mark = token.group()[:1]
+        if mark in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Refused(400, "E_JSON_DEPTH", "the body is nested too deeply", allowed=f"{MAX_DEPTH} levels")
+        elif mark in b"]}":
+            depth -= 1
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Refused(400, "E_JSON_DUPLICATE", "a key occurs twice in one object", found=twice)
+    return made
+
+
+def _no_number(word: str) -> NoReturn:
+    raise Refused(400, "E_JSON_NUMBER", "not a number that JSON has", found=word)
+
+
+def _integer(digits: str) -> int:
+    value = int(digits) if len(digits) <= MAX_DIGITS else None
+    if value is None or not -(2**63) <= value < 2**63:
+        raise Refused(400, "E_JSON_NUMBER", "an integer that does not fit 64 bits", found=digits)
+    return value
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise Refused(400, "E_JSON_NUMBER", "a number that is too large", found=digits)
+    return value
+
+
+def _check_texts(value: Any) -> None:
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            check_text(part)
+        elif isinstance(part, list):
+            left.extend(part)
+        elif isinstance(part, dict):
+            left.extend(part)
+            left.extend(part.values())
+
+
+def check_text(text: str, *, limit: int | None = None, name: str = "a text") -> str:
+    """Text that every database keeps. Raises Refused: 400 E_TEXT_UNICODE, E_TEXT_CONTROL; 422 E_PARAM_RANGE."""
+    if limit is not None and len(text) > limit:
+        raise Refused(422, "E_PARAM_RANGE", f"{name} is too long", allowed=f"{limit} characters")
+    if _SURROGATE.search(text):
+        raise Refused(400, "E_TEXT_UNICODE", "half of a surrogate pair is no character")
+    if _CONTROL.search(text):
+        raise Refused(400, "E_TEXT_CONTROL", "a control character in a text", found=text)
+    return text

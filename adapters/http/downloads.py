@@ -1,0 +1,247 @@
+"""Bytes of artifacts for browsers and programs: ranges, tags, and headers under which no file can do harm.
+
+Only what is on the short list below, and whose first bytes say the same, may be shown in a browser. Everything
+else is an attachment of no type. Whole files are checked against their digest: small ones before the first byte
+is sent, of large ones the last chunk is held back, so that a damaged file never arrives whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from towpath.errors import StoreFailed
+from towpath.model import ArtifactRow
+
+from .records import engine_of
+from .refusals import Refused
+
+_log = logging.getLogger("towpath.http")
+
+WHOLE = 8 * 1024 * 1024  # bytes; up to here a file is read and checked before its first byte is sent
+CHECKED = 256 * 1024 * 1024  # bytes; up to here a file is checked before a part of it is sent
+CHUNK = 256 * 1024
+HEAD = 64
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.ASCII)
+_MAX_TAGS = 4_000  # characters of If-None-Match that are looked at
+
+_INLINE: dict[str, tuple[bytes, ...]] = {
+    "image/png": (b"\x89PNG\r\n\x1a\n",),
+    "image/jpeg": (b"\xff\xd8\xff",),
+    "image/gif": (b"GIF87a", b"GIF89a"),
+    "image/webp": (b"RIFF....WEBP",),
+    "image/avif": (b"....ftypavif", b"....ftypavis"),
+    "video/mp4": (b"....ftyp",),
+    "video/webm": (b"\x1a\x45\xdf\xa3",),
+    "video/quicktime": (b"....ftyp",),
+    "audio/mpeg": (b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"),
+    "audio/wav": (b"RIFF....WAVE",),
+    "audio/x-wav": (b"RIFF....WAVE",),
+    "audio/ogg": (b"OggS",),
+    "audio/flac": (b"fLaC",),
+    "audio/mp4": (b"....ftyp",),
+    "text/plain": (),
+    "text/csv": (),
+    "text/markdown": (),
+    "application/json": (),
+}
+"""What may be shown, with the first bytes it must have (`.` is any). Text has none: `nosniff` keeps it text."""
+
+_TEXT = frozenset({"text/plain", "text/csv", "text/markdown", "application/json"})
+_SANDBOX = "default-src 'none'; style-src 'none'; script-src 'none'; frame-ancestors 'none'; sandbox"
+
+
+def may_be_shown(media_type: str) -> bool:
+    """Is it a type that a browser may show, if the bytes agree?"""
+    return media_type in _INLINE
+
+
+async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: bool = False) -> Response:
+    """The bytes of an artifact, or the part that was asked for, or nothing where the caller has them.
+
+    Raises Refused (416 E_RANGE), StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT).
+    """
+    tag = f'"{row.digest}"'
+    common = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    if _known(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=common)
+    kept = _Kept(request, row)
+    headers = {**common, **await _headers(kept, row, attachment), "Repr-Digest": _repr_digest(row.digest)}
+    part = None
+    if request.method == "GET" and request.headers.get("if-range", tag) == tag:  # HEAD knows no parts
+        part = _part(request.headers.getlist("range"), row.size)
+    if part is None:
+        headers["Content-Length"] = str(row.size)
+        if request.method == "HEAD":
+            return Response(status_code=200, headers=headers)
+        return await kept.whole(headers)
+    first, last = part
+    headers["Content-Length"] = str(last - first + 1)
+    headers["Content-Range"] = f"bytes {first}-{last}/{row.size}"
+    return await kept.part(first, last, headers)
+
+
+def _known(tags: str, tag: str) -> bool:
+    return any(one.strip().removeprefix("W/") in (tag, "*") for one in tags[:_MAX_TAGS].split(",") if one.strip())
+
+
+def _repr_digest(digest: str) -> str:
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(digest)).decode()}:"
+
+
+def _part(given: list[str], size: int) -> tuple[int, int] | None:
+    """First and last byte asked for, or None for everything. Raises Refused (416 E_RANGE)."""
+    asked = _RANGE.fullmatch(given[0].strip()) if len(given) == 1 else None
+    if asked is None:
+        return None  # several parts, or a unit that we do not know: the whole is a right answer
+    if asked[3] is not None:
+        first, last = max(0, size - int(asked[3])), size - 1
+        fits = int(asked[3]) > 0 and size > 0
+    else:
+        first, last = int(asked[1]), min(int(asked[2]) if asked[2] else size - 1, size - 1)
+        if asked[2] and int(asked[2]) < int(asked[1]):
+            return None
+        fits = first < size
+    if not fits:
+        headers = {"Content-Range": f"bytes */{size}"}
+        raise Refused(416, "E_RANGE", "the file has no such part", allowed=f"0 to {size - 1}", headers=headers)
+    return first, last
+
+
+async def _headers(kept: _Kept, row: ArtifactRow, attachment: bool) -> dict[str, str]:
+    shown = not attachment and may_be_shown(row.media_type) and _fits(row.media_type, await kept.head())
+    media = row.media_type if shown else "application/octet-stream"
+    if shown and row.media_type in _TEXT:
+        media += "; charset=utf-8"
+    return {
+        "Content-Type": media,
+        "Content-Disposition": disposition(row.filename, inline=shown),
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": _SANDBOX,
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+
+
+def _fits(media_type: str, head: bytes) -> bool:
+    """Do the first bytes say the same as the type?"""
+    wanted = _INLINE[media_type]
+    if not wanted:
+        return b"\0" not in head
+    return any(
+        len(head) >= len(magic) and all(want == ord(".") or want == got for want, got in zip(magic, head, strict=False))
+        for magic in wanted
+    )
+
+
+def disposition(filename: str, *, inline: bool) -> str:
+    """Content-Disposition with the name percent-encoded only: nothing in it can end the header or add another name."""
+    plain = filename.encode("utf-8", "replace").decode()
+    return f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{quote(plain, safe='')}"
+
+
+# ---- the bytes
+
+
+class _Checked:
+    """Files of which this process saw that their bytes are right, by what changes when they do."""
+
+    def __init__(self, most: int = 1_000) -> None:
+        self._seen: OrderedDict[tuple[Any, ...], None] = OrderedDict()
+        self._most = most
+
+    def knows(self, mark: tuple[Any, ...]) -> bool:
+        return mark in self._seen
+
+    def add(self, mark: tuple[Any, ...]) -> None:
+        self._seen[mark] = None
+        while len(self._seen) > self._most:
+            self._seen.popitem(last=False)
+
+
+_checked = _Checked()
+
+
+class _Kept:
+    """The bytes of one artifact, wherever they are."""
+
+    def __init__(self, request: Request, row: ArtifactRow) -> None:
+        self.row = row
+        self.files = engine_of(request).store.files
+        self.path = self.files.whereabouts(row)[0]
+        self._data: bytes | None = None
+
+    async def head(self) -> bytes:
+        """The first bytes. Raises StoreFailed."""
+        if self.path is None or self.row.size <= WHOLE:
+            return (await self._all())[:HEAD]
+        await self._mark()
+        async with await anyio.open_file(self.path, "rb") as file:
+            return await file.read(HEAD)
+
+    async def whole(self, headers: dict[str, str]) -> Response:
+        if self.path is None or self.row.size <= WHOLE:
+            return Response(await self._all(), headers=headers)
+        await self._mark()
+        return StreamingResponse(self._told(self.files.open(self.row)), headers=headers)
+
+    async def part(self, first: int, last: int, headers: dict[str, str]) -> Response:
+        if self.path is None or self.row.size <= WHOLE:
+            return Response((await self._all())[first : last + 1], 206, headers)
+        mark = await self._mark()
+        if self.row.size <= CHECKED and not _checked.knows(mark):
+            async for _ in self._told(self.files.open(self.row)):
+                pass
+            _checked.add(mark)
+        return StreamingResponse(self._slice(first, last), 206, headers)
+
+    async def _all(self) -> bytes:
+        if self._data is None:
+            try:
+                self._data = await self.files.read_bytes(self.row)
+            except StoreFailed as error:
+                self._damaged(error)
+                raise
+        return self._data
+
+    async def _mark(self) -> tuple[Any, ...]:
+        """What tells this state of the file from any other. Raises StoreFailed if it has not its size."""
+        assert self.path is not None
+        try:
+            found = await anyio.Path(self.path).stat()
+        except FileNotFoundError:
+            raise StoreFailed("E_BLOB_MISSING", "the bytes of this artifact are gone") from None
+        if found.st_size != self.row.size:
+            error = StoreFailed("E_BLOB_CORRUPT", "the bytes of this artifact have another size than they had")
+            self._damaged(error)
+            raise error
+        return self.row.digest, found.st_ino, found.st_mtime_ns, found.st_size
+
+    async def _slice(self, first: int, last: int) -> AsyncIterator[bytes]:
+        assert self.path is not None
+        left = last - first + 1
+        async with await anyio.open_file(self.path, "rb") as file:
+            await file.seek(first, os.SEEK_SET)
+            while left and (data := await file.read(min(CHUNK, left))):
+                left -= len(data)
+                yield data
+
+    async def _told(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except StoreFailed as error:
+            self._damaged(error)
+            raise
+
+    def _damaged(self, error: StoreFailed) -> None:
+        _log.error("artifact %s is damaged: %s; `towpath fsck` says what else is", self.row.id, error.code)

@@ -1,0 +1,105 @@
+// A run that goes on: the server says that something happened, and what changed on the page is exchanged.
+
+import { announce, refreshTimes } from "./page.js";
+
+const head = document.querySelector("[data-live]");
+const parts = ["run-status", "run-facts", "run-actions", "run-notices", "run-counts", "run-graph", "run-steps", "step-status", "step-facts", "step-body"];
+const shortest = 400; // milliseconds between looks
+let timer = 0;
+let looking = false;
+let again = false;
+let last = 0;
+let source;
+
+function later() {
+  if (looking) { again = true; return; }
+  if (!timer) timer = setTimeout(look, Math.max(0, last + shortest - Date.now()));
+}
+
+async function look() {
+  timer = 0;
+  looking = true;
+  const started = Date.now();
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
+    if (answer.ok) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"));
+  } catch { /* the next event, or the connection that comes back, brings another look */ }
+  last = Date.now() + Math.min(5000, 4 * (Date.now() - started)); // a slow page is looked at less often
+  looking = false;
+  if (again) { again = false; later(); }
+}
+
+// Each page has new tokens in its forms. The old ones are good for a day: with them forms stay as they are, and no
+// button is exchanged between press and release.
+function keepTokens(fresh) {
+  const token = document.querySelector("input[name=csrf]")?.value;
+  if (token) for (const field of fresh.querySelectorAll("input[name=csrf]")) field.setAttribute("value", token);
+}
+
+function exchange(fresh) {
+  keepTokens(fresh);
+  const before = document.getElementById("run-status")?.textContent;
+  for (const id of parts) {
+    const old = document.getElementById(id);
+    const now = fresh.getElementById(id);
+    if (old && now) patch(old, now);
+  }
+  refreshTimes();
+  const after = document.getElementById("run-status")?.textContent;
+  if (after && before !== after) announce(`The run is ${after.trim()}`);
+}
+
+// Exchange as little as possible, so that the focus and what is unfolded stay where they are.
+function patch(old, now) {
+  if (old.isEqualNode(now) || old.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) return;
+  const keyed = [...old.children].every((child) => child.id) && [...now.children].every((child) => child.id);
+  const same = keyed && old.children.length === now.children.length && [...old.children].every((child, i) => child.id === now.children[i].id);
+  if (same && old.children.length) {
+    for (const [i, child] of [...old.children].entries()) swap(child, now.children[i]);
+    return;
+  }
+  if (old.localName === "svg") { swap(old, now); return; }
+  const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  old.replaceChildren(...[...now.childNodes].map((node) => document.importNode(node, true)));
+  if (focused) old.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+function swap(child, fresh) {
+  if (child.isEqualNode(fresh)) return;
+  const active = document.activeElement;
+  const inside = child === active || child.contains(active);
+  const made = document.importNode(fresh, true);
+  child.replaceWith(made);
+  if (!inside) return;
+  const href = active.getAttribute("href");
+  const target = active.id ? document.getElementById(active.id) : href && made.querySelector(`[href="${CSS.escape(href)}"]`);
+  target?.focus({ preventScroll: true });
+}
+
+let seen = head?.dataset.seq; // the last event that this page knows of
+let over = false;
+
+// A page that nobody looks at holds no connection: browsers have six for a server, and people have many tabs.
+function follow() {
+  source?.close();
+  if (over || document.hidden) return;
+  source = new EventSource(`${head.dataset.live}?after=${seen}`);
+  source.onmessage = (event) => { seen = event.lastEventId || seen; later(); };
+  source.addEventListener("end", () => { over = true; source.close(); later(); });
+}
+
+if (head) {
+  follow();
+  document.addEventListener("visibilitychange", follow);
+  window.addEventListener("pagehide", () => source?.close());
+}
+
+// A wide picture begins where something is going on.
+const graph = document.querySelector(".graph");
+const busy = graph?.querySelector(".node.wait, .node.bad, .node.run");
+if (graph && busy) {
+  const box = busy.getBoundingClientRect();
+  const room = graph.getBoundingClientRect();
+  if (box.right > room.right) graph.scrollLeft = box.left - room.left - room.width / 2;
+  if (box.bottom > room.bottom) graph.scrollTop = box.top - room.top - room.height / 2;
+}

@@ -1,0 +1,57 @@
+"""Buttons of a run: cancel, pause, resume, run again."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from towpath.adapters.http import starting
+from towpath.adapters.http.asked import RerunBody
+from towpath.adapters.http.records import engine_of
+from towpath.adapters.http.refusals import Refused
+from towpath.errors import RunRefused
+
+from .forms import form_of, path
+from .rendering import to
+from .wording import run_url
+
+
+async def cancel(request: Request) -> Response:
+    """Ask for a run to be cancelled."""
+    await form_of(request)
+    await engine_of(request).cancel(path(request, "id"))
+    return to(_page(request), "cancel")
+
+
+async def pause(request: Request) -> Response:
+    """Ask for a run to start nothing more."""
+    await form_of(request)
+    await engine_of(request).pause(path(request, "id"))
+    return to(_page(request), "pause")
+
+
+async def resume(request: Request) -> Response:
+    """Go on with a paused run, if this server works on runs."""
+    await form_of(request)
+    run_id = path(request, "id")
+    run = await engine_of(request).store.load(run_id)
+    if run.status.final:
+        raise RunRefused("E_RUN_OVER", f"run {run_id} is {run.status}")
+    if not request.app.state.settings.execute:
+        cure = f"`towpath resume {run_id}` where its steps are, or start the server with --execute"
+        raise Refused(409, "E_SERVE_IDLE", "this server works on no runs", cure=cure)
+    request.app.state.background.go_on(run_id)
+    return to(_page(request), "resume")
+
+
+async def rerun(request: Request) -> Response:
+    """A new run of what did not complete, or of everything from one step on."""
+    form = await form_of(request)
+    step = form.get("from")
+    from_steps = [step] if isinstance(step, str) and step else []
+    made = await starting.rerun(request, path(request, "id"), RerunBody(from_steps=from_steps))
+    return to(run_url(made.id), "rerun" if made.executing else "rerun-waits")
+
+
+def _page(request: Request) -> str:
+    return run_url(path(request, "id"))

@@ -1,0 +1,155 @@
+"""Times, sizes and statuses as people read them. Pure functions; templates use them as filters."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import msgspec
+
+from towpath.model import Json
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_CODE = re.compile(r"(`[^`]+`|\bE_[A-Z_]+\b)")
+_SLACK = 30  # seconds; what ends in a day less a moment ends in a day
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a status is shown: its colour (a class of the style sheet), its shape (an icon), its words."""
+
+    tone: str
+    icon: str
+    words: str
+
+
+NOT_STARTED = Status("idle", "pending", "not started")
+
+STATUSES = {
+    # steps
+    "queued": Status("idle", "queued", "queued"),
+    "executing": Status("run", "running", "running"),
+    "waiting_approval": Status("wait", "waiting", "waits for approval"),
+    "completed": Status("ok", "completed", "completed"),
+    "failed": Status("bad", "failed", "failed"),
+    "skipped": Status("idle", "skipped", "skipped"),
+    "cancelled": Status("idle", "cancelled", "cancelled"),
+    "cached": Status("ok", "cached", "taken over"),
+    # runs
+    "pending": Status("idle", "pending", "pending"),
+    "running": Status("run", "running", "running"),
+    "paused": Status("wait", "paused", "paused"),
+    "partial": Status("wait", "partial", "partial"),
+    # versions and gates
+    "approved": Status("ok", "completed", "approved"),
+    "auto_approved": Status("idle", "completed", "no approval needed"),
+    "rejected": Status("bad", "failed", "rejected"),
+    "edited": Status("run", "edited", "edited"),
+    "timed_out": Status("bad", "failed", "time was over"),
+    # transfers
+    "uploading": Status("run", "running", "being sent"),
+}
+
+ATTENTION = ("failed", "waiting_approval", "executing", "queued", "cancelled", "skipped", "cached", "completed")
+"""Step statuses, the one that needs a look first."""
+
+
+def status(word: str | None) -> Status:
+    """How a status word is shown; None is a step that has no row yet."""
+    return NOT_STARTED if word is None else STATUSES.get(str(word), Status("idle", "pending", str(word)))
+
+
+def moment(microseconds: int | None) -> str:
+    """A time in UTC, to the second."""
+    return "" if microseconds is None else f"{_utc(microseconds):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def iso(microseconds: int | None) -> str:
+    """A time for the `datetime` attribute."""
+    return "" if microseconds is None else _utc(microseconds).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def ago(microseconds: int | None, now: int) -> str:
+    """How long ago, or in how much time, something was or is."""
+    if microseconds is None:
+        return ""
+    seconds = (now - microseconds) // 1_000_000
+    if abs(seconds) < _MINUTE:
+        return "just now" if seconds >= 0 else "in less than a minute"
+    return f"{_rough(seconds)} ago" if seconds > 0 else f"in {_rough(_SLACK - seconds)}"
+
+
+def _rough(seconds: int) -> str:
+    for unit, length in (("day", _DAY), ("hour", _HOUR), ("minute", _MINUTE)):
+        count = seconds // length
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "a moment"
+
+
+def lasted(started: int | None, ended: int | None) -> str:
+    """A duration between two times in microseconds."""
+    if started is None or ended is None:
+        return ""
+    seconds = max(0, ended - started) / 1e6
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    large, small = (("min", _MINUTE), ("s", 1)) if seconds < _HOUR else (("h", _HOUR), ("min", _MINUTE))
+    rest = int(seconds % large[1] // small[1])
+    return f"{int(seconds // large[1])} {large[0]}" + (f" {rest} {small[0]}" if rest else "")
+
+
+def size_text(size: int) -> str:
+    """A file size."""
+    if size < 1000:
+        return f"{size} B"
+    scaled = float(size)
+    for unit in ("kB", "MB", "GB"):
+        scaled /= 1000
+        if scaled < 1000:
+            return f"{scaled:.1f} {unit}"
+    return f"{scaled / 1000:.1f} TB"
+
+
+def place(step: str | None, item: int | None = None) -> str:
+    """`step` or `step[2]`."""
+    return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
+
+
+def run_url(run_id: str) -> str:
+    """The page of a run. Ids may be chosen by people: `50%?` is one."""
+    return f"/runs/{quote(run_id, safe='')}"
+
+
+def step_url(run_id: str, step: str, item: int | None = None) -> str:
+    """The page of a step, or of an item of it."""
+    return f"{run_url(run_id)}/steps/{quote(step, safe='')}{'' if item is None else f'/{item}'}"
+
+
+def short(run_id: str) -> str:
+    """Enough of a run's id to tell it from others: time-ordered ids begin alike and end differently."""
+    return run_id if len(run_id) <= 16 else f"{run_id[:8]}…{run_id[-6:]}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`, `1,000 files`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def prose(text: str) -> list[tuple[str, bool]]:
+    """A sentence in parts, and whether each is a word for a machine: in backticks, or an error code."""
+    parts = [part for part in _CODE.split(text) if part]
+    return [(part.strip("`"), bool(_CODE.fullmatch(part))) for part in parts]
+
+
+def one_line(value: Json) -> str:
+    """A JSON value on one line."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _utc(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)

@@ -1,0 +1,86 @@
+"""What the API reads and writes in the store beyond what the engine offers, each in a transaction of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from towpath.service import Engine
+from towpath.store import Record, Session, access, happenings, lineage, listing
+
+if TYPE_CHECKING:  # the verbs that look after keys need no web framework
+    from starlette.requests import Request
+
+
+class _Sessions(Protocol):
+    def session(self) -> AbstractAsyncContextManager[Session]: ...
+
+
+class Records:
+    """The store behind an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._store = cast("_Sessions", engine.store)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A transaction."""
+        async with self._store.session() as session:
+            yield session
+
+    async def any_key(self) -> bool:
+        async with self.session() as session:
+            return await access.any_key(session)
+
+    async def key_of_digest(self, digest: str) -> Record | None:
+        async with self.session() as session:
+            return await access.find_key(session, digest)
+
+    async def key_of_id(self, key_id: str) -> Record | None:
+        async with self.session() as session:
+            return await access.get_key(session, key_id)
+
+    async def add_key(self, name: str, role: str, digest: str) -> Record:
+        async with self.session() as session:
+            return await access.create_key(session, name, role, digest)
+
+    async def list_keys(self) -> list[Record]:
+        async with self.session() as session:
+            return await access.list_keys(session)
+
+    async def revoke_key(self, name: str) -> bool:
+        async with self.session() as session:
+            return await access.revoke_key(session, name)
+
+    async def page(self, what: str, page: listing.Page) -> listing.Rows:
+        async with self.session() as session:
+            return await listing.list_rows(session, what, page)
+
+    async def lineage(self, artifact_id: str) -> Record | None:
+        async with self.session() as session:
+            return await lineage.lineage_of(session, artifact_id)
+
+    async def last_event(self) -> int:
+        async with self.session() as session:
+            return await happenings.last_event(session)
+
+    async def events_after(self, seq: int, **which: Any) -> list[Record]:
+        async with self.session() as session:
+            return await happenings.events_after(session, seq, **which)
+
+    async def logs_after(self, chain_id: str, after: tuple[int, str] | None, **which: Any) -> list[Record]:
+        async with self.session() as session:
+            return await happenings.logs_after(session, chain_id, after, **which)
+
+
+def engine_of(request: Request) -> Engine:
+    """The engine behind a request."""
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def records_of(request: Request) -> Records:
+    """The store behind a request."""
+    records: Records = request.app.state.records
+    return records

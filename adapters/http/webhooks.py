@@ -1,0 +1,161 @@
+"""Webhooks: receivers are told that an approval is wanted and that a chain ended. Signed, retried, at least once.
+
+How far each receiver was told is a row (`webhook_cursors`): what happens while this server, or the receiver, is
+away is told later. Receivers are told apart from each other; a dead one holds up nobody. The signature is that of
+Standard Webhooks: `webhook-signature: v1,` and base64 of HMAC-SHA256 over `<id>.<timestamp>.<body>`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+import anyio.abc
+import httpx
+import msgspec
+
+from towpath.adapters.comfyui.addresses import server_url
+from towpath.errors import InputInvalid, TowpathError
+from towpath.store import Record, happenings
+
+from .records import Records
+from .server_settings import SIGNING, ServerSettings, Webhook
+from .shapes import told
+
+_log = logging.getLogger("towpath.http")
+
+TYPES = {"ApprovalRequested": "approval.requested", "ChainEnded": "chain.ended"}
+FIRST_WAIT = 1.0  # seconds after the first failure; it doubles up to the longest
+LONGEST_WAIT = 300.0
+MOST_AGE = 3 * 24 * 3600  # seconds for which an event is tried
+TIMEOUT = 10.0
+_GONE = 410
+
+
+def checked(hook: Webhook) -> Webhook:
+    """The receiver, if its address is one that may be called. Raises InputInvalid (E_URL_…)."""
+    parts = urlsplit(hook.url)
+    try:
+        server_url(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
+    except InputInvalid as error:
+        raise InputInvalid(error.code, "a webhook cannot be called there", cure="an address of http(s)") from None
+    return hook
+
+
+def signature(secret: str, message_id: str, at: int, body: bytes) -> str:
+    """What proves to the receiver that a message is ours."""
+    key = base64.b64decode(secret.removeprefix(SIGNING)) if secret.startswith(SIGNING) else secret.encode()
+    signed = b".".join((message_id.encode(), str(at).encode(), body))
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+class Webhooks:
+    """Tells all receivers. `run` goes on until it is cancelled."""
+
+    def __init__(
+        self, records: Records, settings: ServerSettings, *, first_wait: float = FIRST_WAIT, poll: float = 1.0
+    ) -> None:
+        self._records = records
+        self._url = settings.url.rstrip("/")
+        self._hooks = [checked(hook) for hook in settings.webhooks]
+        self._first_wait = first_wait
+        self._poll = poll
+
+    async def run(self) -> None:
+        if not self._hooks:
+            return
+        limits = httpx.Limits(max_connections=len(self._hooks) + 2)
+        client = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, follow_redirects=False, limits=limits)
+        async with client, anyio.create_task_group() as tasks:
+            for hook in self._hooks:
+                tasks.start_soon(self._serve, hook, client)
+
+    async def _serve(self, hook: Webhook, client: httpx.AsyncClient) -> None:
+        target = hashlib.sha256(hook.url.encode()).hexdigest()
+        while True:
+            try:
+                async with self._records.session() as session:
+                    seq = await happenings.cursor_of(session, target)
+                lines = await self._records.events_after(seq, types=tuple(TYPES), limit=100)
+                for line in lines:
+                    if not await self._tell(hook, client, line):
+                        return
+                    async with self._records.session() as session:
+                        await happenings.move_cursor(session, target, line["seq"])
+            except TowpathError as error:
+                _log.warning("webhooks: the store does not answer, trying again: %s", error.code)
+                lines = []
+            if not lines:
+                await anyio.sleep(self._poll)
+
+    async def _tell(self, hook: Webhook, client: httpx.AsyncClient, line: Record) -> bool:
+        """Tell a receiver until it has heard, or the event is too old; False if it wants to hear no more.
+
+        What happened longer ago, while no server ran, is tried once at least.
+        """
+        body = await self._body(hook, line)
+        if body is None:
+            return True
+        message_id, wait = f"evt_{line['seq']}", self._first_wait
+        while True:
+            status = await _post(client, hook, message_id, body)
+            if status is not None and 200 <= status < 300:
+                return True
+            if status == _GONE:
+                _log.warning("webhook %s answers 410: it is told nothing more until the next start", _host(hook))
+                return False
+            if time.time() - line["at"] / 1e6 >= MOST_AGE:
+                break
+            what = "is out of reach" if status is None else f"answers {status}"
+            _log.warning("webhook %s %s; trying again in %.0f s", _host(hook), what, wait)
+            await anyio.sleep(wait * random.uniform(0.75, 1.0))  # noqa: S311 - only spreads load
+            wait = min(LONGEST_WAIT, wait * 2)
+        _log.error("webhook %s was not told of event %s: it is too old by now", _host(hook), line["seq"])
+        return True
+
+    async def _body(self, hook: Webhook, line: Record) -> bytes | None:
+        kind = TYPES[line["type"]]
+        if kind not in hook.events or line["chain_id"] is None:
+            return None
+        async with self._records.session() as session:
+            if kind == "chain.ended" and not await happenings.outermost(session, line["chain_id"]):
+                return None
+        data = line["data"] if isinstance(line["data"], Mapping) else {}
+        shown: dict[str, Any] = {"chain_id": line["chain_id"], **told(dict(data))}
+        if self._url:
+            page = (
+                f"approvals/{data.get('approval', '')}" if kind == "approval.requested" else f"runs/{line['chain_id']}"
+            )
+            shown["url"] = f"{self._url}/{page}"
+        return msgspec.json.encode({"type": kind, "id": f"evt_{line['seq']}", "at": line["at"], "data": shown})
+
+
+async def _post(client: httpx.AsyncClient, hook: Webhook, message_id: str, body: bytes) -> int | None:
+    """The status that came back, or None if nothing did. What else comes back is not read."""
+    at = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "towpath",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(at),
+        "webhook-signature": signature(hook.secret, message_id, at, body),
+    }
+    try:
+        with anyio.fail_after(TIMEOUT * 2):
+            async with client.stream("POST", hook.url, content=body, headers=headers) as answer:
+                return answer.status_code
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError):
+        return None
+
+
+def _host(hook: Webhook) -> str:
+    """An address may hold a secret: only its host is ever named."""
+    return urlsplit(hook.url).hostname or "?"

@@ -1,0 +1,59 @@
+"""Who may use the HTTP API: its keys, of which only the digests are kept."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from towpath.errors import InputInvalid, StoreFailed
+
+from .clock import new_id, now
+from .rows import Record, record, record_or_none
+from .session import Session
+from .tables import api_keys
+
+_SHOWN = tuple(api_keys.c[name] for name in ("id", "name", "role", "created_at", "revoked_at"))
+
+
+async def create_key(session: Session, name: str, role: str, key_sha256: str) -> Record:
+    """Keep the digest of a new key. Raises InputInvalid (E_KEY_NAME) if a key in use has that name."""
+    values = {"id": new_id(), "name": name, "role": role, "key_sha256": key_sha256, "created_at": now()}
+    try:
+        row = await session.fetch_one(sa.insert(api_keys).values(values).returning(*_SHOWN))
+    except StoreFailed as error:
+        if error.code != "E_DB_CONFLICT":
+            raise
+        raise InputInvalid(
+            "E_KEY_NAME", "a key of that name is in use", found=name, cure="revoke it, or choose another name"
+        ) from error
+    assert row is not None
+    return record(row)
+
+
+async def find_key(session: Session, key_sha256: str) -> Record | None:
+    """The key in use with that digest, its `key_sha256` included, or None."""
+    query = sa.select(*_SHOWN, api_keys.c.key_sha256).where(
+        api_keys.c.key_sha256 == key_sha256, api_keys.c.revoked_at.is_(None)
+    )
+    return record_or_none(await session.fetch_one(query))
+
+
+async def get_key(session: Session, key_id: str) -> Record | None:
+    """The key in use of that id, or None."""
+    query = sa.select(*_SHOWN).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+    return record_or_none(await session.fetch_one(query))
+
+
+async def any_key(session: Session) -> bool:
+    """Was a key ever made? Once one was, nobody gets in without: revoking the last one locks the door."""
+    return await session.fetch_one(sa.select(api_keys.c.id).limit(1)) is not None
+
+
+async def list_keys(session: Session) -> list[Record]:
+    """All keys ever made, oldest first, without their digests."""
+    return [record(row) for row in await session.fetch_all(sa.select(*_SHOWN).order_by(api_keys.c.id))]
+
+
+async def revoke_key(session: Session, name: str) -> bool:
+    """End the key in use of that name for good; was there one?"""
+    change = sa.update(api_keys).where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+    return await session.execute(change.values(revoked_at=now())) > 0

@@ -1,0 +1,91 @@
+"""The audit trail as a feed over all runs, how far receivers of webhooks were told of it, and what steps logged."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from .clock import now
+from .rows import Record, record
+from .session import Session
+from .tables import chains, events, step_logs, webhook_cursors, workflows
+
+MOST = 1_000  # lines read at once
+
+
+async def last_event(session: Session) -> int:
+    """The highest number given to a line of the audit trail by now; 0 before the first."""
+    row = await session.fetch_one(sa.select(sa.func.coalesce(sa.func.max(events.c.seq), 0).label("seq")))
+    assert row is not None
+    return int(row["seq"])
+
+
+async def events_after(
+    session: Session, seq: int, *, chain_id: str | None = None, types: tuple[str, ...] = (), limit: int = MOST
+) -> list[Record]:
+    """Lines with a higher number, in order: `seq chain_id workflow_id type at data`.
+
+    A number is given when its line is committed, by one writer at a time: nothing ever appears below one
+    that was read.
+    """
+    query = sa.select(events).where(events.c.seq > seq)
+    if chain_id is not None:
+        query = query.where(events.c.chain_id == chain_id)
+    if types:
+        query = query.where(events.c.type.in_(types))
+    return [record(row) for row in await session.fetch_all(query.order_by(events.c.seq).limit(limit))]
+
+
+async def logs_after(
+    session: Session, chain_id: str, after: tuple[int, str] | None, *, step_id: str | None = None, limit: int
+) -> list[Record]:
+    """What tries of steps of a run logged: `workflow_id step_id item_index attempt text updated_at`.
+
+    `after` is attempt and workflow id of the last one that was read. Each text is as long as a log may get.
+    """
+    row, attempt = workflows.c.id, step_logs.c.attempt
+    query = (
+        sa.select(
+            row.label("workflow_id"),
+            workflows.c.step_id,
+            workflows.c.item_index,
+            attempt,
+            step_logs.c.text,
+            step_logs.c.updated_at,
+        )
+        .join(workflows, row == step_logs.c.workflow_id)
+        .where(workflows.c.chain_id == chain_id)
+    )
+    if step_id is not None:
+        query = query.where(workflows.c.step_id == step_id)
+    if after is not None:
+        query = query.where(sa.and_(row >= after[1], sa.or_(row > after[1], attempt > after[0])))
+    return [record(found) for found in await session.fetch_all(query.order_by(row, attempt).limit(limit))]
+
+
+async def outermost(session: Session, chain_id: str) -> bool:
+    """Is this a run that is not inside another one's step?"""
+    row = await session.fetch_one(sa.select(chains.c.parent_workflow_id).where(chains.c.id == chain_id))
+    return row is not None and row["parent_workflow_id"] is None
+
+
+async def cursor_of(session: Session, target_sha256: str) -> int:
+    """How far a receiver was told. One that was never seen before is told of what happens from now on."""
+    query = sa.select(webhook_cursors.c.seq).where(webhook_cursors.c.target_sha256 == target_sha256)
+    row = await session.fetch_one(query)
+    if row is None:
+        await session.begin()
+        row = await session.fetch_one(query)
+    if row is not None:
+        return int(row["seq"])
+    start = await last_event(session)
+    values = {"target_sha256": target_sha256, "seq": start, "updated_at": now()}
+    await session.execute(sa.insert(webhook_cursors).values(values))
+    return start
+
+
+async def move_cursor(session: Session, target_sha256: str, seq: int) -> None:
+    """Note that a receiver was told everything up to `seq`; never back."""
+    change = sa.update(webhook_cursors).where(
+        webhook_cursors.c.target_sha256 == target_sha256, webhook_cursors.c.seq < seq
+    )
+    await session.execute(change.values(seq=seq, updated_at=now()))

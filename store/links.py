@@ -1,0 +1,40 @@
+"""Approval links: the hash of a token and its end, in the row of the gate that it decides."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from . import gates
+from .clock import now
+from .rows import Record
+from .session import Session
+from .tables import approvals, events
+
+
+async def keep_link(session: Session, approval_id: str, token_sha256: str, expires_at: int) -> int:
+    """Give a gate that waits a link, in place of any it had; when it ends: never after the gate itself.
+
+    Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
+    """
+    gate = await gates.undecided(session, approval_id)
+    ends = expires_at if gate["expires_at"] is None else min(expires_at, gate["expires_at"])
+    values = {"link_token_hash": token_sha256, "link_expires_at": ends, "updated_at": now()}
+    await session.execute(sa.update(approvals).where(approvals.c.id == approval_id).values(values))
+    return int(ends)
+
+
+async def link_over(session: Session, gate: Record) -> bool:
+    """Is the time of a gate's link over? Once it was seen to be, it stays so.
+
+    A clock that was set back opens nothing again: the last line of the audit trail says how late it has been.
+    """
+    ends = gate["link_expires_at"]
+    if ends is None:
+        return True
+    last = await session.fetch_one(sa.select(events.c.at).order_by(events.c.seq.desc()).limit(1))
+    if max(now(), 0 if last is None else last["at"]) < ends:
+        return False
+    if ends:
+        change = sa.update(approvals).where(approvals.c.id == gate["id"], approvals.c.link_expires_at == ends)
+        await session.execute(change.values(link_expires_at=0))
+    return True

@@ -1,0 +1,310 @@
+"""Pages of rows for people and programs elsewhere: an enum of filters, operators and sorts per table, keyset pages.
+
+Nothing that a caller gives becomes a part of a statement: names are looked up in `LISTINGS`, values are bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from towpath.errors import InputInvalid
+from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
+
+from .rows import Record, record
+from .session import Session
+from .tables import api_keys, approvals, artifact_transfers, artifacts, chains, workflows
+
+MAX_PAGE = 500
+MAX_OFFSET = 100_000
+_NEVER = 2**62  # microseconds; sorts what has no time after everything that has one
+
+
+class Kind(StrEnum):
+    """What a filter compares."""
+
+    ID = "id"
+    TEXT = "text"
+    WORD = "word"
+    TIME = "time"
+    NUMBER = "number"
+    FLAG = "flag"
+
+
+OPERATORS: dict[Kind, tuple[str, ...]] = {
+    Kind.ID: ("eq",),
+    Kind.TEXT: ("eq", "contains"),
+    Kind.WORD: ("eq",),
+    Kind.TIME: ("gte", "lt"),
+    Kind.NUMBER: ("eq", "gte", "lt"),
+    Kind.FLAG: ("eq",),
+}
+"""The operators of a kind of filter; the first is meant where none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A filter: its column, what it compares, and for words which there are."""
+
+    column: sa.ColumnElement[Any]
+    kind: Kind
+    words: tuple[str, ...] = ()
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What can be listed: the columns shown, the filters, the sorts (the first is the default, newest first)."""
+
+    source: sa.FromClause
+    columns: tuple[sa.ColumnElement[Any], ...]
+    fields: Mapping[str, Field]
+    sorts: Mapping[str, sa.ColumnElement[Any]]
+    key: sa.ColumnElement[Any]
+    search: tuple[sa.ColumnElement[Any], ...] = ()
+    descending: bool = True
+
+
+class Condition(NamedTuple):
+    """One filter that a caller asked for; words may be several."""
+
+    field: str
+    operator: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a caller asked for. `after` is the sort value and the id of the last row that was seen."""
+
+    conditions: Sequence[Condition] = ()
+    search: str = ""
+    sort: str = ""
+    descending: bool | None = None
+    after: tuple[Any, str] | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(slots=True)
+class Rows:
+    """A page of rows, and where the next one begins, if there is one."""
+
+    rows: list[Record] = field(default_factory=list)
+    next: tuple[Any, str] | None = None
+
+
+def _only(table: sa.Table, names: str) -> tuple[sa.ColumnElement[Any], ...]:
+    return tuple(table.c[name] for name in names.split())
+
+
+_OF_STEP = _only(workflows, "chain_id step_id item_index")
+
+LISTINGS: dict[str, Listing] = {
+    "chains": Listing(
+        chains,
+        _only(
+            chains,
+            "id name description status status_reason current_level started_at completed_at error_message error_code "
+            "definition_hash parent_run_id regenerated_from_step_id parent_workflow_id created_at updated_at",
+        ),
+        {
+            "name": Field(chains.c.name, Kind.TEXT),
+            "status": Field(chains.c.status, Kind.WORD, tuple(ChainStatus)),
+            "started_at": Field(chains.c.started_at, Kind.TIME),
+            "parent_run_id": Field(chains.c.parent_run_id, Kind.ID, about="the run that this is a rerun of"),
+            "inner": Field(chains.c.parent_workflow_id.is_not(None), Kind.FLAG, about="runs inside steps of others"),
+        },
+        {"started_at": chains.c.started_at, "updated_at": chains.c.updated_at, "name": chains.c.name},
+        chains.c.id,
+        (chains.c.name, chains.c.id),
+    ),
+    "workflows": Listing(
+        workflows,
+        _only(
+            workflows,
+            "id chain_id step_id item_index workflow_name server_address prompt_id status latest_artifact_id attempt "
+            "item_count queued_at started_at completed_at error_message error_code created_at updated_at",
+        ),
+        {
+            "chain_id": Field(workflows.c.chain_id, Kind.TEXT),
+            "step_id": Field(workflows.c.step_id, Kind.TEXT),
+            "status": Field(workflows.c.status, Kind.WORD, tuple(StepStatus)),
+            "workflow_name": Field(workflows.c.workflow_name, Kind.TEXT),
+            "queued_at": Field(workflows.c.queued_at, Kind.TIME),
+            "item": Field(workflows.c.item_index.is_not(None), Kind.FLAG, about="items of mapped steps"),
+        },
+        {
+            "queued_at": workflows.c.queued_at,
+            "updated_at": workflows.c.updated_at,
+            "workflow_name": workflows.c.workflow_name,
+        },
+        workflows.c.id,
+        (workflows.c.workflow_name, workflows.c.step_id),
+    ),
+    "artifacts": Listing(
+        artifacts.join(workflows, workflows.c.id == artifacts.c.workflow_id),
+        (
+            *_only(
+                artifacts,
+                "id workflow_id name version is_latest filename file_type file_format file_size media_type sha256 "
+                "parent_artifact_id approval_status approved_by approved_at rejection_reason attempt created_by "
+                "extra_metadata created_at updated_at",
+            ),
+            *_OF_STEP,
+        ),
+        {
+            "chain_id": Field(workflows.c.chain_id, Kind.TEXT),
+            "workflow_id": Field(artifacts.c.workflow_id, Kind.ID),
+            "step_id": Field(workflows.c.step_id, Kind.TEXT),
+            "name": Field(artifacts.c.name, Kind.TEXT),
+            "filename": Field(artifacts.c.filename, Kind.TEXT),
+            "file_type": Field(artifacts.c.file_type, Kind.TEXT, about="image, video, audio, text, model or file"),
+            "media_type": Field(artifacts.c.media_type, Kind.TEXT),
+            "sha256": Field(artifacts.c.sha256, Kind.ID),
+            "version": Field(artifacts.c.version, Kind.NUMBER),
+            "file_size": Field(artifacts.c.file_size, Kind.NUMBER, about="bytes"),
+            "is_latest": Field(artifacts.c.is_latest, Kind.FLAG),
+            "approval_status": Field(artifacts.c.approval_status, Kind.WORD, tuple(ArtifactApproval)),
+            "created_at": Field(artifacts.c.created_at, Kind.TIME),
+        },
+        {
+            "created_at": artifacts.c.created_at,
+            "filename": artifacts.c.filename,
+            "file_size": artifacts.c.file_size,
+            "version": artifacts.c.version,
+        },
+        artifacts.c.id,
+        (artifacts.c.filename, artifacts.c.name),
+    ),
+    "transfers": Listing(
+        artifact_transfers,
+        _only(
+            artifact_transfers,
+            "id artifact_id source_workflow_id target_workflow_id target_server target_subfolder target_name status "
+            "attempt bytes duration_us uploaded_at error_message created_at updated_at",
+        ),
+        {
+            "artifact_id": Field(artifact_transfers.c.artifact_id, Kind.ID),
+            "source_workflow_id": Field(artifact_transfers.c.source_workflow_id, Kind.ID),
+            "target_workflow_id": Field(artifact_transfers.c.target_workflow_id, Kind.ID),
+            "target_server": Field(artifact_transfers.c.target_server, Kind.TEXT),
+            "status": Field(artifact_transfers.c.status, Kind.WORD, tuple(TransferStatus)),
+            "created_at": Field(artifact_transfers.c.created_at, Kind.TIME),
+        },
+        {"created_at": artifact_transfers.c.created_at, "updated_at": artifact_transfers.c.updated_at},
+        artifact_transfers.c.id,
+    ),
+    "approvals": Listing(
+        approvals,
+        _only(
+            approvals,
+            "id chain_id workflow_id step_id item_index attempt status artifact_ids policy requested_at expires_at "
+            "decided_at decided_by reason action decision_parameters link_expires_at created_at updated_at",
+        ),
+        {
+            "chain_id": Field(approvals.c.chain_id, Kind.TEXT),
+            "workflow_id": Field(approvals.c.workflow_id, Kind.ID),
+            "step_id": Field(approvals.c.step_id, Kind.TEXT),
+            "status": Field(approvals.c.status, Kind.WORD, tuple(ApprovalStatus)),
+            "decided_by": Field(approvals.c.decided_by, Kind.TEXT),
+            "requested_at": Field(approvals.c.requested_at, Kind.TIME),
+        },
+        {
+            "requested_at": approvals.c.requested_at,
+            "updated_at": approvals.c.updated_at,
+            "expires_at": sa.func.coalesce(approvals.c.expires_at, sa.literal(_NEVER, sa.BigInteger)),
+        },
+        approvals.c.id,
+        (approvals.c.step_id,),
+        descending=False,
+    ),
+    "keys": Listing(
+        api_keys,
+        _only(api_keys, "id name role created_at revoked_at"),
+        {"name": Field(api_keys.c.name, Kind.TEXT)},
+        {"created_at": api_keys.c.created_at, "name": api_keys.c.name},
+        api_keys.c.id,
+        descending=False,
+    ),
+}
+
+
+async def list_rows(session: Session, what: str, page: Page) -> Rows:
+    """One page of a listing, in one query.
+
+    Raises:
+        InputInvalid: E_FILTER_FIELD, E_FILTER_OP, E_SORT_FIELD, E_PAGE.
+    """
+    listing = LISTINGS[what]
+    if not (0 < page.limit <= MAX_PAGE and 0 <= page.offset <= MAX_OFFSET):
+        allowed = f"limit 1 to {MAX_PAGE}, offset 0 to {MAX_OFFSET}"
+        raise InputInvalid("E_PAGE", "limit or offset out of range", found=(page.limit, page.offset), allowed=allowed)
+    by = sort_of(listing, page.sort)
+    falling = listing.descending if page.descending is None else page.descending
+    query = sa.select(*listing.columns, by.label("sorted_by")).select_from(listing.source)
+    for condition in page.conditions:
+        query = query.where(_where(listing, condition))
+    if page.search:
+        query = query.where(sa.or_(*(column.contains(page.search, autoescape=True) for column in listing.search)))
+    if page.after is not None:
+        query = query.where(_beyond(by, listing.key, page.after, falling))
+    ends = (by.desc(), listing.key.desc()) if falling else (by.asc(), listing.key.asc())
+    query = query.order_by(*ends).limit(page.limit + 1).offset(page.offset)
+    found = await session.fetch_all(query)
+    more = len(found) > page.limit
+    last = found[page.limit - 1] if more else None
+    places = [row.pop("sorted_by") for row in found]
+    rows = [record(row) for row in found[: page.limit]]
+    return Rows(rows, None if last is None else (places[page.limit - 1], last["id"]))
+
+
+def sort_of(listing: Listing, name: str) -> sa.ColumnElement[Any]:
+    """The column of a sort, the first one for no name. Raises InputInvalid (E_SORT_FIELD)."""
+    if not name:
+        return next(iter(listing.sorts.values()))
+    if name not in listing.sorts:
+        raise InputInvalid("E_SORT_FIELD", "nothing is sorted by this", found=name, allowed=" ".join(listing.sorts))
+    return listing.sorts[name]
+
+
+def field_of(listing: Listing, name: str, operator: str) -> tuple[Field, str]:
+    """A filter and its operator, checked. Raises InputInvalid (E_FILTER_FIELD, E_FILTER_OP)."""
+    if name not in listing.fields:
+        raise InputInvalid("E_FILTER_FIELD", "there is no such filter", found=name, allowed=" ".join(listing.fields))
+    there = OPERATORS[listing.fields[name].kind]
+    if operator and operator not in there:
+        raise InputInvalid("E_FILTER_OP", f"no such operator for {name}", found=operator, allowed=" ".join(there))
+    return listing.fields[name], operator or there[0]
+
+
+def _where(listing: Listing, condition: Condition) -> sa.ColumnElement[bool]:
+    one, operator = field_of(listing, condition.field, condition.operator)
+    value = condition.value
+    found: sa.ColumnElement[bool]
+    if one.kind is Kind.FLAG:
+        found = one.column == sa.literal(int(value), sa.Integer)
+    elif one.kind is Kind.WORD:
+        found = one.column.in_(list(value))
+    elif operator == "contains":
+        found = one.column.contains(value, autoescape=True)
+    elif operator == "gte":
+        found = one.column >= value
+    elif operator == "lt":
+        found = one.column < value
+    else:
+        found = one.column == value
+    return found
+
+
+def _beyond(
+    by: sa.ColumnElement[Any], key: sa.ColumnElement[Any], after: tuple[Any, str], falling: bool
+) -> sa.ColumnElement[bool]:
+    value, last = after
+    if falling:
+        return sa.and_(by <= value, sa.or_(by < value, key < last))
+    return sa.and_(by >= value, sa.or_(by > value, key > last))
