@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,6 @@ def test_a_listener_in_trouble_stops_no_run() -> None:
     from towpath.adapters.telemetry import Spans
     from towpath.events import ChainResumed
 
-    spans = Spans()
+    spans: Any = Spans()
     spans._tracer = None
     spans.heard("r", ChainResumed())

@@ -119,7 +119,7 @@ async def _paused(engine: Engine, folder: str) -> Run:
 def _plain(made: Any, **inputs: str) -> Callable[[Engine, str], Awaitable[Run]]:
     async def run(engine: Engine, folder: str) -> Run:
         given = {"folder": folder} if "folder" in inputs else {}
-        return await engine.run(made, run_id=made.plan.name, **given)
+        return await engine.run(made, run_id=made.plan.name, inputs=given)
 
     return run
 

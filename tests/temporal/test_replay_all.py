@@ -10,4 +10,4 @@ from tests.temporal.test_replay import nothing_cached
 
 __all__ = ["nothing_cached"]
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full]
+pytestmark = [pytest.mark.anyio, pytest.mark.full]  # type: ignore[assignment]
