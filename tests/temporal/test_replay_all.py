@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.gates import *  # noqa: F403
 from tests.temporal.test_conformance import *  # noqa: F403
+from tests.temporal.test_gates import *  # noqa: F403
 from tests.temporal.test_replay import nothing_cached
 
 __all__ = ["nothing_cached"]
