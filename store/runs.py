@@ -215,7 +215,9 @@ class RunStore:
         lost = []
         for lease in leases:
             changed = connection.execute(
-                "UPDATE chains SET owner = ?, lease_until = ? WHERE id = ? AND epoch = ?",
+                # One that has just ended, or paused, stays without an owner: it was let go, not lost.
+                "UPDATE chains SET owner = CASE WHEN owner IS NULL THEN NULL ELSE ? END, lease_until = ?"
+                " WHERE id = ? AND epoch = ?",
                 (me, self._until(at), lease.run_id, lease.epoch),
             )
             if changed.rowcount != 1:

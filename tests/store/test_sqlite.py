@@ -25,8 +25,8 @@ from tests.conformance.store import *  # noqa: F403
 from tests.conformance.store import LAG, a_run, a_step, a_version, a_workflow, at_once, count, lag_during, refused
 from towpath import store as api
 from towpath.errors import FeatureMissing, InputInvalid, StoreFailed
-from towpath.events import LogKept, StepDropped, StepReady
-from towpath.model import StepStatus
+from towpath.events import ChainEnded, ChainPaused, Fact, LogKept, StepDropped, StepReady
+from towpath.model import ChainStatus, StepStatus
 from towpath.store import RunStore, fsck, get_session, init_db, open_store
 from towpath.store import session as session_module
 from towpath.store.batch import Write
@@ -348,6 +348,15 @@ async def test_a_closed_store_says_so(file: Path) -> None:
         workflow = await a_workflow(store)
     for work in (store.load("x"), store.claim("x"), a_version(store, workflow), store.renew([])):
         await refused(work, "E_DB_CLOSED")
+
+
+@pytest.mark.parametrize("end", [ChainEnded(ChainStatus.FAILED), ChainPaused("requested")], ids=["over", "paused"])
+async def test_a_run_that_was_let_go_is_not_owned_again_by_a_late_renewal(file: Path, end: Fact) -> None:
+    async with open_store(file) as store:
+        lease = await a_run(store)
+        await store.record(lease, [end])
+        assert await store.renew([lease]) == []  # nobody took it over
+    assert plain(file, "SELECT owner FROM chains") == [(None,)]
 
 
 @pytest.mark.parametrize("way", ["session", "submit", "write"])
