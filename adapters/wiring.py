@@ -104,10 +104,10 @@ async def _adapter(
     settings: Settings,
     threads: int,
     lease_seconds: float,
-    farm: ComfyFarm | None,
+    farm: Any,
     worker: bool,
     client: Any,
-    spans: Spans | None,
+    spans: Any,
 ) -> AsyncIterator[Adapter]:
     concurrency = settings.concurrency or CONCURRENCY
     if settings.adapter == "local":
