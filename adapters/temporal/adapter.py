@@ -223,7 +223,8 @@ class TemporalAdapter:
     async def look(self) -> None:
         """Wake the workflows of runs of which something is asked. What is not delivered now, a worker delivers."""
         for run_id in await self._store.asked():
-            await wake(self.client, self.address, run_id)
+            if await wake(self.client, self.address, run_id) and self.worker is not None:
+                self.worker.bustle.stir()
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run which nobody works on has left at servers."""

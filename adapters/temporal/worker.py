@@ -26,6 +26,7 @@ from .activities import RunActivities
 from .connection import TemporalAddress
 from .minding import Minder
 from .registering import Registered, as_activities, registered
+from .settling import Bustle
 from .waking import Waker
 from .workflows import WORKFLOWS
 
@@ -40,8 +41,15 @@ class RunWorker:
     """A running worker of this process."""
 
     def __init__(
-        self, activities: RunActivities, waker: Waker, minder: Minder, where: str, registered: Registered
+        self,
+        activities: RunActivities,
+        waker: Waker,
+        minder: Minder,
+        bustle: Bustle,
+        where: str,
+        registered: Registered,
     ) -> None:
+        self.bustle = bustle
         self.where = where
         self.registered = registered
         self._activities = activities
@@ -85,6 +93,7 @@ async def running_worker(  # noqa: PLR0913
 ) -> AsyncIterator[RunWorker]:
     """A worker for as long as the block lasts. At its end steps get `grace` seconds, then go to other workers."""
     activities = RunActivities(store, farm, threads, listeners, spans)
+    bustle = Bustle()
     worker = Worker(
         client,
         task_queue=address.task_queue,
@@ -102,16 +111,20 @@ async def running_worker(  # noqa: PLR0913
         max_heartbeat_throttle_interval=timedelta(seconds=max(address.heartbeat / 3, 0.1)),
         default_heartbeat_throttle_interval=timedelta(seconds=max(address.heartbeat / 3, 0.1)),
         graceful_shutdown_timeout=timedelta(seconds=grace),
+        interceptors=[bustle],
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
     )
     where = f"{address.target or 'the configured server'}, task queue {address.task_queue}"
     waker, minder = Waker(store, client, address), Minder(store, client, address)
-    running = RunWorker(activities, waker, minder, where, registered(functions or {}))
+    running = RunWorker(activities, waker, minder, bustle, where, registered(functions or {}))
     async with background_tasks() as tasks, worker:
         tasks.start_soon(running.keep_in_touch)
         with Watchdog(_codes):
-            yield running
+            try:
+                yield running
+            finally:
+                await bustle.rest()
 
 
 def _codes() -> dict[CodeType, str]:
