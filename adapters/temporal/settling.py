@@ -33,7 +33,7 @@ class Bustle(Interceptor):
     async def rest(self) -> None:
         """Wait until nothing has been under way for a moment, but not long. Not to be cancelled."""
         with anyio.move_on_after(PATIENCE, shield=True):
-            while self._under_way or anyio.current_time() - self._last < REST:
+            while self._under_way or anyio.current_time() - self._last < REST:  # noqa: ASYNC110 - it comes and goes
                 await anyio.sleep(0.01)
 
     def begins(self) -> None:
