@@ -22,6 +22,7 @@ from towpath.steps import Step, find_step
 from .background import background_tasks
 from .local_run import LocalRun
 from .slots import Slots
+from .telemetry import Spans
 from .watchdog import Watchdog
 from .work import Farm, InnerEnd, Work
 
@@ -38,6 +39,7 @@ class LocalAdapter:
     def __init__(self, store: Store, concurrency: int, threads: int, lease_seconds: float, farm: Farm | None) -> None:
         self._store = store
         self.farm = farm
+        self.spans: Spans | None = None
         self._slots = Slots(concurrency)
         self._threads = anyio.CapacityLimiter(threads)
         self._lease_seconds = lease_seconds
@@ -113,6 +115,10 @@ class LocalAdapter:
         """Does this process work on the run?"""
         return run_id in self._runs or run_id in self._executing
 
+    def went_on(self, run_id: str) -> bool:
+        """Nothing goes on here by itself."""
+        return False
+
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
         """How far working steps say they are (`context().progress`): (done, total) by step."""
         run = self._runs.get(run_id)
@@ -136,6 +142,8 @@ class LocalAdapter:
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
             self.functions(run_id, row.plan, given)
             run = self._make(lease, row)
+            if self.spans is not None:
+                self.spans.begins(row)
         except BaseException:
             await self._let_go(lease)
             raise
@@ -276,9 +284,13 @@ async def local_adapter(
     threads: int = THREADS,
     lease_seconds: float = 30.0,
     farm: Farm | None = None,
+    spans: Spans | None = None,
 ) -> AsyncIterator[LocalAdapter]:
     """An adapter for this process and event loop; its runs end or are paused with it."""
     adapter = LocalAdapter(store, concurrency, threads, lease_seconds, farm)
+    if spans is not None:
+        adapter.spans = spans
+        adapter.listeners.append(spans.heard)
     async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
         with Watchdog(adapter._codes):

@@ -18,28 +18,18 @@ import anyio
 import anyio.abc
 
 from towpath.attempt import Outcome, failure
-from towpath.binding import compile_condition
 from towpath.commands import (
-    AskApproval,
-    Cancel,
     Collect,
     Command,
-    Complete,
     Decide,
     Expand,
-    Fail,
-    Finish,
     Pause,
     Regenerate,
-    RestoredRow,
-    Skip,
     Start,
-    Wait,
 )
 from towpath.errors import (
     ExpressionFailed,
     InputInvalid,
-    Place,
     RunRefused,
     TowpathError,
     ValueRefused,
@@ -48,24 +38,19 @@ from towpath.events import (
     ChainEnded,
     ChainPaused,
     ChainResumed,
-    DecisionApplied,
     Fact,
-    LevelReached,
     LogKept,
-    NewApproval,
-    StepDropped,
-    StepEnded,
     StepReady,
     StepRetried,
-    StepStarted,
 )
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ApprovalStatus, ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
-from towpath.ports import Lease, Listener, RunRow, StepRow, Store, Wish
+from towpath.model import ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
+from towpath.ports import Lease, Listener, RunRow, Store, Wish
 from towpath.progress import RunState
 from towpath.steps import Step
 
-from .arguments import Arguments, recorded_parameters
+from .arguments import recorded_parameters
+from .facts import RunFacts, asks, first_error, inner_failure, restored
 from .slots import Lines, Slots
 from .work import Inner, InnerEnd, Key, StepExecutor, Work, total_timeout
 
@@ -99,20 +84,20 @@ class LocalRun:
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._inner = inner
         self._farm = inner.farm
-        self._executor = StepExecutor(run.id, store, self.ledger, functions, threads, inner.farm, self._note)
+        self._executor = StepExecutor(
+            run.id, store, self.ledger, functions, threads, inner.farm, self._note, inner.spans
+        )
         self._listener = listener
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
-        self._arguments = Arguments(self.ledger)
+        self._facts = RunFacts(run.plan, self.ledger, store.new_id, run.level if run.rows else -1)
+        self._facts.error = run.error
         self._waiting: deque[Work] = deque()
         self._lines: Lines[Work] = Lines()
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
-        self._outcomes: dict[Key, Outcome] = {}
         self._leaving = False  # the end or the pause is on its way into the store: nothing may follow it
         self._begun = self._stopped = False
-        self._decisions: dict[Key, Wish] = {}
-        self._level = run.level if run.rows else -1
         self._ended = anyio.Event()
         self._pausing = ""
         self._cancelled = False
@@ -145,9 +130,9 @@ class LocalRun:
     async def _begin(self, cancel_first: bool) -> None:
         await self.ledger.restore(self._run)
         facts: list[Fact] = [ChainResumed()]
-        self.error = self.error or self._first_error()
+        self._facts.error = self._facts.error or first_error(self._run.rows)
         self._begun = True
-        self._execute(self._state.begin([_restored(row) for row in self._run.rows]), facts)
+        self._execute(self._state.begin([restored(row) for row in self._run.rows]), facts)
         for row in self._run.rows:
             here = self.ledger.row(row.step, row.item)
             # An earlier decision (a rejection) may have closed this gate already.
@@ -156,11 +141,6 @@ class LocalRun:
         if self._run.cancel_requested or cancel_first:
             self._cancel(facts)
         await self._record(facts)
-
-    def _first_error(self) -> ErrorInfo | None:
-        failed = [row for row in self._run.rows if row.status is StepStatus.FAILED and row.error is not None]
-        first = min(failed, key=lambda row: row.completed_at or 0, default=None)
-        return None if first is None else _named(first.error, first.step, first.item)
 
     async def _record(self, facts: list[Fact]) -> None:
         """Make facts durable, then start what they allow. Every change of the run comes through here."""
@@ -240,12 +220,12 @@ class LocalRun:
 
     async def _obey_decision(self, wish: Wish, row: LedgerRow, facts: list[Fact]) -> None:
         latest, highest = await self._store.latest_artifacts(row.id), await self._store.versions(row.id)
-        if _asks(row, wish):
+        if asks(row, wish):
             await self.ledger.refresh(row, latest)
             row.highest = highest
             if self._comes_to(wish) is GateAction.STOP:
                 await self._abandon_waiting()
-            if _asks(row, wish) and not self._leaving:
+            if asks(row, wish) and not self._leaving:
                 self._decide(wish, facts)
 
     async def _abandon_waiting(self) -> None:
@@ -263,7 +243,7 @@ class LocalRun:
         return self._state.comes_to(wish.step, wish.item, GateAction(wish.action))
 
     def _decide(self, wish: Wish, facts: list[Fact]) -> None:
-        self._decisions[wish.step, wish.item] = wish
+        self._facts.decisions[wish.step, wish.item] = wish
         action = self._comes_to(wish)
         if action is GateAction.APPROVE:
             self._execute(self._state.approved(wish.step, wish.item), facts)
@@ -316,8 +296,6 @@ class LocalRun:
             match command:
                 case Start(step, item):
                     todo.extend(self._start(self._steps[step], item, facts))
-                case Complete(step, item):
-                    self._end_row(step, item, StepStatus.COMPLETED, facts)
                 case Decide(step):
                     todo.extend(self._evaluate(self._steps[step]))
                 case Expand(step):
@@ -325,28 +303,17 @@ class LocalRun:
                 case Collect(step, failed):
                     self._collect(self._steps[step], failed)
                 case Regenerate(step, item):
-                    self._regenerate(step, item, facts)
-                case AskApproval(step, item) | Wait(step, item):
-                    asks = isinstance(command, AskApproval)
-                    self._end_row(step, item, StepStatus.WAITING_APPROVAL, facts, asks=asks)
-                case Fail(step, item, failed):
-                    self._fail(step, item, failed, facts)
-                case Skip(step, reason, item):
-                    self._drop(step, item, StepStatus.SKIPPED, reason, facts)
-                case Cancel(step, item):
-                    self._drop(step, item, StepStatus.CANCELLED, "", facts)
-                case Pause(reason):
-                    if not self._pausing:
-                        facts.append(ChainPaused(reason))
-                case Finish(status):
-                    facts.append(ChainEnded(status, self.error if status is not ChainStatus.COMPLETED else None))
+                    row = self._facts.regenerate(step, item, facts)
+                    self.children.pop(row.id, None)  # a chain inside the step runs anew, as a run of its own
+                case Pause() if self._pausing:
+                    pass
+                case _:
+                    self._facts.record(command, facts)
 
     def _start(self, step: StepPlan, item: int | None, facts: list[Fact]) -> list[Command]:
         row = self.ledger.row(step.id, item)
-        try:
-            arguments = self._arguments.of(step, item) | (row.overrides if row is not None else {})
-        except TowpathError as error:
-            self._outcomes[step.id, item] = failure(error)
+        arguments = self._facts.call_with(step, item)
+        if arguments is None:
             return self._state.failed(step.id, item)
         parameters = recorded_parameters(arguments, step)
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
@@ -358,7 +325,8 @@ class LocalRun:
         if item is None and not work.recorded:
             # An item's row can wait until it starts: the step's own row says how many there are.
             facts.append(StepReady(work.row.id, step.id, None, step.target, False, 0, parameters))
-            self._know(work)
+            work.recorded = True
+            self.ledger.add(work.row)
         return []
 
     def _take_slot(self, work: Work) -> bool:
@@ -393,27 +361,13 @@ class LocalRun:
             for work in self.working.values():
                 self._give_slot_back(work)
 
-    def _know(self, work: Work) -> None:
-        """The work's row is recorded with the facts of this moment."""
-        work.recorded = True
-        self.ledger.add(work.row)
-
     def _begin_attempt(self, work: Work, facts: list[Fact]) -> None:
         row, step = work.row, work.step
         if work.tries:
             work.scope = anyio.CancelScope()  # the last attempt's is spent
-        row.status = StepStatus.EXECUTING
-        row.value_stored = False
-        row.attempt += 1
         work.tries += 1
-        if step.level > self._level:
-            self._level = step.level
-            facts.append(LevelReached(step.level))
-        if work.recorded:
-            facts.append(StepStarted(row.id, step.id, row.item, row.attempt, row.parameters))
-        else:
-            facts.append(StepReady(row.id, step.id, row.item, step.target, True, row.attempt, row.parameters))
-            self._know(work)
+        self._facts.begin_attempt(step, row, facts, recorded=work.recorded)
+        work.recorded = True
         self.working[work.key] = work
         self._starting.append(work)
 
@@ -439,113 +393,22 @@ class LocalRun:
         await self._record(facts)
 
     def _evaluate(self, step: StepPlan) -> list[Command]:
-        assert step.condition is not None
-        try:
-            holds = compile_condition(step.condition, Place(step=step.id, field="condition"))(self.ledger)
-        except TowpathError as error:
-            self._outcomes[step.id, None] = failure(error)
-            return self._state.failed(step.id)
-        return self._state.decided(step.id, holds)
+        holds = self._facts.holds(step)
+        return self._state.failed(step.id) if holds is None else self._state.decided(step.id, holds)
 
     def _expand(self, step: StepPlan, facts: list[Fact]) -> list[Command]:
-        try:
-            count = self._state.count(step.pairs_with) if step.pairs_with else self._arguments.count(step)
-        except TowpathError as error:
-            self._outcomes[step.id, None] = failure(error)
-            return self._state.failed(step.id)
-        row = LedgerRow(self._store.new_id(), step.id, None, StepStatus.EXECUTING, 1, count=count)
-        self.ledger.add(row)
-        if step.level > self._level:
-            self._level = step.level
-            facts.append(LevelReached(step.level))
-        facts.append(StepReady(row.id, step.id, None, step.target, True, 1, None, count))
-        return self._state.expanded(step.id, count)
+        pairs = self._state.count(step.pairs_with) if step.pairs_with else None
+        count = self._facts.expand(step, pairs, facts)
+        return self._state.failed(step.id) if count is None else self._state.expanded(step.id, count)
 
     def _collect(self, step: StepPlan, failed: tuple[int, ...]) -> None:
         """Gathering may have to write a large value, so it is work of its own."""
         row = self.ledger.row(step.id)
         assert row is not None and row.count is not None
-        if failed:
-            row.error = ErrorInfo("E_ITEMS_KEPT", f"{len(failed)} of {row.count} items failed", failed_items=failed)
+        self._facts.keep_failed_items(row, failed)
         work = Work(step, row, {})
         self.working[work.key] = work
         self._starting.append(work)
-
-    # ---- outcomes
-
-    def _end_row(
-        self,
-        step: str,
-        item: int | None,
-        status: StepStatus,
-        facts: list[Fact],
-        *,
-        reason: str = "",
-        asks: bool = False,
-    ) -> None:
-        """Record what a row came to: its outcome, or a person's decision about it."""
-        row = self.ledger.row(step, item)
-        assert row is not None
-        decision = self._decisions.pop((step, item), None)
-        if decision is not None:
-            error = ErrorInfo("E_REJECTED", _rejection(decision)) if status is StepStatus.FAILED else None
-            row.status, row.error = status, error
-            reason = _rejection(decision) if status is StepStatus.SKIPPED else ""
-            facts.append(DecisionApplied(row.id, step, item, decision.approval, status, error, reason))
-            return
-        outcome = self._outcomes.pop((step, item), None) or Outcome(value=row.value)
-        row.status = status
-        row.error = outcome.error or (row.error if status is StepStatus.COMPLETED else None)
-        row.value = outcome.value
-        self.ledger.keep(row, outcome.artifacts)
-        policy = self._steps[step].approval if asks else None
-        row.approval = self._store.new_id() if asks else None
-        facts.append(
-            StepEnded(
-                row.id,
-                step,
-                item,
-                status,
-                row.attempt,
-                outcome.row_value,
-                outcome.artifacts,
-                NewApproval(row.approval, policy) if row.approval and policy else None,
-                row.error,
-                row.parameters if outcome.artifacts else None,
-                reason,
-            )
-        )
-
-    def _regenerate(self, step: str, item: int | None, facts: list[Fact]) -> None:
-        """A rejection sends the row back to work, with the arguments that it changed."""
-        row, decision = self.ledger.row(step, item), self._decisions.pop((step, item))
-        assert row is not None
-        row.status, row.error, row.prompt = StepStatus.EXECUTING, None, None
-        row.regenerations += 1
-        row.overrides.update(decision.parameters)
-        self.children.pop(row.id, None)  # a chain inside the step runs anew, as a run of its own
-        facts.append(DecisionApplied(row.id, step, item, decision.approval, StepStatus.EXECUTING))
-
-    def _fail(self, step: str, item: int | None, failed: tuple[int, ...], facts: list[Fact]) -> None:
-        row = self.ledger.row(step, item)
-        if failed and row is not None:
-            first = self.ledger.row(step, failed[0])
-            cause = f": {first.error.message}" if first is not None and first.error is not None else ""
-            message = f"{len(failed)} of {row.count} items failed, first {step}[{failed[0]}]{cause}"
-            code = first.error.code if first is not None and first.error is not None else "E_ITEMS_FAILED"
-            self._outcomes[step, item] = Outcome(error=ErrorInfo(code, message, failed_items=failed))
-        if row is None:
-            row = self.ledger.add(LedgerRow(self._store.new_id(), step, item))
-            facts.append(StepReady(row.id, step, item, self._steps[step].target, False, 0))
-        self._end_row(step, item, StepStatus.FAILED, facts)
-        self.error = self.error or _named(row.error, step, item)
-
-    def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
-        if self.ledger.row(step, item) is not None:
-            self._end_row(step, item, status, facts, reason=reason)
-            return
-        row = self.ledger.add(LedgerRow(self._store.new_id(), step, item, status))
-        facts.append(StepDropped(row.id, step, item, self._steps[step].target, status, reason))
 
     # ---- working
 
@@ -588,7 +451,7 @@ class LocalRun:
             return self._state.cancelled(*work.key)
         if isinstance(outcome, InnerEnd):
             return self._state.waiting(*work.key)
-        self._outcomes[work.key] = outcome
+        self._facts.outcomes[work.key] = outcome
         if outcome.error is not None:
             return self._state.failed(*work.key)
         if work.row.count is not None:
@@ -636,11 +499,7 @@ class LocalRun:
         if end.status is ChainStatus.CANCELLED and (work.cancelled or self._stopped):
             return None
         if end.status is not ChainStatus.COMPLETED:
-            cause = end.error or ErrorInfo("E_CHILD_FAILED", "no step says why")
-            return Outcome(
-                error=ErrorInfo(cause.code, f"chain {work.step.target} ended {end.status}: {cause.message}"),
-                retryable=False,
-            )
+            return inner_failure(work.step, end.status, end.error)
         return await self._executor.keep_inner(work, end.value)
 
 
@@ -648,30 +507,6 @@ def _forget_pause(facts: list[Fact]) -> None:
     """Whether nothing more can happen is for the latest answer to say, not for an earlier one."""
     if facts and isinstance(facts[-1], ChainPaused):
         facts.pop()
-
-
-def _restored(row: StepRow) -> RestoredRow:
-    kept = row.error is not None and bool(row.error.failed_items)
-    waits = row.waits_for_person
-    return RestoredRow(row.step, row.item, row.status, waits, row.count, kept, row.rejected, row.regenerations)
-
-
-def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | None:
-    """A step's error as the run's, with the step's name in front."""
-    place = step if item is None else f"{step}[{item}]"
-    return None if error is None else ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
-
-
-def _asks(row: LedgerRow, wish: Wish) -> bool:
-    """Is the decision about what the row waits for now? Told late, it may be about what was made before."""
-    return row.status is StepStatus.WAITING_APPROVAL and row.approval == wish.approval
-
-
-def _rejection(wish: Wish) -> str:
-    if wish.decision == ApprovalStatus.TIMED_OUT:
-        return "rejected because nobody decided in time"
-    by = f" by {wish.by}" if wish.by else ""
-    return f"rejected{by}" + (f": {wish.reason}" if wish.reason else "")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

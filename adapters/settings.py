@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_address
-from towpath.errors import FeatureMissing, InputInvalid, Place
+from towpath.errors import InputInvalid, Place
 
 FILE = "towpath.toml"
 _KEYS = {
@@ -61,7 +61,7 @@ def settle(
     `DATABASE_URL`, `towpath.toml` and is `sqlite:///towpath.db` otherwise.
 
     Raises:
-        InputInvalid: E_STORE_URL, E_SETTING. FeatureMissing: E_FEATURE_MISSING for a door not built yet.
+        InputInvalid: E_STORE_URL, E_SETTING.
     """
     env = os.environ if environment is None else environment
     saved = _read(file or Path(FILE))
@@ -70,13 +70,9 @@ def settle(
         address = saved.get("store", DEFAULT_STORE)
     files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
     runs_on = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
-    if runs_on != "local":
-        raise FeatureMissing(
-            "E_FEATURE_MISSING",
-            "only the local adapter is built into this version of towpath",
-            found=runs_on,
-            cure='adapter="local"; Temporal comes with a later version (pip install "towpath[temporal]")',
-        )
+    if runs_on != "local" and not runs_on.startswith("temporal://"):
+        allowed = "local, temporal://host:port/namespace"
+        raise InputInvalid("E_SETTING", "adapter", found=runs_on, allowed=allowed)
     kept = durability or saved.get("durability") or "full"
     if kept not in ("full", "normal"):
         raise InputInvalid("E_SETTING", "durability", found=kept, allowed="full, normal")

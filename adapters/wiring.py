@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from towpath.errors import FeatureMissing
-from towpath.ports import Listener, Store
+from towpath.errors import FeatureMissing, InputInvalid
+from towpath.ports import Adapter, Listener, Store
 from towpath.service import Engine
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.records import Records
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from .comfyui.farm import ComfyFarm
     from .comfyui.pool import ServerPool
+    from .temporal.worker import RunWorker
 
 from .background import background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
 from .settings import Settings, settle
+from .telemetry import Spans, spans_if_wanted
 
 __all__ = ["check_store", "open_engine"]
 
@@ -41,6 +43,8 @@ async def open_engine(
     lease_seconds: float = LEASE_SECONDS,
     busy_timeout: float = 30.0,
     listener: Listener | None = None,
+    worker: bool = False,
+    temporal: Any = None,
 ) -> AsyncIterator[Engine]:
     """Open an engine: `async with open_engine("sqlite:///towpath.db") as engine`.
 
@@ -50,7 +54,8 @@ async def open_engine(
         store: the database, e.g. `sqlite:///towpath.db` or a file name. Default: `TOWPATH_STORE`,
             `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`.
         blobs: folder for larger files; default `<name>-store` beside the database.
-        adapter: what executes chains; `local` is this process.
+        adapter: what executes chains; `local` is this process, `temporal://host:port/namespace` are the workers
+            of a Temporal server. Without a host Temporal's own profiles and `TEMPORAL_…` variables say where it is.
         durability: `full` survives power cuts; `normal` saves an fsync per commit and survives kills only.
         concurrency: steps working at the same time in this process (default 256).
         servers: ComfyUI servers: addresses, or mappings with the keys of `[[servers]]` in `towpath.toml`
@@ -59,10 +64,12 @@ async def open_engine(
         threads: threads for steps that are plain functions.
         lease_seconds: how long a run stays ours without a sign of life.
         busy_timeout: seconds to wait for another process that writes to the same database.
-        listener: is called with (run id, fact) for every recorded fact.
+        listener: is called with (run id, fact) for every fact that this process records.
+        worker: run a Temporal worker in this process too, for as long as the engine is open.
+        temporal: a connected `temporalio.client.Client` to use, with the converters and codecs it has.
 
     Raises:
-        InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_….
+        InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_…. ServerFailed: E_TEMPORAL_….
     """
     settings = settle(
         store,
@@ -82,18 +89,107 @@ async def open_engine(
             lease_seconds=lease_seconds,
         ) as opened,
         open_farm(opened, settings) as farm,
-        local_adapter(
-            opened,
-            concurrency=settings.concurrency or CONCURRENCY,
-            threads=threads,
-            lease_seconds=lease_seconds,
-            farm=farm,
-        ) as local,
+        _spans() as spans,
+        _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal, spans) as chosen,
         background_tasks() as tasks,
     ):
         if listener is not None:
-            local.listeners.append(listener)
-        yield Engine(opened, local, Records(opened), tasks)
+            chosen.listeners.append(listener)
+        yield Engine(opened, chosen, Records(opened), tasks)
+
+
+@asynccontextmanager
+async def _adapter(
+    store: Store,
+    settings: Settings,
+    threads: int,
+    lease_seconds: float,
+    farm: Any,
+    worker: bool,
+    client: Any,
+    spans: Any,
+) -> AsyncIterator[Adapter]:
+    concurrency = settings.concurrency or CONCURRENCY
+    if settings.adapter == "local":
+        if worker or client is not None:
+            allowed = "a temporal:// adapter"
+            raise InputInvalid("E_SETTING", "worker and temporal belong to Temporal", found="local", allowed=allowed)
+        async with local_adapter(
+            store, concurrency=concurrency, threads=threads, lease_seconds=lease_seconds, farm=farm, spans=spans
+        ) as local:
+            yield local
+        return
+    with temporal_needed():
+        from .temporal.opening import temporal_adapter  # noqa: PLC0415 - an SDK that most scripts do not need
+    async with temporal_adapter(
+        store,
+        settings.adapter,
+        client=client,
+        worker=worker,
+        farm=farm,
+        concurrency=concurrency,
+        threads=threads,
+        spans=spans,
+    ) as adapter:
+        yield adapter
+
+
+@asynccontextmanager
+async def open_worker(
+    store: str | os.PathLike[str] | None = None,
+    *,
+    adapter: str | None = None,
+    concurrency: int | None = None,
+    threads: int = THREADS,
+    grace: float = 30.0,
+    metrics_port: int | None = None,
+    functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
+) -> AsyncIterator[RunWorker]:
+    """A Temporal worker on a store, which is made if it is not there, for as long as the block lasts.
+
+    `functions` are further activities by name. Raises as `open_engine`.
+    """
+    settings = settle(store, adapter=adapter, concurrency=concurrency)
+    if settings.adapter == "local":
+        cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
+        raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
+    with temporal_needed():
+        from .temporal.opening import temporal_worker  # noqa: PLC0415
+    async with (
+        open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
+        open_farm(opened, settings) as farm,
+        _spans() as spans,
+        temporal_worker(
+            opened,
+            settings.adapter,
+            metrics_port=metrics_port,
+            farm=farm,
+            concurrency=settings.concurrency or CONCURRENCY,
+            threads=threads,
+            grace=grace,
+            functions=functions,
+            spans=spans,
+        ) as worker,
+    ):
+        yield worker
+
+
+@asynccontextmanager
+async def _spans() -> AsyncIterator[Spans | None]:
+    with spans_if_wanted() as spans:
+        yield spans
+
+
+@contextmanager
+def temporal_needed() -> Iterator[None]:
+    """Around imports that need the extra `temporal`. Raises FeatureMissing without it."""
+    try:
+        yield
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != "temporalio":
+            raise
+        cure = 'pip install "towpath[temporal]"'
+        raise FeatureMissing("E_FEATURE_MISSING", "Temporal needs more packages", cure=cure) from error
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ from towpath.values import copied
 
 from .comfyui.tries import Record, WorkflowTry
 from .slots import ServerSlots
+from .telemetry import Spans
 
 if TYPE_CHECKING:
     from .local_run import LocalRun
@@ -65,6 +67,9 @@ class Inner(Protocol):
     @property
     def farm(self) -> Farm | None: ...
 
+    @property
+    def spans(self) -> Spans | None: ...
+
     async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
 
     async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
@@ -98,8 +103,10 @@ class StepExecutor:
         threads: anyio.CapacityLimiter,
         farm: Farm | None,
         record: Record,
+        spans: Spans | None = None,
     ) -> None:
         self._run_id = run_id
+        self._spans = spans
         self._store = store
         self._ledger = ledger
         self._functions = functions
@@ -119,14 +126,15 @@ class StepExecutor:
         work.context.asks_approval = step.approval is not None
         work.context.regeneration = row.regenerations
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
-        outcome = await run_attempt(
-            self._call(work, work.context),
-            work.context,
-            self._store.files,
-            self._store.new_id,
-            self._ledger.versions(row),
-            timeout,
-        )
+        with nullcontext() if self._spans is None else self._spans.current(self._run_id, row.id, row.attempt):
+            outcome = await run_attempt(
+                self._call(work, work.context),
+                work.context,
+                self._store.files,
+                self._store.new_id,
+                self._ledger.versions(row),
+                timeout,
+            )
         if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT":
             await self.abandon(work)
             return failure(total_timeout(step)) if timeout == left else outcome

@@ -98,7 +98,21 @@ def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
 
 def inputs_used(step: StepPlan) -> frozenset[str]:
     """The chain inputs that a step's arguments, its fan-out or its condition look at."""
-    found: set[str] = set()
+    targets, references = _references(step)
+    named = {str(r.keys[0]) for r in references if r.root == "inputs" and r.keys}
+    return frozenset(named.union(target["input"] for target in targets if "input" in target))
+
+
+def steps_used(step: StepPlan) -> frozenset[str]:
+    """The steps that a step's arguments, its fan-out or its condition look at."""
+    targets, references = _references(step)
+    named = {r.step for r in references if r.step}
+    return frozenset(named.union(target["step"] for target in targets if "step" in target))
+
+
+def _references(step: StepPlan) -> tuple[list[dict[str, Json]], tuple[Reference, ...]]:
+    """What the bindings of a step refer to: `$ref` targets, and references in templates and in its condition."""
+    targets: list[dict[str, Json]] = []
     todo: list[Json] = [step.parameters, step.foreach]
     references: tuple[Reference, ...] = ()
     if step.condition is not None:
@@ -112,10 +126,10 @@ def inputs_used(step: StepPlan) -> frozenset[str]:
             template, _ = parse_template(at["$template"], None, Place(step=step.id))
             references += template.references if template is not None else ()
         elif isinstance(at, dict) and "$ref" in at:
-            found |= {at["$ref"]["input"]} if "input" in at["$ref"] else set()
+            targets.append(at["$ref"])
         elif isinstance(at, dict) and "$literal" not in at:
             todo += at.values()
-    return frozenset(found).union(str(r.keys[0]) for r in references if r.root == "inputs" and r.keys)
+    return targets, references
 
 
 def resolve(reference: Reference, env: Environment, item: Any, index: int | None) -> Any:

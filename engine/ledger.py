@@ -68,7 +68,11 @@ class Ledger:
 
     async def restore(self, recorded: RunRow) -> None:
         """Take over what a store holds of the run, reading values too large for their row from their artifact."""
-        for stored in recorded.rows:
+        await self.take(recorded.rows)
+
+    async def take(self, rows: Iterable[StepRow]) -> None:
+        """Take over recorded rows in place of what was known of them."""
+        for stored in rows:
             row = self.add(_from_store(stored))
             row.value_stored = isinstance(row.value, dict) and STORED_VALUE in row.value
             if row.value_stored:

@@ -111,6 +111,19 @@ class RunRow:
     root: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a run stands: its status with the reason of a pause, its epoch, whether somebody owns it, and whether
+    its end is asked for.
+    """
+
+    status: ChainStatus
+    reason: str = ""
+    epoch: int = 0
+    owned: bool = False
+    cancel_requested: bool = False
+
+
 class Files(ArtifactFiles, Protocol):
     """Keeps new files and gets at the bytes of kept ones."""
 
@@ -152,8 +165,10 @@ class Store(Protocol):
         """Record a run before anything of it starts; False if its id is there already."""
         ...
 
-    async def claim(self, run_id: str) -> Lease:
+    async def claim(self, run_id: str, service: str = "") -> Lease:
         """Become the owner of a run that nobody alive owns. Gates in it whose time is over are closed.
+
+        With `service` that one owns it, not this process: its lease does not run out, and it may claim again.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED (names the owner).
         """
@@ -173,6 +188,28 @@ class Store(Protocol):
 
     async def load(self, run_id: str) -> RunRow:
         """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING)."""
+        ...
+
+    async def standing(self, run_id: str) -> Standing:
+        """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
+        ...
+
+    async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
+        """What is recorded of some steps with all their items, and of some items."""
+        ...
+
+    async def asked(self) -> dict[str, int]:
+        """The runs (and those around them) of which something is asked, or whose gates' time is over, and since when.
+
+        Times are UTC microseconds of the last such thing."""
+        ...
+
+    async def called_off(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of these runs whose end, or the end of a run around them, is asked for."""
+        ...
+
+    async def running_in(self, service: str) -> list[str]:
+        """The running runs that a service owns, those inside steps left out."""
         ...
 
     async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
@@ -261,4 +298,8 @@ class Adapter(Protocol):
 
     def working(self, run_id: str) -> bool:
         """Does this process work on the run?"""
+        ...
+
+    def went_on(self, run_id: str) -> bool:
+        """May the run have come to its end by itself, since this process last told of it?"""
         ...

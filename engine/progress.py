@@ -111,6 +111,17 @@ class RunState:
         left = 0 if policy is None else policy.max_retries - self._regenerated.get((i, item), 0)
         return GateAction.STOP if action is GateAction.REGENERATE and left <= 0 else action
 
+    def waits(self, step: str, item: int | None = None) -> bool:
+        """Does the step or item wait for a person?"""
+        i = self._index.get(step, -1)
+        if i < 0 or item is None:
+            return i >= 0 and self._phase[i] == Phase.GATE
+        return i in self._items and self._items[i].phases[item] == Phase.GATE
+
+    def completed(self, step: str) -> bool:
+        """Did the step complete?"""
+        return self._phase[self._index[step]] == Phase.COMPLETED
+
     def count(self, step: str) -> int:
         """The number of items of an expanded mapped step."""
         return len(self._items[self._index[step]].phases)

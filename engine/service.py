@@ -115,9 +115,13 @@ class Engine:
     async def resume(self, run_id: str, *, wait: bool = False) -> Run:
         """Go on with a run that is not over: after a crash, a pause, or a decision.
 
+        On Temporal a run goes on by itself after a decision; if it is over by now, it is returned as it is.
+
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED; StepNotRegistered.
         """
         found = await self.store.load(run_id)
+        if found.status.final and self.adapter.went_on(run_id):
+            return await self._snapshot(run_id)
         if found.status.final:
             raise RunRefused("E_RUN_OVER", f"run {run_id} is {found.status}", cure="`rerun` makes a new run of it")
         ended = await self.adapter.execute(found.root or run_id)

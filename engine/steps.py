@@ -263,6 +263,11 @@ def find_step(name: str) -> Step[..., Any]:
     )
 
 
+def known_steps() -> list[str]:
+    """The names of the steps that this process has imported."""
+    return sorted(_registry)
+
+
 def import_module(name_or_path: str) -> None:
     """Import a module by name, or a Python file by path under its stem, so that its steps are registered.
 

@@ -195,11 +195,17 @@ def _after_timeout(policy: Json) -> GateAction:
     return GateAction.SKIP if policy.get("on_rejected") == GateAction.SKIP else GateAction.STOP
 
 
+def late(connection: sqlite3.Connection, at: int) -> list[tuple[str, int]]:
+    """The runs of gates whose time is over and that nobody has decided, and until when there was time."""
+    query = f"SELECT chain_id, expires_at FROM approvals WHERE chain_id IS NOT NULL AND {_LATE}"  # noqa: S608 - fixed
+    return connection.execute(query, (this_boot(), since_boot(), at)).fetchall()
+
+
 def expired(connection: sqlite3.Connection, run_ids: Iterable[str], at: int) -> list[str]:
     """Gates in these runs, and in runs inside them, whose time is over and that nobody has decided."""
     late = connection.execute(_LATE_ONES, (this_boot(), since_boot(), at)).fetchall()
     ours = frozenset(run_ids)
-    return [gate for gate, chain in late if ours.intersection(_around(connection, chain))]
+    return [gate for gate, chain in late if ours.intersection(around(connection, chain))]
 
 
 def expire(connection: sqlite3.Connection, gates: Sequence[str], at: int) -> None:
@@ -241,7 +247,7 @@ _PARENT = (
 )
 
 
-def _around(connection: sqlite3.Connection, chain: str | None) -> Iterable[str]:
+def around(connection: sqlite3.Connection, chain: str | None) -> Iterable[str]:
     """A run and the runs that it is inside of."""
     while chain is not None:
         yield chain

@@ -183,7 +183,10 @@ _CLOSE_GATES = Statement(
     )
 )
 _LEVEL = Statement(
-    sa.update(chains).where(chains.c.id == b("run")).values(current_level=b("level"), updated_at=b("at"))
+    sa.update(chains)
+    # Several processes may work on a run's steps: whoever comes late to say so does not turn it back.
+    .where(chains.c.id == b("run"), chains.c.current_level < b("level"))
+    .values(current_level=b("level"), updated_at=b("at"))
 )
 _CHAIN = Statement(
     sa.update(chains)

@@ -29,6 +29,11 @@ class Owner:
     started: int
     steady_until: int = field(default=0, compare=False)  # the lease's end, in monotonic microseconds of its host
 
+    @property
+    def service(self) -> bool:
+        """A service such as Temporal: no process, and never dead."""
+        return self.pid == 0
+
     def to_json(self) -> str:
         return msgspec.json.encode(asdict(self)).decode()
 
@@ -40,7 +45,7 @@ class Owner:
     @property
     def dead(self) -> bool:
         """Certainly over. False where that cannot be known from here."""
-        if not self.here:
+        if self.service or not self.here:
             return False
         return self.boot != this_boot() or _started(self.pid) != self.started
 
@@ -55,7 +60,7 @@ class Owner:
         return (self.steady_until - _steady() if self.here and self.steady_until else until - at) / 1e6
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return self.host if self.service else f"process {self.pid} on {self.host}"
 
 
 def _steady() -> int:
@@ -97,6 +102,11 @@ def this_process() -> Owner:
     """This process as an owner."""
     pid = os.getpid()
     return Owner(socket.gethostname(), this_boot(), pid, _started(pid))
+
+
+def service(name: str) -> Owner:
+    """A service as an owner."""
+    return Owner(name, "", 0, 0)
 
 
 def parse(text: str | None) -> Owner | None:

@@ -12,17 +12,18 @@ import msgspec
 import sqlalchemy as sa
 
 from towpath.errors import Fenced, RunRefused, StoreFailed
-from towpath.events import ChainEnded, ChainPaused, Fact, GateFact
-from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
-from towpath.ports import Lease, NewRun, RunRow, StepRow, Wish
+from towpath.events import ChainEnded, ChainPaused, Fact
+from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan
+from towpath.ports import Lease, NewRun, RunRow, Standing, StepRow, Wish
 
-from . import definitions, gates, rows
+from . import definitions, gates, owners, parts, rows
 from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .files import StoredFiles
 from .journal import end_tree, guard, writes
 from .owners import LEASE_SECONDS, Owner, parse, this_process
+from .parts import step_row
 from .schema import init_schema
 from .sending import SENT_BEFORE
 from .session import Database, Row, Session, Statement
@@ -103,6 +104,7 @@ _LOGS = Statement(
     .where(workflows.c.chain_id == b("run"))
     .order_by(workflows.c.id, step_logs.c.attempt)
 )
+FOREVER = 2**62  # microseconds: a service's lease does not run out
 _owned_here: set[tuple[Path, str]] = set()
 """Runs that drivers of this process work on now: a lease of ours that is not among them was left behind."""
 
@@ -154,19 +156,23 @@ class RunStore:
             raise
         return True
 
-    async def claim(self, run_id: str) -> Lease:
+    async def claim(self, run_id: str, service: str = "") -> Lease:
         """Become the owner of a run that nobody alive owns. Gates in it whose time is over are closed.
+
+        With `service` that one owns it, not this process: its lease does not run out, and it may claim again.
 
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED.
         """
-        answer = await self.database.write(lambda c: self._claim(c, run_id))
+        claimer = owners.service(service) if service else self._me
+        answer = await self.database.write(lambda c: self._claim(c, run_id, claimer))
         if isinstance(answer, RunRefused):
             raise answer
-        _owned_here.add((self.database.path, run_id))
+        if not service:
+            _owned_here.add((self.database.path, run_id))
         return Lease(run_id, answer)
 
-    def _claim(self, connection: sqlite3.Connection, run_id: str) -> int | RunRefused:
+    def _claim(self, connection: sqlite3.Connection, run_id: str, claimer: Owner) -> int | RunRefused:
         asked = "SELECT status, owner, lease_until, epoch FROM chains WHERE id = ?"
         found = connection.execute(asked, (run_id,)).fetchone()
         if found is None:
@@ -175,15 +181,19 @@ class RunStore:
         if rows.word(ChainStatus, status, "chains", run_id, "status").final:
             return RunRefused("E_RUN_OVER", f"run {run_id} is {status}", cure="`towpath rerun` makes a new run of it")
         at = now()
-        if owner is not None and self._alive(owner, run_id, until, at):
+        if owner is not None and owner.service and owner != claimer:
+            return _owned(run_id, owner)
+        if owner is not None and not owner.service and self._alive(owner, run_id, until, at):
             if until > self._until(at):
                 # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
                 connection.execute("UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id))
             return _owned(run_id, owner, owner.left(min(until, self._until(at)), at))
+        # A service has no clock that jumps: its claim does not run out.
+        written = claimer if claimer.service else claimer.leased(self.lease_seconds)
         connection.execute(
             "UPDATE chains SET owner = ?, epoch = ?, lease_until = ?, pause_requested_at = NULL, updated_at = ?"
             " WHERE id = ?",
-            (self._me.leased(self.lease_seconds).to_json(), epoch + 1, self._until(at), at, run_id),
+            (written.to_json(), epoch + 1, FOREVER if claimer.service else self._until(at), at, run_id),
         )
         gates.expire(connection, gates.expired(connection, [run_id], at), at)
         return epoch + 1
@@ -248,7 +258,7 @@ class RunStore:
         for row in await self.database.rows(_VERSIONS_OPEN(run=run_id)):
             given.setdefault(row["workflow_id"], {})[row["name"]] = row["highest"]
         steps = tuple(
-            _step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"]))
+            step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"]))
             for row in await self.database.rows(_STEPS(run=run_id))
         )
         children = gates.runs_inside(await self.database.rows(_CHILDREN(run=run_id)), pasts)
@@ -286,6 +296,29 @@ class RunStore:
             run_id, parent = above[0]["id"], above[0]["parent_workflow_id"]
         return run_id
 
+    async def standing(self, run_id: str) -> Standing:
+        """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
+        found = await self.database.read(lambda c: parts.standing(c, run_id))
+        if found is None:
+            raise missing(run_id)
+        return found
+
+    async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
+        """What is recorded of some steps with all their items, and of some items."""
+        return await self.database.read(lambda c: parts.rows_of(c, run_id, steps, items))
+
+    async def asked(self) -> dict[str, int]:
+        """The runs (and those around them) of which something is asked, or late gates and since when."""
+        return await self.database.read(lambda c: parts.asked(c, now()))
+
+    async def called_off(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of these runs whose end, or the end of a run around them, is asked for."""
+        return await self.database.read(lambda c: parts.called_off(c, run_ids))
+
+    async def running_in(self, service: str) -> list[str]:
+        """The running runs that a service owns, those inside steps left out."""
+        return await self.database.read(lambda c: parts.running_in(c, owners.service(service)))
+
     async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
         """The latest version of each output of a row, as people may have left it."""
         return [rows.artifact(row) for row in await self.database.rows(_LATEST(row=row_id))]
@@ -319,7 +352,7 @@ class RunStore:
 
     async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
         """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
-        return await self.database.read(lambda c: _edits(c, run_ids, after))
+        return await self.database.read(lambda c: parts.edits(c, run_ids, after))
 
     async def wish(self, run_id: str, kind: str) -> ChainStatus:
         """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once.
@@ -363,20 +396,6 @@ def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> Non
         connection.execute(write.sql, write.values)
 
 
-def _edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
-    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
-    asked = (
-        "SELECT DISTINCT w.step_id, w.item_index FROM events e JOIN workflows w ON w.id = e.workflow_id"
-        " WHERE e.chain_id = ? AND e.seq > ? AND e.type = ?"
-    )
-    found = [
-        Wish(run_id, "edit", step, item)
-        for run_id in run_ids
-        for step, item in connection.execute(asked, (run_id, after, GateFact.EDITED)).fetchall()
-    ]
-    return last, found
-
-
 def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish]:
     found: list[Wish] = []
     for run_id in run_ids:
@@ -404,44 +423,14 @@ def _plan(chain: Row, definition: str) -> Plan:
         ) from None
 
 
-def _step_row(row: Row, files: tuple[ArtifactRow, ...], versions: dict[str, int], past: gates.Past | None) -> StepRow:
-    past = past or gates.Past()
-    status = rows.word(StepStatus, row["status"], "workflows", row["id"], "status")
-    error = rows.decode(row["error"])
-    gate = past.open
-    return StepRow(
-        id=row["id"],
-        step=row["step_id"],
-        item=row["item_index"],
-        status=status,
-        attempt=row["attempt"],
-        value=rows.decode(row["value"]),
-        count=row["item_count"],
-        parameters=rows.decode(row["parameters"]),
-        error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
-        reason=row["error_message"] or "",
-        waits_for_person=gate is not None,
-        approval=gate["id"] if gate else None,
-        decision=gates.as_wish(gate) if gate and gate["status"] != "pending" else None,
-        regenerations=past.regenerations,
-        overrides=past.overrides,
-        rejected=status is StepStatus.FAILED and past.rejected(row["attempt"]),
-        versions=versions,
-        queued_at=row["queued_at"],
-        started_at=row["started_at"],
-        completed_at=row["completed_at"],
-        server_address=row["server_address"],
-        prompt_id=row["prompt_id"],
-        artifacts=files,
-    )
-
-
-def _owned(run_id: str, owner: Owner, left: float) -> RunRefused:
+def _owned(run_id: str, owner: Owner, left: float | None = None) -> RunRefused:
     return RunRefused(
         "E_RUN_OWNED",
         f"run {run_id} is worked on by {owner}",
-        found=f"a lease for {left:.0f} s more",
-        cure="wait for it, or end that process: its run can then be taken over at once",
+        found="" if left is None else f"a lease for {left:.0f} s more",
+        cure=f"wait for it, or `towpath cancel {run_id}`"
+        if owner.service
+        else "wait for it, or end that process: its run can then be taken over at once",
         retryable=True,
     )
 

@@ -106,7 +106,9 @@ def print_json(data: Any) -> None:
 
 
 @contextmanager
-def interruptible(scope: anyio.CancelScope) -> Iterator[list[int]]:
+def interruptible(
+    scope: anyio.CancelScope, said: str = "stopping: the run is left paused; once more ends at once"
+) -> Iterator[list[int]]:
     """Ctrl-C (or SIGTERM) once ends the scope in order; twice ends the process at once.
 
     Yields a list that holds the signal that came, if one did.
@@ -121,7 +123,7 @@ def interruptible(scope: anyio.CancelScope) -> Iterator[list[int]]:
         if came:
             os._exit(INTERRUPTED)
         came.append(number)
-        click.echo("\nstopping: the run is left paused; once more ends at once", err=True)
+        click.echo(f"\n{said}", err=True)
         scope.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

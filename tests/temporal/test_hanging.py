@@ -1,0 +1,331 @@
+"""What must leave no run hanging: workflows that are ended by hand, that fail, or that meet what others left."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from typing import Any
+
+import anyio
+import pytest
+from temporalio.client import Client
+
+from tests.adapters.conftest import OpenEngine
+from tests.conformance import chain_steps as steps
+from tests.conformance.adapter import CANCELLED, DONE, RUNS, folder, pending, settled, status_of, until
+from tests.conformance.chain_steps import began, let_go
+from tests.temporal.dev_server import DevServer
+from towpath import Engine, ServerFailed, StoreFailed, chain, step
+from towpath.adapters.temporal import activities, messages, minding, session, worker
+from towpath.adapters.temporal.activities import RunActivities
+from towpath.adapters.temporal.connection import parse_address
+
+__all__ = ["folder"]
+
+pytestmark = pytest.mark.anyio
+
+
+@chain
+def inner(folder: str):
+    return steps.echo(steps.hold(folder, "deep"))
+
+
+@chain
+def outer(folder: str):
+    return steps.echo(inner(folder=folder)), steps.hold(folder, "flat")
+
+
+@chain
+def single(folder: str):
+    return steps.echo(steps.hold(folder, "flat"))
+
+
+@pytest.fixture
+def client(temporal_server: DevServer) -> Any:
+    """Connects as an operator would."""
+    return lambda: Client.connect(temporal_server.target)
+
+
+@pytest.fixture
+def quick_minder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minding, "EVERY", 0.5)
+
+
+async def left_paused(engine: Engine, run_id: str) -> None:
+    async def paused() -> bool:
+        now = await engine.snapshot(run_id)
+        return now.status == "paused" and now.reason == "interrupted"
+
+    await until(paused, within=30)
+
+
+async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_minder: None
+) -> None:
+    """Terminated on Temporal's pages: nothing is recorded as cancelled that nobody cancelled, in the run and in the
+    run inside it; whoever waits is told, and `resume` does the rest.
+    """
+    async with open_engine() as engine:
+        handle = await engine.start(outer, folder=folder)
+        await began(folder, "deep", "flat", within=30)
+        found = (await client()).get_workflow_handle(parse_address(adapter).workflow_id(handle.id))
+        await found.terminate("by hand")
+        with pytest.raises(ServerFailed) as told:
+            await handle.result()
+        assert told.value.code == "E_TEMPORAL_WORKFLOW"
+        await left_paused(engine, handle.id)
+        await anyio.sleep(1.5)  # the steps are told to stop meanwhile
+        assert await status_of(engine, handle.id, "hold") == RUNS
+        let_go(folder, "deep", "flat")
+        with anyio.fail_after(60):
+            run = await engine.resume(handle.id)
+        assert run.value == ["deep", "flat"]
+        assert set((await settled(engine, run)).values()) == {DONE}
+
+
+async def test_a_workflow_ended_by_hand_while_nobody_waits(
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_minder: None
+) -> None:
+    """A worker finds out, and a cancel is done at once."""
+    async with open_engine() as engine:
+        async with open_engine(worker=False) as starting:
+            run_id = (await starting.start(single, folder=folder)).id
+            await began(folder, "flat", within=30)
+        await (await client()).get_workflow_handle(parse_address(adapter).workflow_id(run_id)).terminate()
+        await left_paused(engine, run_id)
+        assert await engine.cancel(run_id) == "cancelled"
+        assert (await settled(engine, run_id))["hold"] == CANCELLED
+
+
+async def test_a_cancel_on_temporals_pages_is_a_cancel(
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str
+) -> None:
+    async with open_engine() as engine:
+        handle = await engine.start(outer, folder=folder)
+        await began(folder, "deep", "flat", within=30)
+        await (await client()).get_workflow_handle(parse_address(adapter).workflow_id(handle.id)).cancel()
+        with anyio.fail_after(30):
+            run = await handle.result()
+        assert run.status == "cancelled"
+        assert set((await settled(engine, run)).values()) == {CANCELLED}
+
+
+async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(
+    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one in a task that nobody awaits."""
+    real = session.Session._result
+
+    async def broken(self: Any, start: Any) -> Any:
+        raise LookupError("a mistake of ours")
+
+    monkeypatch.setattr(session.Session, "_result", broken)
+    async with open_engine() as engine:
+        let_go(folder, "flat")
+        with anyio.fail_after(30), pytest.raises(ServerFailed) as told:
+            await engine.run(single, run_id="broken", folder=folder)
+        assert "a mistake of ours" in str(told.value)
+        await left_paused(engine, "broken")
+        monkeypatch.setattr(session.Session, "_result", real)
+        with anyio.fail_after(30):
+            run = await engine.resume("broken")
+        assert run.value == "flat"
+
+
+async def test_code_that_decides_otherwise_leaves_the_run_to_be_resumed(
+    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that breaks the runs under way stops them with a clear error; the rows are enough to go on."""
+    real, calls = messages.workflow_id, itertools.count()
+
+    def other(*parts: str) -> str:
+        return real(*parts, str(next(calls))) if len(parts) > 2 else real(*parts)
+
+    let_go(folder, "flat")
+    monkeypatch.setattr(worker, "CACHED", 0)
+    monkeypatch.setattr(messages, "workflow_id", other)
+    async with open_engine() as engine:
+        with anyio.fail_after(60), pytest.raises(ServerFailed) as told:
+            await engine.run(single, run_id="other", folder=folder)
+        assert "ondetermin" in str(told.value)
+        await left_paused(engine, "other")
+        monkeypatch.setattr(messages, "workflow_id", real)
+        with anyio.fail_after(60):
+            assert (await engine.resume("other")).value == "flat"
+        assert set((await settled(engine, "other")).values()) == {DONE}
+
+
+async def test_an_error_while_a_run_is_taken_leaves_it_to_be_resumed(
+    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that is too large for Temporal says so, with a cure; the local adapter takes the run over."""
+    monkeypatch.setattr(activities, "MOST_TEXT", 10)
+    let_go(folder, "flat")
+    async with open_engine() as engine:
+        with anyio.fail_after(30), pytest.raises(ServerFailed) as told:
+            await engine.run(single, run_id="large", folder=folder)
+        assert "E_PLAN_SIZE" in str(told.value) or "too large for a workflow" in str(told.value)
+        await left_paused(engine, "large")
+    async with open_engine(adapter="local", worker=False) as engine:
+        assert (await engine.resume("large")).value == "flat"
+
+
+@pytest.mark.parametrize("code", ["E_TRANSITION", "E_DB_CONFLICT", "E_DB_VALUE"])
+async def test_a_store_that_refuses_for_good_is_not_asked_for_ever(
+    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    real = RunActivities._carry_out
+
+    async def refused(*_: Any) -> None:
+        raise StoreFailed(code, "no")
+
+    monkeypatch.setattr(RunActivities, "_carry_out", refused)
+    let_go(folder, "flat")
+    async with open_engine() as engine:
+        with anyio.fail_after(30), pytest.raises(ServerFailed):
+            await engine.run(single, run_id="refused", folder=folder)
+        await left_paused(engine, "refused")
+        monkeypatch.setattr(RunActivities, "_carry_out", real)
+        with anyio.fail_after(30):
+            assert (await engine.resume("refused")).value == "flat"
+
+
+async def test_a_worker_that_stops_in_the_middle_of_recording(
+    open_engine: OpenEngine, store: Any, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No grace, and a local activity on its way: the run goes on with the next worker, nothing is given up."""
+    real = RunActivities._read_for
+    inside = asyncio.Event()
+
+    async def slow(*given: Any) -> None:
+        inside.set()
+        await asyncio.sleep(3)
+        await real(*given)
+
+    @chain
+    def decides(folder: str):
+        first = steps.echo(1)
+        return steps.hold(folder, "flat").after(first).when("echo.output == 1")
+
+    let_go(folder, "flat")
+    async with open_engine(worker=False) as engine:
+        monkeypatch.setattr(RunActivities, "_read_for", slow)
+        handle = await engine.start(decides, folder=folder)
+        async with open_engine():
+            with anyio.fail_after(30):
+                await inside.wait()
+        monkeypatch.setattr(RunActivities, "_read_for", real)
+        async with open_engine():
+            with anyio.fail_after(60):
+                run = await handle.result()
+        assert run.status == "completed"
+        assert set((await settled(engine, run)).values()) == {DONE}
+
+
+async def test_what_a_pause_keeps_waiting_fills_no_history(
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused run is told again and again of a decision that it may not act on: its workflow continues as new, and
+    hears of a resume all the same.
+    """
+
+    @chain
+    def gated(folder: str):
+        return steps.read_text(steps.draft("x")), steps.hold(folder, "flat")
+
+    from temporalio.workflow import Info
+
+    monkeypatch.setattr(Info, "is_continue_as_new_suggested", lambda self: self.get_current_history_length() > 40)
+    async with open_engine() as engine:
+        handle = await engine.start(gated, folder=folder)
+        await began(folder, "flat", within=30)
+        await until(lambda: engine.approvals(handle.id))
+        await engine.pause(handle.id)
+        let_go(folder, "flat")
+        assert (await handle.result()).reason == "requested"
+        await engine.approve(await pending(engine, handle.id), by="anna")
+        known = (await client()).get_workflow_handle(parse_address(adapter).workflow_id(handle.id))
+        first = (await known.describe()).run_id
+
+        async def continued() -> bool:
+            await known.signal(messages.WAKE)
+            return bool((await known.describe()).run_id != first)
+
+        await until(continued, within=30)
+        with anyio.fail_after(30):
+            run = await engine.resume(handle.id)
+        assert run.status == "completed"
+        assert set((await settled(engine, run)).values()) == {DONE}
+
+
+async def test_recording_twice_is_recording_once(open_engine: OpenEngine, folder: str) -> None:
+    """A worker dies between the commit of a decision and its report: the next one records it again."""
+    from temporalio.testing import ActivityEnvironment
+
+    from towpath.commands import Decide, Finish, Pause, Skip
+    from towpath.model import ChainStatus
+    from towpath.starting import new_run
+
+    @chain
+    def decides():
+        first = steps.echo(1)
+        return steps.double(first).when("echo.output == 2")
+
+    def command(*given: Any) -> list[Any]:
+        return messages.pack_commands(given)
+
+    async with open_engine(worker=False) as engine:
+        await engine.store.create_run(await new_run(engine.store, "twice", decides.plan, {}))
+        one, env = RunActivities(engine.store), ActivityEnvironment()
+        begun = await env.run(one.begin_run, messages.ChainStart("twice", "q"))
+        task = messages.StepTask("twice", begun.epoch, "echo", None, "python", "q", heartbeat=5)
+        assert (await env.run(one.steps.run_step, task)).status == "succeeded"
+        asked = messages.Advance("twice", begun.epoch, command(Decide("double")))
+        answers = [(await env.run(RunActivities(engine.store).advance_run, asked)).answers for _ in range(2)]
+        assert answers == [[messages.Answer("decided", "double", 0)]] * 2
+        for packed in (command(Skip("double", "condition is false", None)), command(Pause("requested"))):
+            for _ in range(2):
+                await env.run(RunActivities(engine.store).advance_run, messages.Advance("twice", begun.epoch, packed))
+        for _ in range(2):
+            over = messages.Advance("twice", begun.epoch, command(Finish(ChainStatus.COMPLETED)))
+            await env.run(RunActivities(engine.store).advance_run, over)
+        told = [e["type"] for e in await engine.store.events("twice")]
+        for once in ("StepSkipped", "ChainEnded", "StepCompleted"):
+            assert told.count(once) == 1, told
+
+
+async def test_ids_stay_within_what_servers_take(open_engine: OpenEngine) -> None:
+    """Long names of queue, run and step: ids are cut, and still differ."""
+    from towpath.adapters.temporal.messages import workflow_id
+
+    @chain
+    def two():
+        return [steps.number(n).named(f"{'s' * 98}{n}") for n in range(2)]
+
+    assert len({workflow_id("q" * 200, "ü" * 200, str(n)) for n in range(9)}) == 9
+    assert all(len(workflow_id("q" * 200, "ü" * 200, str(n)).encode()) <= 255 for n in range(9))
+    async with open_engine() as engine:
+        with anyio.fail_after(30):
+            run = await engine.run(two, run_id="ü" * 200)
+        assert run.value == [0, 1]
+
+
+async def test_R34_a_step_that_blocks_the_worker_is_named(
+    open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    @chain
+    def one():
+        return blocks()
+
+    with caplog.at_level(logging.WARNING, "towpath"):
+        async with open_engine() as engine:
+            assert (await engine.run(one)).value == 1
+    assert any("blocks the event loop" in r.message and "blocks" in r.message for r in caplog.records)
+
+
+@step
+async def blocks() -> int:
+    time.sleep(1.8)  # noqa: ASYNC251 - what the test is about
+    return 1
