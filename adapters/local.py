@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from towpath.errors import FeatureMissing, Fenced, Place, RunRefused, StoreFailed, TowpathError
+from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainPaused, Fact
 from towpath.ledger import Ledger, chain_value, restored_ledger
-from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
+from towpath.model import ChainStatus, Plan
 from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
 from towpath.starting import new_run
 from towpath.steps import Step, find_step
@@ -24,7 +24,7 @@ from .local_run import LocalRun
 from .slots import Slots
 from .telemetry import Spans
 from .watchdog import Watchdog
-from .work import Farm, InnerEnd, Work
+from .work import Farm, InnerEnd, Work, abandon_left, needs_farm, prepared
 
 CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
 THREADS = 40
@@ -54,31 +54,18 @@ class LocalAdapter:
 
     def prepared(self, plan: Plan) -> Plan:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-        workflow = _first_workflow(plan)
-        if workflow is None:
-            return plan
-        if self.farm is None:
-            raise _no_farm(workflow)
-        return self.farm.prepared(plan)
+        return prepared(plan, self.farm)
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run which nobody works on has left at servers."""
-        if self.farm is None:
-            return
-        row = await self._store.load(run_id)
-        async with anyio.create_task_group() as tasks:
-            for step in row.rows:
-                if step.status is StepStatus.CANCELLED and step.server_address and step.prompt_id:
-                    tasks.start_soon(self.farm.abandon, step.server_address, step.prompt_id)
+        await abandon_left(self._store, self.farm, run_id)
 
     def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
         """Resolve every step of a run before anything of it starts. Raises StepNotRegistered, FeatureMissing.
 
         Each run keeps its own: two closures may go by the same name.
         """
-        workflow = _first_workflow(plan)
-        if workflow is not None and self.farm is None:
-            raise _no_farm(workflow)
+        needs_farm(plan, self.farm)
         self._functions[run_id] = dict(_resolved(plan, given))
 
     async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
@@ -251,25 +238,6 @@ def _resolved(plan: Plan, given: Mapping[str, Step[..., Any]]) -> Iterator[tuple
             yield step.target, given.get(step.target) or find_step(step.target)
         elif step.chain is not None:
             yield from _resolved(step.chain, given)
-
-
-def _first_workflow(plan: Plan) -> StepPlan | None:
-    """The first ComfyUI step of a chain or of a chain inside it."""
-    for step in plan.steps:
-        found = step if step.kind == "workflow" else _first_workflow(step.chain) if step.chain is not None else None
-        if found is not None:
-            return found
-    return None
-
-
-def _no_farm(step: StepPlan) -> FeatureMissing:
-    return FeatureMissing(
-        "E_FEATURE_MISSING",
-        f"step {step.id} is a ComfyUI workflow, and no server is configured",
-        place=Place(step=step.id, field="workflow"),
-        found=step.target,
-        cure='add [[servers]] with name and url to towpath.toml, or pass servers=["http://host:8188"] to open_engine',
-    )
 
 
 def _value(ledger: Ledger, status: ChainStatus) -> Any:

@@ -1,4 +1,4 @@
-"""A started step: what it is, and how it is carried out on the local adapter."""
+"""A started step: what it is, and how it is carried out. Drivers share it, and what they ask of ComfyUI servers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import anyio
 from towpath.attempt import Outcome, call_step, disk_failed, failure, keep_outcome, keep_value
 from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
-from towpath.errors import Place, StepTimedOut, TowpathError
+from towpath.errors import FeatureMissing, Place, StepTimedOut, TowpathError
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Store
 from towpath.steps import Step
 from towpath.values import copied
@@ -89,6 +89,45 @@ class Farm(ServerSlots, Protocol):
     async def abandon(self, server: str, prompt_id: str) -> None:
         """Cancel a prompt by its id, as far as the server can be reached. Never raises."""
         ...
+
+
+def needs_farm(plan: Plan, farm: Farm | None) -> bool:
+    """Has a chain, or a chain inside it, a ComfyUI step? Raises FeatureMissing if there is one and no server."""
+    workflow = _first_workflow(plan)
+    if workflow is not None and farm is None:
+        raise FeatureMissing(
+            "E_FEATURE_MISSING",
+            f"step {workflow.id} is a ComfyUI workflow, and no server is configured",
+            place=Place(step=workflow.id, field="workflow"),
+            found=workflow.target,
+            cure="add [[servers]] with name and url to towpath.toml (for Temporal's workers too), or pass "
+            'servers=["http://host:8188"] to open_engine',
+        )
+    return workflow is not None
+
+
+def prepared(plan: Plan, farm: Farm | None) -> Plan:
+    """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
+    return farm.prepared(plan) if needs_farm(plan, farm) and farm is not None else plan
+
+
+def _first_workflow(plan: Plan) -> StepPlan | None:
+    for step in plan.steps:
+        found = step if step.kind == "workflow" else _first_workflow(step.chain) if step.chain is not None else None
+        if found is not None:
+            return found
+    return None
+
+
+async def abandon_left(store: Store, farm: Farm | None, run_id: str) -> None:
+    """Cancel the prompts that a run which nobody works on has left at servers."""
+    if farm is None:
+        return
+    row = await store.load(run_id)
+    async with anyio.create_task_group() as tasks:
+        for step in row.rows:
+            if step.status is StepStatus.CANCELLED and step.server_address and step.prompt_id:
+                tasks.start_soon(farm.abandon, step.server_address, step.prompt_id)
 
 
 class StepExecutor:

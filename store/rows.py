@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,7 +81,7 @@ def word(kind: type[S], value: Any, table: str, row: str, column: str) -> S:
         ) from None
 
 
-def artifact(row: Row) -> ArtifactRow:
+def artifact(row: Mapping[str, Any]) -> ArtifactRow:
     """A row of `artifacts` as the engine's noun."""
     return ArtifactRow(
         id=row["id"],

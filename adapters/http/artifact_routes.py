@@ -11,6 +11,7 @@ from starlette.responses import Response
 from towpath.artifact import File
 from towpath.errors import InputInvalid, RunRefused
 from towpath.model import StepStatus
+from towpath.store.rows import artifact as artifact_row
 
 from .answering import answer, listed, principal_of, there
 from .bodies import check_text
@@ -21,7 +22,6 @@ from .records import engine_of, records_of
 from .refusals import Refused
 from .route_table import Parameter, Route
 from .shapes import ArtifactRow, ChainPlace, Deleted, Lineage, Page, StepPlace, TransferRow, masked, page_type, shaped
-from .starting import artifact_row
 from .uploads import FORM, Upload, upload_of
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}", re.ASCII)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.errors import TowpathError
+from towpath.store.rows import artifact as artifact_row
 
 from . import csrf
 from .answering import answer, there
@@ -26,7 +27,6 @@ from .records import engine_of
 from .refusals import Refused
 from .route_table import Page
 from .shapes import ApprovalRow, shaped
-from .starting import artifact_row
 
 LinkPage = Callable[[Request, Mapping[str, Any], Refused | TowpathError | None], Awaitable[Response]]
 

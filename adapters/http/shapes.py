@@ -51,7 +51,7 @@ class ChainRow(Given, frozen=True, kw_only=True):
 
 
 class ArtifactRow(Given, frozen=True, kw_only=True):
-    """One version of one output of a step. `inline` says whether a browser may show it."""
+    """One version of one output of a step."""
 
     id: str
     workflow_id: str

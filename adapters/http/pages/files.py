@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from towpath.adapters.http.records import engine_of, records_of
 from towpath.adapters.http.shapes import masked
-from towpath.adapters.http.starting import artifact_row
 from towpath.store.listing import Condition, Page
+from towpath.store.rows import artifact as artifact_row
 
 from .arguments import given
 from .contents import Branch, Content, Shown, content_of, tree_of

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from towpath.adapters.http.records import engine_of, records_of
 from towpath.adapters.http.refusals import Refused
-from towpath.adapters.http.starting import artifact_row
 from towpath.store.listing import Condition, Page
+from towpath.store.rows import artifact as artifact_row
 
 from .contents import with_peeks
 from .cursors import cursor_text, read_cursor

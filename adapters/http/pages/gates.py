@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from towpath.adapters.http.records import engine_of, records_of
 from towpath.adapters.http.refusals import status_of
-from towpath.adapters.http.starting import artifact_row
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid, TowpathError
+from towpath.store.rows import artifact as artifact_row
 
 from .arguments import changed_parameters
 from .contents import with_peeks

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from towpath.adapters.http.records import Records
-from towpath.adapters.http.starting import artifact_row
 from towpath.model import GateAction
 from towpath.store import Record
 from towpath.store.listing import Condition, Page
+from towpath.store.rows import artifact as artifact_row
 
 from .arguments import MOST_INPUTS, Given, given
 from .contents import Content, Shown, content_of

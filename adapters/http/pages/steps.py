@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from towpath.adapters.http.records import Records, engine_of, records_of
 from towpath.adapters.http.shapes import masked
-from towpath.adapters.http.starting import artifact_row
 from towpath.model import ChainStatus, Json, Plan, StepPlan, StepStatus
 from towpath.store import Record, workflows
 from towpath.store.listing import Condition, Page
+from towpath.store.rows import artifact as artifact_row
 from towpath.values import REFERENCE
 
 from .arguments import given
