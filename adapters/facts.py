@@ -12,7 +12,7 @@ from typing import Any
 from towpath.attempt import Outcome, failure
 from towpath.binding import compile_condition
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Finish, Pause, RestoredRow, Skip, Wait
-from towpath.errors import Place, TowpathError
+from towpath.errors import Place
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -80,7 +80,7 @@ class RunFacts:
         assert step.condition is not None
         try:
             return compile_condition(step.condition, Place(step=step.id, field="condition"))(self.ledger)
-        except TowpathError as error:
+        except Exception as error:  # a value may do to an evaluation what we did not think of
             self.outcomes[step.id, None] = failure(error)
             return None
 
@@ -88,7 +88,7 @@ class RunFacts:
         """The number of a mapped step's items (`pairs`: those of its partner), its row recorded. None as in `holds`."""
         try:
             count = pairs if pairs is not None else self.arguments.count(step)
-        except TowpathError as error:
+        except Exception as error:
             self.outcomes[step.id, None] = failure(error)
             return None
         row = LedgerRow(self._new_id(), step.id, None, StepStatus.EXECUTING, 1, count=count)
@@ -107,7 +107,7 @@ class RunFacts:
         row = self.ledger.row(step.id, item)
         try:
             return self.arguments.of(step, item) | (row.overrides if row is not None else {})
-        except TowpathError as error:
+        except Exception as error:
             self.outcomes[step.id, item] = failure(error)
             return None
 

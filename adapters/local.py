@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from types import CodeType
 from typing import Any
 
@@ -41,7 +42,8 @@ class LocalAdapter:
         self.farm = farm
         self.spans: Spans | None = None
         self._slots = Slots(concurrency)
-        self._threads = anyio.CapacityLimiter(threads)
+        self.suspects = Slots(1)
+        self.threads = anyio.CapacityLimiter(threads)
         self._lease_seconds = lease_seconds
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
@@ -128,7 +130,7 @@ class LocalAdapter:
             row = await self._store.load(run_id)
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
             self.functions(run_id, row.plan, given)
-            run = self._make(lease, row)
+            run = self._make(lease, row, None if parent is None else parent.variables)
             if self.spans is not None:
                 self.spans.begins(row)
         except BaseException:
@@ -152,9 +154,10 @@ class LocalAdapter:
                 self._functions.pop(run_id, None)
         return run
 
-    def _make(self, lease: Lease, row: RunRow) -> LocalRun:
+    def _make(self, lease: Lease, row: RunRow, variables: Context | None) -> LocalRun:
         listener = self._tell if self.listeners else None
-        return LocalRun(self._store, lease, row, self._functions[row.id], self._slots, self._threads, self, listener)
+        functions = self._functions[row.id]
+        return LocalRun(self._store, lease, row, functions, self._slots, self, listener, variables)
 
     def _tell(self, run_id: str, fact: Fact) -> None:
         for listener in self.listeners:
@@ -205,8 +208,7 @@ class LocalAdapter:
             await anyio.sleep(min(POLL, self._lease_seconds / 6))
             try:
                 await self.look()
-                for run in list(self._runs.values()):
-                    await run.flush_logs()
+                await self._flush_logs()
                 if self._runs and anyio.current_time() - renewed > self._lease_seconds / 3:
                     renewed = anyio.current_time()
                     await self._renew()
@@ -214,6 +216,15 @@ class LocalAdapter:
                 _log.warning("%s", error)
             except StoreFailed as error:
                 _log.warning("the store does not answer, trying again: %s", error)
+            except Exception:
+                _log.exception("a look at the store failed, trying again")
+
+    async def _flush_logs(self) -> None:
+        for run in list(self._runs.values()):
+            try:
+                await run.flush_logs()
+            except TowpathError as error:
+                _log.warning("lines that steps of run %s logged are not shown yet: %s", run.id, error)
 
     async def _renew(self) -> None:
         leases = {run_id: run.lease for run_id, run in self._runs.items()}

@@ -7,11 +7,14 @@ costs no thread, connection or transaction of its own.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import anyio
@@ -52,7 +55,9 @@ from towpath.steps import Step
 from .arguments import recorded_parameters
 from .facts import RunFacts, asks, first_error, inner_failure, restored
 from .slots import Lines, Slots
-from .work import Inner, InnerEnd, Key, StepExecutor, Work, total_timeout
+from .work import LOST_LIMIT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
+
+_log = logging.getLogger("towpath")
 
 
 class LocalRun:
@@ -65,9 +70,9 @@ class LocalRun:
         run: RunRow,
         functions: Mapping[str, Step[..., Any]],
         slots: Slots,
-        threads: anyio.CapacityLimiter,
         inner: Inner,
         listener: Listener | None = None,
+        variables: Context | None = None,
     ) -> None:
         self.id = run.id
         self.plan: Plan = run.plan
@@ -83,16 +88,22 @@ class LocalRun:
         self.functions = functions
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._inner = inner
+        self._threads = inner.threads
         self._farm = inner.farm
+        self.variables = copy_context() if variables is None else variables
         self._executor = StepExecutor(
-            run.id, store, self.ledger, functions, threads, inner.farm, self._note, inner.spans
+            run.id, store, self.ledger, functions, inner.threads, inner.farm, self._note, inner.spans
         )
+        self._executor.variables = self.variables
         self._listener = listener
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
         self._facts = RunFacts(run.plan, self.ledger, store.new_id, run.level if run.rows else -1)
         self._facts.error = run.error
         self._waiting: deque[Work] = deque()
+        self._alone = inner.suspects.for_run(None, self._slot_came)
+        self._suspects: deque[Work] = deque()
+        self._lost: dict[str, int] = {}
         self._lines: Lines[Work] = Lines()
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
@@ -124,11 +135,14 @@ class LocalRun:
         finally:
             self._tasks = None
             self._slots.close()
+            self._alone.close()
             self._leave_servers()
         return self.status
 
     async def _begin(self, cancel_first: bool) -> None:
         await self.ledger.restore(self._run)
+        if any(row.status is StepStatus.EXECUTING and row.count is None for row in self._run.rows):
+            self._lost = await self._store.lost_attempts(self.id)
         facts: list[Fact] = [ChainResumed()]
         self._facts.error = self._facts.error or first_error(self._run.rows)
         self._begun = True
@@ -256,8 +270,9 @@ class LocalRun:
 
     def _take_unstarted(self) -> list[Work]:
         """Work that waits for a slot or for its next try; it is the caller's to end."""
-        unstarted = [*self._waiting, *self._lines, *self._napping.values()]
+        unstarted = [*self._waiting, *self._suspects, *self._lines, *self._napping.values()]
         self._waiting.clear()
+        self._suspects.clear()
         self._lines.clear()
         self._napping.clear()
         return unstarted
@@ -315,8 +330,13 @@ class LocalRun:
         arguments = self._facts.call_with(step, item)
         if arguments is None:
             return self._state.failed(step.id, item)
+        lost = self._lost.pop(row.id, 0) if row is not None and step.kind == "python" else 0
+        if lost >= LOST_LIMIT:
+            self._facts.outcomes[step.id, item] = failure(crashed(step, lost))
+            return self._state.failed(step.id, item)
         parameters = recorded_parameters(arguments, step)
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
+        work.lost, work.lend = lost, partial(self._lend, work)
         work.row.parameters = parameters
         if not self._pausing and self._take_slot(work):
             self._begin_attempt(work, facts)
@@ -333,6 +353,9 @@ class LocalRun:
         """Is there a slot for the work? It has it then."""
         if work.step.kind == "chain":
             return True  # it needs none: its steps do, and would wait for each other for ever
+        if work.suspect:
+            work.is_alone = self._alone.take()
+            return work.is_alone
         if work.step.kind == "workflow":
             assert self._farm is not None
             work.seat = self._farm.take(work.step, self._slot_came)
@@ -344,13 +367,42 @@ class LocalRun:
         if work.has_slot:
             work.has_slot = False
             self._slots.give_back()
+        if work.is_alone:
+            work.is_alone = False
+            self._alone.give_back()
         if work.seat is not None and self._farm is not None:
             seat, work.seat = work.seat, None
             self._farm.give_back(seat)
 
+    @contextmanager
+    def _lend(self, work: Work, attempt: int) -> Iterator[None]:
+        """While a step waits for other runs: its slot works for them, else 256 such steps would wait for ever."""
+        if work.row.attempt != attempt or self.working.get(work.key) is not work:
+            yield  # its attempt is over, only its thread still works
+            return
+        work.lent += 1
+        if work.lent == 1:
+            self._give_slot_back(work)
+            self._threads.total_tokens += self._holds_thread(work)
+            self._slot_came()
+        try:
+            yield
+        finally:
+            work.lent -= 1
+            if not work.lent:
+                self._threads.total_tokens -= self._holds_thread(work)
+                if work.row.attempt == attempt and self.working.get(work.key) is work and not self._ended.is_set():
+                    (self._alone if work.suspect else self._slots).take_back()
+                    work.is_alone, work.has_slot = work.suspect, not work.suspect
+
+    def _holds_thread(self, work: Work) -> bool:
+        return not self.functions[work.step.target].is_async
+
     def _queue_up(self, work: Work) -> None:
         if work.step.kind == "workflow" and self._farm is not None:
             self._lines.add(self._farm.need(work.step), work)
+        elif work.suspect:
+            self._suspects.append(work)
         else:
             self._waiting.append(work)
 
@@ -375,6 +427,9 @@ class LocalRun:
         """Start waiting work while there are slots."""
         while self._waiting and not self._pausing and self._take_slot(self._waiting[0]):
             self._begin_attempt(self._waiting.popleft(), facts)
+        if self._suspects and not self._pausing and self._take_slot(self._suspects[0]):
+            self._begin_attempt(self._suspects.popleft(), facts)
+        self._alone.settle(wants=bool(self._suspects) and not self._pausing)
         if self._lines and not self._pausing:
             for work in self._lines.starting(self._take_slot):
                 self._begin_attempt(work, facts)
@@ -418,7 +473,7 @@ class LocalRun:
             outcome: Outcome | InnerEnd | None = None
             if not work.cancelled:  # a cancel may have come between the record and now
                 with work.scope:
-                    outcome = await self._outcome(work)
+                    outcome = await self._recordable(work)
                 if work.scope.cancelled_caught and work.step.kind == "workflow":
                     await self._executor.abandon(work)
             started = await self._settle(work, None if work.scope.cancelled_caught else outcome)
@@ -478,6 +533,16 @@ class LocalRun:
         facts: list[Fact] = []
         self._fill_slots(facts)
         await self._record(facts)
+
+    async def _recordable(self, work: Work) -> Outcome | InnerEnd | None:
+        """The outcome; a fault of ours between the end of a function and its record is the step's failure."""
+        try:
+            return await self._outcome(work)
+        except TowpathError:
+            raise  # the store, or somebody else's run now
+        except Exception as error:
+            _log.exception("step %s of run %s ended in a fault of towpath's own", work.step.id, self.id)
+            return failure(fault(error))
 
     async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
         if work.row.count is not None:

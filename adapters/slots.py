@@ -80,7 +80,7 @@ class Slots:
 
     def _share(self, giver: RunSlots | None = None) -> None:
         """Set free slots aside for the runs that wait."""
-        while self.free and self._waiting:
+        while self.free > 0 and self._waiting:
             run = self._waiting[0]
             if run is giver:
                 return  # it takes the slot itself, in the same breath
@@ -112,7 +112,7 @@ class RunSlots:
             return False
         if self.granted:
             self.granted -= 1
-        elif self._slots.free:
+        elif self._slots.free > 0:
             self._slots.free -= 1
             self._slots._forget(self)  # it had its turn; for more it queues up behind the others
         else:
@@ -127,6 +127,13 @@ class RunSlots:
         self.in_use -= 1
         self._slots._put_back(self)
 
+    def take_back(self) -> None:
+        """Take a slot that was lent, at once: what runs already cannot wait for one. Nothing more starts until
+        there are as many as there should be.
+        """
+        self._slots.free -= 1
+        self.in_use += 1
+
     def settle(self, *, wants: bool) -> None:
         """Say whether work still waits; slots set aside for nothing go to others."""
         self.wants = wants
@@ -136,7 +143,7 @@ class RunSlots:
                 self.granted -= 1
                 self._slots._put_back(None)
             self._slots._share()  # the next in line may have been held up by this run alone
-        elif self._slots.free and self.in_use < self._limit:
+        elif self._slots.free > 0 and self.in_use < self._limit:
             self._slots._wait(self)
 
     def close(self) -> None:

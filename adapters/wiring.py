@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from towpath.errors import FeatureMissing, InputInvalid
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .comfyui.pool import ServerPool
     from .temporal.worker import RunWorker
 
-from .background import background_tasks
+from .background import HeldOpen, background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
 from .settings import Settings, settle
 from .telemetry import Spans, spans_if_wanted
@@ -29,8 +30,7 @@ from .telemetry import Spans, spans_if_wanted
 __all__ = ["check_store", "open_engine"]
 
 
-@asynccontextmanager
-async def open_engine(
+def open_engine(
     store: str | os.PathLike[str] | None = None,
     *,
     blobs: str | os.PathLike[str] | None = None,
@@ -45,10 +45,11 @@ async def open_engine(
     listener: Listener | None = None,
     worker: bool = False,
     temporal: Any = None,
-) -> AsyncIterator[Engine]:
+) -> AbstractAsyncContextManager[Engine]:
     """Open an engine: `async with open_engine("sqlite:///towpath.db") as engine`.
 
-    Opening never starts work. Leaving the block pauses what still runs.
+    Opening never starts work. Leaving the block pauses what still runs. Where opening and closing are two places
+    (a notebook, a fixture): `engine = await Engine.open(…)` and `await engine.close()`, with the same arguments.
 
     Args:
         store: the database, e.g. `sqlite:///towpath.db` or a file name. Default: `TOWPATH_STORE`,
@@ -80,22 +81,45 @@ async def open_engine(
         servers=servers,
         workflows=workflows,
     )
+    return HeldOpen(
+        partial(
+            _engine,
+            settings,
+            store_options={"busy_timeout": busy_timeout, "lease_seconds": lease_seconds},
+            threads=threads,
+            listener=listener,
+            worker=worker,
+            temporal=temporal,
+        )
+    )
+
+
+@asynccontextmanager
+async def _engine(
+    settings: Settings,
+    close: Callable[[], Awaitable[None]],
+    *,
+    store_options: Mapping[str, float],
+    threads: int,
+    listener: Listener | None,
+    worker: bool,
+    temporal: Any,
+) -> AsyncIterator[Engine]:
     async with (
         open_store(
             settings.store,
             blobs=settings.blobs,
             durability=settings.durability,
-            busy_timeout=busy_timeout,
-            lease_seconds=lease_seconds,
+            **store_options,
         ) as opened,
         open_farm(opened, settings) as farm,
         _spans() as spans,
-        _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal, spans) as chosen,
+        _adapter(opened, settings, threads, store_options["lease_seconds"], farm, worker, temporal, spans) as chosen,
         background_tasks() as tasks,
     ):
         if listener is not None:
             chosen.listeners.append(listener)
-        yield Engine(opened, chosen, Records(opened), tasks)
+        yield Engine(opened, chosen, Records(opened), tasks, close)
 
 
 @asynccontextmanager

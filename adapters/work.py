@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from towpath.attempt import Outcome, call_step, disk_failed, failure, keep_outcome, keep_value
+from towpath.attempt import Outcome, disk_failed, failure, keep_outcome, keep_value
 from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
-from towpath.errors import FeatureMissing, Place, StepTimedOut, TowpathError
+from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, StepUnkept, TowpathError
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Store
 from towpath.steps import Step
+from towpath.user_code import call_step
 from towpath.values import copied
 
 from .comfyui.tries import Record, WorkflowTry
-from .slots import ServerSlots
+from .slots import ServerSlots, Slots
 from .telemetry import Spans
 
 if TYPE_CHECKING:
     from .local_run import LocalRun
 
 Key = tuple[str, int | None]
+
+LOST_LIMIT = 3  # a step whose process died so often is given up
+SUSPECT = 2  # one whose process died so often is tried while no other suspect is: the next death names the culprit
 
 
 @dataclass(slots=True)
@@ -44,12 +49,21 @@ class Work:
     context: StepContext | None = None
     cancelled: bool = False
     has_slot: bool = False
+    lost: int = 0  # tries that were the end of their process
+    is_alone: bool = False  # it has the slot of suspects
+    lend: Callable[[int], AbstractContextManager[None]] | None = None  # of the attempt of that number
+    lent: int = 0  # runs of others that it waits for
     seat: Any = None  # a slot of a server, for a step that runs on one
     recorded: bool = True
 
     @property
     def key(self) -> Key:
         return self.row.step, self.row.item
+
+    @property
+    def suspect(self) -> bool:
+        """Is it tried while no other suspect is?"""
+        return self.lost >= SUSPECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,16 @@ class Inner(Protocol):
 
     @property
     def spans(self) -> Spans | None: ...
+
+    @property
+    def threads(self) -> anyio.CapacityLimiter:
+        """The threads of plain functions."""
+        ...
+
+    @property
+    def suspects(self) -> Slots:
+        """One slot, for steps on which processes have died."""
+        ...
 
     async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
 
@@ -144,6 +168,7 @@ class StepExecutor:
         record: Record,
         spans: Spans | None = None,
     ) -> None:
+        self.variables: Context | None = None  # that steps see; default: those of whoever calls `attempt`
         self._run_id = run_id
         self._spans = spans
         self._store = store
@@ -164,16 +189,16 @@ class StepExecutor:
         work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
         work.context.asks_approval = step.approval is not None
         work.context.regeneration = row.regenerations
+        work.context.lend = None if work.lend is None else partial(work.lend, row.attempt)
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
-        with nullcontext() if self._spans is None else self._spans.current(self._run_id, row.id, row.attempt):
-            outcome = await run_attempt(
-                self._call(work, work.context),
-                work.context,
-                self._store.files,
-                self._store.new_id,
-                self._ledger.versions(row),
-                timeout,
-            )
+        outcome = await run_attempt(
+            self._call(work, work.context),
+            work.context,
+            self._store.files,
+            self._store.new_id,
+            self._ledger.versions(row),
+            timeout,
+        )
         if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT":
             await self.abandon(work)
             return failure(total_timeout(step)) if timeout == left else outcome
@@ -183,15 +208,21 @@ class StepExecutor:
         arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
         if work.step.kind == "workflow":
             return partial(self._on_server, work, arguments, context)
-        return partial(call_step, self._functions[work.step.target], arguments, context, self._threads)
+        function, span = self._functions[work.step.target], self._span(work)
+        return partial(call_step, function, arguments, context, self._threads, self.variables, span)
+
+    def _span(self, work: Work) -> AbstractContextManager[None]:
+        """Spans that the work makes of its own are inside the attempt's."""
+        row = work.row
+        return nullcontext() if self._spans is None else self._spans.current(self._run_id, row.id, row.attempt)
 
     async def _on_server(self, work: Work, arguments: dict[str, Any], context: StepContext) -> Any:
         assert self._farm is not None
-        context.enter()
         workflow = self._ledger.plan.workflows[work.step.target]
         given = WorkflowTry(self._run_id, work.step, work.row, arguments, workflow, context, self._record, work.seat)
         try:
-            return await self._farm.run(given)
+            with self._span(work):
+                return await self._farm.run(given)
         finally:
             work.seat = given.seat
 
@@ -226,6 +257,22 @@ class StepExecutor:
             if disk_failed(error):
                 raise
             return failure(error)
+
+
+def crashed(step: StepPlan, lost: int) -> StepCrashed:
+    """Why a step is not tried again whose tries were the end of their process."""
+    return StepCrashed(
+        "E_STEP_CRASHES",
+        f"the process died {lost} times while this step was tried, so it is not tried again",
+        place=Place(step=step.id),
+        cure="look at its memory and its native code, then `towpath rerun`",
+    )
+
+
+def fault(error: Exception) -> TowpathError:
+    """A fault of towpath's own behind the end of a step's function, as the step's failure."""
+    message = f"its outcome could not be kept: {type(error).__name__}"
+    return StepUnkept("E_STEP_KEEP", message, cure="report it with the log of this process, and return something else")
 
 
 def total_timeout(step: StepPlan, last: ErrorInfo | None = None) -> StepTimedOut:

@@ -6,16 +6,15 @@ Both adapters run steps through here. Nothing is recorded: the outcome is handed
 from __future__ import annotations
 
 import asyncio
-import inspect
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from .artifact import Artifact, KeptFile
@@ -25,7 +24,7 @@ from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
 from .redaction import redacted
-from .steps import Step
+from .user_code import StepRaised, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
 
 TRACEBACK_LIMIT = 16 * 1024
@@ -64,24 +63,22 @@ async def attempt(
     """
     try:
         if timeout is None:  # most steps; a cancel scope would be paid for nothing
-            value = await call()
-            return await keep_outcome(value, context, files, new_id, versions)
+            return await _tried(call, context, files, new_id, versions)
         with anyio.move_on_after(timeout) as scope:
-            value = await call()
-            return await keep_outcome(value, context, files, new_id, versions)
+            return await _tried(call, context, files, new_id, versions)
         assert scope.cancel_called
         limit = StepTimedOut("E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context))
         return failure(limit)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
+    except StepRaised as raised:
+        if disk_failed(raised.error) and await files.is_failing():
+            raise raised.error from None
+        return failure(_told_apart(raised.error))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # Nobody cancelled us: the step raised it itself, and would otherwise vanish without a trace.
-        raised = RuntimeError(f"the step raised {type(error).__name__} without being cancelled")
-        return failure(raised.with_traceback(error.__traceback__))
-    except BaseException as error:
+        return failure(_told_apart(error))
+    except Exception as error:
         if disk_failed(error):
             raise
         return failure(error)
@@ -89,22 +86,42 @@ async def attempt(
         context.close()
 
 
-async def call_step(
-    step: Step[..., Any],
-    arguments: dict[str, Any],
+async def _tried(
+    call: Callable[[], Awaitable[Any]],
     context: StepContext,
-    limiter: anyio.CapacityLimiter | None = None,
-) -> Any:
-    """What a step's function returns; a plain function runs in a thread."""
-    args, kwargs = step.call_arguments(arguments)
-    context.enter()
-    if step.is_async:
-        return await step.function(*args, **kwargs)
-    # A thread cannot be stopped: when the attempt is over for us, the thread is left to itself.
-    result = await anyio.to_thread.run_sync(
-        partial(step.function, *args, **kwargs), abandon_on_cancel=True, limiter=limiter
-    )
-    return await result if inspect.isawaitable(result) else result
+    files: Files,
+    new_id: Callable[[], str],
+    versions: dict[str, int],
+) -> Outcome:
+    value = await call()
+    try:
+        data, found = take_apart(value, _place(context))
+    except BaseException as error:  # methods of the value's own classes were called
+        raise StepRaised(error) from None
+    keep = partial(_keep_parts, data, found, context, files, new_id, versions)
+    # A stream is the user's code still, and its task is its own too.
+    streams = any(isinstance(file.data, AsyncIterable) for file in found)
+    return await (in_own_task(keep, copy_context()) if streams else keep())
+
+
+def _told_apart(error: BaseException) -> BaseException:
+    """A cancellation that nobody asked for would look like one that somebody did."""
+    if not isinstance(error, asyncio.CancelledError):
+        return error
+    raised = RuntimeError(f"the step raised {type(error).__name__} without being cancelled")
+    return raised.with_traceback(error.__traceback__)
+
+
+def _check_texts(artifacts: list[NewArtifact], context: StepContext) -> None:
+    """What a database cannot hold is refused here, where it is still this step's fault alone."""
+    for new in artifacts:
+        try:
+            msgspec.json.encode((new.name, new.filename, new.media_type, new.metadata))
+        except (UnicodeEncodeError, TypeError) as error:
+            place = Place(step=context.step_id, field="output")
+            raise ValueRefused(
+                "E_VALUE_TYPE", f"a file's name or type is no text: {error}", place=place, allowed="Unicode text"
+            ) from None
 
 
 async def keep_outcome(
@@ -116,15 +133,27 @@ async def keep_outcome(
     Raises:
         ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE, E_VALUE_FILE, E_ARTIFACT_NAME_TWICE. StoreFailed: E_DISK_….
     """
-    place = _place(context)
-    data, found = take_apart(value, place)
-    found += context.saved
+    data, found = take_apart(value, _place(context))
+    return await _keep_parts(data, found, context, files, new_id, versions)
+
+
+async def _keep_parts(
+    data: Json,
+    found: list[NewFile],
+    context: StepContext,
+    files: Files,
+    new_id: Callable[[], str],
+    versions: dict[str, int],
+) -> Outcome:
+    found = [*found, *context.saved]
     stored = await keep_value(data, context, files, new_id, versions, always=context.asks_approval and not found)
     names = [file.name for file in found] + [artifact.name for artifact in stored]
     if len(names) != len(set(names)):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"two files would both be called {twice}", place=place)
+        message = f"two files would both be called {twice}"
+        raise ValueRefused("E_ARTIFACT_NAME_TWICE", message, place=_place(context))
     kept = [await _keep(file, context, files, new_id, versions) for file in found]
+    _check_texts(kept, context)
     return Outcome(data, (*kept, *stored))
 
 
@@ -201,22 +230,72 @@ def disk_failed(error: BaseException) -> bool:
 
 
 def failure(error: BaseException) -> Outcome:
-    """The outcome of an attempt that raised. Errors of a user's code may be tried again."""
-    name = type(error).__name__
-    if isinstance(error, TowpathError):
-        shown = user_traceback(error) if isinstance(error, StepFailed) else ""
-        info = ErrorInfo(error.code, redacted(error.problem.message), name, shown)
-        return Outcome(error=info, retryable=error.retryable)
-    message = redacted(f"{name}: {error}" if str(error) else name)
-    return Outcome(error=ErrorInfo("E_STEP_RAISED", message[:MESSAGE_LIMIT], name, user_traceback(error)))
+    """The outcome of an attempt that raised. Errors of a user's code may be tried again.
+
+    A group of one exception is told as that one, a larger one by its first; it is not tried again if any of
+    them says so. Never raises, whatever the error's own methods do.
+    """
+    causes = list(_causes(error))
+    first = causes[0]
+    more = f" (and {len(causes) - 1} more)" if len(causes) > 1 else ""
+    group = f"{type(error).__name__}: " if more else ""
+    name = _safe(lambda: type(first).__name__)
+    try:
+        ours = _ours(first, name, more)
+    except Exception:  # a subclass whose __init__ forgot ours
+        ours = None
+    final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
+    shown = user_traceback(error) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
+    if ours is not None:
+        return Outcome(error=replace(ours, traceback=shown), retryable=not final)
+    text = _safe(lambda: str(first))
+    message = redacted(f"{group}{name}: {text}" if text else group + name)[:MESSAGE_LIMIT]
+    return Outcome(error=ErrorInfo("E_STEP_RAISED", message + more, name, shown), retryable=not final)
+
+
+def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
+    if not isinstance(error, TowpathError):
+        return None
+    return ErrorInfo(printable(str(error.code)), redacted(printable(str(error.problem.message))) + more, name)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, those of groups in it too; else the exception itself."""
+    todo, found = [error], False
+    while todo:
+        at = todo.pop(0)
+        if isinstance(at, BaseExceptionGroup):
+            todo[:0] = at.exceptions
+        else:
+            found = True
+            yield at
+    if not found:
+        yield error
+
+
+def _safe(text: Callable[[], str]) -> str:
+    """A text that an exception gives of itself, cut and printable; or that it gives none."""
+    try:
+        return printable(str(text())[: 2 * MESSAGE_LIMIT])
+    except BaseException as error:
+        return f"<no text: its __str__ raised {type(error).__name__}>"
+
+
+def printable(text: str) -> str:
+    """The text with `\\udc80` and the like written out: half a character fits no database and no terminal."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def user_traceback(error: BaseException) -> str:
     """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
-    kept = traceback.TracebackException.from_exception(error)
-    _drop_our_frames(kept)
-    lines = [line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…\n" for line in kept.format()]
-    return redacted("".join(lines)).encode(errors="replace")[-TRACEBACK_LIMIT:].decode(errors="ignore")
+    try:
+        kept = traceback.TracebackException.from_exception(error)
+        _drop_our_frames(kept)
+        lines = [line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…\n" for line in kept.format()]
+    except Exception:  # an exception whose attributes raise when they are looked at
+        lines = traceback.format_tb(error.__traceback__)
+    text = printable(redacted("".join(lines)))
+    return text.encode()[-TRACEBACK_LIMIT:].decode(errors="ignore")
 
 
 def _drop_our_frames(kept: traceback.TracebackException) -> None:

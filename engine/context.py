@@ -7,7 +7,8 @@ import logging
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def context() -> StepContext:
         return _current.get()
     except LookupError:
         raise RuntimeError("context() is only there while a step runs in a chain") from None
+
+
+@contextmanager
+def waiting_for_a_run() -> Iterator[None]:
+    """While code waits for a run: if it is a step's, that run may work in its place."""
+    step = _current.get(None)
+    if step is None or step.lend is None:
+        yield
+        return
+    with step.lend():
+        yield
 
 
 class LogLines(logging.Handler):
@@ -74,6 +86,7 @@ class StepContext:
         self.log: LogLines | None = None
         self.asks_approval = False
         self.regeneration = 0
+        self.lend: Callable[[], AbstractContextManager[None]] | None = None
         self._logger: logging.Logger | None = None
         self._folder = folder
         self._made: Path | None = None
@@ -107,8 +120,8 @@ class StepContext:
         return self._made
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Tell whoever watches how far the step is."""
-        self.done, self.total = done, total
+        """Tell whoever watches how far the step is. Raises TypeError, ValueError for what are no numbers."""
+        self.done, self.total = float(done), None if total is None else float(total)
         if self.on_progress is not None:
             self.on_progress()
 

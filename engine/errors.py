@@ -180,6 +180,14 @@ class StepFailed(TowpathError):
         super().__init__(code, message, retryable=retryable)
 
 
+class StepCrashed(TowpathError):
+    """The process died again and again while it tried a step."""
+
+
+class StepUnkept(TowpathError):
+    """What a step came to could not be kept, through no fault of its function."""
+
+
 class StepTimedOut(TowpathError):
     """An attempt ran longer than `timeout`, or all attempts longer than `total_timeout`."""
 

@@ -76,6 +76,16 @@ class StepStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptReleased:
+    """A worker that stops lets an attempt go in good order: another one makes the next, and none was lost."""
+
+    row: str
+    step: str
+    item: int | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRetried:
     """An attempt failed and another one follows after `delay` seconds."""
 
@@ -205,6 +215,7 @@ class LogKept:
 Fact = (
     StepReady
     | StepStarted
+    | AttemptReleased
     | StepRetried
     | StepEnded
     | StepDropped

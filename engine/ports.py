@@ -137,6 +137,10 @@ class Files(ArtifactFiles, Protocol):
         """Make bytes safe. Raises ValueRefused (E_VALUE_FILE), StoreFailed (E_DISK_…)."""
         ...
 
+    async def is_failing(self) -> bool:
+        """Can nothing be written now? Tells a full or broken disk from a step that says so."""
+        ...
+
     def whereabouts(self, row: ArtifactRow) -> tuple[str | None]:
         """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
         ...
@@ -172,6 +176,10 @@ class Store(Protocol):
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED (names the owner).
         """
+        ...
+
+    async def lost_attempts(self, run_id: str) -> dict[str, int]:
+        """By row that is executing: how often the process that tried it died on it, since its last outcome."""
         ...
 
     async def renew(self, leases: Sequence[Lease]) -> list[str]:

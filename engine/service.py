@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import anyio.abc
 from .artifact import File
 from .chain_file import ChainFile
 from .chains import Chain
+from .context import waiting_for_a_run
 from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
 from .model import ChainStatus, Plan
@@ -21,6 +24,8 @@ from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .starting import new_run, refuse_unbuilt
+
+_log = logging.getLogger("towpath")
 
 POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
 
@@ -32,12 +37,47 @@ class Engine:
     its own.
     """
 
-    def __init__(self, store: Store, adapter: Adapter, records: Any, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        store: Store,
+        adapter: Adapter,
+        records: Any,
+        tasks: anyio.abc.TaskGroup,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.store = store
         self.adapter = adapter
         self._records = records
         self._tasks = tasks
-        self._failed: dict[str, TowpathError] = {}
+        self._close = close
+        self._loop = asyncio.get_running_loop()
+        self._failed: dict[str, Exception] = {}
+
+    @classmethod
+    async def open(cls, store: Any = None, **settings: Any) -> Engine:
+        """An engine for places that cannot use `async with`; its arguments are those of `open_engine`.
+
+        Any task of the same event loop may `close` it.
+        """
+        from towpath import open_engine  # noqa: PLC0415 - the one arrow that points upwards
+
+        opened: Engine = await open_engine(store, **settings).__aenter__()
+        return opened
+
+    async def close(self) -> None:
+        """Pause what still runs and close the store. Doing it twice is harmless."""
+        self._here()
+        if self._close is not None:
+            await self._close()
+
+    def _here(self) -> None:
+        """Raises InputInvalid (E_LOOP) in another event loop than the engine's, before anything is changed."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise InputInvalid(
+                "E_LOOP",
+                "this engine lives in another event loop, and cannot be used from this one",
+                cure="asyncio.run_coroutine_threadsafe(engine.run(…), loop).result(), with the engine's own loop",
+            )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -65,6 +105,7 @@ class Engine:
             ChainInvalid, InputInvalid, FeatureMissing, StepNotRegistered: before anything starts.
             RunRefused: E_RUN_CHAIN if `run_id` is a run of another chain. StoreFailed, Fenced: on the way.
         """
+        self._here()
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
         return await self._finish(run_id, wait)
 
@@ -77,6 +118,7 @@ class Engine:
         **named: Any,
     ) -> RunHandle:
         """Start a chain and return at once; the run goes on beside your code until the engine closes."""
+        self._here()
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
         self._failed.pop(run_id, None)
         await self._tasks.start(self._execute_quietly, run_id)
@@ -119,12 +161,14 @@ class Engine:
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED; StepNotRegistered.
         """
+        self._here()
         found = await self.store.load(run_id)
         if found.status.final and self.adapter.went_on(run_id):
             return await self._snapshot(run_id)
         if found.status.final:
             raise RunRefused("E_RUN_OVER", f"run {run_id} is {found.status}", cure="`rerun` makes a new run of it")
-        ended = await self.adapter.execute(found.root or run_id)
+        with waiting_for_a_run():
+            ended = await self.adapter.execute(found.root or run_id)
         if found.root not in ("", run_id):
             return await self._snapshot(run_id)
         return await self._finish(run_id, wait, ended)
@@ -146,6 +190,7 @@ class Engine:
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_ACTIVE if it is not over yet. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER.
         """
+        self._here()
         old = await self.store.load(run if isinstance(run, str) else run.id)
         new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {})
         refuse_unbuilt(new.plan)
@@ -155,6 +200,10 @@ class Engine:
         return await self._finish(new.id, wait)
 
     async def _finish(self, run_id: str, wait: bool, ended: Ended | None = None) -> Run:
+        with waiting_for_a_run():
+            return await self._finished(run_id, wait, ended)
+
+    async def _finished(self, run_id: str, wait: bool, ended: Ended | None) -> Run:
         while True:
             if ended is None:
                 ended = await self._work_on(run_id)
@@ -197,7 +246,9 @@ class Engine:
 
         try:
             await self._work_on(run_id, taken)
-        except TowpathError as error:
+        except Exception as error:  # one run's trouble is never another's
+            if not isinstance(error, TowpathError):
+                _log.exception("run %s stopped, and can be resumed", run_id)
             self._failed[run_id] = error  # told to whoever asks for the result
         taken()
 
@@ -205,11 +256,13 @@ class Engine:
 
     async def get(self, run_id: str) -> RunHandle:
         """A handle of any run in the store. Raises RunRefused (E_RUN_MISSING)."""
+        self._here()
         await self.store.load(run_id)
         return RunHandle(self, run_id)
 
     async def snapshot(self, run_id: str) -> Run:
         """The run as recorded now."""
+        self._here()
         return await self._snapshot(run_id)
 
     async def _snapshot(self, run_id: str) -> Run:
@@ -219,6 +272,7 @@ class Engine:
 
     async def cancel(self, run_id: str) -> ChainStatus:
         """Ask for a run to be cancelled: recorded at once, done by its owner. Raises RunRefused (E_RUN_OVER)."""
+        self._here()
         status = await self.store.wish(run_id, "cancel")
         if status is ChainStatus.CANCELLED:  # nobody worked on it, so nobody else tells the servers
             await self.adapter.abandon(run_id)
@@ -227,6 +281,7 @@ class Engine:
 
     async def pause(self, run_id: str) -> ChainStatus:
         """Ask for a run to start nothing more; what runs is finished. Raises RunRefused (E_RUN_OVER)."""
+        self._here()
         status = await self.store.wish(run_id, "pause")
         await self.adapter.look()
         return status
@@ -239,6 +294,7 @@ class Engine:
         Each says `id run step item policy requested_at expires_at`, and `artifacts`: what to look at, each
         with its `id name version filename media_type size`. Times are UTC microseconds.
         """
+        self._here()
         return list(await self._records.get_pending_approvals(run_id, 10_000))
 
     async def approve(
@@ -256,6 +312,7 @@ class Engine:
 
         Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_STALE.
         """
+        self._here()
         if seen is None and not isinstance(approval, str):
             seen = [artifact["id"] for artifact in approval["artifacts"]]
         gate = approval if isinstance(approval, str) else approval["id"]
@@ -279,6 +336,7 @@ class Engine:
             ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_SPENT if
                 `regenerate` is asked for by name and `max_retries` are spent. InputInvalid: E_PARAMETER.
         """
+        self._here()
         gate = approval if isinstance(approval, str) else approval["id"]
         given = await self._parameters(gate, parameters) if parameters else None
         return await self._decide(gate, self._records.reject, by, reason=reason, action=action, parameters=given)
@@ -296,6 +354,7 @@ class Engine:
             ValueRefused: E_VALUE_TYPE if a value would be replaced by something else. ApprovalRefused:
                 E_APPROVAL_EXPIRED with `approve`.
         """
+        self._here()
         new = await self._records.edit_artifact(artifact, data, by, reason=reason, approve=approve)
         await self.adapter.look()
         return new
@@ -334,6 +393,11 @@ class RunHandle:
 
     async def result(self) -> Run:
         """Wait until the run is over or paused. Raises what stopped it here, if something did."""
+        self._engine._here()
+        with waiting_for_a_run():
+            return await self._result()
+
+    async def _result(self) -> Run:
         while True:
             if self.id in self._engine._failed:
                 raise self._engine._failed[self.id]

@@ -45,7 +45,7 @@ def take_apart(value: object, place: Place) -> tuple[Json, list[NewFile]]:
     Raises:
         ValueRefused: E_VALUE_TYPE with the place inside the value; E_ARTIFACT_NAME_TWICE.
     """
-    if value is None or isinstance(value, str | bool):
+    if value is None or value is True or value is False or (type(value) is str and value.isascii()):
         return value, []
     files: list[NewFile] = []
     data = _Walk(files, place).visit(value, "", 0)
@@ -66,8 +66,10 @@ class _Walk:
         self.place = place
 
     def visit(self, value: object, path: str, depth: int) -> Json:
-        if value is None or isinstance(value, str | bool):
+        if value is None or value is True or value is False:
             return value
+        if isinstance(value, str):
+            return self._text(value, path)
         if isinstance(value, int):
             return self._integer(value, path)
         if isinstance(value, float):
@@ -80,24 +82,39 @@ class _Walk:
             return [self.visit(v, f"{path or 'output'}[{i}]", depth + 1) for i, v in enumerate(value)]
         return self._file(value, path)
 
+    def _text(self, value: str, path: str) -> str:
+        """Plain `str` of a subclass too, past its own methods: what parsers and arrays return as text often is one."""
+        text = str.__str__(value)
+        try:
+            text.isascii() or text.encode()
+        except UnicodeEncodeError as error:
+            why = "text with half a character in it (a file name that is no UTF-8?)"
+            raise self._refused(path, why, ascii(text[max(0, error.start - 20) : error.end + 20])) from None
+        return text
+
     def _integer(self, value: int, path: str) -> int:
-        if not -MAX_INTEGER <= value < MAX_INTEGER:
-            raise self._refused(path, "an integer that does not fit 64 bits", value)
-        return int(value)
+        number = int.__index__(value)
+        if not -MAX_INTEGER <= number < MAX_INTEGER:
+            raise self._refused(path, "an integer that does not fit 64 bits", number.bit_length())
+        return number
 
     def _number(self, value: float, path: str) -> float:
-        if not math.isfinite(value):
-            raise self._refused(path, "not a finite number", value)
-        return float(value)
+        number = float.__float__(value)
+        if not math.isfinite(number):
+            raise self._refused(path, "not a finite number", number)
+        return number
 
     def _mapping(self, value: dict[Any, object], path: str, depth: int) -> Json:
         result = {}
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise self._refused(path, "a mapping with a key that is not text", key)
-            if key in (REFERENCE, STORED_VALUE):
-                raise self._refused(path, "a mapping with a reserved key", key)
-            result[key] = self.visit(inner, f"{path}.{key}" if path else key, depth + 1)
+            name = self._text(key, path)
+            if name in (REFERENCE, STORED_VALUE):
+                raise self._refused(path, "a mapping with a reserved key", name)
+            if name in result:
+                raise self._refused(path, "a mapping with two keys of the same text", name)
+            result[name] = self.visit(inner, f"{path}.{name}" if path else name, depth + 1)
         return result
 
     def _file(self, value: object, path: str) -> Json:

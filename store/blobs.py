@@ -85,6 +85,23 @@ class FileBlobs:
         """Keep bytes that are in memory; one thread hop for everything."""
         return await run_sync(self._put, data)
 
+    async def probe(self) -> None:
+        """Write and remove a file of 64 KiB. Raises StoreFailed (E_DISK_…) if the disk does not take it."""
+        await run_sync(self._probe)
+
+    def _probe(self) -> None:
+        temp = self._temp()
+        try:
+            with disk_errors(temp):
+                fd = self._create(temp)
+                try:
+                    os.write(fd, bytes(64 * 1024))
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        finally:
+            remove(temp)
+
     async def put_stream(self, chunks: AsyncIterable[bytes], *, limit: int | None = None) -> Blob:
         """Keep a stream, never whole in memory. More than `limit` bytes: `E_BLOB_SIZE`.
 

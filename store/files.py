@@ -84,6 +84,14 @@ class StoredFiles:
         async with aclosing(self.blobs.open(blob.digest, chunk=HEAD)) as chunks:
             return await anext(chunks, b"")
 
+    async def is_failing(self) -> bool:
+        """Can nothing be written now? Tells a full or broken disk from a step that says so."""
+        try:
+            await self.blobs.probe()
+        except StoreFailed:
+            return True
+        return False
+
     def whereabouts(self, row: ArtifactRow) -> tuple[str | None]:
         """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
         return (None if row.size <= INLINE else str(self.blobs.path(row.digest)),)

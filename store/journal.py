@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from towpath.errors import Fenced
 from towpath.events import (
+    AttemptReleased,
     ChainEnded,
     ChainPaused,
     ChainResumed,
@@ -263,6 +264,10 @@ def _step_started(fact: StepStarted, run: str, at: int, made: list[Write]) -> No
     _log_event(made, run, fact.row, "StepStarted", at, _about(fact, attempt=fact.attempt))
 
 
+def _attempt_released(fact: AttemptReleased, run: str, at: int, made: list[Write]) -> None:
+    _log_event(made, run, fact.row, "AttemptReleased", at, _about(fact, attempt=fact.attempt))
+
+
 def _step_retried(fact: StepRetried, run: str, at: int, made: list[Write]) -> None:
     error = _error_json(fact.error)
     _log_event(
@@ -508,6 +513,7 @@ def _short(error: ErrorInfo | None) -> Json:
 _WRITERS: dict[type[Fact], Callable[[Any, str, int, list[Write]], None]] = {
     StepReady: _step_ready,
     StepStarted: _step_started,
+    AttemptReleased: _attempt_released,
     StepRetried: _step_retried,
     StepEnded: _step_ended,
     StepDropped: _step_dropped,

@@ -16,7 +16,7 @@ from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan
 from towpath.ports import Lease, NewRun, RunRow, Standing, StepRow, Wish
 
-from . import definitions, gates, owners, parts, rows
+from . import crashes, definitions, gates, owners, parts, rows
 from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
@@ -229,7 +229,12 @@ class RunStore:
         """Stop owning without ending the run; nothing happens if it is ours no longer."""
         _owned_here.discard((self.database.path, lease.run_id))
         sql = "UPDATE chains SET owner = NULL, lease_until = NULL WHERE id = ? AND epoch = ?"
-        await self.database.submit([Write(sql, (lease.run_id, lease.epoch))])
+        let_go = Write(*crashes.LET_GO(run=lease.run_id, at=now()))
+        await self.database.submit([Write(sql, (lease.run_id, lease.epoch)), let_go], guard(lease))
+
+    async def lost_attempts(self, run_id: str) -> dict[str, int]:
+        """By row that is executing: how often the process that tried it died on it, since its last outcome."""
+        return crashes.lost_attempts(await self.database.rows(crashes.STARTS(run=run_id)))
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts as one whole; back when they are durable. Raises Fenced, StoreFailed."""

@@ -28,7 +28,7 @@ import databases
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import pysqlite
 
-from towpath.errors import StoreFailed, TowpathError
+from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
 from .batch import Guard, Unit, Write, answer, in_transaction, record_batch
 from .failures import OF_THE_VALUE, database_error
@@ -159,6 +159,7 @@ class Database:
         self._readers: asyncio.LifoQueue[_Held] = asyncio.LifoQueue()
         self._held: list[_Held] = []
         self._loop_task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ---- life
 
@@ -169,6 +170,7 @@ class Database:
             raise StoreFailed(
                 "E_DB_SQLITE_OLD", f"SQLite {sqlite3.sqlite_version} is too old", allowed=f"{floor} or newer"
             )
+        self._loop = asyncio.get_running_loop()
         _touch(self.path)
         await self._databases.connect()
         try:
@@ -230,8 +232,23 @@ class Database:
         self._wake.set()
         return done
 
+    def _check_loop(self) -> None:
+        """Queues and locks belong to one event loop; waited for in another they hang both."""
+        if self._loop is not asyncio.get_running_loop():
+            raise InputInvalid(
+                "E_LOOP",
+                "this store was opened in another event loop, and cannot be used from this one",
+                cure="asyncio.run_coroutine_threadsafe(…, loop) with the loop that opened it",
+            )
+
+    @property
+    def broken(self) -> TowpathError | None:
+        """What ended the writer: nothing can be recorded any more until the store is opened again."""
+        return self._broken
+
     def _check_writable(self) -> None:
-        """Raises StoreFailed: E_DB_CLOSED, E_SESSION_NESTED, or what broke the writer."""
+        """Raises StoreFailed: E_DB_CLOSED, E_SESSION_NESTED, or what broke the writer. InputInvalid: E_LOOP."""
+        self._check_loop()
         if self._broken is not None:
             raise self._broken
         if self._closing.is_set():
@@ -296,6 +313,7 @@ class Database:
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a reading function on a reading connection's thread, seeing one snapshot per statement."""
+        self._check_loop()
         if self._closing.is_set():
             raise _closed()
         held = await self._readers.get()

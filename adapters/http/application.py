@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Routed
 
-from towpath.adapters.background import background_tasks
+from towpath.adapters.background import background_tasks, kept_running
 from towpath.adapters.http.route_table import PREFIX, Endpoint, Page
 from towpath.adapters.http.routes import table
 from towpath.errors import TowpathError
@@ -98,7 +98,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     try:
         async with background_tasks() as tasks:
             for service in (feed, app.state.webhooks, app.state.background):
-                tasks.start_soon(service.run)
+                tasks.start_soon(kept_running, service.run, type(service).__name__)
             yield
             feed.close()
     finally:

@@ -47,6 +47,8 @@ class Background:
                     await self._turn(self._tasks)
                 except TowpathError as error:
                     _log.warning("the store does not answer, trying again: %s", error.code)
+                except Exception:
+                    _log.exception("a look for unattended runs failed, trying again")
                 with anyio.move_on_after(TURN):
                     await self._news.wait()
                 self._news = anyio.Event()
@@ -80,6 +82,9 @@ class Background:
         except TowpathError as error:
             if run_id not in self._rests:
                 _log.warning("run %s cannot be gone on with: %s", run_id, error)
+            self._rest(run_id)
+        except Exception:  # one run never ends the service
+            _log.exception("run %s cannot be gone on with", run_id)
             self._rest(run_id)
         finally:
             self._busy.discard(run_id)

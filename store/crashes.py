@@ -1,0 +1,65 @@
+"""How often the process that tried a step died on it, read from the audit trail.
+
+A try that ends leaves a line: it was recorded as over, tried again, decided about, or let go in good order. A
+start that is followed by none of these, only by the next start, was the end of its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from towpath.events import GateFact
+from towpath.model import StepStatus
+
+from .session import Row, Statement
+from .session import value_of as b
+from .tables import events, workflows
+
+RELEASED = "RunReleased"  # a process stopped to work on a run without ending or pausing it
+_START = "StepStarted"
+_ROW_WORDS = ("StepRetried", "AttemptReleased", str(GateFact.APPLIED))
+_RUN_WORDS = ("ChainPaused", RELEASED)
+
+STARTS = Statement(
+    sa.select(events.c.type, events.c.workflow_id)
+    .select_from(events.outerjoin(workflows, workflows.c.id == events.c.workflow_id))
+    .where(
+        events.c.chain_id == b("run"),
+        events.c.type.in_((_START, *_ROW_WORDS, *_RUN_WORDS)),
+        sa.or_(events.c.workflow_id.is_(None), workflows.c.status == StepStatus.EXECUTING),
+    )
+    .order_by(events.c.seq)
+)
+LET_GO = Statement(
+    # Once is enough: a run that cannot be gone on with is tried, and let go, again and again.
+    sa.insert(events).from_select(
+        ["chain_id", "type", "at", "data"],
+        sa.select(b("run"), sa.literal(RELEASED), b("at"), sa.literal("{}")).where(
+            sa.func.coalesce(
+                sa.select(events.c.type)
+                .where(events.c.chain_id == b("run"))
+                .order_by(events.c.seq.desc())
+                .limit(1)
+                .scalar_subquery(),
+                "",
+            )
+            != RELEASED,
+        ),
+    )
+)
+
+
+def lost_attempts(lines: Iterable[Row]) -> dict[str, int]:
+    """The number of lost tries by row, from the run's lines of `STARTS` in order."""
+    lost: dict[str, int] = {}
+    for line in lines:
+        row, kind = line["workflow_id"], line["type"]
+        if row is None:
+            lost.clear()
+        elif kind == _START:
+            lost[row] = lost.get(row, 0) + 1
+        else:
+            lost.pop(row, None)
+    return lost
