@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import opcode
 import signal
 import threading
 from asyncio import runners
@@ -29,6 +30,7 @@ T = TypeVar("T")
 GRACE = 10.0  # seconds that an async function is given to end once it is cancelled
 
 _log = logging.getLogger("towpath")
+_RAISE = opcode.opmap["RAISE_VARARGS"]
 _left: set[asyncio.Task[Any]] = set()
 """Tasks that did not end when they were cancelled: asyncio itself keeps no hold of them."""
 
@@ -126,13 +128,16 @@ async def _stop(task: asyncio.Task[Any]) -> None:
 def _pressed(error: BaseException) -> bool:
     """Is this somebody's Ctrl-C, which asks the whole process to stop? Else the function raised it itself.
 
-    Only the main thread gets signals. `asyncio.run` has a handler of its own: then a real one comes from there.
+    Only the main thread gets signals. Python's own handler lets the error appear at whatever instruction runs, so
+    it comes from no `raise`; a handler in Python, as that of `asyncio.run`, has a frame of its own.
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        return True
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    return last is not None and last.tb_frame.f_code.co_filename == runners.__file__
+    if last is None:
+        return True
+    code = last.tb_frame.f_code
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    return code.co_code[last.tb_lasti] != _RAISE or code is handler or code.co_filename == runners.__file__

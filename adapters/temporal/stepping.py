@@ -65,7 +65,7 @@ class StepActivities:
                     category=ApplicationErrorCategory.BENIGN,
                 ) from None
             except BaseException:
-                self._views.forget(task.run)
+                await self._let_go(trying)
                 raise
         error = outcome.error if outcome is not None else None
         return _shown(result, error.message if error else "", error.code if error else "E_STEP_FAILED")
@@ -134,8 +134,12 @@ class StepActivities:
             try:
                 return await trying.end(outcome)
             except BaseException:
-                self._views.forget(trying.task.run)
+                await self._let_go(trying)
                 raise
+
+    async def _let_go(self, trying: Trying) -> None:
+        self._views.forget(trying.task.run)
+        await trying.release()
 
     async def _begun(self, trying: Trying) -> bool:
         try:
@@ -154,6 +158,7 @@ class StepActivities:
             if details is None or not details.cancel_requested or not await self._called_off(trying.task):
                 # This worker stops, or is too late: the step is somebody else's now. Or the workflows around it
                 # are gone, without anybody having asked for the end of the run.
+                await trying.release()
                 raise
             await trying.abandon()
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,11 +16,11 @@ import anyio
 
 from towpath.adapters.arguments import recorded_parameters
 from towpath.adapters.telemetry import Spans
-from towpath.adapters.work import Farm, StepExecutor, Work, total_timeout
+from towpath.adapters.work import LOST_LIMIT, Farm, StepExecutor, Work, crashed, total_timeout
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
 from towpath.errors import StoreFailed, TowpathError
-from towpath.events import Fact, LogKept, StepReady, StepRetried
+from towpath.events import AttemptReleased, Fact, LogKept, StepReady, StepRetried
 from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, StepRow, Store
@@ -181,6 +182,11 @@ class Trying:
             await self._end(Fail(*self._key), facts)
             return False
         row = self._row
+        lost = await self._lost()
+        if lost >= LOST_LIMIT:
+            self._view.facts.outcomes[self._key] = failure(crashed(self.step, lost))
+            await self._end(Fail(*self._key), facts)
+            return False
         known = row is not None
         row = row or LedgerRow(self._recorder.store.new_id(), *self._key)
         row.parameters = recorded_parameters(arguments, self.step)
@@ -189,6 +195,22 @@ class Trying:
         self.work = Work(self.step, row, arguments, tries=self._tries, deadline=self._deadline(), scope=self.scope)
         self.work.seat = self._seat
         return True
+
+    async def _lost(self) -> int:
+        """How many workers have died on the step so far, since it last came to anything."""
+        row = self._row
+        if row is None or row.status is not StepStatus.EXECUTING or self.step.kind != "python":
+            return 0
+        return (await self._recorder.store.lost_attempts(self.task.run)).get(row.id, 0)
+
+    async def release(self) -> None:
+        """Say that the attempt ends without an outcome though its worker lives: it stops, or could not record."""
+        work = self.work
+        if work is None:
+            return
+        with anyio.CancelScope(shield=True), suppress(TowpathError):
+            released = AttemptReleased(work.row.id, *self._key, work.row.attempt)
+            await self._recorder.record(self._lease, [released])
 
     def _deadline(self) -> float | None:
         if self.step.total_timeout is None:

@@ -1,0 +1,395 @@
+"""Outcomes of steps on the local adapter, and what only one process can show: loops, nesting, deaths, Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.adapters.conftest import OpenEngine, check
+from tests.conformance import hostile_steps as steps
+from tests.conformance.outcomes import *  # noqa: F403
+from tests.conformance.outcomes import looks, tenant
+from towpath import Engine, InputInvalid, chain, step
+from towpath import open_engine as open_real_engine
+from towpath.adapters.background import HeldOpen, kept_running
+from towpath.adapters.slots import Slots
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parents[2]
+_engine: list[Engine] = []
+
+
+@chain
+def small(n: int):
+    return steps.good(n)
+
+
+async def test_steps_see_what_the_caller_has_set(open_engine: OpenEngine) -> None:
+    """A copy of the context of whoever started the run, in async and plain functions."""
+
+    @step
+    def in_a_thread() -> str:
+        return tenant.get()
+
+    @chain
+    def both():
+        return looks(1), in_a_thread()
+
+    async with open_engine() as engine:
+        token = tenant.set("the caller")
+        run = await engine.run(both)
+        handle = await engine.start(both)
+        tenant.reset(token)
+        assert run.value == ["the caller", "the caller"]
+        assert (await handle.result()).value == ["the caller", "the caller"]
+
+
+async def test_a_step_is_given_time_to_end_and_no_more(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout holds for a function that swallows its cancellation: its task is left to itself."""
+    monkeypatch.setattr("towpath.user_code.GRACE", 0.1)
+    let_go = asyncio.Event()
+
+    @step(timeout=0.1)
+    async def stubborn() -> int:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+        return 1
+
+    @chain
+    def waits():
+        return stubborn()
+
+    async with open_engine() as engine:
+        with anyio.fail_after(20):
+            run = await engine.run(waits)
+        let_go.set()
+        assert run["stubborn"].error is not None
+        assert run["stubborn"].error.code == "E_STEP_TIMEOUT"
+
+
+# ---- deaths of the process
+
+DYING = """
+import asyncio, sys
+from tests.conformance import hostile_steps as steps
+from towpath import chain, open_engine
+
+@chain
+def dying(folder: str, times: int):
+    return [steps.good.map(list(range(3))), steps.dies(folder, times)]
+
+async def main(store, folder, times):
+    async with open_engine(store, durability="normal") as engine:
+        run = await engine.run(dying, run_id="dying", folder=folder, times=int(times))
+        print(run.status.value, run["dies"].error.code if run["dies"].error else run["dies"].value)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def _die(store: Path, folder: Path, times: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DYING, str(store), str(folder), str(times)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(("times", "last"), [(2, "completed 2"), (9, "failed E_STEP_CRASHES")])
+def test_a_step_that_ends_its_process_is_given_up(store: Path, tmp_path: Path, times: int, last: str) -> None:
+    """Three deaths on one attempt fail the step; two do not. Steps beside it are never blamed."""
+    for _ in range(min(times, 3)):
+        assert _die(store, tmp_path, times).returncode == 9
+    ended = _die(store, tmp_path, times)
+    assert ended.stdout.strip() == last, ended.stderr
+    assert (tmp_path / "died").read_text() == "x" * 3
+    check(store)
+
+
+async def test_a_run_that_was_let_go_in_good_order_has_lost_nothing(open_engine: OpenEngine) -> None:
+    """Closing the engine again and again under a step is no death of a process."""
+    began, done = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def slow() -> int:
+        began.set()
+        await done.wait()
+        return 1
+
+    @chain
+    def line():
+        return slow()
+
+    async with open_engine() as engine:
+        handle = await engine.start(line)
+        await began.wait()
+    for _ in range(4):
+        began.clear()
+        async with open_engine() as engine, anyio.create_task_group() as tasks:
+            tasks.start_soon(engine.run, line)
+            again = await engine.get(handle.id)
+            tasks.start_soon(engine.resume, handle.id)
+            await began.wait()
+            tasks.cancel_scope.cancel()
+            assert again.id == handle.id
+    done.set()
+    async with open_engine() as engine:
+        assert (await engine.resume(handle.id)).status == "completed"
+
+
+# ---- other loops, other tasks
+
+
+def _elsewhere(call: Any) -> BaseException | None:
+    """What a call raises in an event loop of another thread."""
+    raised: list[BaseException | None] = []
+
+    def work() -> None:
+        async def inside() -> None:
+            await asyncio.wait_for(call(), 5)
+
+        try:
+            asyncio.run(inside())
+            raised.append(None)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(20)
+    return raised[0] if raised else TimeoutError("hangs")
+
+
+async def test_another_loop_is_refused_and_the_engine_stays_whole(open_engine: OpenEngine) -> None:
+    """Every way in says E_LOOP at once, with the cure; afterwards the engine works in its own loop, and closes."""
+    async with open_engine() as engine:
+        run = await engine.run(small, n=1)
+        handle = await engine.get(run.id)
+        ways = {
+            "run": lambda: engine.run(small, n=2, run_id="never"),
+            "start": lambda: engine.start(small, n=2),
+            "resume": lambda: engine.resume(run.id),
+            "rerun": lambda: engine.rerun(run.id),
+            "cancel": lambda: engine.cancel(run.id),
+            "pause": lambda: engine.pause(run.id),
+            "snapshot": lambda: engine.snapshot(run.id),
+            "approvals": engine.approvals,
+            "records": lambda: engine.get_chain(run.id),
+            "result": handle.result,
+            "status": handle.status,
+            "close": engine.close,
+        }
+        for name, way in ways.items():
+            error = await anyio.to_thread.run_sync(_elsewhere, way)
+            assert isinstance(error, InputInvalid), (name, error)
+            assert error.code == "E_LOOP", name
+            assert "run_coroutine_threadsafe" in error.problem.cure
+        assert (await engine.run(small, n=3)).value == 3
+        assert await engine.get_chain("never") is None
+
+
+def test_an_engine_used_in_a_second_asyncio_run_is_refused(store: Path) -> None:
+    """The first loop is gone; the second is told, it does not wait for ever."""
+
+    async def opened() -> Engine:
+        return await Engine.open(store)
+
+    async def used(engine: Engine) -> None:
+        await engine.run(small, n=1)
+
+    engine = asyncio.run(opened())
+    with pytest.raises(InputInvalid, match="E_LOOP"):
+        asyncio.run(used(engine))
+
+
+async def test_any_task_may_close_an_engine(store: Path) -> None:
+    """Fixtures of test runners and cells of a notebook open in one task and close in another."""
+    engine = await asyncio.create_task(Engine.open(store))
+    assert (await asyncio.create_task(engine.run(small, n=1))).value == 1
+    await asyncio.create_task(engine.close())
+    await engine.close()
+
+    async def fixture() -> AsyncIterator[Engine]:
+        async with open_real_engine(store) as opened:
+            yield opened
+
+    generator = fixture()
+    opened = await asyncio.create_task(anext(generator))  # type: ignore[arg-type]
+    assert (await opened.run(small, n=2)).value == 2
+    assert await asyncio.create_task(anext(generator, None)) is None  # type: ignore[arg-type]
+
+
+async def test_what_goes_wrong_while_an_engine_opens_is_told_as_it_is(tmp_path: Path) -> None:
+    """No group around it, and nothing is left open."""
+    (tmp_path / "text.db").write_text("no database" * 200)
+    with pytest.raises(Exception, match="E_DB_NOT_SQLITE"):
+        await Engine.open(tmp_path / "text.db")
+    assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("towpath")]
+
+
+async def test_an_opening_that_is_cancelled_leaves_nothing(store: Path) -> None:
+    """The task that opens for others ends with it."""
+    opening = asyncio.create_task(Engine.open(store))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("towpath")]
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is(open_engine: OpenEngine) -> None:
+    """Not as a group, though tasks run beside the block."""
+    with pytest.raises(ZeroDivisionError):
+        async with open_engine():
+            raise ZeroDivisionError
+
+
+# ---- runs inside steps
+
+
+@step
+async def runs_one(n: int) -> Any:
+    return (await _engine[0].run(small, n=n)).value
+
+
+@step
+async def runs_two_at_once(n: int) -> Any:
+    engine = _engine[0]
+    return [run.value for run in await asyncio.gather(engine.run(small, n=n), engine.run(small, n=n + 1))]
+
+
+@step
+async def waits_for_a_handle(n: int) -> Any:
+    return (await (await _engine[0].start(small, n=n)).result()).value
+
+
+@step
+async def repeats(n: int) -> Any:
+    engine = _engine[0]
+    return (await engine.rerun(await engine.run(small, n=n))).value
+
+
+@step
+def runs_from_a_thread(n: int) -> Any:
+    engine = _engine[0]
+    return asyncio.run_coroutine_threadsafe(engine.run(small, n=n), engine._loop).result().value
+
+
+@step
+async def runs_from_a_child_task(n: int) -> Any:
+    async with asyncio.TaskGroup() as group:
+        child = group.create_task(_engine[0].run(small, n=n))
+    return child.result().value
+
+
+@step
+async def runs_deep(n: int) -> Any:
+    return n if n <= 0 else (await _engine[0].run(deep, n=n - 1)).value
+
+
+@chain
+def deep(n: int):
+    return runs_deep(n)
+
+
+@pytest.mark.parametrize(
+    "nesting", [runs_one, runs_two_at_once, waits_for_a_handle, repeats, runs_from_a_thread, runs_from_a_child_task]
+)
+@pytest.mark.parametrize("limits", [{"concurrency": 1, "threads": 1}, {"concurrency": 3, "threads": 2}])
+async def test_a_run_inside_a_step_never_waits_for_its_own_slot(
+    open_engine: OpenEngine, nesting: Any, limits: dict[str, int]
+) -> None:
+    """However the step waits for it. Afterwards every slot and thread is where it was."""
+
+    @chain
+    def many():
+        return nesting.map(list(range(8)))
+
+    async with open_engine(**limits) as engine:
+        _engine[:] = [engine]
+        with anyio.fail_after(60):
+            run = await engine.run(many)
+        assert run.status == "completed"
+        adapter: Any = engine.adapter
+        assert (adapter._slots.free, adapter.threads.total_tokens) == (limits["concurrency"], limits["threads"])
+
+
+async def test_runs_inside_runs_inside_runs(open_engine: OpenEngine) -> None:
+    """Ten deep with one slot."""
+    async with open_engine(concurrency=1) as engine:
+        _engine[:] = [engine]
+        with anyio.fail_after(60):
+            assert (await engine.run(deep, n=10)).value == 0
+
+
+def test_a_slot_that_is_taken_back_is_repaid_before_another_starts() -> None:
+    """What runs already cannot wait for a slot: there are fewer than none until one more is given back."""
+    slots = Slots(1)
+    lender, other = slots.for_run(None, lambda: None), slots.for_run(None, lambda: None)
+    assert lender.take()
+    lender.give_back()
+    assert other.take()
+    lender.take_back()
+    assert slots.free == -1
+    other.give_back()
+    assert not other.take()
+    lender.give_back()
+    assert slots.free + other.granted == 1
+
+
+# ---- services
+
+
+async def test_a_service_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And takes nothing with it."""
+    monkeypatch.setattr("towpath.adapters.background.FIRST_PAUSE", 0.001)
+    tries: list[int] = []
+
+    async def service() -> None:
+        tries.append(1)
+        if len(tries) < 4:
+            raise LookupError("odd")
+
+    await kept_running(service, "a service")
+    assert len(tries) == 4
+
+
+async def test_a_context_that_fails_beside_its_user_says_so_when_it_is_closed() -> None:
+    """Nobody waits for it before."""
+    from contextlib import asynccontextmanager
+
+    @asynccontextmanager
+    async def inside(_: Any) -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("on the way out")
+
+    held = HeldOpen(inside)
+    assert await held.__aenter__() == 1
+    with pytest.raises(LookupError):
+        await held.close()
+    await held.close()
+
+
+def test_trio_is_told_what_is_missing(store: Path) -> None:
+    """No event loop of asyncio runs: towpath says so in place of an error from inside."""
+
+    async def opened() -> None:
+        async with open_real_engine(store):
+            pass
+
+    with pytest.raises(InputInvalid, match="E_SETTING"):
+        contextvars.Context().run(opened().send, None)
