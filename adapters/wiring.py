@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from towpath.errors import FeatureMissing, InputInvalid
@@ -45,6 +46,7 @@ async def open_engine(
     listener: Listener | None = None,
     worker: bool = False,
     temporal: Any = None,
+    readonly: bool = False,
 ) -> AsyncIterator[Engine]:
     """Open an engine: `async with open_engine("sqlite:///towpath.db") as engine`.
 
@@ -64,9 +66,12 @@ async def open_engine(
         threads: threads for steps that are plain functions.
         lease_seconds: how long a run stays ours without a sign of life.
         busy_timeout: seconds to wait for another process that writes to the same database.
-        listener: is called with (run id, fact) for every fact that this process records.
+        listener: is called with (run id, fact) for every fact that this process records, in the event loop, so it
+            must come back at once. What it raises is logged once and changes nothing.
         worker: run a Temporal worker in this process too, for as long as the engine is open.
         temporal: a connected `temporalio.client.Client` to use, with the converters and codecs it has.
+        readonly: only look. A store that cannot be written, or whose write lock another process holds, is read
+            without waiting; what would write raises StoreFailed (E_DB_READONLY). It does not ask Temporal.
 
     Raises:
         InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_…. ServerFailed: E_TEMPORAL_….
@@ -80,6 +85,8 @@ async def open_engine(
         servers=servers,
         workflows=workflows,
     )
+    if readonly:  # nothing is started, so nobody has to be there who would carry it out
+        settings = replace(settings, adapter="local", servers=())
     async with (
         open_store(
             settings.store,
@@ -87,6 +94,7 @@ async def open_engine(
             durability=settings.durability,
             busy_timeout=busy_timeout,
             lease_seconds=lease_seconds,
+            readonly=readonly,
         ) as opened,
         open_farm(opened, settings) as farm,
         _spans() as spans,
@@ -239,5 +247,5 @@ async def check_store(
     from towpath.store.fsck import fsck  # noqa: PLC0415 - only this verb needs it
 
     settings = settle(store)
-    async with open_store(settings.store, blobs=settings.blobs) as opened:
+    async with open_store(settings.store, blobs=settings.blobs, readonly=not repair) as opened:
         return await fsck(opened, repair=repair, grace=grace, deep=deep)

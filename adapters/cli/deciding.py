@@ -42,7 +42,7 @@ def approvals_verb(run: str | None, store: str | None, as_json: bool) -> int:
 
 
 async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         waiting = await engine.approvals(await find_run(engine, run) if run else None)
     if as_json:
         print_json(waiting)

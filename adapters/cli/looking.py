@@ -43,7 +43,7 @@ def ls_verb(status: str | None, limit: int, store: str | None, as_json: bool) ->
 
 
 async def _ls(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         rows = await engine.list_chains(limit, 0, status)
     if as_json:
         names = (
@@ -92,7 +92,7 @@ def show_verb(run: str, step: str | None, verbose: bool, store: str | None, as_j
 
 
 async def _show(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         found = await engine.snapshot(await find_run(engine, run))
         one = pick_step(found, step) if step else None
         if as_json:
@@ -177,7 +177,7 @@ def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_js
 
 
 async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         if step is not None:
             pick_step(await engine.snapshot(run_id), step)
@@ -223,7 +223,7 @@ def artifacts_verb(run: str | None, limit: int, all_versions: bool, store: str |
 
 
 async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         chain = await find_run(engine, run) if run else None
         latest = None if all_versions else True
         rows = await engine.list_artifacts(10_000 if run else limit, 0, None, None, latest, chain)
@@ -269,7 +269,7 @@ def get_verb(run: str, step: str | None, folder: str, store: str | None, as_json
 
 async def _get(run: str, step: str | None, folder: Path, store: str | None, as_json: bool) -> int:
     written: list[dict[str, Any]] = []
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         found = await engine.snapshot(await find_run(engine, run))
         for one in [pick_step(found, step)] if step else found.steps:
             for part in one.items or [one]:

@@ -181,7 +181,7 @@ def resume_verb(
 
 
 async def _open_runs(store: str | None, run: str | None) -> list[str]:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         if run is not None:
             return [await find_run(engine, run)]
         rows = [row for s in ("pending", "running", "paused") for row in await engine.list_chains(10_000, 0, s)]
@@ -189,7 +189,7 @@ async def _open_runs(store: str | None, run: str | None) -> list[str]:
 
 
 async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         plan = (await engine.store.load(run_id)).plan
     _import_from(plan)
 
@@ -239,7 +239,7 @@ async def _rerun(
     wait: bool,
     as_json: bool,
 ) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         plan = (await engine.store.load(run_id)).plan
     _import_from(plan)
@@ -297,7 +297,7 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
 
 async def _unfinished_demo(store: str, chain: Chain[..., Any], folder: str, width: int) -> str | None:
     """A demo over the same folder that was interrupted or killed."""
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         for status in ("running", "paused", "pending"):
             for row in await engine.list_chains(100, 0, status):
                 if row["name"] == chain.name and row["inputs"] == {"folder": folder, "width": width}:

@@ -249,7 +249,7 @@ def list_keys(store: str | None, as_json: bool) -> int:
 async def _list(store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         rows = await Records(engine).list_keys()
     if as_json:
         print_json(rows)
