@@ -15,7 +15,17 @@ from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.service import Engine
 
-from .options import engine_of, find_run, json_option, parse_inputs, print_json, run_async, store_option, terminal
+from .options import (
+    engine_of,
+    find_ids,
+    find_run,
+    json_option,
+    parse_inputs,
+    print_json,
+    run_async,
+    store_option,
+    terminal,
+)
 from .running import json_or_text
 from .tables import lasted, size_text, when
 
@@ -81,15 +91,11 @@ async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS.
     """
-    waiting: list[dict[str, Any]] = await engine.approvals()
-    found = [g for g in waiting if g["id"] == text]
-    found = found or [g for g in waiting if len(text) >= 4 and (g["id"].startswith(text) or g["id"].endswith(text))]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = " ".join(g["id"] for g in found[:5])
-        raise ApprovalRefused("E_APPROVAL_AMBIGUOUS", f"{len(found)} approvals match {text}", allowed=ids)
-    return {"id": text, "artifacts": []}  # decided, or not there: the store says which
+    ids = await find_ids(engine, "approvals", text, "E_APPROVAL_AMBIGUOUS", ApprovalRefused)
+    gate = await engine.get_approval(ids[0]) if ids else None
+    waiting: list[dict[str, Any]] = await engine.approvals(gate["chain_id"]) if gate is not None else []
+    found = [one for one in waiting if one["id"] in ids]
+    return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided, or not there
 
 
 @click.command("approve")
@@ -192,15 +198,14 @@ async def _edit(
 
 
 async def find_artifact(engine: Engine, text: str) -> str:
-    """An artifact's id from the id or a part of it that is enough. Raises InputInvalid (E_ARTIFACT_MISSING)."""
-    if await engine.get_artifact(text) is not None:
-        return text
-    ids = [str(row["id"]) for row in await engine.list_artifacts(limit=10_000)]
-    found = [i for i in ids if len(text) >= 4 and (i.startswith(text) or i.endswith(text))]
-    if len(found) != 1:
-        message = f"{len(found)} artifacts match {text}" if found else f"there is no artifact {text}"
-        raise InputInvalid("E_ARTIFACT_MISSING", message, allowed=" ".join(found[:5]), cure="`towpath artifacts`")
-    return found[0]
+    """An artifact's id from the id or a part of it that is enough.
+
+    Raises InputInvalid: E_ARTIFACT_MISSING, E_ARTIFACT_AMBIGUOUS.
+    """
+    ids = await find_ids(engine, "artifacts", text, "E_ARTIFACT_AMBIGUOUS", InputInvalid)
+    if not ids:
+        raise InputInvalid("E_ARTIFACT_MISSING", f"there is no artifact {text}", cure="`towpath artifacts`")
+    return ids[0]
 
 
 def _tell(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:

@@ -35,16 +35,17 @@ from .tables import (
 @click.command("ls")
 @click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs of this status.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--inner", is_flag=True, help="Also the runs inside steps of other runs.")
 @store_option
 @json_option
-def ls_verb(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
+def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
     """List runs, newest first."""
-    return run_async(_ls, status, limit, store, as_json)
+    return run_async(_ls, status, limit, inner, store, as_json)
 
 
-async def _ls(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
+async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
     async with engine_of(store, readonly=True) as engine:
-        rows = await engine.list_chains(limit, 0, status)
+        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
     if as_json:
         names = (
             "id",
@@ -226,7 +227,9 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
     async with engine_of(store, readonly=True) as engine:
         chain = await find_run(engine, run) if run else None
         latest = None if all_versions else True
-        rows = await engine.list_artifacts(10_000 if run else limit, 0, None, None, latest, chain)
+        rows = await engine.list_artifacts(limit, 0, None, None, latest, chain)
+        while chain and (more := await engine.list_artifacts(1_000, len(rows), None, None, latest, chain)):
+            rows += more
         steps = {row["id"]: row for row in await engine.get_workflows_by_chain(chain)} if chain else {}
     if as_json:
         print_json(rows)

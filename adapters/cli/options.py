@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,7 +15,7 @@ import msgspec
 from rich.console import Console
 
 from towpath.adapters.wiring import open_engine
-from towpath.errors import InputInvalid, RunRefused
+from towpath.errors import InputInvalid, RunRefused, TowpathError
 from towpath.ports import Listener
 from towpath.service import Engine
 
@@ -24,6 +25,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 PIPE_WIDTH = 200
+FEW = 5  # ids that are named where several match
+_LAST = re.compile(r"last(?:~([0-9]{1,9}))?", re.ASCII)
+_WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
 
 
 def store_option(command: F) -> F:
@@ -62,24 +66,30 @@ async def engine_of(store: str | None, listener: Listener | None = None, **setti
 
 
 async def find_run(engine: Engine, text: str) -> str:
-    """A run's id from the id, its beginning or end where that is enough, or `last`.
+    """A run's id from the id, from its beginning or end where that is enough, or from `last`, `last~1`, ….
 
+    `last` is the newest of the outermost runs, `last~1` the one before it.
     Raises RunRefused: E_RUN_MISSING, E_RUN_AMBIGUOUS.
     """
-    if text == "last":
-        newest = await engine.list_chains(limit=1)
-        if not newest:
-            raise RunRefused("E_RUN_MISSING", "there is no run in this store yet")
-        return str(newest[0]["id"])
-    if await engine.get_chain(text) is not None:
-        return text
-    ids = [str(row["id"]) for row in await engine.list_chains(limit=10_000)]
-    matching = [i for i in ids if len(text) >= 4 and (i.startswith(text) or i.endswith(text))]
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        raise RunRefused("E_RUN_AMBIGUOUS", f"{len(matching)} runs match {text}", allowed=" ".join(matching[:5]))
-    raise RunRefused("E_RUN_MISSING", f"there is no run {text}", cure="`towpath ls` lists the runs of a store")
+    back = _LAST.fullmatch(text)
+    if back is not None:
+        found = await engine.list_chains(1, int(back[1] or 0), inner=False)
+        if not found:
+            raise RunRefused("E_RUN_MISSING", f"there is no {'run' if text == 'last' else text} in this store yet")
+        return str(found[0]["id"])
+    ids = await find_ids(engine, "chains", text, "E_RUN_AMBIGUOUS", RunRefused)
+    if not ids:
+        raise RunRefused("E_RUN_MISSING", f"there is no run {text}", cure="`towpath ls` lists the runs of a store")
+    return ids[0]
+
+
+async def find_ids(engine: Engine, what: str, text: str, code: str, refused: type[TowpathError]) -> list[str]:
+    """The one id in the whole store that `text` stands for, or none. Raises `refused` with `code` for several."""
+    ids = await engine.store.find_ids(what, text)
+    if len(ids) > 1:
+        several = f"{len(ids)} {_WORDS[what]}" if len(ids) <= FEW else f"more than {FEW} {_WORDS[what]}"
+        raise refused(code, f"{several} match {text}", allowed=" ".join(ids[:FEW]), cure="give more of the id")
+    return ids
 
 
 def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -184,8 +184,15 @@ async def _open_runs(store: str | None, run: str | None) -> list[str]:
     async with engine_of(store, readonly=True) as engine:
         if run is not None:
             return [await find_run(engine, run)]
-        rows = [row for s in ("pending", "running", "paused") for row in await engine.list_chains(10_000, 0, s)]
-        return [row["id"] for row in rows if row["parent_workflow_id"] is None]
+        return [row["id"] for status in ("pending", "running", "paused") for row in await _all_of(engine, status)]
+
+
+async def _all_of(engine: Engine, status: str) -> list[dict[str, Any]]:
+    """Every outermost run of a status, newest first."""
+    rows: list[dict[str, Any]] = []
+    while page := await engine.list_chains(1_000, len(rows), status, inner=False):
+        rows += page
+    return rows
 
 
 async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool) -> int:
