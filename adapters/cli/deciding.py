@@ -9,24 +9,15 @@ from typing import Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.service import Engine
 
-from .options import (
-    engine_of,
-    find_ids,
-    find_run,
-    json_option,
-    parse_inputs,
-    print_json,
-    run_async,
-    store_option,
-    terminal,
-)
+from .options import engine_of, find_ids, find_run, json_option, parse_inputs, run_async, store_option
+from .outlet import shown
 from .running import json_or_text
+from .screen import block, print_json, say, terminal, words
 from .tables import lasted, size_text, when
 
 _BY = click.option("--by", default=None, metavar="NAME", help="Who decides. Default: your user name.")
@@ -68,12 +59,12 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     for gate in waiting:
         files = [f"{a['name']} v{a['version']}  {a['filename']}  {size_text(a['size'])}" for a in gate["artifacts"]]
         table.add_row(
-            gate["id"],
-            Text(str(gate["run"]), style="dim"),
-            _place(gate),
+            words(gate["id"]),
+            words(gate["run"], "dim"),
+            words(_place(gate)),
             lasted(gate["requested_at"], now) or "",
             when(gate["expires_at"]) if gate["expires_at"] else "",
-            Text("\n".join(files)),
+            block("\n".join(map(shown, files))),
         )
     console.print(table)
     console.print(
@@ -193,7 +184,7 @@ async def _edit(
         print_json(new)
     else:
         also = ", approved" if approve else ""
-        click.echo(f"{new['name']} v{new['version']} is {file.name}, {size_text(new['file_size'])}{also}: {new['id']}")
+        say(f"{new['name']} v{new['version']} is {file.name}, {size_text(new['file_size'])}{also}: {new['id']}")
     return 0
 
 
@@ -214,6 +205,6 @@ def _tell(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool)
         return
     place = _place(gate) if "step" in gate else gate["id"]
     names = ", ".join(f"{a['name']} v{a['version']}" for a in gate["artifacts"])
-    click.echo(f"{word} by {by}: {place}" + (f" ({names})" if names else ""))
+    say(f"{word} by {by}: {place}" + (f" ({names})" if names else ""))
     if "run" in gate:
-        click.echo(f"  the run goes on where it is worked on, else with: towpath resume {gate['run']}")
+        say(f"  the run goes on where it is worked on, else with: towpath resume {gate['run']}")

@@ -18,7 +18,8 @@ from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 from towpath.service import Engine
 
-from .options import engine_of, find_run, json_option, print_json, run_async, store_option, terminal
+from .options import engine_of, find_run, json_option, run_async, store_option
+from .screen import block, line, print_json, say, terminal, words
 from .tables import (
     CHAIN_STYLE,
     artifact_json,
@@ -70,12 +71,12 @@ async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as
         state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
         why = row["error_message"] or row["status_reason"] or ""
         table.add_row(
-            row["id"],
-            row["name"],
+            words(row["id"]),
+            words(row["name"]),
             state,
             when(row["started_at"]),
             lasted(row["started_at"], row["completed_at"]),
-            why,
+            words(why),
         )
     console.print(table)
     return 0
@@ -121,7 +122,7 @@ def pick_step(run: Run, text: str) -> StepRun:
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
     console.print(
-        Text.assemble(
+        line(
             (run.plan.name, "bold"),
             "  ",
             (str(run.status), f"bold {CHAIN_STYLE[run.status]}"),
@@ -129,9 +130,9 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
         )
     )
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
-    console.print(f"run {run.id}, started {when(chain['started_at'])}, took {took}", style="dim")
+    console.print(words(f"run {run.id}, started {when(chain['started_at'])}, took {took}", "dim"))
     if run.error is not None:
-        console.print(Text(f"{run.error.message} [{run.error.code}]", style="red"))
+        console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
     steps_table(console, run, rows)
     if verbose:
@@ -142,28 +143,25 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
 
 async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
     name = step.id if step.item is None else f"{step.id}[{step.item}]"
-    console.print(
-        Text.assemble((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim"))
-    )
+    console.print(line((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim")))
     if step.server is not None:
-        console.print(f"server {step.server}, prompt {step.prompt_id}", style="dim")
+        console.print(words(f"server {step.server}, prompt {step.prompt_id}", "dim"))
     if step.error is not None:
-        console.print(Text(f"{step.error.message} [{step.error.code}]", style="red"))
+        console.print(block(f"{step.error.message} [{step.error.code}]", "red"))
     _show_traceback(console, step)
     if not step.items:
         await value_text(console, step)
     for a in step.artifacts:
-        line = f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"
-        console.print(line, highlight=False)
+        console.print(words(f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"))
     for log in logs:
         if log["step_id"] == step.id and log["item_index"] == step.item:
-            console.print(Text(f"log of try {log['attempt']}", style="dim"))
-            console.print(Text(log["text"].rstrip("\n")))
+            console.print(words(f"log of try {log['attempt']}", "dim"))
+            console.print(block(log["text"].rstrip("\n")))
 
 
 def _show_traceback(console: Console, step: StepRun) -> None:
     if step.error is not None and step.error.traceback:
-        console.print(Text(step.error.traceback.rstrip("\n"), style="dim"))
+        console.print(block(step.error.traceback.rstrip("\n"), "dim"))
 
 
 @click.command("logs")
@@ -207,8 +205,8 @@ def _print_new(log: dict[str, Any], shown: dict[tuple[str, int], str]) -> None:
     before = shown.get(key, "")
     text: str = log["text"]
     new = text[len(before) :] if text.startswith(before) else text
-    for line in new.splitlines():
-        click.echo(f"{key[0]} {line}")
+    for logged in new.rstrip("\n").split("\n") if new else ():
+        say(f"{key[0]} {logged}")
     shown[key] = text
 
 
@@ -247,11 +245,11 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
             else made_by["step_id"] + ("" if made_by["item_index"] is None else f"[{made_by['item_index']}]")
         )
         table.add_row(
-            row["id"],
-            step,
-            f"{row['name']} v{row['version']}",
-            row["filename"],
-            row["media_type"],
+            words(row["id"]),
+            words(step),
+            words(f"{row['name']} v{row['version']}"),
+            words(row["filename"]),
+            words(row["media_type"]),
             size_text(row["file_size"]),
             when(row["created_at"]),
         )
@@ -283,9 +281,9 @@ async def _get(run: str, step: str | None, folder: Path, store: str | None, as_j
         print_json(written)
         return 0
     for file in written:
-        click.echo(f"{file['path']}  {size_text(file['size'])}")
+        say(f"{file['path']}  {size_text(file['size'])}")
     if not written:
-        click.echo("no files", err=True)
+        say("no files", err=True)
     return 0
 
 

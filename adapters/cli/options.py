@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,8 +12,6 @@ from typing import Any, TypeVar
 
 import anyio
 import click
-import msgspec
-from rich.console import Console
 
 from towpath.adapters.wiring import open_engine
 from towpath.errors import InputInvalid, RunRefused, TowpathError
@@ -20,11 +19,11 @@ from towpath.ports import Listener
 from towpath.service import Engine
 
 from . import INTERRUPTED
+from .outlet import last_words, write
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-PIPE_WIDTH = 200
 FEW = 5  # ids that are named where several match
 _LAST = re.compile(r"last(?:~([0-9]{1,9}))?", re.ASCII)
 _WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
@@ -103,45 +102,48 @@ def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def terminal(*, stderr: bool = False) -> Console:
-    """A console that wraps at the terminal's width, and does not wrap what goes into a file or a pipe."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
-
-
-def print_json(data: Any) -> None:
-    """Print data as JSON, indented."""
-    encoded = msgspec.json.encode(data, enc_hook=str)
-    click.echo(msgspec.json.format(encoded, indent=2).decode())
-
-
 @contextmanager
 def interruptible(
-    scope: anyio.CancelScope, said: str = "stopping: the run is left paused; once more ends at once"
+    scope: anyio.CancelScope,
+    said: str = "stopping: the run is left paused; once more ends at once",
+    *,
+    outlives_terminal: bool = False,
 ) -> Iterator[list[int]]:
     """Ctrl-C (or SIGTERM) once ends the scope in order; twice ends the process at once.
 
+    A terminal that goes away (SIGHUP) does the same, or nothing with `outlives_terminal`.
     Yields a list that holds the signal that came, if one did.
     """
     import asyncio  # noqa: PLC0415
-    import os  # noqa: PLC0415
 
     came: list[int] = []
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
         if came:
-            os._exit(INTERRUPTED)
+            _end_now()
         came.append(number)
-        click.echo(f"\n{said}", err=True)
+        write(f"\n{said}\n", err=True)
         scope.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else somebody (nohup) has decided already
+        loop.add_signal_handler(signal.SIGHUP, _nothing if outlives_terminal else partial(stop, signal.SIGHUP))
+    for number in ending:
         loop.add_signal_handler(number, stop, number)
     try:
         yield came
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending:
             loop.remove_signal_handler(number)
             if came:  # the store is being closed; whoever asks again does not want to wait for that
-                signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+                signal.signal(number, lambda *_: _end_now())
+
+
+def _nothing() -> None:
+    """The terminal has gone: there is nobody to tell."""
+
+
+def _end_now() -> None:
+    last_words()
+    os._exit(INTERRUPTED)
