@@ -19,6 +19,8 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from towpath.logs import guarded_logger
+
 from .connection import proxy_of, tls_context
 from .servers import Server
 
@@ -33,8 +35,8 @@ NODES = 10_000  # nodes that are told; a workflow has fewer
 KEPT = 100  # of the latest ends of connections
 _OVER = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
-_log = logging.getLogger("towpath.comfyui")
-_frames = logging.getLogger("towpath.comfyui.frames")
+_log = guarded_logger("towpath.comfyui")
+_frames = guarded_logger("towpath.comfyui.frames")
 _frames.setLevel(logging.INFO)  # at DEBUG it would tell addresses and headers, with the secrets in them
 
 
