@@ -272,7 +272,7 @@ async def find_ids(session: Session, what: str, part: str, most: int = 6) -> lis
     """
     key = LISTINGS[what].key
     matches = key == part
-    if len(part) >= LEAST_PART:
+    if len(part) >= LEAST_PART and "\0" not in part:  # a pattern would end there
         matches = sa.or_(matches, key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
     rows = await session.fetch_all(sa.select(key).where(matches).order_by((key == part).desc(), key.desc()).limit(most))
     ids = [str(row["id"]) for row in rows]
