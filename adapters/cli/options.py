@@ -19,7 +19,7 @@ from towpath.ports import Listener
 from towpath.service import Engine
 
 from . import INTERRUPTED
-from .outlet import last_words, write
+from .outlet import hurry, last_words, write
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +123,7 @@ def interruptible(
         if came:
             _end_now()
         came.append(number)
+        hurry()
         write(f"\n{said}\n", err=True)
         scope.cancel()
 

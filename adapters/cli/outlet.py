@@ -95,6 +95,7 @@ class Outlet(io.TextIOBase):
         self._size = 0
         self._beside = 0
         self._thread: threading.Thread | None = None
+        self.patience: float | None = None  # seconds that the reader is waited for at the end; None: as he likes
         self.gone = False
 
     @property
@@ -159,11 +160,14 @@ class Outlet(io.TextIOBase):
             self._beside -= 1
             thread = self._thread if self._beside == 0 else None
             self._news.notify_all()
-        if thread is not None:
-            self._drained()
-            with self._news:
-                self._thread = None
-                self._news.notify_all()
+        if thread is None:
+            return
+        drained = self._drained(self.patience)
+        with self._news:
+            self._thread = None
+            self.gone = self.gone or not drained
+            self._news.notify_all()
+        if drained:
             thread.join()
 
     def last_words(self) -> None:
@@ -175,9 +179,9 @@ class Outlet(io.TextIOBase):
         self._news = threading.Condition()
         self._waiting, self._size, self._thread = deque(), 0, None
 
-    def _drained(self, seconds: float | None = None) -> None:
+    def _drained(self, seconds: float | None) -> bool:
         with self._news:
-            self._news.wait_for(lambda: not self._size or self.gone, seconds)
+            return self._news.wait_for(lambda: not self._size or self.gone, seconds)
 
     def _pump(self) -> None:
         me = threading.current_thread()
@@ -276,6 +280,12 @@ def beside_a_run() -> Iterator[None]:
     finally:
         for outlet in outlets:
             outlet.end()
+
+
+def hurry() -> None:
+    """Somebody wants the process to end: from now on no reader is waited for at length."""
+    for outlet in _installed:
+        outlet.patience = LAST_WORDS
 
 
 def last_words() -> None:

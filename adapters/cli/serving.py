@@ -21,7 +21,7 @@ from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 from towpath.steps import import_module
 
 from .options import engine_of, import_option, json_option, run_async, store_option
-from .outlet import beside_a_run, guard_logs
+from .outlet import beside_a_run, guard_logs, hurry
 from .screen import print_json, say, terminal, words
 from .tables import when
 
@@ -155,6 +155,7 @@ def _stopped_by_signals(server: Any, app: Starlette) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
+        hurry()
         server.force_exit = server.should_exit
         server.should_exit = True
         app.state.feed.close()

@@ -89,7 +89,7 @@ class Heard:
             self.node = str(data["node"])[:100]
             self._nodes += 1
             if self.on_node is not None and self._nodes <= NODES:
-                self.on_node(self.node)
+                self._call(self.on_node, self.node)
         elif kind == "progress":
             self._progress(data.get("value"), data.get("max"))
 
@@ -100,7 +100,15 @@ class Heard:
         now = anyio.current_time()
         if self.on_progress is not None and (now - self._shown >= SHOWN or self.done == self.total):
             self._shown = now
-            self.on_progress(self.done, self.total)
+            self._call(self.on_progress, self.done, self.total)
+
+    def _call(self, listener: Callable[..., None], *news: Any) -> None:
+        """Whoever watches may fail: the connection, and the step, go on."""
+        try:
+            listener(*news)
+        except Exception:
+            self.on_node, self.on_progress = None, None
+            _log.exception("what watches prompt %s failed; the prompt goes on", self.prompt_id)
 
     def ended(self, why: str) -> None:
         """A connection is over. From now on silence means nothing: when a server cleans up after a connection that

@@ -292,6 +292,19 @@ def test_what_is_written_comes_in_order_beside_a_run_and_after_it(pipe: tuple[in
     assert seen.decode().split() == [f"{turn}.{number}" for turn in range(6) for number in range(100)]
 
 
+def test_who_is_told_to_end_waits_for_no_reader(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not fit is dropped; else a full pipe would keep a process that somebody wants to end."""
+    monkeypatch.setattr(outlet, "LAST_WORDS", 0.05)
+    stream = outlet.Outlet(pipe[1], "utf-8", False)
+    monkeypatch.setattr(outlet, "_installed", [stream])
+    stream.begin()
+    stream.write("z" * 200_000)
+    outlet.hurry()
+    stream.end()
+    assert stream.gone
+    stream.write("no more")
+
+
 @pytest.mark.parametrize("text", ["\ud800", "✓", "\x00", "é", "😀", ""])
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252", "no-such-encoding", "cp037", "base64"])
 def test_a_stream_takes_every_text(pipe: tuple[int, int], encoding: str, text: str) -> None:

@@ -24,13 +24,13 @@ from towpath.store.session import Database
 pytestmark = pytest.mark.anyio
 
 HOLDER = """
-import os, signal, sqlite3, sys, time
+import os, select, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
 print("held", flush=True)
 if sys.argv[2] == "stopped":
     os.kill(os.getpid(), signal.SIGSTOP)
-sys.stdin.readline()
+select.select([sys.stdin], [], [], 60)
 """
 
 
@@ -61,7 +61,10 @@ async def made(tmp_path: Path) -> Path:
 
 @contextmanager
 def held(file: Path, how: str = "running") -> Iterator[int]:
-    """Another process holds the write lock, until the block is over; its id."""
+    """Another process holds the write lock, until the block is over or for a minute; its id.
+
+    Whoever waits for the lock finds at the end of the block that the holder has gone.
+    """
     command = [sys.executable, "-c", HOLDER, str(file), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         try:
@@ -70,15 +73,16 @@ def held(file: Path, how: str = "running") -> Iterator[int]:
             while how == "stopped" and not is_stopped(holder.pid):
                 time.sleep(0.01)
             yield holder.pid
+            assert holder.poll() is None, "somebody waited until the lock was let go"
         finally:
             holder.kill()
 
 
 @pytest.mark.parametrize("how", ["running", "stopped"])
 async def test_looking_waits_for_no_write_lock(made: Path, how: str) -> None:
-    """With a lock that is never let go and a `busy_timeout` of an hour, looking is over before the test is."""
+    """Also where the holder is stopped and will never let go."""
     with held(made, how):
-        async with open_engine(made, readonly=True, busy_timeout=3600) as engine:
+        async with open_engine(made, readonly=True, busy_timeout=90) as engine:
             assert [run["id"] for run in await engine.list_chains()] == ["first-run"]
             assert (await engine.snapshot("first-run")).status == "completed"
             assert await engine.store.find_ids("chains", "first") == ["first-run"]
@@ -87,12 +91,14 @@ async def test_looking_waits_for_no_write_lock(made: Path, how: str) -> None:
 
 
 async def test_opening_and_closing_wait_for_no_write_lock(made: Path) -> None:
-    """Also where writing is meant: folding the log while closing is left to the next one."""
-    async with open_engine(made, busy_timeout=3600) as engine:
-        await engine.run(line)
-        holder = held(made)
-        holder.__enter__()
-    holder.__exit__(None, None, None)
+    """Also where writing is meant, and was done: folding the log while closing is left to the next one."""
+    opened = open_engine(made, busy_timeout=90)
+    engine = await opened.__aenter__()
+    await engine.run(line)
+    with held(made):
+        await opened.__aexit__(None, None, None)
+        async with open_engine(made, busy_timeout=90):
+            pass
     with closing(sqlite3.connect(made)) as database:
         assert database.execute("SELECT count(*) FROM chains").fetchone() == (2,)
 
