@@ -30,7 +30,13 @@ def block(text: object, style: str = "") -> Text:
 
 def line(*parts: str | tuple[object, str] | Text) -> Text:
     """Parts, each a text or (text, style), beside each other on one line."""
-    return Text.assemble(*(p if isinstance(p, Text) else words(*((p,) if isinstance(p, str) else p)) for p in parts))
+    return Text.assemble(*map(_part, parts))
+
+
+def _part(part: str | tuple[object, str] | Text) -> Text:
+    if isinstance(part, Text):
+        return part
+    return words(part) if isinstance(part, str) else words(part[0], part[1])
 
 
 class Screen(Console):

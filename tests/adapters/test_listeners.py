@@ -220,7 +220,7 @@ def broken_logging(request: pytest.FixtureRequest) -> Iterator[str]:
     """Something in the program's logging set-up raises."""
     names = {"root handler": None, "towpath handler": "towpath", "steps handler": "towpath.steps"}
     logger = logging.getLogger(names.get(request.param))
-    handler = Broken() if request.param in names else logging.NullHandler()
+    handler: logging.Handler = Broken() if request.param in names else logging.NullHandler()
     if request.param == "handler's filter":
         handler = Broken()
         handler.addFilter(Picky())
