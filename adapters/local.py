@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
@@ -13,14 +12,16 @@ import anyio
 import anyio.abc
 
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
-from towpath.events import ChainPaused, Fact
+from towpath.events import ChainPaused
 from towpath.ledger import Ledger, chain_value, restored_ledger
+from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
 from towpath.starting import new_run
 from towpath.steps import Step, find_step
 
 from .background import background_tasks
+from .listening import Audience
 from .local_run import LocalRun
 from .slots import Slots
 from .telemetry import Spans
@@ -31,7 +32,7 @@ CONCURRENCY = 256  # steps working at the same time in one process; more tasks a
 THREADS = 40
 POLL = 0.5  # seconds between looks for what other processes asked of our runs
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 class LocalAdapter:
@@ -51,6 +52,7 @@ class LocalAdapter:
         self._edits = 0  # the event up to which we know of edits
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
         self.listeners: list[Listener] = []
+        self._audience = Audience(self.listeners)
 
     # ---- the engine's port
 
@@ -155,13 +157,9 @@ class LocalAdapter:
         return run
 
     def _make(self, lease: Lease, row: RunRow, variables: Context | None) -> LocalRun:
-        listener = self._tell if self.listeners else None
+        listener = self._audience.tell if self.listeners else None
         functions = self._functions[row.id]
         return LocalRun(self._store, lease, row, functions, self._slots, self, listener, variables)
-
-    def _tell(self, run_id: str, fact: Fact) -> None:
-        for listener in self.listeners:
-            listener(run_id, fact)
 
     async def _let_go(self, lease: Lease) -> None:
         with anyio.CancelScope(shield=True), suppress(TowpathError):

@@ -6,7 +6,6 @@ is made, in a program that has not loaded OpenTelemetry itself.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +25,11 @@ from towpath.events import (
     StepStarted,
     TransferMade,
 )
+from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, StepStatus, TransferStatus
 from towpath.ports import RunRow
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 _BAD = {ChainStatus.FAILED, ChainStatus.PARTIAL, StepStatus.FAILED, TransferStatus.FAILED}
 _Key = tuple[str, ...]

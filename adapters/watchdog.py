@@ -7,17 +7,18 @@ thread tells which step's function is on it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import CodeType
 
+from towpath.logs import guarded_logger
+
 LAG = 1.0  # seconds without a turn of the loop
 INTERVAL = 0.25
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 class Watchdog:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def open_engine(
     listener: Listener | None = None,
     worker: bool = False,
     temporal: Any = None,
+    readonly: bool = False,
 ) -> AbstractAsyncContextManager[Engine]:
     """Open an engine: `async with open_engine("sqlite:///towpath.db") as engine`.
 
@@ -65,9 +67,12 @@ def open_engine(
         threads: threads for steps that are plain functions.
         lease_seconds: how long a run stays ours without a sign of life.
         busy_timeout: seconds to wait for another process that writes to the same database.
-        listener: is called with (run id, fact) for every fact that this process records.
+        listener: is called with (run id, fact) for every fact that this process records, in the event loop, so it
+            must come back at once. What it raises is logged once and changes nothing.
         worker: run a Temporal worker in this process too, for as long as the engine is open.
         temporal: a connected `temporalio.client.Client` to use, with the converters and codecs it has.
+        readonly: only look. A store that cannot be written, or whose write lock another process holds, is read
+            without waiting; what would write raises StoreFailed (E_DB_READONLY). It does not ask Temporal.
 
     Raises:
         InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_…. ServerFailed: E_TEMPORAL_….
@@ -81,11 +86,15 @@ def open_engine(
         servers=servers,
         workflows=workflows,
     )
+    if readonly:  # nothing is started, so nobody has to be there who would carry it out
+        settings = replace(settings, adapter="local", servers=())
     return HeldOpen(
         partial(
             _engine,
             settings,
-            store_options={"busy_timeout": busy_timeout, "lease_seconds": lease_seconds},
+            busy_timeout=busy_timeout,
+            lease_seconds=lease_seconds,
+            readonly=readonly,
             threads=threads,
             listener=listener,
             worker=worker,
@@ -99,7 +108,9 @@ async def _engine(
     settings: Settings,
     close: Callable[[], Awaitable[None]],
     *,
-    store_options: Mapping[str, float],
+    busy_timeout: float,
+    lease_seconds: float,
+    readonly: bool,
     threads: int,
     listener: Listener | None,
     worker: bool,
@@ -110,11 +121,13 @@ async def _engine(
             settings.store,
             blobs=settings.blobs,
             durability=settings.durability,
-            **store_options,
+            busy_timeout=busy_timeout,
+            lease_seconds=lease_seconds,
+            readonly=readonly,
         ) as opened,
         open_farm(opened, settings) as farm,
         _spans() as spans,
-        _adapter(opened, settings, threads, store_options["lease_seconds"], farm, worker, temporal, spans) as chosen,
+        _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal, spans) as chosen,
         background_tasks() as tasks,
     ):
         if listener is not None:
@@ -263,5 +276,5 @@ async def check_store(
     from towpath.store.fsck import fsck  # noqa: PLC0415 - only this verb needs it
 
     settings = settle(store)
-    async with open_store(settings.store, blobs=settings.blobs) as opened:
+    async with open_store(settings.store, blobs=settings.blobs, readonly=not repair) as opened:
         return await fsck(opened, repair=repair, grace=grace, deep=deep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import shutil
 import threading
 from collections import deque
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from .artifact import Artifact, File
 from .errors import Place, ValueRefused
+from .logs import guarded_logger, report, step_logger
 from .values import NewFile
 
 LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go first
 
+_log = guarded_logger("towpath")
 _current: ContextVar[StepContext] = ContextVar("towpath_step")
 
 
@@ -40,6 +43,17 @@ def waiting_for_a_run() -> Iterator[None]:
         yield
 
 
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool | int):
+        return value if abs(value) < 2**63 else None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except Exception:
+        return None
+    return number if math.isfinite(number) else None
+
+
 class LogLines(logging.Handler):
     """Keeps the last lines that a step logs, as text."""
 
@@ -52,7 +66,13 @@ class LogLines(logging.Handler):
         self._lock = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
+        try:
+            text = self.format(record)
+        except Exception:  # a wrong format, a __str__ that raises: the step goes on, as with any other logger
+            report(record)
+            return
+        # Half a surrogate pair can be kept by no database: it stands there as its escape.
+        line = text.encode("utf-8", "backslashreplace").decode() + "\n"
         with self._lock:
             self._lines.append(line)
             self._size += len(line)
@@ -100,8 +120,7 @@ class StepContext:
     def logger(self) -> logging.Logger:
         """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`)."""
         if self._logger is None:
-            self._logger = logging.Logger(f"towpath.steps.{self.step_id}", logging.DEBUG)
-            self._logger.parent = logging.getLogger("towpath.steps")
+            self._logger = step_logger(self.step_id)
             self.log = LogLines()
             self._logger.addHandler(self.log)
         return self._logger
@@ -120,10 +139,17 @@ class StepContext:
         return self._made
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Tell whoever watches how far the step is. Raises TypeError, ValueError for what are no numbers."""
-        self.done, self.total = float(done), None if total is None else float(total)
+        """Tell whoever watches how far the step is. What is no finite number is not told."""
+        so_far, whole = _number(done), _number(total)
+        if so_far is None or (whole is None and total is not None):
+            return
+        self.done, self.total = so_far, whole
         if self.on_progress is not None:
-            self.on_progress()
+            try:
+                self.on_progress()
+            except Exception:
+                _log.exception("what watches the progress of step %s failed; the step goes on", self.step_id)
+                self.on_progress = None
 
     def save(self, name: str, data: bytes | str | Path | File | Artifact) -> None:
         """Keep one more file under `name`, besides what the step returns. Recorded when the step completes.

@@ -246,6 +246,10 @@ class Store(Protocol):
         """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
         ...
 
+    async def find_ids(self, what: str, part: str) -> list[str]:
+        """The ids among `chains`, `artifacts` or `approvals` that are, begin or end with `part`; the first few."""
+        ...
+
     async def logs(self, run_id: str) -> list[dict[str, Any]]:
         """The log lines of a run's steps: step_id, item_index, attempt, text, updated_at."""
         ...

@@ -104,11 +104,16 @@ async def update_chain_status(
     raise transitions.refused("chain", chain_id, current["status"], new)
 
 
-async def list_chains(session: Session, limit: int = 100, offset: int = 0, status: str | None = None) -> list[Record]:
-    """Chain runs, newest first."""
+async def list_chains(
+    session: Session, limit: int = 100, offset: int = 0, status: str | None = None, *, inner: bool | None = None
+) -> list[Record]:
+    """Chain runs, newest first. With `inner` only those inside steps of others, or (False) only the outermost."""
     query = sa.select(chains).order_by(chains.c.started_at.desc(), chains.c.id.desc())
     if status is not None:
         query = query.where(chains.c.status == transitions.status(ChainStatus, status))
+    if inner is not None:
+        parent = chains.c.parent_workflow_id
+        query = query.where(parent.is_not(None) if inner else parent.is_(None))
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 

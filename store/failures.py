@@ -64,13 +64,25 @@ def _named_by_text(text: str) -> str:
 def busy(path: Path) -> StoreFailed:
     """Another process has held the write lock longer than anyone should wait."""
     holders = lock_holders(path)
+    stopped = [pid for pid in holders if is_stopped(pid)]
     who = f"process {', '.join(map(str, holders))}" if holders else "another process"
+    cure = f"end {who if holders else 'that process'} or let it finish, then try again"
+    if stopped:
+        pids = " ".join(map(str, stopped))
+        who += ", which is stopped," if stopped == holders else f" (stopped: {pids})"
+        cure = f"let it go on (kill -CONT {pids}) or end it (kill -KILL {pids}), then try again"
     return StoreFailed(
-        "E_DB_BUSY",
-        f"{who} has held the write lock of {path.name} for too long",
-        cure=f"end {who if holders else 'that process'} or let it finish, then try again",
-        retryable=True,
+        "E_DB_BUSY", f"{who} has held the write lock of {path.name} for too long", cure=cure, retryable=True
     )
+
+
+def is_stopped(pid: int) -> bool:
+    """Is a process suspended (SIGSTOP, Ctrl-Z, a debugger)? False where that cannot be known."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 def lock_holders(path: Path) -> list[int]:

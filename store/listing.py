@@ -21,6 +21,7 @@ from .tables import api_keys, approvals, artifact_transfers, artifacts, chains, 
 
 MAX_PAGE = 500
 MAX_OFFSET = 100_000
+LEAST_PART = 4  # characters of an id that stand for it
 _NEVER = 2**62  # microseconds; sorts what has no time after everything that has one
 
 
@@ -261,6 +262,21 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
     places = [row.pop("sorted_by") for row in found]
     rows = [record(row) for row in found[: page.limit]]
     return Rows(rows, None if last is None else (places[page.limit - 1], last["id"]))
+
+
+async def find_ids(session: Session, what: str, part: str, most: int = 6) -> list[str]:
+    """The ids in a listing that are `part`, or begin or end with it, newest first; at most `most`. One query.
+
+    An id that is given whole is the only answer, whatever else ends like it. Fewer than 4 characters are
+    no part of an id.
+    """
+    key = LISTINGS[what].key
+    matches = key == part
+    if len(part) >= LEAST_PART and "\0" not in part:  # a pattern would end there
+        matches = sa.or_(matches, key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
+    rows = await session.fetch_all(sa.select(key).where(matches).order_by((key == part).desc(), key.desc()).limit(most))
+    ids = [str(row["id"]) for row in rows]
+    return ids[:1] if part in ids[:1] else ids
 
 
 def sort_of(listing: Listing, name: str) -> sa.ColumnElement[Any]:

@@ -16,7 +16,7 @@ from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan
 from towpath.ports import Lease, NewRun, RunRow, Standing, StepRow, Wish
 
-from . import crashes, definitions, gates, owners, parts, rows
+from . import crashes, definitions, gates, listing, owners, parts, rows, sqlite_file
 from .batch import Write
 from .blobs import FileBlobs
 from .clock import new_id, now
@@ -337,6 +337,11 @@ class RunStore:
         """The highest version number ever given to each output of a row, deleted versions included."""
         return {row["name"]: row["highest"] for row in await self.database.rows(_VERSIONS(row=row_id))}
 
+    async def find_ids(self, what: str, part: str) -> list[str]:
+        """The ids among `chains`, `artifacts` or `approvals` that `part` may stand for, in one query."""
+        async with self.session() as session:
+            return await listing.find_ids(session, what, part)
+
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """The recorded facts of a run with `seq` above `after`, in order."""
         found = await self.database.rows(_EVENTS(run=run_id, after=after, most=limit))
@@ -452,14 +457,18 @@ async def open_store(
     durability: str = "full",
     busy_timeout: float = 30.0,
     lease_seconds: float = LEASE_SECONDS,
+    readonly: bool = False,
 ) -> AsyncIterator[RunStore]:
     """Open (and on first use make) a store; opening it never starts work.
 
-    `blobs` is the folder for larger files and people's copies, default `<name>-store` beside the file.
+    With `readonly` a store that is there is only looked at: it may be on a disk that cannot be written, and
+    no lock is waited for. `blobs` is the folder for larger files and people's copies, default `<name>-store`
+    beside the file.
     Raises StoreFailed: E_DB_…, E_SCHEMA_….
     """
     folder = blobs or path.with_name(f"{path.stem}-store")
-    database = Database(path, durability=durability, busy_timeout=busy_timeout)
+    readonly = readonly and sqlite_file.there(path)
+    database = Database(path, durability=durability, busy_timeout=busy_timeout, readonly=readonly)
     await database.open()
     try:
         await init_schema(database)

@@ -29,7 +29,8 @@ async def init_schema(database: Database) -> None:
     """Create what is missing in a new file; check the version of one that is there.
 
     Raises:
-        StoreFailed: E_DB_NOT_TOWPATH for somebody else's database, E_SCHEMA_NEWER, E_SCHEMA_OLDER.
+        StoreFailed: E_DB_NOT_TOWPATH for somebody else's database, E_SCHEMA_NEWER, E_SCHEMA_OLDER,
+            E_DB_READONLY for a new file that is only to be looked at.
     """
     if not await database.read(_checked):
         await database.write(_create)

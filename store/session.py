@@ -12,7 +12,6 @@ one hop, one BEGIN IMMEDIATE, one COMMIT; each caller waits for the commit that 
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -21,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import quote
 
 import anyio
 import databases
@@ -30,6 +28,7 @@ from sqlalchemy.dialects.sqlite import pysqlite
 
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
+from . import sqlite_file
 from .batch import Guard, Unit, Write, answer, in_transaction, record_batch
 from .failures import OF_THE_VALUE, database_error
 
@@ -43,6 +42,7 @@ DIALECT = pysqlite.dialect(paramstyle="qmark")
 SQLITE_FLOOR = (3, 35, 0)  # RETURNING
 MAX_BATCH = 2_000
 READERS = 2
+IMPATIENT_MS = 1_000
 
 
 def value_of(name: str) -> sa.BindParameter[Any]:
@@ -94,10 +94,13 @@ class TowpathConnection(sqlite3.Connection):
         return super().executemany(sql, parameters)
 
 
-def _configure(connection: sqlite3.Connection, synchronous: str, busy_ms: int) -> None:
+def _configure(connection: sqlite3.Connection, synchronous: str, busy_ms: int, readonly: bool) -> None:
     """Our settings, on every connection. Not in its constructor: aiosqlite leaves a thread behind if that fails."""
     connection.execute(f"PRAGMA busy_timeout={busy_ms}")
-    _turn_wal_on(connection)
+    if readonly:
+        connection.execute("PRAGMA query_only=ON")
+    else:
+        _turn_wal_on(connection)
     for pragma in (
         f"synchronous={synchronous}",
         "foreign_keys=ON",
@@ -142,14 +145,21 @@ class _Held:
 
 
 class Database:
-    """One SQLite file: one writing connection and a few reading ones, for one event loop."""
+    """One SQLite file: one writing connection and a few reading ones, for one event loop.
 
-    def __init__(self, path: Path, *, durability: str = "full", busy_timeout: float = 30.0) -> None:
+    With `readonly` there is no writing connection: opening, looking and closing wait for no write lock.
+    """
+
+    def __init__(
+        self, path: Path, *, durability: str = "full", busy_timeout: float = 30.0, readonly: bool = False
+    ) -> None:
         self.path = path
+        self.readonly = readonly
         self.counts = Counts()
         synchronous = "FULL" if durability == "full" else "NORMAL"
-        self._configure = partial(_configure, synchronous=synchronous, busy_ms=int(busy_timeout * 1000))
-        self._databases = databases.Database(f"sqlite:///{quote(str(path))}", factory=TowpathConnection)
+        self._busy_ms = int(busy_timeout * 1000)
+        self._waited = False  # for the write lock, in vain: who comes next does not wait as long again
+        self._configure = partial(_configure, synchronous=synchronous, busy_ms=self._busy_ms, readonly=readonly)
         self._closing = asyncio.Event()  # nothing new is taken; what is queued is still written
         self._wake = asyncio.Event()
         self._queue: list[Unit] = []
@@ -171,26 +181,37 @@ class Database:
                 "E_DB_SQLITE_OLD", f"SQLite {sqlite3.sqlite_version} is too old", allowed=f"{floor} or newer"
             )
         self._loop = asyncio.get_running_loop()
-        _touch(self.path)
+        if self.readonly:
+            url, how = sqlite_file.to_look(self.path), {"uri": True}
+        else:
+            sqlite_file.prepare(self.path)
+            url, how = sqlite_file.to_write(self.path), {}
+        self._databases = databases.Database(url, factory=TowpathConnection, **how)
         await self._databases.connect()
         try:
-            self._writer = await self._hold()  # the writer first: it creates the file and turns WAL on
+            if not self.readonly:
+                self._writer = await self._hold()  # the writer first: it creates the file and turns WAL on
             for _ in range(READERS):
                 self._readers.put_nowait(await self._hold())
         except BaseException:
             await self.close()
             raise
+        if self.readonly:
+            return
         self._loop_task = asyncio.create_task(self._write_loop(), name="towpath writer")
 
     async def close(self) -> None:
-        """Let queued writes finish, fold the log into the file, close every connection and thread."""
+        """Let queued writes finish, fold the log into the file, close every connection and thread.
+
+        Folding waits for nobody: what is left in the log is folded by whoever writes or closes next.
+        """
         with anyio.CancelScope(shield=True):
             self._closing.set()
             self._wake.set()
             if self._loop_task is not None:
                 await asyncio.gather(self._loop_task, return_exceptions=True)
                 with suppress(TowpathError):
-                    await self._on_writer(lambda c: c.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+                    await self._on_writer(_fold)
             for held in self._held:  # one by one: of two that close at once neither may be the last, which tidies up
                 held.let_go.set()
                 await asyncio.gather(held.task, return_exceptions=True)
@@ -247,8 +268,12 @@ class Database:
         return self._broken
 
     def _check_writable(self) -> None:
-        """Raises StoreFailed: E_DB_CLOSED, E_SESSION_NESTED, or what broke the writer. InputInvalid: E_LOOP."""
+        """Raises StoreFailed: E_DB_READONLY, E_DB_CLOSED, E_SESSION_NESTED, or what broke the writer. InputInvalid:
+        E_LOOP.
+        """
         self._check_loop()
+        if self.readonly:
+            raise sqlite_file.readonly(self.path)
         if self._broken is not None:
             raise self._broken
         if self._closing.is_set():
@@ -294,12 +319,27 @@ class Database:
 
     async def _on_writer(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return await self._run(self._writer, function)
+            result = await self._run(self._writer, function)
         except StoreFailed as error:
+            if error.code == "E_DB_BUSY" and not self._waited:
+                await self._wait_for_the_lock(min(self._busy_ms, IMPATIENT_MS))
+                self._waited = True
             if error.code == "E_DISK_IO":
                 # An fsync that failed must not be tried again: the kernel may have dropped the pages.
                 self._break(error)
             raise
+        if self._waited:
+            await self._wait_for_the_lock(self._busy_ms)
+            self._waited = False
+        return result
+
+    async def _wait_for_the_lock(self, milliseconds: int) -> None:
+        """How long the writer waits for other processes from now on.
+
+        Once it has waited the whole time in vain, the next ones (letting go of a run, another run) are
+        refused soon: together they are to take one `busy_timeout`, not one each.
+        """
+        await self._run(self._writer, lambda c: c.execute(f"PRAGMA busy_timeout={milliseconds}").fetchall())
 
     async def _run(self, held: _Held, function: Callable[[sqlite3.Connection], T]) -> T:
         job = _Job(function)
@@ -449,28 +489,11 @@ def _end(connection: sqlite3.Connection, how: str) -> None:
             raise
 
 
+def _fold(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA busy_timeout=0")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def _rows(cursor: sqlite3.Cursor) -> list[Row]:
     names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def _touch(path: Path) -> None:
-    """Make the file, readable by its owner only, or find out now why that cannot be."""
-    if path.is_dir():
-        raise StoreFailed("E_DB_PATH", "the store is a folder", found=path.name, cure="name a file, e.g. towpath.db")
-    try:
-        # Only a new file is opened here: closing any descriptor of a database takes away all locks that
-        # other connections of this process hold on it, and the next process then deletes a log in use.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise StoreFailed("E_DB_READONLY", f"{path.name} cannot be written", cure="check its permissions") from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreFailed("E_DB_PATH", f"no folder {path.parent}", cure="create it, or name another --store") from None
-    except PermissionError:
-        raise StoreFailed("E_DB_READONLY", f"{path.name} cannot be written", cure="check its permissions") from None
-    except OSError as error:
-        code = {28: "E_DISK_FULL", 30: "E_DB_READONLY"}.get(error.errno or 0, "E_DB_PATH")
-        raise StoreFailed(code, f"{path.name} cannot be opened: {error.strerror}") from error
-    if not path.stat().st_mode & 0o222:  # root may write it all the same, but somebody said not to
-        raise StoreFailed("E_DB_READONLY", f"{path.name} is read-only", cure="check its permissions")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from towpath.adapters.comfyui.downloads import Limits
 from towpath.adapters.comfyui.pool import Member
 from towpath.adapters.comfyui.workflow_run import DOWNLOADS, bring_home
 from towpath.artifact import KeptFile
+from towpath.logs import guarded_logger
 from towpath.model import kind_of
 from towpath.store import Record, RunStore, create_artifact, get_artifacts_by_workflow
 
@@ -23,7 +23,7 @@ from .server_access import Servers, reach, server_settings
 from .server_outputs import Entry, Output, read_outputs
 from .stores import known_workflow, opened
 
-_log = logging.getLogger("towpath.activities")
+_log = guarded_logger("towpath.activities")
 
 
 async def download_and_store_artifacts(

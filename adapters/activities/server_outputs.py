@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from towpath.adapters.comfyui.replies import OutputFile, Outputs, PromptState, Record, outputs_of
+from towpath.logs import guarded_logger
 from towpath.media import media_of_name
 from towpath.model import kind_of
 
 Entry = Mapping[str, Any]
 
 _KINDS = {"images": "image", "gifs": "video", "video": "video", "audio": "audio", "3d": "model"}
-_log = logging.getLogger("towpath.activities")
+_log = guarded_logger("towpath.activities")
 
 
 async def get_server_output_files(server_address: str, history_or_outputs: Mapping[str, Any]) -> list[dict[str, Any]]:

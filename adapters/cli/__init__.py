@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -72,55 +73,55 @@ def towpath() -> None:
 
 
 def main() -> None:
-    """The `towpath` command. Errors of ours end with a sentence and an exit code, never with a traceback."""
+    """The `towpath` command. Errors of ours end with a sentence and an exit code, never with a traceback.
+
+    Where nobody reads what it writes it goes on, and its exit code says what came of it.
+    """
+    from . import outlet  # noqa: PLC0415 - the package is imported for its names too
+
+    outlet.install()
     as_json = "--json" in sys.argv
     try:
         outcome: Any = towpath.main(standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(file=said)
+        outlet.write(outlet.shown_lines(said.getvalue()), err=True)
         code = 2
     except click.Abort:
         code = INTERRUPTED
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:
-        _close_quietly()
-        code = 0
     except TowpathError as error:
         _tell(error, as_json)
         code = error.exit_code
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _close_quietly()
     if code == INTERRUPTED:
-        sys.stderr.flush()
+        outlet.last_words()
         os._exit(code)  # Python puts signals back to their defaults while it ends: a second Ctrl-C would kill it
     sys.exit(code)
 
 
 def _tell(error: TowpathError, as_json: bool) -> None:
     if as_json:
-        import msgspec  # noqa: PLC0415
+        from .screen import print_json  # noqa: PLC0415
 
-        click.echo(msgspec.json.encode({"errors": [p.as_json() for p in error.problems]}).decode())
+        print_json({"errors": [p.as_json() for p in error.problems]})
     else:
         tell_problems(error.problems)
 
 
 def tell_problems(problems: Sequence[Problem]) -> None:
     """Problems for people, on stderr: code, place, sentence, what was found, what is allowed, the cure."""
+    from .outlet import shown_lines, write  # noqa: PLC0415
+    from .screen import say  # noqa: PLC0415
+
     for (place, message), group in groupby(problems, lambda p: (p.place, p.message)):
         same = list(group)
         codes = ", ".join(dict.fromkeys(p.code for p in same))
         where = f" at {place}" if str(place) else ""
-        click.echo(f"{click.style('error', fg='red', bold=True)} {codes}{where}: {message}", err=True)
-        for label, text in (("found", same[0].found), ("allowed", same[0].allowed), ("cure", same[0].cure)):
+        first, _, rest = shown_lines(message).partition("\n")
+        say(("error", "bold red"), f" {codes}{where}: {first}", err=True)
+        for label, text in (("", rest), ("found", same[0].found), ("allowed", same[0].allowed), ("cure", same[0].cure)):
             if text:
-                click.echo(f"  {label}: {text}", err=True)
-
-
-def _close_quietly() -> None:
-    """Whoever read our output has gone; Python must not find that out once more while it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                write(f"  {label}{': ' if label else ''}{shown_lines(text)}\n", err=True)

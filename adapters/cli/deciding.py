@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.service import Engine
 
-from .options import engine_of, find_run, json_option, parse_inputs, print_json, run_async, store_option, terminal
+from .options import engine_of, find_ids, find_run, json_option, parse_inputs, run_async, store_option
+from .outlet import shown
 from .running import json_or_text
+from .screen import block, print_json, say, terminal, words
 from .tables import lasted, size_text, when
 
 _BY = click.option("--by", default=None, metavar="NAME", help="Who decides. Default: your user name.")
@@ -42,7 +43,7 @@ def approvals_verb(run: str | None, store: str | None, as_json: bool) -> int:
 
 
 async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         waiting = await engine.approvals(await find_run(engine, run) if run else None)
     if as_json:
         print_json(waiting)
@@ -58,12 +59,12 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     for gate in waiting:
         files = [f"{a['name']} v{a['version']}  {a['filename']}  {size_text(a['size'])}" for a in gate["artifacts"]]
         table.add_row(
-            gate["id"],
-            Text(str(gate["run"]), style="dim"),
-            _place(gate),
+            words(gate["id"]),
+            words(gate["run"], "dim"),
+            words(_place(gate)),
             lasted(gate["requested_at"], now) or "",
             when(gate["expires_at"]) if gate["expires_at"] else "",
-            Text("\n".join(files)),
+            block("\n".join(map(shown, files))),
         )
     console.print(table)
     console.print(
@@ -81,15 +82,11 @@ async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS.
     """
-    waiting: list[dict[str, Any]] = await engine.approvals()
-    found = [g for g in waiting if g["id"] == text]
-    found = found or [g for g in waiting if len(text) >= 4 and (g["id"].startswith(text) or g["id"].endswith(text))]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = " ".join(g["id"] for g in found[:5])
-        raise ApprovalRefused("E_APPROVAL_AMBIGUOUS", f"{len(found)} approvals match {text}", allowed=ids)
-    return {"id": text, "artifacts": []}  # decided, or not there: the store says which
+    ids = await find_ids(engine, "approvals", text, "E_APPROVAL_AMBIGUOUS", ApprovalRefused)
+    gate = await engine.get_approval(ids[0]) if ids else None
+    waiting: list[dict[str, Any]] = await engine.approvals(gate["chain_id"]) if gate is not None else []
+    found = [one for one in waiting if one["id"] in ids]
+    return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided, or not there
 
 
 @click.command("approve")
@@ -187,20 +184,19 @@ async def _edit(
         print_json(new)
     else:
         also = ", approved" if approve else ""
-        click.echo(f"{new['name']} v{new['version']} is {file.name}, {size_text(new['file_size'])}{also}: {new['id']}")
+        say(f"{new['name']} v{new['version']} is {file.name}, {size_text(new['file_size'])}{also}: {new['id']}")
     return 0
 
 
 async def find_artifact(engine: Engine, text: str) -> str:
-    """An artifact's id from the id or a part of it that is enough. Raises InputInvalid (E_ARTIFACT_MISSING)."""
-    if await engine.get_artifact(text) is not None:
-        return text
-    ids = [str(row["id"]) for row in await engine.list_artifacts(limit=10_000)]
-    found = [i for i in ids if len(text) >= 4 and (i.startswith(text) or i.endswith(text))]
-    if len(found) != 1:
-        message = f"{len(found)} artifacts match {text}" if found else f"there is no artifact {text}"
-        raise InputInvalid("E_ARTIFACT_MISSING", message, allowed=" ".join(found[:5]), cure="`towpath artifacts`")
-    return found[0]
+    """An artifact's id from the id or a part of it that is enough.
+
+    Raises InputInvalid: E_ARTIFACT_MISSING, E_ARTIFACT_AMBIGUOUS.
+    """
+    ids = await find_ids(engine, "artifacts", text, "E_ARTIFACT_AMBIGUOUS", InputInvalid)
+    if not ids:
+        raise InputInvalid("E_ARTIFACT_MISSING", f"there is no artifact {text}", cure="`towpath artifacts`")
+    return ids[0]
 
 
 def _tell(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
@@ -209,6 +205,6 @@ def _tell(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool)
         return
     place = _place(gate) if "step" in gate else gate["id"]
     names = ", ".join(f"{a['name']} v{a['version']}" for a in gate["artifacts"])
-    click.echo(f"{word} by {by}: {place}" + (f" ({names})" if names else ""))
+    say(f"{word} by {by}: {place}" + (f" ({names})" if names else ""))
     if "run" in gate:
-        click.echo(f"  the run goes on where it is worked on, else with: towpath resume {gate['run']}")
+        say(f"  the run goes on where it is worked on, else with: towpath resume {gate['run']}")

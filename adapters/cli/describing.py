@@ -11,8 +11,10 @@ from towpath.graph import mermaid
 from towpath.steps import import_module
 
 from . import tell_problems
-from .options import import_option, json_option, print_json, terminal
+from .options import import_option, json_option
+from .outlet import shown_lines, write
 from .running import load_runnable
+from .screen import print_json, say, terminal
 from .tables import plan_json, plan_text
 
 
@@ -29,7 +31,7 @@ def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bo
     if as_json:
         print_json({**plan_json(plan), "mermaid": mermaid(plan)})
     elif as_mermaid:
-        click.echo(mermaid(plan), nl=False)
+        write(shown_lines(mermaid(plan)))
     else:
         plan_text(terminal(), plan)
     return 0
@@ -52,8 +54,8 @@ def validate_verb(files: tuple[str, ...], no_import: bool, as_json: bool) -> int
     if as_json:
         print_json({"valid": not found, "errors": [p.as_json() for e in found for p in e.problems]})
         return 2 if found else 0
-    for line in good:
-        click.echo(click.style("ok ", fg="green") + line)
+    for text in good:
+        say(("ok ", "green"), text)
     for invalid in found:
         tell_problems(invalid.problems)
     return 2 if found else 0

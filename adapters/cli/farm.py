@@ -16,7 +16,8 @@ from towpath.adapters.settings import settle
 from towpath.adapters.wiring import open_pool
 from towpath.errors import InputInvalid
 
-from .options import json_option, print_json, run_async, terminal
+from .options import json_option, run_async
+from .screen import block, line, print_json, say, terminal, words
 
 if TYPE_CHECKING:
     from towpath.adapters.comfyui.pool import Member
@@ -39,7 +40,7 @@ async def _servers(given: tuple[str, ...], as_json: bool) -> int:
         if as_json:
             print_json([])
         else:
-            click.echo("no servers: add [[servers]] with name and url to towpath.toml")
+            say("no servers: add [[servers]] with name and url to towpath.toml")
         return NO_SERVER
     async with open_pool(settings) as pool:
         await pool.look()
@@ -76,19 +77,19 @@ def _server_table(console: Console, members: Sequence[Member]) -> None:
         shown = _server_json(member)
         free, total = shown["vram_free"], shown["vram_total"]
         table.add_row(
-            shown["name"],
+            words(shown["name"]),
             Text("up", style="green") if shown["up"] else Text("down", style="red"),
-            shown["version"] or "",
+            words(shown["version"] or ""),
             "" if shown["queue"] is None else str(shown["queue"]),
             str(shown["slots"]),
             f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB" if free is not None and total else "",
-            ", ".join(shown["tags"]),
-            Text(shown["url"], style="dim"),
+            words(", ".join(shown["tags"])),
+            words(shown["url"], "dim"),
         )
     console.print(table)
     for member in members:
         if member.trouble:
-            console.print(Text(f"  {member.server.name}: {member.trouble}", style="red"))
+            console.print(block(f"  {member.server.name}: {member.trouble}", "red"))
 
 
 @click.command("workflows")
@@ -138,7 +139,7 @@ def _write(folder: Path, found: list[Workflow | InputInvalid]) -> None:
     for workflow in found:
         if not isinstance(workflow, InputInvalid):
             written = write_overrides(folder / f"{workflow.name}.json")
-            click.echo(f"wrote {written}" if written else f"{workflow.name}: as it was", err=True)
+            say(f"wrote {written}" if written else f"{workflow.name}: as it was", err=True)
 
 
 def _workflow_json(workflow: Workflow) -> dict[str, Any]:
@@ -155,13 +156,13 @@ def _workflow_json(workflow: Workflow) -> dict[str, Any]:
 
 def _workflow_table(console: Console, folder: Path, workflows: list[Workflow]) -> None:
     if not workflows:
-        console.print(f"no workflow files in {folder}: save them from ComfyUI with Export (API)")
+        console.print(words(f"no workflow files in {folder}: save them from ComfyUI with Export (API)"))
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("workflow", "nodes", "may be set"):
         table.add_column(column, justify="left" if column == "workflow" else "right")
     for workflow in workflows:
-        name = Text(workflow.name)
+        name = words(workflow.name)
         if workflow.stale:
             name.append("  overrides are of another version", style="yellow")
         table.add_row(name, str(len(workflow.graph)), str(len(workflow.parameters)))
@@ -169,7 +170,7 @@ def _workflow_table(console: Console, folder: Path, workflows: list[Workflow]) -
 
 
 def _parameter_table(console: Console, workflow: Workflow) -> None:
-    console.print(Text.assemble((workflow.name, "bold"), (f"  {len(workflow.graph)} nodes", "dim")))
+    console.print(line((workflow.name, "bold"), (f"  {len(workflow.graph)} nodes", "dim")))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("category", "parameter", "type", "now", "node"):
         table.add_column(column)
@@ -178,10 +179,10 @@ def _parameter_table(console: Console, workflow: Workflow) -> None:
         for index, p in enumerate(group):
             now = str(p.default)
             table.add_row(
-                Text(category if index == 0 else "", style="dim"),
-                p.key,
-                p.type,
-                Text(now if len(now) <= 40 else f"{now[:39]}…", style="dim"),
-                p.node_title,
+                words(category if index == 0 else "", "dim"),
+                words(p.key),
+                words(p.type),
+                words(now if len(now) <= 40 else f"{now[:39]}…", "dim"),
+                words(p.node_title),
             )
     console.print(table)

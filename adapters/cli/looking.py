@@ -18,7 +18,8 @@ from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 from towpath.service import Engine
 
-from .options import engine_of, find_run, json_option, print_json, run_async, store_option, terminal
+from .options import engine_of, find_run, json_option, run_async, store_option
+from .screen import block, line, print_json, say, terminal, words
 from .tables import (
     CHAIN_STYLE,
     artifact_json,
@@ -35,16 +36,17 @@ from .tables import (
 @click.command("ls")
 @click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs of this status.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--inner", is_flag=True, help="Also the runs inside steps of other runs.")
 @store_option
 @json_option
-def ls_verb(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
+def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
     """List runs, newest first."""
-    return run_async(_ls, status, limit, store, as_json)
+    return run_async(_ls, status, limit, inner, store, as_json)
 
 
-async def _ls(status: str | None, limit: int, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
-        rows = await engine.list_chains(limit, 0, status)
+async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+    async with engine_of(store, readonly=True) as engine:
+        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
     if as_json:
         names = (
             "id",
@@ -69,12 +71,12 @@ async def _ls(status: str | None, limit: int, store: str | None, as_json: bool) 
         state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
         why = row["error_message"] or row["status_reason"] or ""
         table.add_row(
-            row["id"],
-            row["name"],
+            words(row["id"]),
+            words(row["name"]),
             state,
             when(row["started_at"]),
             lasted(row["started_at"], row["completed_at"]),
-            why,
+            words(why),
         )
     console.print(table)
     return 0
@@ -92,7 +94,7 @@ def show_verb(run: str, step: str | None, verbose: bool, store: str | None, as_j
 
 
 async def _show(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         found = await engine.snapshot(await find_run(engine, run))
         one = pick_step(found, step) if step else None
         if as_json:
@@ -120,7 +122,7 @@ def pick_step(run: Run, text: str) -> StepRun:
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
     console.print(
-        Text.assemble(
+        line(
             (run.plan.name, "bold"),
             "  ",
             (str(run.status), f"bold {CHAIN_STYLE[run.status]}"),
@@ -128,9 +130,9 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
         )
     )
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
-    console.print(f"run {run.id}, started {when(chain['started_at'])}, took {took}", style="dim")
+    console.print(words(f"run {run.id}, started {when(chain['started_at'])}, took {took}", "dim"))
     if run.error is not None:
-        console.print(Text(f"{run.error.message} [{run.error.code}]", style="red"))
+        console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
     steps_table(console, run, rows)
     if verbose:
@@ -141,28 +143,25 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
 
 async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
     name = step.id if step.item is None else f"{step.id}[{step.item}]"
-    console.print(
-        Text.assemble((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim"))
-    )
+    console.print(line((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim")))
     if step.server is not None:
-        console.print(f"server {step.server}, prompt {step.prompt_id}", style="dim")
+        console.print(words(f"server {step.server}, prompt {step.prompt_id}", "dim"))
     if step.error is not None:
-        console.print(Text(f"{step.error.message} [{step.error.code}]", style="red"))
+        console.print(block(f"{step.error.message} [{step.error.code}]", "red"))
     _show_traceback(console, step)
     if not step.items:
         await value_text(console, step)
     for a in step.artifacts:
-        line = f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"
-        console.print(line, highlight=False)
+        console.print(words(f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"))
     for log in logs:
         if log["step_id"] == step.id and log["item_index"] == step.item:
-            console.print(Text(f"log of try {log['attempt']}", style="dim"))
-            console.print(Text(log["text"].rstrip("\n")))
+            console.print(words(f"log of try {log['attempt']}", "dim"))
+            console.print(block(log["text"].rstrip("\n")))
 
 
 def _show_traceback(console: Console, step: StepRun) -> None:
     if step.error is not None and step.error.traceback:
-        console.print(Text(step.error.traceback.rstrip("\n"), style="dim"))
+        console.print(block(step.error.traceback.rstrip("\n"), "dim"))
 
 
 @click.command("logs")
@@ -177,7 +176,7 @@ def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_js
 
 
 async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         if step is not None:
             pick_step(await engine.snapshot(run_id), step)
@@ -206,8 +205,8 @@ def _print_new(log: dict[str, Any], shown: dict[tuple[str, int], str]) -> None:
     before = shown.get(key, "")
     text: str = log["text"]
     new = text[len(before) :] if text.startswith(before) else text
-    for line in new.splitlines():
-        click.echo(f"{key[0]} {line}")
+    for logged in new.rstrip("\n").split("\n") if new else ():
+        say(f"{key[0]} {logged}")
     shown[key] = text
 
 
@@ -223,10 +222,12 @@ def artifacts_verb(run: str | None, limit: int, all_versions: bool, store: str |
 
 
 async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         chain = await find_run(engine, run) if run else None
         latest = None if all_versions else True
-        rows = await engine.list_artifacts(10_000 if run else limit, 0, None, None, latest, chain)
+        rows = await engine.list_artifacts(limit, 0, None, None, latest, chain)
+        while chain and (more := await engine.list_artifacts(1_000, len(rows), None, None, latest, chain)):
+            rows += more
         steps = {row["id"]: row for row in await engine.get_workflows_by_chain(chain)} if chain else {}
     if as_json:
         print_json(rows)
@@ -244,11 +245,11 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
             else made_by["step_id"] + ("" if made_by["item_index"] is None else f"[{made_by['item_index']}]")
         )
         table.add_row(
-            row["id"],
-            step,
-            f"{row['name']} v{row['version']}",
-            row["filename"],
-            row["media_type"],
+            words(row["id"]),
+            words(step),
+            words(f"{row['name']} v{row['version']}"),
+            words(row["filename"]),
+            words(row["media_type"]),
             size_text(row["file_size"]),
             when(row["created_at"]),
         )
@@ -269,7 +270,7 @@ def get_verb(run: str, step: str | None, folder: str, store: str | None, as_json
 
 async def _get(run: str, step: str | None, folder: Path, store: str | None, as_json: bool) -> int:
     written: list[dict[str, Any]] = []
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         found = await engine.snapshot(await find_run(engine, run))
         for one in [pick_step(found, step)] if step else found.steps:
             for part in one.items or [one]:
@@ -280,9 +281,9 @@ async def _get(run: str, step: str | None, folder: Path, store: str | None, as_j
         print_json(written)
         return 0
     for file in written:
-        click.echo(f"{file['path']}  {size_text(file['size'])}")
+        say(f"{file['path']}  {size_text(file['size'])}")
     if not written:
-        click.echo("no files", err=True)
+        say("no files", err=True)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,20 +12,21 @@ from typing import Any, TypeVar
 
 import anyio
 import click
-import msgspec
-from rich.console import Console
 
 from towpath.adapters.wiring import open_engine
-from towpath.errors import InputInvalid, RunRefused
+from towpath.errors import InputInvalid, RunRefused, TowpathError
 from towpath.ports import Listener
 from towpath.service import Engine
 
 from . import INTERRUPTED
+from .outlet import hurry, last_words, write
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-PIPE_WIDTH = 200
+FEW = 5  # ids that are named where several match
+_LAST = re.compile(r"last(?:~([0-9]{1,9}))?", re.ASCII)
+_WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
 
 
 def store_option(command: F) -> F:
@@ -62,24 +65,30 @@ async def engine_of(store: str | None, listener: Listener | None = None, **setti
 
 
 async def find_run(engine: Engine, text: str) -> str:
-    """A run's id from the id, its beginning or end where that is enough, or `last`.
+    """A run's id from the id, from its beginning or end where that is enough, or from `last`, `last~1`, ….
 
+    `last` is the newest of the outermost runs, `last~1` the one before it.
     Raises RunRefused: E_RUN_MISSING, E_RUN_AMBIGUOUS.
     """
-    if text == "last":
-        newest = await engine.list_chains(limit=1)
-        if not newest:
-            raise RunRefused("E_RUN_MISSING", "there is no run in this store yet")
-        return str(newest[0]["id"])
-    if await engine.get_chain(text) is not None:
-        return text
-    ids = [str(row["id"]) for row in await engine.list_chains(limit=10_000)]
-    matching = [i for i in ids if len(text) >= 4 and (i.startswith(text) or i.endswith(text))]
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        raise RunRefused("E_RUN_AMBIGUOUS", f"{len(matching)} runs match {text}", allowed=" ".join(matching[:5]))
-    raise RunRefused("E_RUN_MISSING", f"there is no run {text}", cure="`towpath ls` lists the runs of a store")
+    back = _LAST.fullmatch(text)
+    if back is not None:
+        found = await engine.list_chains(1, int(back[1] or 0), inner=False)
+        if not found:
+            raise RunRefused("E_RUN_MISSING", f"there is no {'run' if text == 'last' else text} in this store yet")
+        return str(found[0]["id"])
+    ids = await find_ids(engine, "chains", text, "E_RUN_AMBIGUOUS", RunRefused)
+    if not ids:
+        raise RunRefused("E_RUN_MISSING", f"there is no run {text}", cure="`towpath ls` lists the runs of a store")
+    return ids[0]
+
+
+async def find_ids(engine: Engine, what: str, text: str, code: str, refused: type[TowpathError]) -> list[str]:
+    """The one id in the whole store that `text` stands for, or none. Raises `refused` with `code` for several."""
+    ids = await engine.store.find_ids(what, text)
+    if len(ids) > 1:
+        several = f"{len(ids)} {_WORDS[what]}" if len(ids) <= FEW else f"more than {FEW} {_WORDS[what]}"
+        raise refused(code, f"{several} match {text}", allowed=" ".join(ids[:FEW]), cure="give more of the id")
+    return ids
 
 
 def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -93,45 +102,49 @@ def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def terminal(*, stderr: bool = False) -> Console:
-    """A console that wraps at the terminal's width, and does not wrap what goes into a file or a pipe."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
-
-
-def print_json(data: Any) -> None:
-    """Print data as JSON, indented."""
-    encoded = msgspec.json.encode(data, enc_hook=str)
-    click.echo(msgspec.json.format(encoded, indent=2).decode())
-
-
 @contextmanager
 def interruptible(
-    scope: anyio.CancelScope, said: str = "stopping: the run is left paused; once more ends at once"
+    scope: anyio.CancelScope,
+    said: str = "stopping: the run is left paused; once more ends at once",
+    *,
+    outlives_terminal: bool = False,
 ) -> Iterator[list[int]]:
     """Ctrl-C (or SIGTERM) once ends the scope in order; twice ends the process at once.
 
+    A terminal that goes away (SIGHUP) does the same, or nothing with `outlives_terminal`.
     Yields a list that holds the signal that came, if one did.
     """
     import asyncio  # noqa: PLC0415
-    import os  # noqa: PLC0415
 
     came: list[int] = []
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
         if came:
-            os._exit(INTERRUPTED)
+            _end_now()
         came.append(number)
-        click.echo(f"\n{said}", err=True)
+        hurry()
+        write(f"\n{said}\n", err=True)
         scope.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else somebody (nohup) has decided already
+        loop.add_signal_handler(signal.SIGHUP, _nothing if outlives_terminal else partial(stop, signal.SIGHUP))
+    for number in ending:
         loop.add_signal_handler(number, stop, number)
     try:
         yield came
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending:
             loop.remove_signal_handler(number)
             if came:  # the store is being closed; whoever asks again does not want to wait for that
-                signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+                signal.signal(number, lambda *_: _end_now())
+
+
+def _nothing() -> None:
+    """The terminal has gone: there is nobody to tell."""
+
+
+def _end_now() -> None:
+    last_words()
+    os._exit(INTERRUPTED)

@@ -27,11 +27,11 @@ from .options import (
     interruptible,
     json_option,
     parse_inputs,
-    print_json,
     run_async,
     store_option,
-    terminal,
 )
+from .outlet import beside_a_run
+from .screen import print_json, say, terminal, words
 from .tables import artifact_table, plan_text, run_json, run_summary
 from .watching import Watch
 
@@ -105,19 +105,19 @@ async def _watched(
     work: Callable[[Engine], Awaitable[Run]],
     as_json: bool,
     console: Console | None = None,
+    run_id: str | None = None,
     **settings: Any,
 ) -> int:
     """Do the work with a live view, survive Ctrl-C, print what came of it."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
-    watch = Watch(console, plan, quiet=as_json)
+    watch = Watch(console, plan, run_id, quiet=as_json)
     async with engine_of(store, watch.told, **settings) as engine:
         watch.progress = engine.adapter.progress
-        with anyio.CancelScope() as scope, interruptible(scope) as came, watch:
+        with anyio.CancelScope() as scope, interruptible(scope, outlives_terminal=True) as came, watch:
             result = await work(engine)
         if came:
-            newest = await engine.list_chains(limit=1)
-            console.print(f"interrupted; go on with: towpath resume {newest[0]['id'] if newest else ''}")
+            console.print(words(f"interrupted; go on with: towpath resume {watch.run_id or 'last'}"))
             return INTERRUPTED
         assert result is not None
         if as_json:
@@ -156,7 +156,8 @@ def run_verb(
     async def work(engine: Engine) -> Run:
         return await engine.run(chain, run_id=run_id, wait=waits, inputs=inputs)
 
-    return run_async(_watched, store, chain.plan, work, as_json, durability=durability)
+    with beside_a_run():
+        return run_async(_watched, store, chain.plan, work, as_json, run_id=run_id, durability=durability)
 
 
 @click.command("resume")
@@ -174,29 +175,37 @@ def resume_verb(
         raise click.UsageError("name a run, or --all")
     for module in modules:
         import_module(module)
-    codes = [run_async(_resume_one, store, one, wait, as_json) for one in run_async(_open_runs, store, run)]
+    with beside_a_run():
+        codes = [run_async(_resume_one, store, one, wait, as_json) for one in run_async(_open_runs, store, run)]
     if not codes:
-        click.echo("[]" if as_json else "no run to go on with")
+        say("[]" if as_json else "no run to go on with")
     return max(codes, default=0)
 
 
 async def _open_runs(store: str | None, run: str | None) -> list[str]:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         if run is not None:
             return [await find_run(engine, run)]
-        rows = [row for s in ("pending", "running", "paused") for row in await engine.list_chains(10_000, 0, s)]
-        return [row["id"] for row in rows if row["parent_workflow_id"] is None]
+        return [row["id"] for status in ("pending", "running", "paused") for row in await _all_of(engine, status)]
+
+
+async def _all_of(engine: Engine, status: str) -> list[dict[str, Any]]:
+    """Every outermost run of a status, newest first."""
+    rows: list[dict[str, Any]] = []
+    while page := await engine.list_chains(1_000, len(rows), status, inner=False):
+        rows += page
+    return rows
 
 
 async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool) -> int:
-    async with engine_of(store) as engine:
-        plan = (await engine.store.load(run_id)).plan
-    _import_from(plan)
+    async with engine_of(store, readonly=True) as engine:
+        recorded = await engine.store.load(run_id)
+    _import_from(recorded.plan)
 
     async def work(engine: Engine) -> Run:
         return await engine.resume(run_id, wait=wait)
 
-    return await _watched(store, plan, work, as_json)
+    return await _watched(store, recorded.plan, work, as_json, run_id=run_id)
 
 
 def _import_from(plan: Plan) -> None:
@@ -227,7 +236,8 @@ def rerun_verb(
     """Make a new run of RUN that takes over what was completed and runs the rest again."""
     for module in modules:
         import_module(module)
-    return run_async(_rerun, store, run, steps, parse_inputs(pairs), parse_inputs(changes), wait, as_json)
+    with beside_a_run():
+        return run_async(_rerun, store, run, steps, parse_inputs(pairs), parse_inputs(changes), wait, as_json)
 
 
 async def _rerun(
@@ -239,7 +249,7 @@ async def _rerun(
     wait: bool,
     as_json: bool,
 ) -> int:
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         plan = (await engine.store.load(run_id)).plan
     _import_from(plan)
@@ -271,7 +281,8 @@ def demo_verb(folder: str | None, width: int, store: str | None, as_json: bool) 
     console = terminal(stderr=as_json)
     if not as_json:
         plan_text(console, contact_sheet.plan)
-    return run_async(_demo, address, contact_sheet, place.resolve(), width, as_json, console)
+    with beside_a_run():
+        return run_async(_demo, address, contact_sheet, place.resolve(), width, as_json, console)
 
 
 async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as_json: bool, console: Console) -> int:
@@ -280,7 +291,8 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
 
     async def work(engine: Engine) -> Run:
         if unfinished:
-            console.print(f"going on with run {unfinished}, which did not finish") if not as_json else None
+            if not as_json:
+                console.print(words(f"going on with run {unfinished}, which did not finish"))
             run = await engine.resume(unfinished)
         else:
             run = await engine.run(chain, folder=str(folder), width=width)
@@ -291,13 +303,13 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
     if shown and not as_json:
         async with engine_of(store) as engine:
             await artifact_table(console, await engine.snapshot(shown[0]), store)
-        console.print(f"look at them in a browser: towpath serve --store {store}", style="dim")
+        console.print(words(f"look at them in a browser: towpath serve --store {store}", "dim"))
     return code
 
 
 async def _unfinished_demo(store: str, chain: Chain[..., Any], folder: str, width: int) -> str | None:
     """A demo over the same folder that was interrupted or killed."""
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         for status in ("running", "paused", "pending"):
             for row in await engine.list_chains(100, 0, status):
                 if row["name"] == chain.name and row["inputs"] == {"folder": folder, "width": width}:

@@ -20,7 +20,9 @@ from towpath.adapters.settings import settle
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 from towpath.steps import import_module
 
-from .options import engine_of, import_option, json_option, print_json, run_async, store_option, terminal
+from .options import engine_of, import_option, json_option, run_async, store_option
+from .outlet import beside_a_run, guard_logs, hurry
+from .screen import print_json, say, terminal, words
 from .tables import when
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ def serve_verb(modules: tuple[str, ...], store: str | None, as_json: bool, **how
     for module in modules:
         import_module(module)
     table: Mapping[str, Any] = getattr(settle(store), "server", {})
-    return run_async(_serve, table, store, as_json, **how)
+    with beside_a_run():
+        return run_async(_serve, table, store, as_json, **how)
 
 
 async def _serve(
@@ -79,7 +82,7 @@ async def _serve(
             if as_json:
                 print_json({"url": url, "execute": settings.execute})
             else:
-                click.echo(f"towpath serves {url}  (stop with Ctrl-C)")
+                say(f"towpath serves {url}  (stop with Ctrl-C)")
             await _until_stopped(app, listener, access_log)
     return 0
 
@@ -152,16 +155,20 @@ def _stopped_by_signals(server: Any, app: Starlette) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
+        hurry()
         server.force_exit = server.should_exit
         server.should_exit = True
         app.state.feed.close()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that goes away; nohup decides otherwise
+        ending.append(signal.SIGHUP)
+    for number in ending:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending:
             loop.remove_signal_handler(number)
 
 
@@ -188,6 +195,7 @@ def _guard_logs() -> None:
         logging.getLogger(name).setLevel(max(logging.getLogger(name).level, logging.WARNING))
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    guard_logs()
 
 
 @contextmanager
@@ -233,8 +241,8 @@ async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
     if as_json:
         print_json({**row, "key": key})
     else:
-        click.echo(key)
-        click.echo(f"the key of {name} ({role}); it is not shown again", err=True)
+        say(key)
+        say(f"the key of {name} ({role}); it is not shown again", err=True)
     return 0
 
 
@@ -249,7 +257,7 @@ def list_keys(store: str | None, as_json: bool) -> int:
 async def _list(store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    async with engine_of(store) as engine:
+    async with engine_of(store, readonly=True) as engine:
         rows = await Records(engine).list_keys()
     if as_json:
         print_json(rows)
@@ -258,7 +266,7 @@ async def _list(store: str | None, as_json: bool) -> int:
     for column in ("name", "role", "made", "revoked"):
         table.add_column(column)
     for row in rows:
-        table.add_row(row["name"], row["role"], when(row["created_at"]), when(row["revoked_at"]))
+        table.add_row(words(row["name"]), words(row["role"]), when(row["created_at"]), when(row["revoked_at"]))
     terminal().print(table)
     return 0
 
@@ -281,5 +289,5 @@ async def _revoke(name: str, store: str | None, as_json: bool) -> int:
     if as_json:
         print_json({"name": name, "revoked": True})
     else:
-        click.echo(f"{name} is let in no more")
+        say(f"{name} is let in no more")
     return 0

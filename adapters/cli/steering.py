@@ -6,7 +6,8 @@ import click
 
 from towpath.adapters.wiring import check_store
 
-from .options import engine_of, find_run, json_option, print_json, run_async, store_option
+from .options import engine_of, find_run, json_option, run_async, store_option
+from .screen import print_json, say
 
 
 @click.command("pause")
@@ -34,9 +35,9 @@ async def _steer(what: str, run: str, store: str | None, as_json: bool) -> int:
     if as_json:
         print_json({"id": run_id, "asked": what, "status": status})
     elif status.final or status == "paused":
-        click.echo(f"{run_id} is {status}")
+        say(f"{run_id} is {status}")
     else:
-        click.echo(f"{run_id}: asked its owner to {what}; it is {status} until then")
+        say(f"{run_id}: asked its owner to {what}; it is {status} until then")
     return 0
 
 
@@ -61,10 +62,10 @@ def fsck_verb(repair: bool, grace: float, quick: bool, store: str | None, as_jso
         )
         return 1 if left else 0
     for finding in report.problems:
-        state = click.style("repaired", fg="green") if finding.repaired else click.style("wrong", fg="red", bold=True)
-        click.echo(f"{state} {finding.code} {finding.table} {finding.row}: {finding.sentence}")
+        state = ("repaired", "green") if finding.repaired else ("wrong", "bold red")
+        say(state, f" {finding.code} {finding.table} {finding.row}: {finding.sentence}")
     for note in report.notes:
-        click.echo(f"note {note}")
+        say(f"note {note}")
     looked = ", ".join(f"{n} {what}" for what, n in report.counts.items())
-    click.echo(f"{'clean' if not left else f'{len(left)} problems'}: looked at {looked}")
+    say(f"{'clean' if not left else f'{len(left)} problems'}: looked at {looked}")
     return 1 if left else 0

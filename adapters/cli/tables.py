@@ -16,6 +16,7 @@ from towpath.graph import critical_path
 from towpath.model import ChainStatus, Plan, StepStatus
 from towpath.run import Run, StepRun
 
+from .screen import block, line, words
 from .watching import SIGNS
 
 LONG_LIST = 24  # files of one step; more than that are shown as the first few
@@ -60,9 +61,7 @@ def size_text(size: int) -> str:
 
 def plan_text(console: Console, plan: Plan) -> None:
     """The plan: what runs at which level, what waits for what, and the longest line."""
-    console.print(
-        Text.assemble((plan.name, "bold"), (f"  {len(plan.steps)} steps in {len(plan.levels)} levels", "dim"))
-    )
+    console.print(line((plan.name, "bold"), (f"  {len(plan.steps)} steps in {len(plan.levels)} levels", "dim")))
     table = Table.grid(padding=(0, 2))
     level = -1
     for step in plan.steps:
@@ -79,16 +78,16 @@ def plan_text(console: Console, plan: Plan) -> None:
         ]
         after = f"after {', '.join(step.depends_on)}" if step.depends_on else ""
         table.add_row(
-            Text(label, style="dim"),
-            step.id,
-            Text(after, style="dim"),
-            Text(", ".join(m for m in marks if m)),
+            words(label, "dim"),
+            words(step.id),
+            words(after, "dim"),
+            words(", ".join(m for m in marks if m)),
         )
     console.print(table)
     path = critical_path(plan)
     if len(path) > 1:
         longest = " → ".join(path if len(path) <= 8 else (*path[:4], "…", *path[-3:]))
-        console.print(Text(f"longest line: {longest}", style="dim"))
+        console.print(words(f"longest line: {longest}", "dim"))
     console.print()
 
 
@@ -124,7 +123,7 @@ def run_summary(console: Console, run: Run, approvals: list[Any], store: str | N
         counts[step.status or "not reached"] = counts.get(step.status or "not reached", 0) + 1
     said = ", ".join(f"{n} {word}" for word, n in counts.items())
     console.print(
-        Text.assemble(
+        line(
             (f"{run.status}", f"bold {CHAIN_STYLE[run.status]}"),
             f"  {run.plan.name}  ",
             (run.id, "dim"),
@@ -134,22 +133,19 @@ def run_summary(console: Console, run: Run, approvals: list[Any], store: str | N
     if run.status in (ChainStatus.FAILED, ChainStatus.PARTIAL):
         for step in run.steps:
             if step.error is not None:
-                console.print(Text(f"  ✗ {step.id}: {step.error.message} [{step.error.code}]", style="red"))
-        console.print(f"  details: towpath show {run.id}{at}; again: towpath rerun {run.id}{at}", style="dim")
+                console.print(block(f"  ✗ {step.id}: {step.error.message} [{step.error.code}]", "red"))
+        console.print(words(f"  details: towpath show {run.id}{at}; again: towpath rerun {run.id}{at}", "dim"))
     if run.status is ChainStatus.PAUSED:
         for approval in approvals:
             item = "" if approval["item_index"] is None else f"[{approval['item_index']}]"
-            console.print(
-                Text(
-                    f"  ✋ {approval['step_id']}{item} waits for an approval: {approval['id']}",
-                    style="yellow",
-                )
-            )
+            console.print(words(f"  ✋ {approval['step_id']}{item} waits for an approval: {approval['id']}", "yellow"))
         if not approvals:
-            console.print(f"  paused ({run.reason}); go on with: towpath resume {run.id}{at}", style="dim")
+            console.print(words(f"  paused ({run.reason}); go on with: towpath resume {run.id}{at}", "dim"))
         else:
-            console.print(f"  towpath approve {approvals[0]['id']}{at}  (or reject, or edit a file first)", style="dim")
-            console.print(f"  then: towpath resume {run.id}{at}", style="dim")
+            console.print(
+                words(f"  towpath approve {approvals[0]['id']}{at}  (or reject, or edit a file first)", "dim")
+            )
+            console.print(words(f"  then: towpath resume {run.id}{at}", "dim"))
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -214,13 +210,13 @@ async def artifact_table(console: Console, run: Run, store: str) -> None:
             path = await artifact.path()
             folder = folder or next(parent for parent in path.parents if parent.name == run.id)
             where = str(path.relative_to(folder))
-            table.add_row(name, artifact.filename, artifact.media_type, size_text(artifact.size), where)
+            table.add_row(*map(words, (name, artifact.filename, artifact.media_type, size_text(artifact.size), where)))
         if len(shown) < len(files):
-            table.add_row(step.id, Text(f"… and {len(files) - len(shown)} more", style="dim"))
+            table.add_row(words(step.id), words(f"… and {len(files) - len(shown)} more", "dim"))
     console.print(table)
     if folder is not None:
-        console.print(Text.assemble("in ", (_near(folder), "bold")))
-        console.print(f"all of them under their own names: towpath get last -o FOLDER --store {store}", style="dim")
+        console.print(line("in ", (_near(folder), "bold")))
+        console.print(words(f"all of them under their own names: towpath get last -o FOLDER --store {store}", "dim"))
 
 
 def _near(path: Path) -> str:
@@ -245,12 +241,12 @@ def steps_table(console: Console, run: Run, rows: dict[str, Any]) -> None:
             status += f" {done}/{len(items)}"
         table.add_row(
             Text(sign, style=style),
-            step.id,
+            words(step.id),
             status,
             str(step.attempt or ""),
             lasted(row.get("started_at"), row.get("completed_at")),
             str(len(step.artifacts) or ""),
-            Text(what, style="red" if step.status is StepStatus.FAILED else "dim"),
+            block(what, "red" if step.status is StepStatus.FAILED else "dim"),
         )
     console.print(table)
 
@@ -258,6 +254,6 @@ def steps_table(console: Console, run: Run, rows: dict[str, Any]) -> None:
 async def value_text(console: Console, step: StepRun) -> None:
     """What a step returned, if it did."""
     try:
-        console.print(Text.assemble(("value  ", "dim"), repr(_value_json(step.value))[:2000]))
+        console.print(line(("value  ", "dim"), repr(_value_json(step.value))[:2000]))
     except TowpathError:
         return

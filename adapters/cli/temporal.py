@@ -16,6 +16,8 @@ from towpath.retry import seconds
 from towpath.steps import import_module, known_steps
 
 from .options import import_option, interruptible, run_async, store_option
+from .outlet import beside_a_run
+from .screen import say
 
 # The dev server has a single shard, which looks for work 20 times a second unless it is told otherwise.
 _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
@@ -32,7 +34,8 @@ def worker_verb(modules: tuple[str, ...], store: str | None, **how: Any) -> int:
     """Carry out the steps of runs on Temporal, until it is told to stop (Ctrl-C or SIGTERM)."""
     for module in modules:
         import_module(module)
-    return run_async(_work, store, **how)
+    with beside_a_run():
+        return run_async(_work, store, **how)
 
 
 async def _work(
@@ -49,10 +52,10 @@ async def _work(
         metrics_port=metrics_port,
         functions=seed_functions(),
     ) as worker:
-        click.echo(f"worker on {worker.where}")
-        click.echo(f"workflows: {' '.join(worker.registered.workflows)}")
-        click.echo(f"activities: {' '.join(worker.registered.activities)}")
-        click.echo(f"steps: {' '.join(known_steps()) or 'none (--import MODULE)'}")
+        say(f"worker on {worker.where}")
+        say(f"workflows: {' '.join(worker.registered.workflows)}")
+        say(f"activities: {' '.join(worker.registered.activities)}")
+        say(f"steps: {' '.join(known_steps()) or 'none (--import MODULE)'}")
         # The scope ends the waiting only: the worker then stops in its own good time.
         said = "stopping: steps get their grace; once more ends at once"
         with anyio.CancelScope() as scope, interruptible(scope, said):
@@ -94,7 +97,7 @@ def dev_verb(port: int, ui_port: int | None, db: Path | None) -> None:
         arguments += ["--dynamic-config-value", setting]
     if db is not None:
         arguments += ["--db-filename", str(db), "--sqlite-pragma", "journal_mode=WAL"]
-    click.echo(f'adapter = "temporal://127.0.0.1:{port}/default"     pages: http://127.0.0.1:{pages}', err=True)
+    say(f'adapter = "temporal://127.0.0.1:{port}/default"     pages: http://127.0.0.1:{pages}', err=True)
     sys.stderr.flush()
     os.execv(executable, arguments)  # noqa: S606 - the server takes this process over, and its signals with it
 

@@ -25,6 +25,8 @@ from towpath.events import (
 )
 from towpath.model import Plan, StepStatus
 
+from .screen import block, line, words
+
 MAX_LINES = 24  # steps shown one by one; wider chains are shown level by level
 
 SIGNS = {
@@ -55,7 +57,10 @@ class _Seen:
 
 @dataclass(slots=True)
 class Watch:
-    """Follows one run through its facts. Use as a context manager; `told` is an engine's listener."""
+    """Follows one run through its facts. Use as a context manager; `told` is an engine's listener.
+
+    Without a `run_id` it is the first run that is heard of: runs inside its steps come later.
+    """
 
     console: Console
     plan: Plan
@@ -69,7 +74,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self._steps = {step.id: _Seen(step.level) for step in self.plan.steps}
         if self.console.is_terminal and not self.quiet:
-            self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=8, transient=False)
+            self._live = Live(console=self.console, get_renderable=self._safely, refresh_per_second=8, transient=False)
             self._live.start()
         return self
 
@@ -79,7 +84,8 @@ class Watch:
 
     def told(self, run_id: str, fact: Fact) -> None:
         """Take note of a recorded fact."""
-        if self.run_id not in (None, run_id):
+        self.run_id = self.run_id or run_id
+        if self.run_id != run_id:
             return
         if isinstance(fact, StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied):
             seen = self._steps.get(fact.step)
@@ -124,7 +130,14 @@ class Watch:
 
     def _line(self, text: str, style: str) -> None:
         if self._live is None and not self.quiet:
-            self.console.print(Text(text, style=style))
+            self.console.print(block(text, style))
+
+    def _safely(self) -> RenderableType:
+        """The picture, or none: what cannot be drawn must not end the thread that draws."""
+        try:
+            return self._render()
+        except Exception as error:
+            return words(f"{self.plan.name}: cannot be shown: {type(error).__name__}")
 
     def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 1), expand=True)
@@ -136,7 +149,7 @@ class Watch:
         else:
             self._render_levels(table)
         elapsed = time.monotonic() - self._began
-        return Group(Text.assemble((self.plan.name, "bold"), (f"  {elapsed:.1f} s", "dim")), table)
+        return Group(line((self.plan.name, "bold"), (f"  {elapsed:.1f} s", "dim")), table)
 
     def _render_steps(self, table: Table) -> None:
         progress = self.progress(self.run_id) if self.progress is not None and self.run_id else {}
@@ -156,10 +169,10 @@ class Watch:
             table.add_row(
                 Text(label, style="dim"),
                 Text(sign, style=style),
-                Text(step_id, style="" if seen.status else "dim"),
+                words(step_id, "" if seen.status else "dim"),
                 bar or Text(took, style="dim"),
                 count,
-                Text(seen.note, style="red" if seen.failed or seen.status is StepStatus.FAILED else "dim"),
+                words(seen.note, "red" if seen.failed or seen.status is StepStatus.FAILED else "dim"),
             )
 
     def _render_levels(self, table: Table) -> None:

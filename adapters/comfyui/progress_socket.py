@@ -19,6 +19,8 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from towpath.logs import guarded_logger
+
 from .connection import proxy_of, tls_context
 from .servers import Server
 
@@ -33,8 +35,8 @@ NODES = 10_000  # nodes that are told; a workflow has fewer
 KEPT = 100  # of the latest ends of connections
 _OVER = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
-_log = logging.getLogger("towpath.comfyui")
-_frames = logging.getLogger("towpath.comfyui.frames")
+_log = guarded_logger("towpath.comfyui")
+_frames = guarded_logger("towpath.comfyui.frames")
 _frames.setLevel(logging.INFO)  # at DEBUG it would tell addresses and headers, with the secrets in them
 
 
@@ -87,7 +89,7 @@ class Heard:
             self.node = str(data["node"])[:100]
             self._nodes += 1
             if self.on_node is not None and self._nodes <= NODES:
-                self.on_node(self.node)
+                self._call(self.on_node, self.node)
         elif kind == "progress":
             self._progress(data.get("value"), data.get("max"))
 
@@ -98,7 +100,15 @@ class Heard:
         now = anyio.current_time()
         if self.on_progress is not None and (now - self._shown >= SHOWN or self.done == self.total):
             self._shown = now
-            self.on_progress(self.done, self.total)
+            self._call(self.on_progress, self.done, self.total)
+
+    def _call(self, listener: Callable[..., None], *news: Any) -> None:
+        """Whoever watches may fail: the connection, and the step, go on."""
+        try:
+            listener(*news)
+        except Exception:
+            self.on_node, self.on_progress = None, None
+            _log.exception("what watches prompt %s failed; the prompt goes on", self.prompt_id)
 
     def ended(self, why: str) -> None:
         """A connection is over. From now on silence means nothing: when a server cleans up after a connection that

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import anyio
 import anyio.abc
 
 from towpath.errors import RunRefused, TowpathError
+from towpath.logs import guarded_logger
 from towpath.service import Engine
 from towpath.store import unattended
 
 from .records import Records
 
-_log = logging.getLogger("towpath.http")
+_log = guarded_logger("towpath.http")
 
 TURN = 1.0  # seconds between looks
 FIRST_REST = 5.0  # seconds until a run that could not be taken is tried again; it doubles

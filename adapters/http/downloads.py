@@ -8,7 +8,6 @@ is sent, of large ones the last chunk is held back, so that a damaged file never
 from __future__ import annotations
 
 import base64
-import logging
 import os
 import re
 from collections import OrderedDict
@@ -21,12 +20,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from towpath.errors import StoreFailed
+from towpath.logs import guarded_logger
 from towpath.model import ArtifactRow
 
 from .records import engine_of
 from .refusals import Refused
 
-_log = logging.getLogger("towpath.http")
+_log = guarded_logger("towpath.http")
 
 WHOLE = 8 * 1024 * 1024  # bytes; up to here a file is read and checked before its first byte is sent
 CHECKED = 256 * 1024 * 1024  # bytes; up to here a file is checked before a part of it is sent

@@ -6,7 +6,6 @@ last one that they saw: first from the store, then from the feed, those that bot
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -17,12 +16,13 @@ import anyio
 import msgspec
 
 from towpath.errors import TowpathError
+from towpath.logs import guarded_logger
 from towpath.store import Record
 
 from .records import Records
 from .shapes import Event, told
 
-_log = logging.getLogger("towpath.http")
+_log = guarded_logger("towpath.http")
 
 BACKLOG = 2_000  # lines that wait for a slow client before it is sent away to come again
 RETRY = 1_000  # milliseconds after which it may

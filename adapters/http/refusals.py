@@ -5,7 +5,6 @@ No traceback, no absolute path of the server and no secret leaves through here.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,9 +23,10 @@ from towpath.errors import (
     TowpathError,
     shown,
 )
+from towpath.logs import guarded_logger
 from towpath.redaction import redacted
 
-_log = logging.getLogger("towpath.http")
+_log = guarded_logger("towpath.http")
 
 _PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/'\",;:()\[\]]+/)+(?=[^\s/'\",;:()\[\]]+)")
 _BY_CODE = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import logging
 import random
 import time
 from collections.abc import Mapping
@@ -24,13 +23,14 @@ import msgspec
 
 from towpath.adapters.comfyui.addresses import server_url
 from towpath.errors import InputInvalid, TowpathError
+from towpath.logs import guarded_logger
 from towpath.store import Record, happenings
 
 from .records import Records
 from .server_settings import SIGNING, ServerSettings, Webhook
 from .shapes import told
 
-_log = logging.getLogger("towpath.http")
+_log = guarded_logger("towpath.http")
 
 TYPES = {"ApprovalRequested": "approval.requested", "ChainEnded": "chain.ended"}
 FIRST_WAIT = 1.0  # seconds after the first failure; it doubles up to the longest

@@ -5,7 +5,6 @@ The rows are the truth. Temporal is told that something was asked, never what.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from towpath.adapters.work import Farm, abandon_left, prepared
 from towpath.errors import Place, RunRefused, ServerFailed, StepNotRegistered
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.ledger import restored_ledger
+from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
 from towpath.ports import Ended, Listener, RunRow, Standing, Store
 from towpath.steps import Step
@@ -35,7 +35,7 @@ SHORT, LONG = 0.02, 0.25  # seconds between looks at a run that workers are busy
 UNCLAIMED = 4.0  # seconds until a run that no worker has taken is told of
 REASON = 3.0  # seconds for a failing workflow to tell why
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 class TemporalAdapter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 
@@ -14,6 +13,7 @@ from temporalio.service import RPCError
 
 from towpath.errors import TowpathError
 from towpath.events import ChainPaused
+from towpath.logs import guarded_logger
 from towpath.ports import Lease, Store
 
 from .connection import TemporalAddress
@@ -21,7 +21,7 @@ from .messages import SERVICE
 
 EVERY = 30.0  # seconds between looks
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 async def leave_if_gone(store: Store, client: Client, address: TemporalAddress, run_id: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -11,10 +10,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from towpath.errors import StoreFailed, TowpathError
+from towpath.logs import guarded_logger
 
 from .messages import ERROR
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 P = ParamSpec("P")
 R = TypeVar("R")

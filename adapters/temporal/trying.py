@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 
 from towpath.adapters.arguments import recorded_parameters
+from towpath.adapters.listening import Audience
 from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import LOST_LIMIT, Farm, StepExecutor, Work, crashed, total_timeout
 from towpath.attempt import Outcome, failure
@@ -48,17 +49,17 @@ class Recorder:
     def __init__(self, store: Store, listeners: list[Listener], spans: Spans | None = None) -> None:
         self.store = store
         self.spans = spans
-        self._listeners = listeners
+        self._audience = Audience(listeners)
+        self._spans = Audience([] if spans is None else [spans.heard])
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts as one whole. Raises Fenced, StoreFailed."""
         if not facts:
             return
         await self.store.record(lease, facts)
-        heard = [] if self.spans is None else [self.spans.heard]
-        for listener in [*self._listeners, *heard]:
+        for audience in (self._audience, self._spans):
             for fact in facts:
-                listener(lease.run_id, fact)
+                audience.tell(lease.run_id, fact)
 
 
 class _Line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import timedelta
 
@@ -10,6 +9,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from towpath.errors import StoreFailed
+from towpath.logs import guarded_logger
 from towpath.ports import Store
 
 from .connection import TemporalAddress
@@ -18,7 +18,7 @@ from .messages import WAKE
 AGAIN = 30.0  # seconds until a wish that is still not delivered is told again
 _PATIENCE = timedelta(seconds=10)
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 async def wake(client: Client, address: TemporalAddress, run_id: str) -> bool:

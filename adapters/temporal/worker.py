@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -19,6 +18,7 @@ from towpath.adapters.telemetry import Spans
 from towpath.adapters.watchdog import Watchdog
 from towpath.adapters.work import Farm
 from towpath.errors import TowpathError
+from towpath.logs import guarded_logger
 from towpath.ports import Listener, Store
 from towpath.steps import find_step, known_steps
 
@@ -34,7 +34,7 @@ POLL = 0.5  # seconds between looks for what people asked
 CACHED = 1_000  # workflows kept between their tasks; 0 replays each from its beginning every time
 STICKY = timedelta(seconds=3)  # how long tasks wait for a worker that may be dead
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 class RunWorker:

@@ -228,9 +228,14 @@ async def test_any_task_may_close_an_engine(store: Path) -> None:
             yield opened
 
     generator = fixture()
-    opened = await asyncio.create_task(anext(generator))  # type: ignore[arg-type]
+
+    async def turn() -> Engine | None:
+        return await anext(generator, None)
+
+    opened = await asyncio.create_task(turn())
+    assert opened is not None
     assert (await opened.run(small, n=2)).value == 2
-    assert await asyncio.create_task(anext(generator, None)) is None  # type: ignore[arg-type]
+    assert await asyncio.create_task(turn()) is None
 
 
 async def test_what_goes_wrong_while_an_engine_opens_is_told_as_it_is(tmp_path: Path) -> None:

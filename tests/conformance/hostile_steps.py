@@ -46,7 +46,7 @@ class Twin(str):
     """Two keys that a dict tells apart, and JSON does not."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -175,7 +175,7 @@ class Shy(Exception):
         raise RuntimeError("asked")
 
     @property
-    def __notes__(self) -> NoReturn:
+    def __notes__(self) -> NoReturn:  # type: ignore[override]
         raise RuntimeError("asked")
 
 

@@ -1,0 +1,90 @@
+"""What people and programs are shown: lines, tables and JSON, in which no text is ever markup."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from .outlet import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
+
+PIPE_WIDTH = 200
+_HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
+
+
+def words(text: object, style: str = "") -> Text:
+    """Text on one line for a table or a console: never markup."""
+    return Text(shown(text), style=style)
+
+
+def block(text: object, style: str = "") -> Text:
+    """Text of several lines: an error, a traceback, a log."""
+    return Text(shown_lines(text), style=style)
+
+
+def line(*parts: str | tuple[object, str] | Text) -> Text:
+    """Parts, each a text or (text, style), beside each other on one line."""
+    return Text.assemble(*map(_part, parts))
+
+
+def _part(part: str | tuple[object, str] | Text) -> Text:
+    if isinstance(part, Text):
+        return part
+    return words(part) if isinstance(part, str) else words(part[0], part[1])
+
+
+class Screen(Console):
+    """A console for which text is never markup, and which lets no control character through but its own."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        if not self.is_terminal:  # what goes into a file or a pipe is not wrapped
+            self.width = PIPE_WIDTH
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As in `Console`; the last door for a text that nobody passed through `shown`."""
+        for segment in super().render(renderable, options):
+            if segment.control or not NOT_OF_LINES.search(segment.text):
+                yield segment
+            else:
+                yield Segment(shown_lines(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: no reason to end what we do."""
+
+
+def terminal(*, stderr: bool = False) -> Screen:
+    """A console on what is written to now."""
+    return Screen(stderr=stderr)
+
+
+def say(*parts: str | tuple[object, str] | Text, err: bool = False) -> None:
+    """Print a line. Parts are texts or (text, style), as in `line`."""
+    text = line(*parts)
+    if text.spans or text.style:
+        terminal(stderr=err).print(text, soft_wrap=True)
+    else:
+        write(f"{text.plain}\n", err=err)
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON, indented: the same data in every encoding, without characters that a terminal obeys."""
+    text = msgspec.json.format(msgspec.json.encode(data, enc_hook=str), indent=2).decode()
+    text = _HOSTILE_IN_JSON.sub(_json_escape, text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        text = re.sub("[^\x00-\x7f]", _json_escape, text)
+    write(text + "\n")
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

@@ -1,0 +1,85 @@
+"""The file of a database: is it there, may it be written, and under which name does SQLite open it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from towpath.errors import StoreFailed
+
+_PERMISSIONS = "check the permissions of the file and its folder, or name another --store"
+
+
+def there(path: Path) -> bool:
+    """Is there a file with something in it? An empty one is a store that nobody made yet."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def prepare(path: Path) -> None:
+    """Make the file, readable by its owner only, or find out now why that cannot be.
+
+    Raises StoreFailed: E_DB_PATH, E_DB_READONLY, E_DISK_FULL.
+    """
+    if path.is_dir():
+        raise StoreFailed("E_DB_PATH", "the store is a folder", found=path.name, cure="name a file, e.g. towpath.db")
+    try:
+        # Only a new file is opened here: closing any descriptor of a database takes away all locks that
+        # other connections of this process hold on it, and the next process then deletes a log in use.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not _writable(path):
+            raise readonly(path) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreFailed("E_DB_PATH", f"no folder {path.parent}", cure="create it, or name another --store") from None
+    except PermissionError:
+        raise readonly(path) from None
+    except OSError as error:
+        code = {28: "E_DISK_FULL", 30: "E_DB_READONLY"}.get(error.errno or 0, "E_DB_PATH")
+        raise StoreFailed(code, f"{path.name} cannot be opened: {error.strerror}") from error
+
+
+def readonly(path: Path) -> StoreFailed:
+    """The error of whoever wants to write where that cannot be."""
+    return StoreFailed("E_DB_READONLY", f"{path.name} cannot be written", cure=_PERMISSIONS)
+
+
+def to_write(path: Path) -> str:
+    """What `databases` opens to read and write."""
+    return f"sqlite:///{quote(str(path))}"
+
+
+def to_look(path: Path) -> str:
+    """What `databases` opens to look only (with `uri=True`), whoever may write there.
+
+    Where the log beside the file cannot be made, the file is taken as it is (`immutable`): nobody writes to
+    it from here. Raises StoreFailed (E_DB_READONLY) if there is a log that cannot be read in its place.
+    """
+    return f"sqlite:///{quote(f'file:{quote(str(path))}?{_mode(path)}')}"
+
+
+def _mode(path: Path) -> str:
+    if _writable(path):
+        return "mode=rw"  # to tidy up what a dead process left; `query_only` keeps everything else out
+    log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    if index.exists():
+        return "mode=ro"
+    if there(log):
+        raise StoreFailed(
+            "E_DB_READONLY",
+            f"{log.name} holds what was written last, and cannot be read in a place without write permission",
+            cure=f"copy {path.name} and {log.name} together to a folder that can be written, and look there",
+        )
+    return "mode=ro&immutable=1"
+
+
+def _writable(path: Path) -> bool:
+    """May this process write the file, and the log that SQLite keeps beside it?"""
+    try:
+        marked = not path.stat().st_mode & 0o222  # root may write it all the same, but somebody said not to
+    except OSError:
+        return False
+    return not marked and os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
