@@ -62,6 +62,7 @@ steps:
   - {step}
 """
 
+_AFTER = "{ id: sub, depends_on: [told], chain: inner, "
 _FED = (
     "{ id: sub, depends_on: [told], chain: inner, foreach: '{{ told.output.list }}', parameters: { f: '{{ item }}' } }"
 )
