@@ -102,8 +102,8 @@ def _chain(body: StartBody, folder: Path | None) -> ChainFile:
         place = _NOWHERE if folder is None else folder
         return load_chain_text(body.yaml.encode(), folder=place, source=SOURCE, imports=False)
     assert body.chain is not None
-    found = None if folder is None else find_chain(body.chain, folder)
-    if found is None or found.suffix not in _SUFFIXES:  # what else lies there is nobody's to look at
+    found = None if folder is None else find_chain(body.chain, folder, any_name=False)
+    if found is None:
         raise Refused(404, "E_CHAIN_FILE", "there is no such chain file", found=body.chain)
     return _loaded(found)
 

@@ -94,7 +94,7 @@ async def raw(
         "server": ("127.0.0.1", 8700),
         "state": {},
     }
-    left = list(chunks)
+    left = chunks if isinstance(chunks, list) else list(chunks)  # a list tells how much of it was taken
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
