@@ -30,6 +30,7 @@ _COLUMNS = (
     "id chain_id step_id item_index status action decided_by decided_at reason requested_at expires_at artifact_ids"
 ).split()
 _FORMULA = tuple("=+-@")
+_UNSEEN = ("Cc", "Cf")  # signs that nobody sees, which a spreadsheet may drop as well
 _CELL_BREAKS = tuple("\t\r\n")  # a spreadsheet drops them, and what follows begins the cell
 
 
@@ -60,7 +61,8 @@ async def export_approvals(request: Request) -> Response:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
-    first = unicodedata.normalize("NFKC", text.lstrip()[:1])  # full-width signs are taken for the plain ones
+    seen = next((sign for sign in text if not sign.isspace() and unicodedata.category(sign) not in _UNSEEN), "")
+    first = unicodedata.normalize("NFKC", seen)  # full-width signs are taken for the plain ones
     return f"'{text}" if first in _FORMULA or text.startswith(_CELL_BREAKS) else text
 
 
