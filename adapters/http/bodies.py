@@ -22,6 +22,7 @@ T = TypeVar("T")
 MAX_DEPTH = 64
 MAX_DIGITS = 30
 MAX_FLOAT = 1_000  # characters; more digits than any number can tell apart
+LOOK = 64 * 1024 * 1024  # bytes of an upload between looks at the room on the disk
 SLOWEST = 1_024  # bytes a second of an upload, on the whole
 MAX_FORM = 256 * 1024  # bytes of a form without a file: a long reason, percent-encoded
 MAX_FIELDS = 50
@@ -128,7 +129,7 @@ async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator
     Raises Refused: 413 E_BODY_SIZE, 507 E_DISK_FULL, 408 E_BODY_TIME when nothing comes for `idle` s, or when it
     comes so slowly that only holding the connection can be meant.
     """
-    room, taken = await _room(request), 0
+    room, taken, looked = await _room(request), 0, 0
     if room < (declared_size(request, limit) or 0):
         raise _no_room()
     began = anyio.current_time()
@@ -147,6 +148,8 @@ async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator
         taken += len(chunk)
         if taken > limit:
             raise too_large(limit)
+        if taken - looked > LOOK:  # others write there, too
+            room, looked = taken + await _room(request), taken
         if taken > room:
             raise _no_room()
         if anyio.current_time() - began > idle + taken / SLOWEST:

@@ -18,7 +18,7 @@ from towpath.store.rows import artifact as artifact_row
 from . import csrf
 from .answering import answer, there
 from .asked import LinkBody
-from .bodies import FORM, MAX_FORM, as_kind, body_of, check_text, fields_of, media_type
+from .bodies import FORM, as_kind, body_of, check_text, fields_of, media_type
 from .downloads import artifact_answer
 from .gate_files import listed_files
 from .links import LINK_PATH, decide_by_link, open_link
@@ -65,7 +65,7 @@ async def _body(request: Request) -> LinkBody:
     """JSON, or a form with a token from the page of this link. Nothing is read before the link is known to be ours."""
     await open_link(request, request.path_params["token"])
     if media_type(request) != FORM:
-        return await body_of(request, LinkBody, MAX_FORM)
+        return await body_of(request, LinkBody)
     form = await fields_of(request)
     csrf.check(request, form)
     data: dict[str, Any] = {}

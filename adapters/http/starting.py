@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ _SUFFIXES = (".yaml", ".yml")
 async def start(request: Request, body: StartBody) -> Started:
     """Record a run and, if this process executes, begin it. Raises ChainInvalid, InputInvalid, StepNotRegistered."""
     engine, settings = engine_of(request), request.app.state.settings
-    plan = (await run_sync(_chain, body, settings.chains)).plan
+    plan = (await run_sync(_chain, body, settings.chains, limiter=request.app.state.parsers)).plan
     _refuse_unknown_steps(plan)
     _refuse_paths_outside(plan, settings.chains)
     inputs = await _inputs(engine, plan, body.inputs)
@@ -202,7 +203,7 @@ async def _file(engine: Engine, name: str, value: Any) -> Any:
         return Artifact(artifact_row(row), engine.store.files)
     if isinstance(value, dict) and {"base64"} <= value.keys() <= {"base64", "filename"}:
         try:
-            data = base64.b64decode(value["base64"], validate=True)
+            data = await run_sync(partial(base64.b64decode, value["base64"], validate=True))
         except (binascii.Error, ValueError, TypeError):
             raise InputInvalid("E_INPUT_TYPE", "that is no base64", place=place) from None
         filename = value.get("filename")
