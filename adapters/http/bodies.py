@@ -163,7 +163,8 @@ async def _room(request: Request) -> int:
     """The bytes that an upload may take of the disk before those are touched that runs need."""
     folder = request.app.state.engine.store.files.folder
     free: int = (await run_sync(shutil.disk_usage, folder)).free
-    return max(0, free - request.app.state.settings.keep_free)
+    keep: int = request.app.state.settings.keep_free
+    return max(0, free - keep)
 
 
 def _no_room() -> Refused:

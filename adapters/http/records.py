@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -82,7 +82,7 @@ class Records:
                 await audit.note(session, "ChainDeleted", by, run_id=run_id)
             return deleted
 
-    async def delete_artifact(self, artifact: Record, chain_id: str | None, by: str) -> bool:
+    async def delete_artifact(self, artifact: Mapping[str, Any], chain_id: str | None, by: str) -> bool:
         async with self.session() as session:
             deleted = await artifacts.delete_artifact(session, artifact["id"])
             if deleted:
