@@ -17,7 +17,7 @@ from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
-from towpath.starting import new_run
+from towpath.starting import Reads, new_run
 from towpath.steps import Step, find_step
 
 from .background import background_tasks
@@ -177,7 +177,14 @@ class LocalAdapter:
         run_id = parent.children.get(work.row.id)
         if run_id is None:
             run_id = self._store.new_id()
-            new = await new_run(self._store, run_id, work.step.chain, work.arguments, parent_workflow_id=work.row.id)
+            new = await new_run(
+                self._store,
+                run_id,
+                work.step.chain,
+                work.arguments,
+                reads=Reads.WRITTEN,
+                parent_workflow_id=work.row.id,
+            )
             await self._store.create_run(new)
             parent.children[work.row.id] = run_id
         recorded = await self._store.load(run_id)

@@ -363,7 +363,9 @@ class _Draft:
     def _inner(self, entry: _Entry, name: str) -> Plan | None:
         """The plan of a step that is a chain."""
         place, count = entry.place(("chain",)), len(self.problems)
-        path = self._checked(entry, ("chain",), lambda given: find_chain(given, self.folder), name)
+        path = self._checked(
+            entry, ("chain",), lambda given: find_chain(given, self.folder, any_name=self.loading.imports), name
+        )
         if path is None:
             if len(self.problems) == count:
                 cure = f"put {shown(name)}.yaml into the chain's folder, or correct the name"

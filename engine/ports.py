@@ -15,7 +15,7 @@ from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run about to be recorded, before its first step. `facts` are recorded with it: file inputs, and
-    what a rerun takes over.
+    what a rerun takes over. `by` is who asked for it over the server, for the audit trail.
     """
 
     id: str
@@ -25,6 +25,7 @@ class NewRun:
     parent_workflow_id: str | None = None
     parent_run_id: str | None = None
     regenerated_from_step_id: str | None = None
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,7 @@ class Store(Protocol):
         """
         ...
 
-    async def wish(self, run_id: str, kind: str) -> ChainStatus:
+    async def wish(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
         """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
         ...
 

@@ -49,14 +49,18 @@ def find_workflow(name: str, folder: Path) -> Path | None:
     return _found(name, folder, [name, f"{name}.json", f"workflows/{name}.json"])
 
 
-def find_chain(name: str, folder: Path) -> Path | None:
+def find_chain(name: str, folder: Path, *, any_name: bool = True) -> Path | None:
     """The file of another chain: `name`, or `name.yaml`, `name.yml` for a bare one. None if there is none.
+
+    Without `any_name` only what is called a YAML file is one: what is wrong with a chain is told, and other
+    files that lie there are nobody's to look at.
 
     Raises:
         InputInvalid: E_REF_PATH, as for a workflow.
     """
     suffixed = PurePosixPath(name).suffix in (".yaml", ".yml")
-    return _found(name, folder, [name] if suffixed else [f"{name}.yaml", f"{name}.yml", name])
+    bare = [name] if any_name else []
+    return _found(name, folder, [name] if suffixed else [f"{name}.yaml", f"{name}.yml", *bare])
 
 
 def find_function(name: str, folder: Path) -> Step[..., Any]:

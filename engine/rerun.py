@@ -14,7 +14,7 @@ from .events import Fact, NewArtifact, StepEnded, StepReady
 from .ledger import INPUTS, restored_ledger
 from .model import ArtifactApproval, ArtifactRow, Json, Plan, StepPlan, StepStatus
 from .ports import NewRun, RunRow, StepRow, Store
-from .starting import new_run
+from .starting import Reads, new_run
 from .steps import find_step
 from .values import INLINE_VALUE, STORED_VALUE, take_apart
 
@@ -25,8 +25,11 @@ async def rerun_of(
     from_steps: tuple[str, ...],
     inputs: Mapping[str, Any],
     parameters: Mapping[str, Any],
+    reads: Reads = Reads.NOTHING,
 ) -> NewRun:
     """A new run of the same chain in which completed steps outside the rerun part are rows `cached`.
+
+    `reads` says which paths `inputs` may open.
 
     Raises:
         RunRefused: E_RUN_ACTIVE. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER, E_INPUT_….
@@ -46,15 +49,15 @@ async def rerun_of(
     for row in old.rows:
         if row.step not in again and row.step != INPUTS and (row.status.done or row.item is not None):
             facts += _cached(store, row)
-    return await new_run(
+    new = await new_run(
         store,
         store.new_id(),
         plan,
         {**given, **inputs},
+        reads=reads,
         facts=tuple(facts),
-        parent_run_id=old.id,
-        regenerated_from_step_id=",".join(from_steps) or None,
     )
+    return replace(new, parent_run_id=old.id, regenerated_from_step_id=",".join(from_steps) or None)
 
 
 def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:

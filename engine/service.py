@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from .model import ChainStatus, Plan
 from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
-from .starting import new_run, refuse_unbuilt
+from .starting import Reads, new_run, refuse_unbuilt
 
 _log = logging.getLogger("towpath")
 
@@ -129,13 +130,13 @@ class Engine:
         refuse_unbuilt(plan)
         plan = self.adapter.prepared(plan)
         if run_id is not None:
-            _check_run_id(run_id)
+            check_run_id(run_id)
         known = run_id is not None and await self._exists(run_id, plan)
         run_id = run_id or self.store.new_id()
         self.adapter.functions(run_id, plan, chain.steps)
         if known:
             return run_id
-        await self.store.create_run(await new_run(self.store, run_id, plan, given))
+        await self.store.create_run(await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING))
         return run_id
 
     async def _exists(self, run_id: str, plan: Plan) -> bool:
@@ -192,7 +193,7 @@ class Engine:
         """
         self._here()
         old = await self.store.load(run if isinstance(run, str) else run.id)
-        new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {})
+        new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING)
         refuse_unbuilt(new.plan)
         new = replace(new, plan=self.adapter.prepared(new.plan))
         self.adapter.functions(new.id, new.plan, {})
@@ -270,19 +271,25 @@ class Engine:
         ledger = await restored_ledger(self.store, row)
         return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
 
-    async def cancel(self, run_id: str) -> ChainStatus:
-        """Ask for a run to be cancelled: recorded at once, done by its owner. Raises RunRefused (E_RUN_OVER)."""
+    async def cancel(self, run_id: str, *, by: str = "") -> ChainStatus:
+        """Ask for a run to be cancelled: recorded at once, done by its owner. `by` stands in the audit trail.
+
+        Raises RunRefused (E_RUN_OVER).
+        """
         self._here()
-        status = await self.store.wish(run_id, "cancel")
+        status = await self.store.wish(run_id, "cancel", by)
         if status is ChainStatus.CANCELLED:  # nobody worked on it, so nobody else tells the servers
             await self.adapter.abandon(run_id)
         await self.adapter.look()
         return status
 
-    async def pause(self, run_id: str) -> ChainStatus:
-        """Ask for a run to start nothing more; what runs is finished. Raises RunRefused (E_RUN_OVER)."""
+    async def pause(self, run_id: str, *, by: str = "") -> ChainStatus:
+        """Ask for a run to start nothing more; what runs is finished. `by` stands in the audit trail.
+
+        Raises RunRefused (E_RUN_OVER).
+        """
         self._here()
-        status = await self.store.wish(run_id, "pause")
+        status = await self.store.wish(run_id, "pause", by)
         await self.adapter.look()
         return status
 
@@ -435,8 +442,16 @@ class RunHandle:
             await anyio.sleep(POLL)
 
 
-def _check_run_id(run_id: str) -> None:
-    if not 0 < len(run_id) <= 200 or not run_id.isprintable() or "/" in run_id or run_id.startswith("."):
+_RUN_ID = re.compile(r"[^\W_][\w .:@+=,~-]{0,199}")
+_POSITION = re.compile(r"last(~[0-9]*)?", re.IGNORECASE)
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse an id that could not be named: on a command line, in an address, as a folder."""
+    if not _RUN_ID.fullmatch(run_id) or run_id.endswith((" ", ".")) or _POSITION.fullmatch(run_id):
         raise InputInvalid(
-            "E_RUN_ID", "a run id", found=run_id, allowed="1 to 200 printable characters, no /, no leading ."
+            "E_RUN_ID",
+            "a run id",
+            found=run_id,
+            allowed="1 to 200 letters, digits and . _ - : @ + = , ~ or spaces, a letter or digit first; not `last`",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from .events import Fact, StepEnded, StepReady
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
+
+
+class Reads(Enum):
+    """Which paths of this machine a caller may have made into files: the right to read comes with the caller.
+
+    Text is text for everybody else. A step that returns a `Path` has that right by itself: it runs here.
+    """
+
+    NOTHING = "nothing"  # a request: neither what it gives nor what its chain says
+    WRITTEN = "written"  # what the chain's author wrote (`source`, `default`), not what the chain is given
+    ANYTHING = "anything"  # a script or the command line: whoever runs it reads the files anyway
+
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -29,19 +42,20 @@ async def new_run(
     plan: Plan,
     given: Mapping[str, Any],
     *,
+    reads: Reads = Reads.NOTHING,
     facts: tuple[Fact, ...] = (),
     parent_workflow_id: str | None = None,
-    parent_run_id: str | None = None,
-    regenerated_from_step_id: str | None = None,
 ) -> NewRun:
     """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
 
+    All paths are opened now, as far as `reads` goes: nobody who works on the run opens one for it later.
+
     Raises:
-        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, for the first wrong input.
+        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input.
         FeatureMissing: E_FEATURE_MISSING. ValueRefused, StoreFailed for a file that cannot be kept.
     """
     refuse_unbuilt(plan)
-    values = settle_inputs(plan, given)
+    values = settle_inputs(plan, given, reads)
     context = StepContext(run_id, INPUTS, None, 1)
     outcome = await keep_outcome(values, context, store.files, store.new_id, {})
     row = store.new_id()
@@ -58,27 +72,40 @@ async def new_run(
         outcome.value,
         facts,
         parent_workflow_id,
-        parent_run_id,
-        regenerated_from_step_id,
     )
 
 
-def settle_inputs(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
+def settle_inputs(plan: Plan, given: Mapping[str, Any], reads: Reads = Reads.NOTHING) -> dict[str, Any]:
     """Given values and defaults for all declared inputs, of the declared types."""
     known = {spec.name: spec for spec in plan.inputs}
     for name in given:
         if name not in known:
             allowed = " ".join(known) or "no inputs"
             raise InputInvalid("E_INPUT_UNKNOWN", f"chain {plan.name} has no input {name}", allowed=allowed)
-    return {name: _settled(spec, given, plan) for name, spec in known.items()}
+    return {name: _settled(spec, given, plan, reads) for name, spec in known.items()}
 
 
-def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan) -> Any:
+def refuse_written_paths(plan: Plan) -> None:
+    """Refuse a chain whose author may read nothing here, but names a file: for chains that come in a request.
+
+    Raises InputInvalid (E_INPUT_SOURCE), whether or not the input is given: a plan that is kept names no file.
+    """
+    for spec in plan.inputs:
+        if written_path(plan, spec) is not None:
+            raise not_for_the_author(spec)
+
+
+def written_path(plan: Plan, spec: InputSpec) -> Path | None:
+    """The file that an input's declaration names, if it names one: by `source`, or by `default`."""
+    if spec.source:
+        return Path(plan.folder, spec.source)
+    return Path(spec.default) if spec.type == "file" and isinstance(spec.default, str) else None
+
+
+def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan, reads: Reads) -> Any:
     if spec.name in given:
-        value = given[spec.name]
-    elif spec.source:
-        value = Path(plan.folder, spec.source)
-    elif spec.required:
+        return _typed(spec, given[spec.name], may_read=reads is Reads.ANYTHING)
+    if spec.required:
         raise InputInvalid(
             "E_INPUT_MISSING",
             f"chain {plan.name} needs the input {spec.name}",
@@ -86,12 +113,33 @@ def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan) -> Any:
             allowed=spec.type,
             cure=f"--input {spec.name}=…" + (f"  ({spec.description})" if spec.description else ""),
         )
-    else:
-        value = spec.default
-    return _typed(spec, value)
+    path = written_path(plan, spec)
+    if path is not None and reads is Reads.NOTHING:
+        raise not_for_the_author(spec)
+    return _typed(spec, spec.default if path is None else path, may_read=True)
 
 
-def _typed(spec: InputSpec, value: Any) -> Any:
+def not_for_the_author(spec: InputSpec) -> InputInvalid:
+    """What to say of an input whose declaration names a file that its author may not read here."""
+    field = "source" if spec.source else "default"
+    return InputInvalid(
+        "E_INPUT_SOURCE",
+        "a chain started from outside reads no files here",
+        place=Place(field=f"inputs.{spec.name}.{field}"),
+        cure=f"leave `{field}` out, upload the file and give it as the input",
+    )
+
+
+def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
+    if not may_read and _is_path(spec, value):
+        raise InputInvalid(
+            "E_INPUT_TYPE",
+            f"input {spec.name} is a file, and text opens none here" if spec.type == "file" else f"input {spec.name}",
+            place=Place(field=f"inputs.{spec.name}"),
+            found=value,
+            allowed="an artifact, or bytes" if spec.type == "file" else spec.type,
+            cure="upload the file; inside a chain, pass on an input of type file or what a step returned",
+        )
     if spec.type == "file":
         if isinstance(value, str):
             value = Path(value)
@@ -107,6 +155,22 @@ def _typed(spec: InputSpec, value: Any) -> Any:
         place = Place(field=f"inputs.{spec.name}")
         raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=value, allowed=spec.type)
     return value
+
+
+def _is_path(spec: InputSpec, value: Any) -> bool:
+    """Would keeping this value open a path: text for a file, or a path at any depth?"""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, File):
+            part = part.data
+        if isinstance(part, Path):
+            return True
+        if isinstance(part, dict):
+            left.extend(part.values())
+        elif isinstance(part, list | tuple):
+            left.extend(part)
+    return spec.type == "file" and isinstance(value, str)
 
 
 def refuse_unbuilt(plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""Who may use the HTTP API: its keys, of which only the digests are kept."""
+"""Who may use the HTTP API: its keys and the sessions of browsers, of which only the digests are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from towpath.errors import InputInvalid, StoreFailed
 from .clock import new_id, now
 from .rows import Record, record, record_or_none
 from .session import Session
-from .tables import api_keys
+from .tables import api_keys, sessions
 
 _SHOWN = tuple(api_keys.c[name] for name in ("id", "name", "role", "created_at", "revoked_at"))
 
@@ -37,10 +37,32 @@ async def find_key(session: Session, key_sha256: str) -> Record | None:
     return record_or_none(await session.fetch_one(query))
 
 
-async def get_key(session: Session, key_id: str) -> Record | None:
-    """The key in use of that id, or None."""
-    query = sa.select(*_SHOWN).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+async def key_of_session(session: Session, session_sha256: str) -> Record | None:
+    """The key in use behind a session that nobody ended, or None."""
+    query = (
+        sa.select(*_SHOWN)
+        .join(sessions, sessions.c.key_id == api_keys.c.id)
+        .where(
+            sessions.c.session_sha256 == session_sha256,
+            sessions.c.ended_at.is_(None),
+            api_keys.c.revoked_at.is_(None),
+        )
+    )
     return record_or_none(await session.fetch_one(query))
+
+
+async def begin_session(session: Session, session_sha256: str, key_id: str, seconds: float) -> None:
+    """Keep the digest of a new session; those older than `seconds` are forgotten, for they are over anyway."""
+    at = now()
+    await session.execute(sa.delete(sessions).where(sessions.c.created_at < at - int(seconds * 1e6)))
+    values = {"session_sha256": session_sha256, "key_id": key_id, "created_at": at}
+    await session.execute(sa.insert(sessions).values(values))
+
+
+async def end_session(session: Session, session_sha256: str) -> bool:
+    """End a session for good; was it open?"""
+    change = sa.update(sessions).where(sessions.c.session_sha256 == session_sha256, sessions.c.ended_at.is_(None))
+    return await session.execute(change.values(ended_at=now())) > 0
 
 
 async def any_key(session: Session) -> bool:

@@ -11,14 +11,21 @@ from towpath.errors import TowpathError
 from towpath.model import Json
 
 from .batch import Write
+from .clock import now
 from .rows import encode
-from .session import Statement
+from .session import Session, Statement
 from .session import value_of as b
 from .tables import events
 
 _EVENT = Statement(
     sa.insert(events).values(chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data"))
 )
+
+
+async def note(session: Session, kind: str, by: str, *, run: str | None = None, **data: Json) -> None:
+    """One more line of the audit trail about what a person did, in the transaction of the deed itself."""
+    values = {"chain_id": run, "type": kind, "at": now(), "data": encode({**data, "by": by})}
+    await session.execute(sa.insert(events).values(values))
 
 
 class AboutStep(Protocol):

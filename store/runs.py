@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from towpath.errors import Fenced, RunRefused, StoreFailed
 from towpath.events import ChainEnded, ChainPaused, Fact
-from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan
+from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan
 from towpath.ports import Lease, NewRun, RunRow, Standing, StepRow, Wish
 
 from . import crashes, definitions, gates, listing, owners, parts, rows, sqlite_file
@@ -147,7 +147,7 @@ class RunStore:
             parent_run=run.parent_run_id,
             regenerated_from=run.regenerated_from_step_id,
         )
-        event = _CREATED(run=run.id, at=at, data=rows.encode({"name": run.plan.name}))
+        event = _CREATED(run=run.id, at=at, data=rows.encode({"name": run.plan.name, **_by(run.by)}))
         try:
             await self.database.submit([*large, Write(*insert), Write(*event), *writes(run.id, run.facts, at)])
         except StoreFailed as error:
@@ -364,14 +364,14 @@ class RunStore:
         """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
         return await self.database.read(lambda c: parts.edits(c, run_ids, after))
 
-    async def wish(self, run_id: str, kind: str) -> ChainStatus:
-        """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once.
+    async def wish(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
+        """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once. `by` stands in the audit trail.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
         """
-        return await self.database.write(lambda c: self._wish(c, run_id, kind))
+        return await self.database.write(lambda c: self._wish(c, run_id, kind, by))
 
-    def _wish(self, connection: sqlite3.Connection, run_id: str, kind: str) -> ChainStatus:
+    def _wish(self, connection: sqlite3.Connection, run_id: str, kind: str, by: str) -> ChainStatus:
         found = connection.execute("SELECT status, owner, lease_until FROM chains WHERE id = ?", (run_id,)).fetchone()
         if found is None:
             raise missing(run_id)
@@ -381,7 +381,7 @@ class RunStore:
         at, owner = now(), parse(found[1])
         column = "cancel_requested_at" if kind == "cancel" else "pause_requested_at"
         connection.execute(f"UPDATE chains SET {column} = ?, updated_at = ? WHERE id = ?", (at, at, run_id))  # noqa: S608 - two fixed names
-        _event(connection, run_id, "CancelRequested" if kind == "cancel" else "PauseRequested", at)
+        _event(connection, run_id, "CancelRequested" if kind == "cancel" else "PauseRequested", at, _by(by))
         owned = owner is not None and owner.left(found[2] or 0, at) >= 0
         if owned:
             return status
@@ -396,8 +396,14 @@ class RunStore:
         return ChainStatus.PAUSED
 
 
-def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int) -> None:
-    connection.execute("INSERT INTO events (chain_id, type, at, data) VALUES (?, ?, ?, '{}')", (run_id, kind, at))
+def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int, data: dict[str, Json]) -> None:
+    values = (run_id, kind, at, rows.encode(data))
+    connection.execute("INSERT INTO events (chain_id, type, at, data) VALUES (?, ?, ?, ?)", values)
+
+
+def _by(name: str) -> dict[str, Json]:
+    """Who asked, where somebody did; a script's own doing has no name."""
+    return {"by": name} if name else {}
 
 
 def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> None:

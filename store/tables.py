@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x746F7770  # "towp"
 
 metadata = sa.MetaData(
@@ -342,6 +342,22 @@ api_keys = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("revoked_at", sa.BigInteger),
     _where("one_key_per_name", "name", condition="revoked_at IS NULL", unique=True),
+)
+
+sessions = sa.Table(
+    # People who showed a key in a browser. The cookie holds what this is the SHA-256 of; signing out ends the row.
+    "sessions",
+    metadata,
+    sa.Column(
+        "session_sha256",
+        sa.Text,
+        sa.CheckConstraint("length(session_sha256) = 64", name="session_sha256_whole"),
+        primary_key=True,
+    ),
+    _references("key_id", "api_keys.id", "CASCADE"),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.Index("ix_sessions_created_at", "created_at"),
 )
 
 webhook_cursors = sa.Table(

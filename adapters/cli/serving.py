@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from towpath.adapters.http.records import Records
 
 GRACE = 5  # seconds that answers under way are given when the server stops
-MOST_AT_ONCE = 1_000
-HEADER_BYTES = 64 * 1024
 QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these tell values
 _TOKEN = re.compile(r"(/a/)[^/?\s]+")
 
@@ -125,19 +123,10 @@ def _url_host(host: str) -> str:
 async def _until_stopped(app: Starlette, listener: socket.socket, access_log: bool) -> None:
     import uvicorn  # noqa: PLC0415
 
+    from towpath.adapters.http.connections import ServerConfig  # noqa: PLC0415
+
     _guard_logs()
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=access_log,
-        proxy_headers=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=GRACE,
-        limit_concurrency=MOST_AT_ONCE,
-        h11_max_incomplete_event_size=HEADER_BYTES,
-    )
+    config = ServerConfig(app, access_log=access_log, lifespan="on", timeout_graceful_shutdown=GRACE)
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     with _stopped_by_signals(server, app):

@@ -13,13 +13,15 @@ from . import csrf
 from .answering import answer, listed, principal_of
 from .asked import KeyBody, LoginBody
 from .bodies import FORM, body_of, check_text, fields_of, media_type
-from .doorkeeper import COOKIE, SESSION_SECONDS, Doorkeeper
+from .doorkeeper import COOKIE, SESSION_SECONDS, Doorkeeper, unknown_key
 from .principals import ANYONE, Role, key_digest, key_name, new_key
 from .queries import list_parameters
 from .records import engine_of, records_of
 from .refusals import Refused
 from .route_table import Route
 from .shapes import Deleted, Health, KeyRow, Me, NewKey, Page, Server, page_type, shaped
+
+MAX_LOGIN = 16 * 1024  # bytes of a body that is read before it is known whose it is
 
 
 async def health(request: Request) -> Response:
@@ -61,13 +63,13 @@ async def post_key(request: Request) -> Response:
     if body.role not in tuple(Role):
         raise Refused(422, "E_BODY_FIELD", "there is no such role", found=body.role, allowed=" ".join(Role))
     key = new_key()
-    row = await records_of(request).add_key(name, body.role, key_digest(key))
+    row = await records_of(request).add_key(name, body.role, key_digest(key), principal_of(request).name)
     return answer(shaped(NewKey, row, key=key), 201)
 
 
 async def revoke_key(request: Request) -> Response:
     name = request.path_params["name"]
-    if not await records_of(request).revoke_key(name):
+    if not await records_of(request).revoke_key(name, principal_of(request).name):
         raise Refused(404, "E_KEY_MISSING", "there is no key of that name in use", found=name)
     return answer(Deleted(id=name, deleted=True))
 
@@ -75,29 +77,44 @@ async def revoke_key(request: Request) -> Response:
 async def login(request: Request) -> Response:
     """A key for a cookie: a form leads on to a page, JSON is answered."""
     door: Doorkeeper = request.app.state.door
+    address = request.client.host if request.client else ""
+    too_many = door.too_many(address)
+    if too_many is not None:
+        raise too_many
     by_form, onward = media_type(request) == FORM, ""
     if by_form:
-        form = await fields_of(request)
+        form = await fields_of(request, MAX_LOGIN)
         csrf.check(request, form)
         key, onward = str(form.get("key", "")).strip(), _onward(str(form.get("next", "/")))
     else:
-        key = (await body_of(request, LoginBody)).key
+        key = (await body_of(request, LoginBody, MAX_LOGIN)).key
     found = await door.find_key(key)
     if found is None:
-        refused = door.wrong_key(request.client.host if request.client else "")
-        if by_form and refused.status_code == 401:
+        if by_form:
             return RedirectResponse("/login?failed=1", 303)
-        raise refused
+        raise unknown_key()
+    door.was_right(address)
     made: Response = RedirectResponse(onward, 303) if onward else answer(shaped(KeyRow, found))
-    cookie = door.sessions.cookie(found["id"], secrets.token_urlsafe(16))
-    made.set_cookie(COOKIE, cookie, SESSION_SECONDS, httponly=True, samesite="strict", secure=_by_tls(request))
+    session = secrets.token_urlsafe(16)
+    await records_of(request).sign_in(key_digest(session), found, SESSION_SECONDS)
+    made.set_cookie(
+        COOKIE,
+        door.sessions.cookie(session),
+        SESSION_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=_by_tls(request),
+    )
     return made
 
 
 async def logout(request: Request) -> Response:
     by_form = media_type(request) == FORM
     if by_form:
-        csrf.check(request, await fields_of(request))
+        csrf.check(request, await fields_of(request, MAX_LOGIN))
+    who = getattr(request.state, "principal", None)
+    if who is not None and who.way == "session":
+        await records_of(request).sign_out(key_digest(who.session), who.name)
     made: Response = RedirectResponse("/login", 303) if by_form else answer(Health(status="ok"))
     made.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return made

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import wraps
 
+from anyio import CapacityLimiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,9 +22,11 @@ from towpath.service import Engine
 
 from . import pages
 from .background import Background
+from .bodies import AT_ONCE
 from .doorkeeper import Doorkeeper, Guard, allows
 from .event_feed import EventFeed
 from .principals import ANYONE, Role
+from .queries import check_query
 from .records import Records
 from .refusals import Refused, of_http, refusal
 from .server_settings import ServerSettings, server_secret
@@ -41,7 +44,13 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
     settings = settings or ServerSettings()
     records = Records(engine)
     secret = server_secret(engine.store.files.folder)
-    door = Doorkeeper(hosts=settings.hosts, failed_keys=settings.failed_keys, secret=secret, records=records)
+    door = Doorkeeper(
+        hosts=settings.hosts,
+        failed_keys=settings.failed_keys,
+        changes=settings.changes_a_minute,
+        secret=secret,
+        records=records,
+    )
     known = table(pages.PAGES)
     app = Starlette(
         routes=[_routed(row) for row in known.rows],
@@ -57,6 +66,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Starle
     app.state.secret = secret
     app.state.door = door
     app.state.table = known
+    app.state.parsers = CapacityLimiter(AT_ONCE)
     app.state.feed = EventFeed(records, settings.poll)
     app.state.webhooks = Webhooks(records, settings)
     app.state.background = Background(engine, records, settings.execute)
@@ -76,6 +86,7 @@ def _guarded(role: str, endpoint: Endpoint) -> Endpoint:
     async def answered(request: Request) -> Response:
         if role != ANYONE:
             allows(request, role)
+        check_query(request)
         return await endpoint(request)
 
     return answered

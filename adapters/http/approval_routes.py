@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from typing import Any
 
 from starlette.requests import Request
@@ -28,7 +29,9 @@ from .shapes import ApprovalRow, Link, Page, page_type, shaped
 _COLUMNS = (
     "id chain_id step_id item_index status action decided_by decided_at reason requested_at expires_at artifact_ids"
 ).split()
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = tuple("=+-@")
+_UNSEEN = ("Cc", "Cf")  # signs that nobody sees, which a spreadsheet may drop as well
+_CELL_BREAKS = tuple("\t\r\n")  # a spreadsheet drops them, and what follows begins the cell
 
 
 async def list_approvals(request: Request) -> Response:
@@ -58,7 +61,9 @@ async def export_approvals(request: Request) -> Response:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    seen = next((sign for sign in text if not sign.isspace() and unicodedata.category(sign) not in _UNSEEN), "")
+    first = unicodedata.normalize("NFKC", seen)  # full-width signs are taken for the plain ones
+    return f"'{text}" if first in _FORMULA or text.startswith(_CELL_BREAKS) else text
 
 
 async def get_approval(request: Request) -> Response:
@@ -82,7 +87,9 @@ async def post_link(request: Request) -> Response:
     settings = request.app.state.settings
     there(await engine_of(request).get_approval(_id(request)), "E_APPROVAL_MISSING", "approval")
     hours = body.hours or settings.link_hours
-    token, expires = await make_link(records_of(request), request.app.state.secret, _id(request), hours)
+    token, expires = await make_link(
+        records_of(request), request.app.state.secret, _id(request), hours, principal_of(request).name
+    )
     base = settings.url.rstrip("/") or str(request.base_url).rstrip("/")
     return answer(Link(url=f"{base}{LINK_PATH.format(token=token)}", expires_at=expires), 201)
 

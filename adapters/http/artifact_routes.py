@@ -86,7 +86,9 @@ async def delete_artifact(request: Request) -> Response:
     chain = None if step is None or step["chain_id"] is None else await engine.get_chain(step["chain_id"])
     if chain is not None and chain["completed_at"] is None:
         raise RunRefused("E_RUN_ACTIVE", f"run {chain['id']} is {chain['status']}, not over", cure="cancel it first")
-    return answer(Deleted(id=found["id"], deleted=await engine.delete_artifact(found["id"])))
+    run_id = None if chain is None else chain["id"]
+    deleted = await records_of(request).delete_artifact(found, run_id, principal_of(request).name)
+    return answer(Deleted(id=found["id"], deleted=deleted))
 
 
 async def list_transfers(request: Request) -> Response:

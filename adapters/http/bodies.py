@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator
+import shutil
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import anyio
 import msgspec
+from anyio.to_thread import run_sync
 from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 
@@ -19,25 +21,38 @@ T = TypeVar("T")
 
 MAX_DEPTH = 64
 MAX_DIGITS = 30
+MAX_FLOAT = 1_000  # characters; more digits than any number can tell apart
+LOOK = 64 * 1024 * 1024  # bytes of an upload between looks at the room on the disk
+SLOWEST = 1_024  # bytes a second of an upload, on the whole
 MAX_FORM = 256 * 1024  # bytes of a form without a file: a long reason, percent-encoded
 MAX_FIELDS = 50
 FORM = "application/x-www-form-urlencoded"
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+INLINE = 64 * 1024  # bytes; what is larger is read by a thread, so that the event loop goes on
+AT_ONCE = 2  # bodies that are read in threads; more only take turns at the same processor
+# A text that never ends is a token, too: it is looked at once, not again from every quote in it.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-async def body_of(request: Request, kind: type[T]) -> T:
-    """The JSON body as `kind`. An empty body stands for `{}`.
+async def body_of(request: Request, kind: type[T], limit: int | None = None) -> T:
+    """The JSON body as `kind`. An empty body stands for `{}`. `limit` is its most bytes, if not those of the settings.
 
     Raises Refused: 415 E_MEDIA_TYPE, 413 E_BODY_SIZE, 408 E_BODY_TIME, 400 E_JSON_… E_TEXT_…, 422 E_BODY_FIELD.
     """
     settings = request.app.state.settings
-    data = await whole_body(request, settings.max_json, settings.body_seconds)
+    data = await whole_body(request, settings.max_json if limit is None else limit, settings.body_seconds)
     media = media_type(request)
     if media != "application/json" and (data or media):
         raise Refused(415, "E_MEDIA_TYPE", "the body must be JSON", found=media, allowed="application/json")
-    return as_kind(strict_json(data) if data else {}, kind)
+    return await parsed(request, lambda text: as_kind(strict_json(text) if text else {}, kind), data)
+
+
+async def parsed(request: Request, parse: Callable[[bytes], T], data: bytes) -> T:
+    """What is read out of a body: at once if that is short work, else in a thread."""
+    if len(data) <= INLINE:
+        return parse(data)
+    return await run_sync(parse, data, limiter=request.app.state.parsers)
 
 
 def as_kind(data: Any, kind: type[T]) -> T:
@@ -53,14 +68,21 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-async def fields_of(request: Request) -> FormData:
-    """A form without a file. Raises Refused: 400 E_BODY, 413 E_BODY_SIZE, 408 E_BODY_TIME."""
-    data = await whole_body(request, MAX_FORM, request.app.state.settings.body_seconds)
+async def fields_of(request: Request, limit: int = MAX_FORM, most: int = MAX_FIELDS) -> FormData:
+    """A form without a file, of `limit` bytes and `most` fields.
+
+    Raises Refused: 400 E_BODY, 413 E_BODY_SIZE, 408 E_BODY_TIME.
+    """
+    data = await whole_body(request, limit, request.app.state.settings.body_seconds)
+    return await parsed(request, lambda text: _fields(text, most), data)
+
+
+def _fields(data: bytes, most: int) -> FormData:
     try:
         text = data.decode("utf-8", "replace")
-        pairs: list[tuple[str, Any]] = [*parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)]
+        pairs: list[tuple[str, Any]] = [*parse_qsl(text, keep_blank_values=True, max_num_fields=most)]
     except ValueError:
-        raise Refused(400, "E_BODY", "the form has too many fields", allowed=f"{MAX_FIELDS} fields") from None
+        raise Refused(400, "E_BODY", "the form has too many fields", allowed=f"{most} fields") from None
     return FormData(pairs)
 
 
@@ -102,9 +124,15 @@ _CLOSE = {"Connection": "close"}
 
 
 async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator[bytes, None]:
-    """A large body as a stream. Raises Refused: 413 E_BODY_SIZE, 408 E_BODY_TIME when nothing comes for `idle` s."""
-    declared_size(request, limit)
-    taken = 0
+    """A large body as a stream, as long as the disk has room for it.
+
+    Raises Refused: 413 E_BODY_SIZE, 507 E_DISK_FULL, 408 E_BODY_TIME when nothing comes for `idle` s, or when it
+    comes so slowly that only holding the connection can be meant.
+    """
+    room, taken, looked = await _room(request), 0, 0
+    if room < (declared_size(request, limit) or 0):
+        raise _no_room()
+    began = anyio.current_time()
     stream = aiter(request.stream())
     while True:
         try:
@@ -120,8 +148,27 @@ async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator
         taken += len(chunk)
         if taken > limit:
             raise too_large(limit)
+        if taken - looked > LOOK:  # others write there, too
+            room, looked = taken + await _room(request), taken
+        if taken > room:
+            raise _no_room()
+        if anyio.current_time() - began > idle + taken / SLOWEST:
+            allowed = f"{SLOWEST} bytes a second"
+            raise Refused(408, "E_BODY_TIME", "the body comes too slowly", allowed=allowed, headers=_CLOSE)
         if chunk:
             yield chunk
+
+
+async def _room(request: Request) -> int:
+    """The bytes that an upload may take of the disk before those are touched that runs need."""
+    folder = request.app.state.engine.store.files.folder
+    free: int = (await run_sync(shutil.disk_usage, folder)).free
+    keep: int = request.app.state.settings.keep_free
+    return max(0, free - keep)
+
+
+def _no_room() -> Refused:
+    return Refused(507, "E_DISK_FULL", "the disk of the server has no room for that file", headers=_CLOSE)
 
 
 # ---- JSON
@@ -164,11 +211,11 @@ def _check_depth(data: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Refused(400, "E_JSON_DUPLICATE", "a key occurs twice in one object", found=twice)
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise Refused(400, "E_JSON_DUPLICATE", "a key occurs twice in one object", found=name)
+        made[name] = value
     return made
 
 
@@ -184,6 +231,8 @@ def _integer(digits: str) -> int:
 
 
 def _float(digits: str) -> float:
+    if len(digits) > MAX_FLOAT:
+        raise Refused(400, "E_JSON_NUMBER", "a number of too many digits", allowed=f"{MAX_FLOAT} characters")
     value = float(digits)
     if value in (float("inf"), float("-inf")):
         raise Refused(400, "E_JSON_NUMBER", "a number that is too large", found=digits)

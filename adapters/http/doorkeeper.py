@@ -32,11 +32,12 @@ from .route_table import PREFIX
 
 COOKIE = "towpath_session"
 SESSION_SECONDS = 12 * 3600
+MAX_COOKIE = 1_000  # characters
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 _SAFE = frozenset("GET HEAD OPTIONS".split())
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "x-forwarded-host")
-_HEADERS = (
+HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -44,38 +45,55 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
     (b"cache-control", b"no-store"),
 )
-WINDOW = 60.0  # seconds in which wrong keys are counted
+WINDOW = 60.0  # seconds in which wrong keys, and changes, are counted
 _MOST_ADDRESSES = 1_000
 
 
 class Sessions:
-    """Cookies of people who showed a key once. A session ends with its key, or after 12 hours."""
+    """Cookies of people who showed a key once. A session ends with its key, when they sign out, or after 12 hours."""
 
     def __init__(self, secret: str) -> None:
         self._signer = URLSafeTimedSerializer(secret, salt="towpath-session")
 
-    def cookie(self, key_id: str, session: str) -> str:
+    def cookie(self, session: str) -> str:
         """The value of a new session's cookie."""
-        return str(self._signer.dumps({"key": key_id, "session": session}))
+        return str(self._signer.dumps({"session": session}))
 
-    def read(self, cookie: str) -> tuple[str, str] | None:
-        """The key's id and the session's, or None for a cookie that is not ours or is too old."""
+    def of(self, connection: HTTPConnection) -> str | None:
+        """The session that a request's cookie names, or None without a cookie that is ours and young enough."""
+        cookie = _cookie(connection.headers.getlist("cookie"))
         try:
-            held = self._signer.loads(cookie[:1_000], max_age=SESSION_SECONDS)
+            held = self._signer.loads(cookie, max_age=SESSION_SECONDS) if cookie else None
         except BadSignature:
             return None
-        return held["key"], held["session"]
+        return held["session"] if isinstance(held, dict) and isinstance(held.get("session"), str) else None
 
 
-class WrongKeys:
-    """Counts wrong keys by address, so that guessing is slow and cheap for us. A right key is never refused."""
+def _cookie(headers: list[str]) -> str:
+    """The value of our cookie. Others are not read: unquoting them is more work than they are long."""
+    for header in headers:
+        for part in header.split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == COOKIE:
+                return value if len(value) <= MAX_COOKIE else ""
+    return ""
+
+
+class Tries:
+    """Counts what each of many does within a minute, so that too much of it can be refused."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._seen: OrderedDict[str, deque[float]] = OrderedDict()
 
+    def take_back(self, address: str) -> None:
+        """The last one does not count after all."""
+        times = self._seen.get(address)
+        if times:
+            times.pop()
+
     def count(self, address: str) -> float | None:
-        """Note a wrong key. Seconds to wait if there were too many, else None."""
+        """Note one more. Seconds to wait if there were too many, else None."""
         now = time.monotonic()
         times = self._seen.setdefault(address, deque(maxlen=self._most + 1))
         self._seen.move_to_end(address)
@@ -90,11 +108,12 @@ class WrongKeys:
 class Doorkeeper:
     """Lets requests in. `open_routes` need nobody's name."""
 
-    def __init__(self, *, hosts: Iterable[str], failed_keys: int, secret: str, records: Records) -> None:
+    def __init__(self, *, hosts: Iterable[str], failed_keys: int, changes: int, secret: str, records: Records) -> None:
         self.hosts = frozenset(hosts) | _LOCAL_HOSTS
         self.open_routes: list[Routed] = []
         self.sessions = Sessions(secret)
-        self._wrong = WrongKeys(failed_keys)
+        self._wrong = Tries(failed_keys)
+        self._changes = Tries(changes)
         self._records = records
 
     async def admit(self, scope: Scope) -> None:
@@ -109,8 +128,14 @@ class Doorkeeper:
             return
         scope["state"]["principal"] = principal
         scope["state"]["signed_in"] = principal.way == "session"
-        if principal.way == "session" and scope["method"] not in _SAFE:
+        if scope["method"] in _SAFE:
+            return
+        if principal.way == "session":
             _check_session_post(scope, headers)
+        wait = self._changes.count(f"{principal.way} {principal.name}")
+        if wait is not None:
+            later = {"Retry-After": str(int(wait) + 1)}
+            raise Refused(429, "E_RATE", "your key changes too much at once; wait a minute", headers=later)
 
     def _check_host(self, headers: Headers) -> None:
         given = headers.getlist("host")
@@ -136,12 +161,11 @@ class Doorkeeper:
             raise Refused(400, "E_AUTH_AMBIGUOUS", "more than one Authorization header")
         if given:
             return await self._of_key(given[0], connection.client.host if connection.client else "")
-        cookie = connection.cookies.get(COOKIE)
-        held = self.sessions.read(cookie) if cookie else None
-        if held is not None:
-            found = await self._records.key_of_id(held[0])
+        session = self.sessions.of(connection)
+        if session is not None:
+            found = await self._records.key_of_session(key_digest(session))
             if found is not None:
-                return Principal(found["name"], Role(found["role"]), "session", held[1])
+                return Principal(found["name"], Role(found["role"]), "session", session)
         if _is_this_machine(connection) and not await self._records.any_key():
             return local_visitor()
         if may_be_nobody:
@@ -168,12 +192,19 @@ class Doorkeeper:
 
     def wrong_key(self, address: str) -> Refused:
         """What to answer to a wrong key from an address."""
+        return self.too_many(address) or unknown_key()
+
+    def too_many(self, address: str) -> Refused | None:
+        """Note a wrong key, or a sign-in before anything of it is read: what to answer if there were too many."""
         wait = self._wrong.count(address)
-        if wait is not None:
-            later = {"Retry-After": str(int(wait) + 1)}
-            return Refused(429, "E_AUTH_RATE", "too many wrong keys from your address; wait a minute", headers=later)
-        challenge = {"WWW-Authenticate": 'Bearer realm="towpath"'}
-        return Refused(401, "E_AUTH_INVALID", "that key is not known, or was revoked", headers=challenge)
+        if wait is None:
+            return None
+        later = {"Retry-After": str(int(wait) + 1), "Connection": "close"}
+        return Refused(429, "E_AUTH_RATE", "too many wrong keys from your address; wait a minute", headers=later)
+
+    def was_right(self, address: str) -> None:
+        """The sign-in that was counted had a right key."""
+        self._wrong.take_back(address)
 
     async def still_good(self, principal: Principal, connection: HTTPConnection) -> bool:
         """Would they be let in again now? For streams that live longer than a key."""
@@ -212,6 +243,12 @@ class Guard:
         except TowpathError as error:  # the store is busy, say: nobody is let in unseen
             app = refusal(error)
         await app(scope, receive, send)
+
+
+def unknown_key() -> Refused:
+    """401 for a key that opens nothing."""
+    challenge = {"WWW-Authenticate": 'Bearer realm="towpath"'}
+    return Refused(401, "E_AUTH_INVALID", "that key is not known, or was revoked", headers=challenge)
 
 
 def allows(request: Request, role: str) -> None:
@@ -312,5 +349,5 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.started = True
             there = {name.lower() for name, _ in message["headers"]}
-            message["headers"] = [*message["headers"], *(h for h in _HEADERS if h[0] not in there)]
+            message["headers"] = [*message["headers"], *(h for h in HEADERS if h[0] not in there)]
         await self._send(message)

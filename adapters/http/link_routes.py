@@ -62,10 +62,10 @@ async def reject_by_link(request: Request) -> Response:
 
 
 async def _body(request: Request) -> LinkBody:
-    """JSON, or a form with a token from the page of this link."""
+    """JSON, or a form with a token from the page of this link. Nothing is read before the link is known to be ours."""
+    await open_link(request, request.path_params["token"])
     if media_type(request) != FORM:
         return await body_of(request, LinkBody)
-    await open_link(request, request.path_params["token"])
     form = await fields_of(request)
     csrf.check(request, form)
     data: dict[str, Any] = {}

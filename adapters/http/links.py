@@ -17,7 +17,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.requests import Request
 
 from towpath.errors import ApprovalRefused, InputInvalid
-from towpath.store import Record, approvals, links
+from towpath.store import Record, approvals, audit, links
 from towpath.store.clock import now
 
 from .principals import link_visitor
@@ -45,7 +45,7 @@ def _signer(secret: str) -> URLSafeSerializer:
     return URLSafeSerializer(secret, salt="towpath-approval-link", signer_kwargs={"digest_method": hashlib.sha256})
 
 
-async def make_link(records: Records, secret: str, approval_id: str, hours: float) -> tuple[str, int]:
+async def make_link(records: Records, secret: str, approval_id: str, hours: float, by: str) -> tuple[str, int]:
     """A new link's token and when it ends (UTC microseconds). A link of the same gate made before is void.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
@@ -53,7 +53,11 @@ async def make_link(records: Records, secret: str, approval_id: str, hours: floa
     token = str(_signer(secret).dumps([approval_id, secrets.token_urlsafe(16)]))
     expires = now() + int(hours * 3600e6)
     async with records.session() as session:
-        return token, await links.keep_link(session, approval_id, token_digest(token), expires)
+        ends = await links.keep_link(session, approval_id, token_digest(token), expires)
+        gate = await approvals.get_approval(session, approval_id)
+        run = None if gate is None else gate["chain_id"]
+        await audit.note(session, "LinkMade", by, run=run, approval=approval_id, expires_at=ends)
+        return token, ends
 
 
 async def open_link(request: Request, token: str) -> Opened:

@@ -33,7 +33,21 @@ MAX_CURSOR = 8_000  # characters; a cursor holds the value that the list is sort
 _KEY = re.compile(r"([a-z_0-9]+)(?:\[([^\]]*)\])?")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
+MAX_PARAMETERS = 100
+_WORDS = frozenset(name for one in LISTINGS.values() for name, f in one.fields.items() if f.kind is Kind.WORD)
 _PAGING = frozenset({"limit", "offset", "after", "sort", "order", "search"})
+
+
+def check_query(request: Request) -> None:
+    """Nothing stands twice in a query but the words of a filter. Raises Refused: 422 E_PARAM_TYPE, E_PARAM_RANGE."""
+    pairs = request.query_params.multi_items()
+    if len(pairs) > MAX_PARAMETERS:
+        raise Refused(422, "E_PARAM_RANGE", "the query has too many parameters", allowed=str(MAX_PARAMETERS))
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen and name not in _WORDS:
+            raise Refused(422, "E_PARAM_TYPE", "a parameter is given twice", found=name, cure="say it once")
+        seen.add(name)
 
 
 def page_of(request: Request, what: str, **fixed: Any) -> Page:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from towpath.service import Engine
-from towpath.store import Record, Session, access, happenings, lineage, listing
+from towpath.store import Record, Session, access, artifacts, audit, chains, happenings, lineage, listing
 
 if TYPE_CHECKING:  # the verbs that look after keys need no web framework
     from starlette.requests import Request
+
+
+COMMAND_LINE = "command line"  # who did what `towpath keys` did
 
 
 class _Sessions(Protocol):
@@ -37,21 +40,55 @@ class Records:
         async with self.session() as session:
             return await access.find_key(session, digest)
 
-    async def key_of_id(self, key_id: str) -> Record | None:
+    async def key_of_session(self, digest: str) -> Record | None:
         async with self.session() as session:
-            return await access.get_key(session, key_id)
+            return await access.key_of_session(session, digest)
 
-    async def add_key(self, name: str, role: str, digest: str) -> Record:
+    async def sign_in(self, digest: str, key: Record, seconds: float) -> None:
         async with self.session() as session:
-            return await access.create_key(session, name, role, digest)
+            await access.begin_session(session, digest, key["id"], seconds)
+            await audit.note(session, "SignedIn", key["name"])
+
+    async def sign_out(self, digest: str, by: str) -> None:
+        async with self.session() as session:
+            if await access.end_session(session, digest):
+                await audit.note(session, "SignedOut", by)
+
+    async def add_key(self, name: str, role: str, digest: str, by: str = COMMAND_LINE) -> Record:
+        async with self.session() as session:
+            made = await access.create_key(session, name, role, digest)
+            await audit.note(session, "KeyMade", by, key=name, role=role)
+            return made
 
     async def list_keys(self) -> list[Record]:
         async with self.session() as session:
             return await access.list_keys(session)
 
-    async def revoke_key(self, name: str) -> bool:
+    async def revoke_key(self, name: str, by: str = COMMAND_LINE) -> bool:
         async with self.session() as session:
-            return await access.revoke_key(session, name)
+            revoked = await access.revoke_key(session, name)
+            if revoked:
+                await audit.note(session, "KeyRevoked", by, key=name)
+            return revoked
+
+    async def resume_asked(self, run_id: str, by: str) -> None:
+        async with self.session() as session:
+            await audit.note(session, "ResumeRequested", by, run=run_id)
+
+    async def delete_chain(self, run_id: str, by: str) -> bool:
+        async with self.session() as session:
+            deleted = await chains.delete_chain(session, run_id)
+            if deleted:  # its own lines are gone with it
+                await audit.note(session, "ChainDeleted", by, run_id=run_id)
+            return deleted
+
+    async def delete_artifact(self, artifact: Mapping[str, Any], chain_id: str | None, by: str) -> bool:
+        async with self.session() as session:
+            deleted = await artifacts.delete_artifact(session, artifact["id"])
+            if deleted:
+                told = {name: artifact[name] for name in ("name", "version", "filename")}
+                await audit.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **told)
+            return deleted
 
     async def page(self, what: str, page: listing.Page) -> listing.Rows:
         async with self.session() as session:

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 
-from .answering import answer, definition, listed, there
+from .answering import answer, definition, listed, principal_of, there
 from .asked import RerunBody, StartBody
 from .background import Background
 from .bodies import body_of, check_text
@@ -80,15 +80,15 @@ async def delete_chain(request: Request) -> Response:
     row = there(await engine.get_chain(run_id), "E_RUN_MISSING", "run")
     if not ChainStatus(row["status"]).final:
         raise RunRefused("E_RUN_ACTIVE", f"run {run_id} is {row['status']}, not over", cure="cancel it first")
-    return answer(Deleted(id=run_id, deleted=await engine.delete_chain(run_id)))
+    return answer(Deleted(id=run_id, deleted=await records_of(request).delete_chain(run_id, _by(request))))
 
 
 async def cancel_chain(request: Request) -> Response:
-    return answer(Asked(id=_id(request), status=await engine_of(request).cancel(_id(request))), 202)
+    return answer(Asked(id=_id(request), status=await engine_of(request).cancel(_id(request), by=_by(request))), 202)
 
 
 async def pause_chain(request: Request) -> Response:
-    return answer(Asked(id=_id(request), status=await engine_of(request).pause(_id(request))), 202)
+    return answer(Asked(id=_id(request), status=await engine_of(request).pause(_id(request), by=_by(request))), 202)
 
 
 async def resume_chain(request: Request) -> Response:
@@ -96,7 +96,9 @@ async def resume_chain(request: Request) -> Response:
     run = await engine.store.load(run_id)
     if run.status.final:
         raise RunRefused("E_RUN_OVER", f"run {run_id} is {run.status}", cure="`rerun` makes a new run of it")
-    _background(request, run_id).go_on(run_id)
+    background = _background(request, run_id)
+    await records_of(request).resume_asked(run_id, _by(request))
+    background.go_on(run_id)
     return answer(Asked(id=run_id, status=run.status), 202)
 
 
@@ -182,6 +184,10 @@ async def get_workflow(request: Request) -> Response:
 def _id(request: Request) -> str:
     found: str = request.path_params["id"]
     return found
+
+
+def _by(request: Request) -> str:
+    return principal_of(request).name
 
 
 def _workflow(row: Any) -> Workflow:

@@ -22,6 +22,8 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "chains": (str,),
     "url": (str,),
     "max_upload": (int,),
+    "keep_free": (int,),
+    "changes_a_minute": (int,),
     "link_hours": (int, float),
 }
 
@@ -45,6 +47,8 @@ class ServerSettings:
         chains: folder of the chain files that may be started by name; without it only YAML that is sent.
         execute: does this process work on runs?
         max_upload: bytes of a file that is uploaded. max_json: bytes of any other body.
+        keep_free: bytes of the disk that uploads leave to runs.
+        changes_a_minute: requests a minute that change something, of one key.
         body_seconds: how long a body without a file may take. idle_seconds: how long an upload may stand still.
         link_hours: how long an approval link is good for.
         heartbeat: seconds between signs of life on an event stream. poll: seconds between looks for events.
@@ -57,6 +61,8 @@ class ServerSettings:
     execute: bool = False
     webhooks: tuple[Webhook, ...] = ()
     max_upload: int = 16 * 1024**3
+    keep_free: int = 1024**3
+    changes_a_minute: int = 1_200
     max_json: int = 4 * 1024 * 1024
     body_seconds: float = 30.0
     idle_seconds: float = 60.0
@@ -88,7 +94,7 @@ def _check(key: str, value: Any) -> None:
     if not fits:
         allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key][-1].__name__
         raise InputInvalid("E_SETTING", f"{key} in [server]", place=place, allowed=allowed)
-    if key in ("max_upload", "link_hours") and not 0 < value < 2**53:
+    if key in ("max_upload", "link_hours", "changes_a_minute") and not 0 < value < 2**53:
         raise InputInvalid("E_SETTING", f"{key} in [server]", place=place, found=value, allowed="more than 0")
     if key == "url" and not str(value).startswith(("http://", "https://")):
         raise InputInvalid("E_SETTING", "url in [server]", place=place, found=value, allowed="http(s)://…")

@@ -1,6 +1,8 @@
-"""Runs that are started from outside: chains of a folder or sent as YAML, with nothing imported and no file read.
+"""Runs that are started from outside: chains of a folder or sent as YAML, with nothing imported.
 
-A chain may only name steps that this process has loaded already; an input may not name a file of this machine.
+A chain may only name steps that this process has loaded already. A request opens no file of this machine:
+neither what it gives nor the YAML in it. A chain of the folder that the server was given may read files of that
+folder, for whoever put it there could have read them too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,19 @@ from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, T
 from towpath.model import Plan, StepPlan
 from towpath.references import find_chain
 from towpath.rerun import rerun_of
-from towpath.service import Engine
-from towpath.starting import new_run, refuse_unbuilt
+from towpath.service import Engine, check_run_id
+from towpath.starting import (
+    Reads,
+    new_run,
+    not_for_the_author,
+    refuse_unbuilt,
+    refuse_written_paths,
+    written_path,
+)
 from towpath.steps import Step
 from towpath.store.rows import artifact as artifact_row
 
-from .answering import inputs_of
+from .answering import inputs_of, principal_of
 from .asked import RerunBody, StartBody
 from .background import Background
 from .records import engine_of
@@ -38,22 +48,28 @@ from .shapes import ChainFileRow, Started
 SOURCE = "request"
 _NOWHERE = Path(os.devnull, "no-chains")
 MAX_FILES = 1_000
+_SUFFIXES = (".yaml", ".yml")
 
 
 async def start(request: Request, body: StartBody) -> Started:
     """Record a run and, if this process executes, begin it. Raises ChainInvalid, InputInvalid, StepNotRegistered."""
     engine, settings = engine_of(request), request.app.state.settings
-    chain = await run_sync(_chain, body, settings.chains)
-    _refuse_unknown_steps(chain.plan)
-    _refuse_sources(chain.plan)
-    inputs = await _inputs(engine, chain.plan, body.inputs)
+    plan = (await run_sync(_chain, body, settings.chains, limiter=request.app.state.parsers)).plan
+    _refuse_unknown_steps(plan)
+    _refuse_paths_outside(plan, settings.chains)
+    inputs = await _inputs(engine, plan, body.inputs)
     if body.run_id is not None:
         await _refuse_taken(engine, body.run_id)
-    if settings.execute:
-        handle = await engine.start(chain, run_id=body.run_id, inputs=inputs)
-        return Started(id=handle.id, status=await handle.status(), executing=True)
-    run_id = await _record(engine, chain, body.run_id, inputs)
-    return Started(id=run_id, status="pending", executing=False)
+    refuse_unbuilt(plan)
+    if body.yaml is not None:
+        refuse_written_paths(plan)
+    reads = Reads.NOTHING if body.chain is None else Reads.WRITTEN
+    run_id = body.run_id or engine.store.new_id()
+    new = await new_run(engine.store, run_id, engine.adapter.prepared(plan), inputs, reads=reads)
+    if not await engine.store.create_run(replace(new, by=principal_of(request).name)):
+        raise _taken(run_id)
+    request.app.state.background.go_on(run_id)
+    return Started(id=run_id, status="pending", executing=settings.execute)
 
 
 async def rerun(request: Request, run_id: str, body: RerunBody) -> Started:
@@ -63,27 +79,21 @@ async def rerun(request: Request, run_id: str, body: RerunBody) -> Started:
     inputs = await _inputs(engine, old.plan, body.inputs)
     new = await rerun_of(engine.store, old, tuple(body.from_steps), inputs, body.parameters)
     refuse_unbuilt(new.plan)
-    new = replace(new, plan=engine.adapter.prepared(new.plan))
+    new = replace(new, plan=engine.adapter.prepared(new.plan), by=principal_of(request).name)
     await engine.store.create_run(new)
     background: Background = request.app.state.background
     background.go_on(new.id)
     return Started(id=new.id, status="pending", executing=request.app.state.settings.execute)
 
 
-async def _record(engine: Engine, chain: ChainFile, run_id: str | None, inputs: Mapping[str, Any]) -> str:
-    """Record a run for a process that executes: `towpath resume --all`, or a server with `--execute`."""
-    refuse_unbuilt(chain.plan)
-    plan = engine.adapter.prepared(chain.plan)
-    run_id = run_id or engine.store.new_id()
-    await engine.store.create_run(await new_run(engine.store, run_id, plan, inputs))
-    return run_id
-
-
 async def _refuse_taken(engine: Engine, run_id: str) -> None:
-    if "/" in run_id or run_id.startswith(".") or not run_id.isprintable():
-        raise InputInvalid("E_RUN_ID", "a run id", found=run_id, allowed="printable characters, no /, no leading .")
+    check_run_id(run_id)
     if await engine.get_chain(run_id) is not None:
-        raise RunRefused("E_RUN_EXISTS", "there is a run of that id", found=run_id, cure="choose another run_id")
+        raise _taken(run_id)
+
+
+def _taken(run_id: str) -> RunRefused:
+    return RunRefused("E_RUN_EXISTS", "there is a run of that id", found=run_id, cure="choose another run_id")
 
 
 def _chain(body: StartBody, folder: Path | None) -> ChainFile:
@@ -93,7 +103,7 @@ def _chain(body: StartBody, folder: Path | None) -> ChainFile:
         place = _NOWHERE if folder is None else folder
         return load_chain_text(body.yaml.encode(), folder=place, source=SOURCE, imports=False)
     assert body.chain is not None
-    found = None if folder is None else find_chain(body.chain, folder)
+    found = None if folder is None else find_chain(body.chain, folder, any_name=False)
     if found is None:
         raise Refused(404, "E_CHAIN_FILE", "there is no such chain file", found=body.chain)
     return _loaded(found)
@@ -107,7 +117,7 @@ def chain_files(folder: Path | None) -> list[ChainFileRow]:
     """The chain files that may be started by their names, with what is wrong with those that may not."""
     if folder is None or not folder.is_dir():
         return []
-    names = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file())[:MAX_FILES]
+    names = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())[:MAX_FILES]
     return [_row(folder, name) for name in names]
 
 
@@ -117,7 +127,7 @@ def _row(folder: Path, name: str) -> ChainFileRow:
         assert path is not None, "it was listed"
         plan = _loaded(path).plan
         _refuse_unknown_steps(plan)
-        _refuse_sources(plan)
+        _refuse_paths_outside(plan, folder)
     except TowpathError as error:
         return ChainFileRow(chain=name, valid=False, problem=f"{error.problem.message} [{error.code}]")
     return ChainFileRow(
@@ -128,6 +138,13 @@ def _row(folder: Path, name: str) -> ChainFileRow:
         inputs=inputs_of(plan),
         steps=len(plan.steps),
     )
+
+
+def _plans(plan: Plan) -> Iterable[Plan]:
+    yield plan
+    for step in plan.steps:
+        if step.chain is not None:
+            yield from _plans(step.chain)
 
 
 def _steps(plan: Plan) -> Iterable[StepPlan]:
@@ -154,17 +171,19 @@ def _is_loaded(name: str) -> bool:
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        found = getattr(found, part, None) if found is not None else None
+        # Not `getattr`: a module may import what it is asked for.
+        found = getattr(found, "__dict__", {}).get(part)
     return isinstance(found, Step)
 
 
-def _refuse_sources(plan: Plan) -> None:
-    for spec in plan.inputs:
-        if spec.source:
-            place = Place(field=f"inputs.{spec.name}.source")
-            cure = "leave `source` out and give the input as an artifact"
-            message = "a chain started from outside reads no files here"
-            raise InputInvalid("E_INPUT_SOURCE", message, place=place, cure=cure)
+def _refuse_paths_outside(plan: Plan, folder: Path | None) -> None:
+    """What chains of the folder read has to lie in the folder, links followed. Raises InputInvalid (E_INPUT_SOURCE)."""
+    root = os.path.realpath(folder or _NOWHERE)
+    for one in _plans(plan):
+        for spec in one.inputs:
+            path = written_path(one, spec)
+            if path is not None and os.path.commonpath([root, os.path.realpath(path)]) != root:
+                raise not_for_the_author(spec)
 
 
 async def _inputs(engine: Engine, plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +203,7 @@ async def _file(engine: Engine, name: str, value: Any) -> Any:
         return Artifact(artifact_row(row), engine.store.files)
     if isinstance(value, dict) and {"base64"} <= value.keys() <= {"base64", "filename"}:
         try:
-            data = base64.b64decode(value["base64"], validate=True)
+            data = await run_sync(partial(base64.b64decode, value["base64"], validate=True))
         except (binascii.Error, ValueError, TypeError):
             raise InputInvalid("E_INPUT_TYPE", "that is no base64", place=place) from None
         filename = value.get("filename")

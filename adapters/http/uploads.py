@@ -25,6 +25,7 @@ MAX_PARTS = 20
 MAX_FIELD = 64 * 1024  # bytes of a text field
 MAX_HEADERS = 8 * 1024  # bytes of a part's headers
 MAX_NAME = 255
+MAX_TYPE = 500  # characters of a Content-Type
 FORM = "multipart/form-data"
 
 
@@ -43,7 +44,7 @@ async def upload_of(request: Request) -> Upload:
     Raises Refused: 400 E_BODY, E_NAME_PATH; 413 E_BODY_SIZE; 415 E_MEDIA_TYPE; 422 E_BODY_FIELD.
     """
     settings = request.app.state.settings
-    given = request.headers.get("content-type", "application/octet-stream")
+    given = content_type(request)
     media = given.split(";")[0].strip().lower()
     chunks = chunks_of(request, settings.max_upload, settings.idle_seconds)
     if media == "application/x-www-form-urlencoded":
@@ -52,6 +53,14 @@ async def upload_of(request: Request) -> Upload:
         return await _Form(given, chunks).upload()
     name = request.query_params.get("filename")
     return Upload(chunks, None if name is None else display_name(name))
+
+
+def content_type(request: Request) -> str:
+    """What a body says it is, with its options. Raises Refused (400 E_BODY): reading long ones is much work."""
+    given: str = request.headers.get("content-type", "application/octet-stream")
+    if len(given) > MAX_TYPE:
+        raise Refused(400, "E_BODY", "the Content-Type is too long", allowed=f"{MAX_TYPE} characters")
+    return given
 
 
 def display_name(name: str) -> str:

@@ -17,7 +17,7 @@ from towpath.events import Fact
 from towpath.ledger import LedgerRow, chain_value, restored_ledger
 from towpath.model import ChainStatus, StepStatus
 from towpath.ports import Lease, RunRow, Store
-from towpath.starting import new_run
+from towpath.starting import Reads, new_run
 
 from . import messages as m
 from .telling import told
@@ -61,7 +61,9 @@ class InnerActivities:
             if inner is None:
                 inner = self._store.new_id()
                 assert step.chain is not None
-                new = await new_run(self._store, inner, step.chain, arguments, parent_workflow_id=row.id)
+                new = await new_run(
+                    self._store, inner, step.chain, arguments, reads=Reads.WRITTEN, parent_workflow_id=row.id
+                )
                 await self._store.create_run(new)
         except (InputInvalid, ValueRefused, ExpressionFailed) as error:
             view.facts.outcomes[task.step, task.item] = failure(error)

@@ -363,3 +363,21 @@ async def test_H6_a_rejected_artifact_is_sent_nowhere(
         assert run["edit"].attempt == 1
         assert one.log("/upload", "POST") == []
         assert await transfers(engine, run) == []
+
+
+@pytest.mark.parametrize("form", ["file://{}", "{}", "file:{}", "~{}", "../../{}", '{{"$artifact": "{}"}}'])
+async def test_text_in_a_parameter_stays_text(
+    farming: Farming, one: ComfyServer, tmp_path: Path, store: Path, form: str
+) -> None:
+    """Whatever it names, nothing of this machine is opened or sent; the server gets the text and judges it."""
+    canary = tmp_path / "outside.txt"
+    canary.write_text("canary-77c1")
+    told = form.format(canary)
+    chain = made_of({"id": "edit", "workflow": "inverted", "parameters": {"1.image": told}})
+    async with farming(table(one, "one")) as engine:
+        run = await engine.run(chain)
+        assert run["edit"].status == FAILED
+        assert (await transfers(engine, run), uploads(one)) == ([], [])
+        row = (await engine.get_workflows_by_chain(run.id))[0]
+        assert row.parameters["1.image"] == told
+    assert all(b"canary-77c1" not in path.read_bytes() for path in store.parent.glob("towpath.db*"))

@@ -94,7 +94,7 @@ async def raw(
         "server": ("127.0.0.1", 8700),
         "state": {},
     }
-    left = list(chunks)
+    left = chunks if isinstance(chunks, list) else list(chunks)  # a list tells how much of it was taken
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -133,7 +133,9 @@ def open_site(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenSite
     @asynccontextmanager
     async def opened(*, keys: bool = True, **options: Any) -> AsyncIterator[Site]:
         async with open_engine(f"sqlite:///{store}", durability="normal") as engine:
-            app = create_app(engine, ServerSettings(**{"poll": 0.02, **options}))
+            app = create_app(
+                engine, ServerSettings(**{"poll": 0.02, "changes_a_minute": 100_000, "keep_free": 0, **options})
+            )
             made = {role: new_key() for role in ("viewer", "operator", "approver", "admin")} if keys else {}
             for role, key in made.items():
                 if await app.state.records.key_of_digest(key_digest(key)) is None:

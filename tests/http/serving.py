@@ -11,6 +11,8 @@ import anyio
 import uvicorn
 from starlette.applications import Starlette
 
+from towpath.adapters.http.connections import ServerConfig
+
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Wait until a condition holds."""
@@ -25,10 +27,10 @@ def _no_signals() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def on_a_socket(app: Any) -> AsyncIterator[str]:
+async def on_a_socket(app: Any, **options: Any) -> AsyncIterator[str]:
     """The app on a free port of this machine, in this event loop; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", timeout_graceful_shutdown=2)
+    config = ServerConfig(app, lifespan="off", timeout_graceful_shutdown=2, **options)
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     with listener:

@@ -77,7 +77,7 @@ async def served(store: Path, **settings: Any):
     """A server over a store: its address, app and engine."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(open_engine(f"sqlite:///{store}", durability="normal"))
-        app = create_app(engine, ServerSettings(**{"execute": True, "poll": 0.05, **settings}))
+        app = create_app(engine, ServerSettings(**{"execute": True, "poll": 0.05, "keep_free": 0, **settings}))
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)

@@ -8,13 +8,14 @@ from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.adapters.http import csrf
-from towpath.adapters.http.bodies import check_text, chunks_of
+from towpath.adapters.http.bodies import check_text, chunks_of, fields_of
 from towpath.adapters.http.refusals import Refused, safe_text, status_of
+from towpath.adapters.http.uploads import content_type
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
 from .rendering import render
@@ -45,7 +46,7 @@ async def form_of(request: Request) -> FormData:
     Raises Refused: 400 E_BODY, 403 E_CSRF if it was not sent from a page of ours, 413 E_BODY_SIZE.
     """
     settings = request.app.state.settings
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request).partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         chunks_ = chunks_of(request, settings.max_upload, settings.idle_seconds)
         parser = MultiPartParser(
@@ -56,10 +57,7 @@ async def form_of(request: Request) -> FormData:
         except MultiPartException as error:
             raise Refused(400, "E_BODY", "this form cannot be read") from error
     else:
-        whole = chunks_of(request, settings.max_json, settings.idle_seconds)
-        form = await FormParser(request.headers, whole).parse()
-        if len(form) > MOST_FIELDS:
-            raise Refused(413, "E_BODY_SIZE", "the form has too many fields", allowed=f"{MOST_FIELDS}")
+        form = await fields_of(request, settings.max_json, MOST_FIELDS)
     csrf.check(request, form)
     for _, text in form.multi_items():
         if isinstance(text, str):

@@ -55,6 +55,9 @@ _FACTS = {
     "LogKept": "log kept",
     "CancelRequested": "cancel asked",
     "PauseRequested": "pause asked",
+    "ResumeRequested": "going on asked",
+    "LinkMade": "link made",
+    "ArtifactDeleted": "file deleted",
 }
 
 

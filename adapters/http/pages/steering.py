@@ -7,26 +7,27 @@ from starlette.responses import Response
 
 from towpath.adapters.http import starting
 from towpath.adapters.http.asked import RerunBody
-from towpath.adapters.http.records import engine_of
+from towpath.adapters.http.records import engine_of, records_of
 from towpath.adapters.http.refusals import Refused
 from towpath.errors import RunRefused
 
 from .forms import form_of, path
 from .rendering import to
+from .visitor import visitor
 from .wording import run_url
 
 
 async def cancel(request: Request) -> Response:
     """Ask for a run to be cancelled."""
     await form_of(request)
-    await engine_of(request).cancel(path(request, "id"))
+    await engine_of(request).cancel(path(request, "id"), by=visitor(request).name)
     return to(_page(request), "cancel")
 
 
 async def pause(request: Request) -> Response:
     """Ask for a run to start nothing more."""
     await form_of(request)
-    await engine_of(request).pause(path(request, "id"))
+    await engine_of(request).pause(path(request, "id"), by=visitor(request).name)
     return to(_page(request), "pause")
 
 
@@ -40,6 +41,7 @@ async def resume(request: Request) -> Response:
     if not request.app.state.settings.execute:
         cure = f"`towpath resume {run_id}` where its steps are, or start the server with --execute"
         raise Refused(409, "E_SERVE_IDLE", "this server works on no runs", cure=cure)
+    await records_of(request).resume_asked(run_id, visitor(request).name)
     request.app.state.background.go_on(run_id)
     return to(_page(request), "resume")
 

@@ -1,0 +1,3 @@
+"""The local adapter: text inside a chain opens no file."""
+
+from tests.conformance.paths import *  # noqa: F403
