@@ -98,7 +98,6 @@ async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, 
 
 def _look(connection: sqlite3.Connection, deep: bool) -> _Snapshot:
     snapshot = _Snapshot()
-    connection.execute("BEGIN")
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
         checks: list[Check] = [integrity, inline_bytes] if deep else [quick_integrity]
@@ -107,7 +106,6 @@ def _look(connection: sqlite3.Connection, deep: bool) -> _Snapshot:
             snapshot.found += _checked(check, connection)
     finally:
         connection.text_factory = str
-        connection.execute("ROLLBACK")
     return snapshot
 
 
