@@ -50,7 +50,7 @@ from towpath.progress import RunState
 from towpath.steps import Step
 
 from .arguments import recorded_parameters
-from .facts import RunFacts, asks, first_error, inner_failure, restored
+from .facts import RunFacts, asks, inner_failure, restored
 from .slots import Lines, Slots
 from .work import Inner, InnerEnd, Key, StepExecutor, Work, total_timeout
 
@@ -91,7 +91,6 @@ class LocalRun:
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
         self._facts = RunFacts(run.plan, self.ledger, store.new_id, run.level if run.rows else -1)
-        self._facts.error = run.error
         self._waiting: deque[Work] = deque()
         self._lines: Lines[Work] = Lines()
         self._napping: dict[Key, Work] = {}
@@ -130,7 +129,6 @@ class LocalRun:
     async def _begin(self, cancel_first: bool) -> None:
         await self.ledger.restore(self._run)
         facts: list[Fact] = [ChainResumed()]
-        self._facts.error = self._facts.error or first_error(self._run.rows)
         self._begun = True
         self._execute(self._state.begin([restored(row) for row in self._run.rows]), facts)
         for row in self._run.rows:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conformance.store import a_run, a_step
 from towpath import store as api
-from towpath.events import ChainEnded, NewApproval, NewArtifact, StepEnded, StepReady
+from towpath.events import ChainEnded, Fact, NewApproval, NewArtifact, StepEnded, StepReady
 from towpath.model import ApprovalPolicy, ChainStatus, StepStatus
 from towpath.ports import Lease, StepRow
 from towpath.store import RunStore, lineage, workflows
@@ -43,8 +43,8 @@ async def _write(store: RunStore, lease: Lease) -> None:
         gate = NewApproval(store.new_id(), ApprovalPolicy()) if asks else None
         await store.record(lease, [StepEnded(row, "a", n, status, 1, {"$artifact": "output"}, (made,), gate)])
     async with store.session() as session:
-        for gate in await api.get_pending_approvals(session, lease.run_id, 1_000):
-            await api.approve(session, gate.id, "anna")
+        for waiting in await api.get_pending_approvals(session, lease.run_id, 1_000):
+            await api.approve(session, waiting.id, "anna")
 
 
 def _whole(row: StepRow) -> None:
@@ -146,7 +146,7 @@ async def test_a_run_that_is_over_is_never_seen_with_an_open_step(store: RunStor
     for _ in range(15):
         lease = await a_run(store)
         row = await a_step(store, lease)
-        end = [StepEnded(row, "a", None, StepStatus.COMPLETED, 1, 1), ChainEnded(ChainStatus.COMPLETED)]
+        end: list[Fact] = [StepEnded(row, "a", None, StepStatus.COMPLETED, 1, 1), ChainEnded(ChainStatus.COMPLETED)]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.record, lease, end)
             while True:
