@@ -22,6 +22,7 @@ from .artifact import Artifact, KeptFile
 from .context import StepContext
 from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
 from .events import NewArtifact
+from .forks import OneProcess, keep_to_this_process
 from .model import ErrorInfo, Json
 from .ports import Files
 from .redaction import redacted
@@ -98,13 +99,23 @@ async def call_step(
     """What a step's function returns; a plain function runs in a thread."""
     args, kwargs = step.call_arguments(arguments)
     context.enter()
+    keep_to_this_process(asyncio.get_running_loop())
     if step.is_async:
-        return await step.function(*args, **kwargs)
+        with OneProcess():
+            return await step.function(*args, **kwargs)
     # A thread cannot be stopped: when the attempt is over for us, the thread is left to itself.
     result = await anyio.to_thread.run_sync(
-        partial(step.function, *args, **kwargs), abandon_on_cancel=True, limiter=limiter
+        partial(_in_thread, step.function, *args, **kwargs), abandon_on_cancel=True, limiter=limiter
     )
-    return await result if inspect.isawaitable(result) else result
+    if not inspect.isawaitable(result):
+        return result
+    with OneProcess():
+        return await result
+
+
+def _in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with OneProcess():
+        return function(*args, **kwargs)
 
 
 async def keep_outcome(
