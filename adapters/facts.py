@@ -38,7 +38,7 @@ class RunFacts:
     """Turns commands and outcomes into facts about the rows of one run.
 
     `outcomes` and `decisions` hold what the next command about a row is to record: what an attempt came to,
-    or what a person decided. `error` is the first cause of a failure so far.
+    or what a person decided.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, new_id: Callable[[], str], level: int = -1) -> None:
@@ -46,10 +46,15 @@ class RunFacts:
         self.arguments = Arguments(ledger)
         self.outcomes: dict[Key, Outcome] = {}
         self.decisions: dict[Key, Wish] = {}
-        self.error: ErrorInfo | None = None
+        self._plan = plan
         self._steps = {step.id: step for step in plan.steps}
         self._new_id = new_id
         self._level = level
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """The run's error, as `first_error` tells it of the rows in the ledger."""
+        return first_error(self._plan, self.ledger.rows())
 
     def record(self, command: Command, facts: list[Fact]) -> None:
         """The facts of a command that owes no answer; `Regenerate` has a method of its own."""
@@ -195,7 +200,6 @@ class RunFacts:
             row = self.ledger.add(LedgerRow(self._new_id(), step, item))
             facts.append(StepReady(row.id, step, item, self._steps[step].target, False, 0))
         self.end_row(step, item, StepStatus.FAILED, facts)
-        self.error = self.error or _named(row.error, step, item)
 
     def _drop(self, step: str, item: int | None, status: StepStatus, reason: str, facts: list[Fact]) -> None:
         if self.ledger.row(step, item) is not None:
@@ -205,10 +209,14 @@ class RunFacts:
         facts.append(StepDropped(row.id, step, item, self._steps[step].target, status, reason))
 
 
-def first_error(rows: Iterable[StepRow]) -> ErrorInfo | None:
-    """The first cause among recorded rows."""
-    failed = [row for row in rows if row.status is StepStatus.FAILED and row.error is not None]
-    first = min(failed, key=lambda row: row.completed_at or 0, default=None)
+def first_error(plan: Plan, rows: Iterable[StepRow | LedgerRow]) -> ErrorInfo | None:
+    """The error of a run: that of the first failed step in the plan, and of its items the first.
+
+    Which one failed first in time depends on the machine; this does not, so both adapters tell the same.
+    """
+    order = {step.id: place for place, step in enumerate(plan.steps)}
+    failed = [row for row in rows if row.status is StepStatus.FAILED and row.error is not None and row.step in order]
+    first = min(failed, key=lambda row: (order[row.step], row.item is None, row.item or 0), default=None)
     return None if first is None else _named(first.error, first.step, first.item)
 
 

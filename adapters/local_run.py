@@ -53,7 +53,7 @@ from towpath.progress import RunState
 from towpath.steps import Step
 
 from .arguments import recorded_parameters
-from .facts import RunFacts, asks, first_error, inner_failure, restored
+from .facts import RunFacts, asks, inner_failure, restored
 from .slots import Lines, Slots
 from .work import LOST_LIMIT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
 
@@ -99,7 +99,6 @@ class LocalRun:
         self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
         self._facts = RunFacts(run.plan, self.ledger, store.new_id, run.level if run.rows else -1)
-        self._facts.error = run.error
         self._waiting: deque[Work] = deque()
         self._alone = inner.suspects.for_run(None, self._slot_came)
         self._suspects: deque[Work] = deque()
@@ -144,7 +143,6 @@ class LocalRun:
         if any(row.status is StepStatus.EXECUTING and row.count is None for row in self._run.rows):
             self._lost = await self._store.lost_attempts(self.id)
         facts: list[Fact] = [ChainResumed()]
-        self._facts.error = self._facts.error or first_error(self._run.rows)
         self._begun = True
         self._execute(self._state.begin([restored(row) for row in self._run.rows]), facts)
         for row in self._run.rows:

@@ -1,7 +1,7 @@
 """Names the step that blocks the event loop, while it blocks it.
 
 A thread looks whether the loop still turns. If it stood still for a second, the stack of the loop's
-thread tells which step's function is on it.
+thread tells which step's function is on it. Where none is, no step is blamed.
 """
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ class Watchdog:
 
 
 def _warn(step: str, place: str, lag: float) -> None:
-    who = f"step {step}" if step else "something"
+    if not step:  # our own work, or what the program does beside its runs: no step can mend it
+        _log.debug("the event loop stood still at %s for %.1f s already; no step does it", place, lag)
+        return
     _log.warning(
-        "%s blocks the event loop at %s for %.1f s already: nothing else can work meanwhile. "
+        "step %s blocks the event loop at %s for %.1f s already: nothing else can work meanwhile. "
         "Make the step a plain `def` (it then runs in a thread), or await instead of blocking.",
-        who,
+        step,
         place,
         lag,
     )

@@ -153,7 +153,8 @@ def _explained(kind: Any, path: Keys, rule: dict[str, Any], document: Document) 
         allowed = _allowed(kind, rule)
         what = last if isinstance(last, str) else written_path(path[-2:])
         message = f"{what} must be {allowed}" if kind.name == "type" else f"{what} cannot be this"
-        yield Problem(code or "E_FIELD_TYPE", message, place, found_at(value), allowed)
+        cure = "choose another id" if code == "E_STEP_ID" else ""
+        yield Problem(code or "E_FIELD_TYPE", message, place, found_at(value), allowed, cure)
 
 
 def _allowed(kind: Any, rule: dict[str, Any]) -> str:

@@ -24,8 +24,13 @@ R = TypeVar("R")
 
 STEP_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 RESERVED_IDS = frozenset(
-    "inputs steps item index true false none True False None and or not in is if else defined".split()
+    (
+        "inputs steps item index true false none True False None and or not in is if else defined"
+        # what every JavaScript object answers to: ids become keys of objects on pages and in API clients
+        " constructor prototype hasOwnProperty isPrototypeOf propertyIsEnumerable toLocaleString toString valueOf"
+    ).split()
 )
+_DUNDER = re.compile(r"__.*__")
 _INPUT_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -227,7 +232,7 @@ class _Described:
         return node.condition, watches, named
 
     def _check_id(self, step_id: str) -> None:
-        if not STEP_ID.fullmatch(step_id) or step_id in RESERVED_IDS:
+        if not STEP_ID.fullmatch(step_id) or step_id in RESERVED_IDS or _DUNDER.fullmatch(step_id):
             self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", step_id, "use .named(id)")
 
     def _problem(self, code: str, message: str, step_id: str, cure: str) -> None:

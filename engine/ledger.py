@@ -62,6 +62,10 @@ class Ledger:
         """The row of a step or item, if it has one yet."""
         return self._rows.get((step, item))
 
+    def rows(self) -> Iterable[LedgerRow]:
+        """All rows that are known, those of items too."""
+        return self._rows.values()
+
     def add(self, row: LedgerRow) -> LedgerRow:
         self._rows[row.step, row.item] = row
         return row

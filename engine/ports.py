@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -164,6 +165,10 @@ class Store(Protocol):
 
     def new_id(self) -> str:
         """A key for a row: unique, ordered by time."""
+        ...
+
+    def one_moment(self) -> AbstractAsyncContextManager[None]:
+        """What a task reads inside, in however many calls, is of one moment. For a short time only."""
         ...
 
     async def create_run(self, run: NewRun) -> bool:

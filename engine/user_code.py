@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 
 from .context import StepContext
+from .forks import OneProcess, keep_to_this_process
 from .steps import Step
 
 T = TypeVar("T")
@@ -63,6 +64,7 @@ async def call_step(
     args, kwargs = step.call_arguments(arguments)
     own = copy_context() if variables is None else variables.copy()
     own.run(context.enter)
+    keep_to_this_process(asyncio.get_running_loop())
     call = partial(step.function, *args, **kwargs)
     entered = around or nullcontext()
     if step.is_async:
@@ -78,7 +80,7 @@ async def call_step(
 def _called(call: Callable[[], Any], around: AbstractContextManager[None]) -> tuple[Any, BaseException | None]:
     """What a plain function returned or raised. A future cannot carry every exception (StopIteration)."""
     try:
-        with around:
+        with OneProcess(), around:
             return call(), None
     except BaseException as error:
         return None, error
@@ -88,7 +90,7 @@ async def _awaited(
     call: Callable[[], Awaitable[T]], around: AbstractContextManager[None]
 ) -> tuple[T, None] | tuple[None, BaseException]:
     try:
-        with around:
+        with OneProcess(), around:
             return await call(), None
     except BaseException as error:
         if _pressed(error):

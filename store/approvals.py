@@ -17,7 +17,7 @@ from . import gates, transitions
 from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
-from .session import Session
+from .session import Session, of_one_moment
 from .tables import approvals, artifacts, chains, workflows
 
 
@@ -76,6 +76,7 @@ async def list_approvals(
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 
+@of_one_moment
 async def get_pending_approvals(session: Session, chain_id: str | None = None, limit: int = 100) -> list[Record]:
     """What waits for a person, oldest first; of a run: in it and in the runs inside its steps.
 

@@ -67,6 +67,18 @@ def in_transaction(connection: sqlite3.Connection, function: Callable[[sqlite3.C
     return result
 
 
+def in_snapshot(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
+    """Call a reading function so that all its statements see the database as of one moment."""
+    if connection.in_transaction:  # inside `one_moment` they do already
+        return function(connection)
+    connection.execute("BEGIN")
+    try:
+        return function(connection)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 _OF_THE_UNIT = (
     sqlite3.IntegrityError,
     sqlite3.ProgrammingError,

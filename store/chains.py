@@ -13,7 +13,7 @@ from .clock import new_id, now
 from .definitions import elsewhere
 from .keyed import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
-from .session import Session
+from .session import Session, of_one_moment
 from .tables import artifacts, chains, definitions, workflows
 
 
@@ -58,6 +58,7 @@ async def create_chain(
     return await insert_once(session, chains, values)
 
 
+@of_one_moment
 async def get_chain(session: Session, chain_id: str) -> Record | None:
     """The chain run of that id, or None."""
     found = record_or_none(await session.fetch_one(sa.select(chains).where(chains.c.id == chain_id)))
@@ -125,6 +126,7 @@ async def delete_chain(session: Session, chain_id: str) -> bool:
     return await session.execute(sa.delete(chains).where(chains.c.id == chain_id)) > 0
 
 
+@of_one_moment
 async def get_chain_details(session: Session, chain_id: str) -> Record | None:
     """A run with `workflows`, each with its latest `artifacts`: three queries, however many steps."""
     chain = await get_chain(session, chain_id)

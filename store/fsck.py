@@ -98,7 +98,6 @@ async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, 
 
 def _look(connection: sqlite3.Connection, deep: bool) -> _Snapshot:
     snapshot = _Snapshot()
-    connection.execute("BEGIN")
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
         checks: list[Check] = [integrity, inline_bytes] if deep else [quick_integrity]
@@ -107,7 +106,6 @@ def _look(connection: sqlite3.Connection, deep: bool) -> _Snapshot:
             snapshot.found += _checked(check, connection)
     finally:
         connection.text_factory = str
-        connection.execute("ROLLBACK")
     return snapshot
 
 
@@ -188,19 +186,29 @@ async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tu
     """Blobs that no row names, and other files, all older than the grace time."""
     orphans: list[Stray] = []
     others: list[Stray] = []
+    young: list[int] = []
     async for file in blobs.scan():
         where = str(file.path.relative_to(blobs.root))
         if file.kind == "foreign":
             note = Finding("I8", "E_FSCK_FOREIGN", "files", where, "is not towpath's; it is left alone", note=True)
             others.append((note, file.path))
         elif file.mtime > before or file.digest in snapshot.named:
-            continue
+            if file.kind == "blob" and file.digest not in snapshot.named:
+                young.append(file.size)
         elif file.kind == "blob":
             orphan = Finding("I8", "E_FSCK_ORPHAN", "files", file.digest, f"{file.size} bytes belong to no artifact")
             orphans.append((orphan, file.path))
         else:
             others.append((Finding("I9", "E_FSCK_TEMP", "files", where, "was left by an unfinished write"), file.path))
+    if young and not snapshot.running:  # nobody works who could be about to name them
+        others.append((_unnamed(young, snapshot), blobs.root))
     return orphans, others
+
+
+def _unnamed(young: list[int], snapshot: _Snapshot) -> Finding:
+    lost = "" if snapshot.counts["chains"] else "; there is no run at all: did the database lose its -wal file?"
+    what = f"{len(young)} new files ({sum(young)} bytes) belong to no artifact yet{lost}"
+    return Finding("I8", "E_FSCK_UNNAMED", "files", "", what, note=True)
 
 
 def _leftovers(folder: Path, running: frozenset[str], before: int) -> list[Stray]:

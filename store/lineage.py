@@ -10,13 +10,14 @@ from towpath.values import REFERENCE
 
 from .artifacts import get_artifact, get_artifact_versions
 from .rows import Record, record
-from .session import Session
+from .session import Session, of_one_moment
 from .tables import artifact_transfers, artifacts, chains, workflows
 
 _AT_ONCE = 1_000  # ids in one query
 _STEP = ("id", "chain_id", "step_id", "item_index", "workflow_name", "status", "attempt", "server_address", "prompt_id")
 
 
+@of_one_moment
 async def lineage_of(session: Session, artifact_id: str) -> Record | None:
     """All that is known about the making and the use of an artifact, or None without such an artifact.
 

@@ -14,7 +14,7 @@ from towpath.ports import Standing, StepRow, Wish
 
 from . import gates, rows
 from .owners import Owner
-from .session import Row
+from .session import Row, fetch
 from .tables import artifact_deletions, artifacts
 
 _OURS = "SELECT value FROM json_each(?2)"
@@ -76,17 +76,17 @@ def rows_of(
     connection: sqlite3.Connection, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]]
 ) -> list[StepRow]:
     """What is recorded of some steps with all their items, and of some items."""
-    found = _fetch(connection, _ROWS, (run_id, _json(steps), _json(items)))
+    found = fetch(connection, (_ROWS, (run_id, _json(steps), _json(items))))
     if not found:
         return []
     ours = (_json([row["id"] for row in found]),)
     files: dict[str, list[ArtifactRow]] = {}
-    for row in _fetch(connection, _LATEST, ours):
+    for row in fetch(connection, (_LATEST, ours)):
         files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
     given: dict[str, dict[str, int]] = {}
-    for row in _fetch(connection, _GIVEN, ours):
+    for row in fetch(connection, (_GIVEN, ours)):
         given.setdefault(row["workflow_id"], {})[row["name"]] = row["highest"]
-    pasts = gates.pasts(_fetch(connection, _GATES, ours))
+    pasts = gates.pasts(fetch(connection, (_GATES, ours)))
     return [
         step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"])) for row in found
     ]
@@ -135,12 +135,6 @@ def edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) ->
         for step, item in connection.execute(asked, (run_id, after, GateFact.EDITED)).fetchall()
     ]
     return last, found
-
-
-def _fetch(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Row]:
-    cursor = connection.execute(sql, values)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _json(data: Any) -> str:

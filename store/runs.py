@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .owners import LEASE_SECONDS, Owner, parse, this_process
 from .parts import step_row
 from .schema import init_schema
 from .sending import SENT_BEFORE
-from .session import Database, Row, Session, Statement
+from .session import Database, Row, Session, Statement, fetch
 from .session import value_of as b
 from .tables import artifact_deletions, artifacts, chains, events, step_logs, workflows
 
@@ -125,6 +126,12 @@ class RunStore:
         """A transaction for the functions of `towpath.store`."""
         async with self.database.session(self.files) as session:
             yield session
+
+    @asynccontextmanager
+    async def one_moment(self) -> AsyncIterator[None]:
+        """Whatever this task reads of the store inside is of one moment. Keep it short, see `Database`."""
+        async with self.database.one_moment():
+            yield
 
     def new_id(self) -> str:
         return new_id()
@@ -249,57 +256,14 @@ class RunStore:
     # ---- reading
 
     async def load(self, run_id: str) -> RunRow:
-        """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING), StoreFailed (E_DB_VALUE)."""
-        found = await self.database.rows(_RUN(run=run_id))
-        if not found:
+        """All that is recorded of a run, as of one moment.
+
+        Raises RunRefused (E_RUN_MISSING), StoreFailed (E_DB_VALUE).
+        """
+        found = await self.database.read(lambda c: _recorded(c, run_id))
+        if found is None:
             raise missing(run_id)
-        chain = found[0]
-        # Gates first: a decision that is seen comes with the versions it is about.
-        pasts = gates.pasts(await self.database.rows(gates.OF_RUN(run=run_id)))
-        files: dict[str, list[ArtifactRow]] = {}
-        for row in await self.database.rows(_FILES(run=run_id)):
-            files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
-        given: dict[str, dict[str, int]] = {}
-        for row in await self.database.rows(_VERSIONS_OPEN(run=run_id)):
-            given.setdefault(row["workflow_id"], {})[row["name"]] = row["highest"]
-        steps = tuple(
-            step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"]))
-            for row in await self.database.rows(_STEPS(run=run_id))
-        )
-        children = gates.runs_inside(await self.database.rows(_CHILDREN(run=run_id)), pasts)
-        return RunRow(
-            id=run_id,
-            plan=_plan(chain, await self._definition(chain)),
-            status=rows.word(ChainStatus, chain["status"], "chains", run_id, "status"),
-            inputs=rows.decode(chain["inputs"]) or {},
-            rows=steps,
-            reason=chain["status_reason"] or "",
-            level=chain["current_level"],
-            error=ErrorInfo(chain["error_code"], chain["error_message"] or "") if chain["error_code"] else None,
-            parent_workflow_id=chain["parent_workflow_id"],
-            parent_run_id=chain["parent_run_id"],
-            started_at=chain["started_at"],
-            completed_at=chain["completed_at"],
-            cancel_requested=chain["cancel_requested_at"] is not None,
-            pause_requested=chain["pause_requested_at"] is not None,
-            children=children,
-            root=await self._root(run_id, chain["parent_workflow_id"]),
-        )
-
-    async def _definition(self, chain: Row) -> str:
-        """The JSON of a run's plan, from its row or from where large ones are."""
-        digest = definitions.elsewhere(chain["chain_definition"])
-        if digest is None:
-            return chain["chain_definition"] or ""
-        found = await self.database.rows(definitions.FIND(sha256=digest))
-        return found[0]["definition"] if found else ""
-
-    async def _root(self, run_id: str, parent: str | None) -> str:
-        """The outermost run around a run."""
-        while parent is not None:
-            above = await self.database.rows(_ABOVE(row=parent))
-            run_id, parent = above[0]["id"], above[0]["parent_workflow_id"]
-        return run_id
+        return _run_row(run_id, found)
 
     async def standing(self, run_id: str) -> Standing:
         """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
@@ -309,7 +273,7 @@ class RunStore:
         return found
 
     async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
-        """What is recorded of some steps with all their items, and of some items."""
+        """What is recorded of some steps with all their items, and of some items, as of one moment."""
         return await self.database.read(lambda c: parts.rows_of(c, run_id, steps, items))
 
     async def asked(self) -> dict[str, int]:
@@ -404,6 +368,85 @@ def _event(connection: sqlite3.Connection, run_id: str, kind: str, at: int, data
 def _by(name: str) -> dict[str, Json]:
     """Who asked, where somebody did; a script's own doing has no name."""
     return {"by": name} if name else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The rows of a run as they are in the tables, all of one moment."""
+
+    chain: Row
+    definition: str
+    steps: list[Row]
+    files: list[Row]
+    versions: list[Row]
+    gates: list[Row]
+    children: list[Row]
+    root: str
+
+
+def _recorded(connection: sqlite3.Connection, run_id: str) -> _Recorded | None:
+    found = fetch(connection, _RUN(run=run_id))
+    if not found:
+        return None
+    (chain,) = found
+    return _Recorded(
+        chain=chain,
+        definition=_definition(connection, chain),
+        steps=fetch(connection, _STEPS(run=run_id)),
+        files=fetch(connection, _FILES(run=run_id)),
+        versions=fetch(connection, _VERSIONS_OPEN(run=run_id)),
+        gates=fetch(connection, gates.OF_RUN(run=run_id)),
+        children=fetch(connection, _CHILDREN(run=run_id)),
+        root=_root(connection, run_id, chain["parent_workflow_id"]),
+    )
+
+
+def _definition(connection: sqlite3.Connection, chain: Row) -> str:
+    """The JSON of a run's plan, from its row or from where large ones are."""
+    digest = definitions.elsewhere(chain["chain_definition"])
+    if digest is None:
+        return chain["chain_definition"] or ""
+    found = fetch(connection, definitions.FIND(sha256=digest))
+    return found[0]["definition"] if found else ""
+
+
+def _root(connection: sqlite3.Connection, run_id: str, parent: str | None) -> str:
+    """The outermost run around a run."""
+    while parent is not None:
+        (above,) = fetch(connection, _ABOVE(row=parent))
+        run_id, parent = above["id"], above["parent_workflow_id"]
+    return run_id
+
+
+def _run_row(run_id: str, found: _Recorded) -> RunRow:
+    chain, pasts = found.chain, gates.pasts(found.gates)
+    files: dict[str, list[ArtifactRow]] = {}
+    for row in found.files:
+        files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
+    given: dict[str, dict[str, int]] = {}
+    for row in found.versions:
+        given.setdefault(row["workflow_id"], {})[row["name"]] = row["highest"]
+    return RunRow(
+        id=run_id,
+        plan=_plan(chain, found.definition),
+        status=rows.word(ChainStatus, chain["status"], "chains", run_id, "status"),
+        inputs=rows.decode(chain["inputs"]) or {},
+        rows=tuple(
+            step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"]))
+            for row in found.steps
+        ),
+        reason=chain["status_reason"] or "",
+        level=chain["current_level"],
+        error=ErrorInfo(chain["error_code"], chain["error_message"] or "") if chain["error_code"] else None,
+        parent_workflow_id=chain["parent_workflow_id"],
+        parent_run_id=chain["parent_run_id"],
+        started_at=chain["started_at"],
+        completed_at=chain["completed_at"],
+        cancel_requested=chain["cancel_requested_at"] is not None,
+        pause_requested=chain["pause_requested_at"] is not None,
+        children=gates.runs_inside(found.children, pasts),
+        root=found.root,
+    )
 
 
 def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> None:

@@ -16,10 +16,11 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import anyio
 import databases
@@ -29,13 +30,14 @@ from sqlalchemy.dialects.sqlite import pysqlite
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
 from . import sqlite_file
-from .batch import Guard, Unit, Write, answer, in_transaction, record_batch
+from .batch import Guard, Unit, Write, answer, in_snapshot, in_transaction, record_batch
 from .failures import OF_THE_VALUE, database_error
 
 if TYPE_CHECKING:
     from .files import StoredFiles
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Row = dict[str, Any]
 
 DIALECT = pysqlite.dialect(paramstyle="qmark")
@@ -142,6 +144,11 @@ class _Held:
     raw: Any
     task: asyncio.Task[None]
     let_go: asyncio.Event
+    frozen: bool = False  # a read transaction is open on it, see `Database.one_moment`
+
+
+_frozen: ContextVar[_Held | None] = ContextVar("towpath_frozen", default=None)
+"""The connection that this task reads from while what it sees stands still."""
 
 
 class Database:
@@ -352,19 +359,60 @@ class Database:
     # ---- sessions and reading
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a reading function on a reading connection's thread, seeing one snapshot per statement."""
-        self._check_loop()
-        if self._closing.is_set():
-            raise _closed()
+        """Run a reading function on a reading connection's thread: all that it reads is of one moment."""
+        return await self._on_reader(lambda c: in_snapshot(c, function))
+
+    async def rows(self, statement: tuple[str, Sequence[Any]]) -> list[Row]:
+        """The rows of a compiled select as dicts, in one hop."""
+        return await self._on_reader(lambda c: fetch(c, statement))  # one statement is of one moment by itself
+
+    @asynccontextmanager
+    async def one_moment(self) -> AsyncIterator[None]:
+        """Everything this task reads inside, in however many calls, is of one moment. Keep it short.
+
+        What was written since, even by this task, is not seen. It holds one of a few reading connections, and
+        the log cannot be folded into the file past it.
+        """
+        if self._frozen_reader() is not None:
+            yield
+            return
+        self._check_open()
+        held = await self._readers.get()
+        try:
+            await self._run(held, lambda c: c.execute("BEGIN"))
+            held.frozen = True
+            before = _frozen.set(held)
+            try:
+                yield
+            finally:
+                _frozen.reset(before)
+                held.frozen = False  # tasks started inside may outlive the moment
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._run(held, lambda c: _end(c, "ROLLBACK"))
+                finally:
+                    self._readers.put_nowait(held)
+
+    async def _on_reader(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        frozen = self._frozen_reader()
+        if frozen is not None:
+            return await self._run(frozen, function)
+        self._check_open()
         held = await self._readers.get()
         try:
             return await self._run(held, function)
         finally:
             self._readers.put_nowait(held)
 
-    async def rows(self, statement: tuple[str, Sequence[Any]]) -> list[Row]:
-        """The rows of a compiled select as dicts, in one hop."""
-        return await self.read(lambda c: _rows(c.execute(*statement)))
+    def _frozen_reader(self) -> _Held | None:
+        held = _frozen.get()
+        return held if held is not None and held.frozen and any(held is one for one in self._held) else None
+
+    def _check_open(self) -> None:
+        self._check_loop()
+        if self._closing.is_set():
+            raise _closed()
 
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function inside one write transaction on the writer's thread."""
@@ -420,8 +468,17 @@ class Session:
         sql, values = Statement(statement)()
         self.queries += 1
         if self._writing:
-            return await self._on_writer(lambda c: _rows(c.execute(sql, values)))
+            return await self._on_writer(lambda c: fetch(c, (sql, values)))
         return await self._database.rows((sql, values))
+
+    @asynccontextmanager
+    async def one_moment(self) -> AsyncIterator[None]:
+        """All that is read inside, in however many statements, is of one moment."""
+        if self._writing:  # nobody else writes meanwhile
+            yield
+            return
+        async with self._database.one_moment():
+            yield
 
     async def fetch_one(self, statement: sa.sql.expression.ClauseElement) -> Row | None:
         """The first row of a select, or None."""
@@ -467,6 +524,19 @@ class Session:
             raise _session_failed()
 
 
+def of_one_moment(
+    function: Callable[Concatenate[Session, P], Awaitable[T]],
+) -> Callable[Concatenate[Session, P], Awaitable[T]]:
+    """For functions that read with several statements what has to fit together."""
+
+    @wraps(function)
+    async def reading(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        async with session.one_moment():
+            return await function(session, *args, **kwargs)
+
+    return reading
+
+
 def _closed() -> StoreFailed:
     return StoreFailed("E_DB_CLOSED", "the store is closed")
 
@@ -494,6 +564,8 @@ def _fold(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _rows(cursor: sqlite3.Cursor) -> list[Row]:
+def fetch(connection: sqlite3.Connection, statement: tuple[str, Sequence[Any]]) -> list[Row]:
+    """The rows of a compiled select as dicts, on a connection's thread."""
+    cursor = connection.execute(*statement)
     names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -13,7 +13,7 @@ from . import transitions
 from .clock import new_id, now
 from .keyed import insert_once, page
 from .rows import Record, encode, record, record_or_none
-from .session import Row, Session
+from .session import Row, Session, of_one_moment
 from .tables import approvals, artifacts, events, workflows
 
 _ITEM = sa.func.coalesce(workflows.c.item_index, sa.literal_column("-1"))  # as in the unique index
@@ -116,6 +116,7 @@ async def list_items(
     return [record(row) for row in await session.fetch_all(query.order_by(_ITEM).limit(limit))]
 
 
+@of_one_moment
 async def count_items(session: Session, chain_id: str, step_id: str) -> tuple[dict[str, int], int]:
     """How many items of a mapped step have which status, and how many latest files the step has in all."""
     of_step = (workflows.c.chain_id == chain_id, workflows.c.step_id == step_id)

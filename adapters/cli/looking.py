@@ -94,7 +94,7 @@ def show_verb(run: str, step: str | None, verbose: bool, store: str | None, as_j
 
 
 async def _show(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with engine_of(store, readonly=True) as engine, engine.store.one_moment():
         found = await engine.snapshot(await find_run(engine, run))
         one = pick_step(found, step) if step else None
         if as_json:

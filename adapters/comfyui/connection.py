@@ -6,6 +6,7 @@ for as long as `Patience` says; while a server is in trouble everybody waits and
 
 from __future__ import annotations
 
+import json
 import random
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -33,6 +34,7 @@ CHUNK = 1024 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({429, 502, 503, 504, 520, 521, 522, 523, 524})  # from 520: proxies that do not reach the server
 _TOLD = 1_000  # bytes of a refusal that are read
+_OF_A_PROMPT = ("/history", "/api/jobs")  # what these say decides what a step comes to
 _COOKIES = 50  # a server that sets more than that is not right
 
 
@@ -255,8 +257,11 @@ class Connection:
         if not raw:
             return None
         try:
-            return msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            data = msgspec.json.decode(raw)
+            if response.url.path.rpartition("/")[0].endswith(_OF_A_PROMPT):
+                _refuse_doubled(raw)
+            return data
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _Doubled) as error:
             kind = response.headers.get("content-type", "")
             raise self.error("E_REPLY_JSON", f"its answer is not JSON: {error}", found=kind, retryable=False) from None
 
@@ -317,8 +322,11 @@ class Connection:
             self.rest.failed()
         else:
             self.rest.well()
-        if len(self._http.cookies.jar) > _COOKIES:
+        told = len(response.headers.get_list("set-cookie"))
+        if max(told, len(self._http.cookies.jar)) > _COOKIES:
             self._http.cookies.clear()
+        if told > _COOKIES:
+            raise self.error("E_REPLY_PROTOCOL", f"{told} cookies in one answer", allowed=f"{_COOKIES} cookies")
 
     def refused(self, status: int, raw: bytes) -> ServerFailed:
         """The error for a status that is no answer."""
@@ -375,6 +383,22 @@ async def _beginning(response: httpx.Response, limit: int) -> bytes:
         if len(found) >= limit:
             break
     return found[:limit]
+
+
+class _Doubled(ValueError):
+    """Two values under one key: readers take the one or the other."""
+
+
+def _refuse_doubled(raw: bytes) -> None:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _Doubled(f"the key {twice[:100]!r} stands twice in one object")
+        return found
+
+    json.loads(raw, object_pairs_hook=once)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

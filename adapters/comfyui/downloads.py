@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, aclosing
@@ -15,6 +16,7 @@ from towpath.errors import ServerFailed
 from towpath.media import HEAD, media_of_bytes, media_of_name
 
 from .connection import CHUNK, Connection
+from .endings import Ended, Ending
 from .names import display_name, folder_type, subfolder
 from .replies import OutputFile
 
@@ -53,9 +55,9 @@ async def download(
     A name that is not fit for people is replaced by `fallback`; `refused_name` is the code that says why.
 
     Raises:
-        ServerFailed: E_DOWNLOAD_INCOMPLETE, E_DOWNLOAD_PROTOCOL, E_DOWNLOAD_TOO_LARGE, E_DOWNLOAD_TIMEOUT,
-            E_DOWNLOAD_ENCODING, E_OUTPUT_MISSING, E_OUTPUT_REFUSED, E_ARTIFACT_EMPTY, E_ARTIFACT_TYPE,
-            E_SUBFOLDER, E_FOLDER_TYPE, E_NAME_UNICODE, E_SERVER_…; also while the chunks are read.
+        ServerFailed: E_DOWNLOAD_INCOMPLETE, E_DOWNLOAD_UNVERIFIED, E_DOWNLOAD_PROTOCOL, E_DOWNLOAD_TOO_LARGE,
+            E_DOWNLOAD_TIMEOUT, E_DOWNLOAD_ENCODING, E_OUTPUT_MISSING, E_OUTPUT_REFUSED, E_ARTIFACT_EMPTY,
+            E_ARTIFACT_TYPE, E_SUBFOLDER, E_FOLDER_TYPE, E_NAME_UNICODE, E_SERVER_…; also while the chunks are read.
     """
     where = place_of(file)
     name, refused = shown_name(file, fallback)
@@ -132,18 +134,27 @@ async def _peeked(body: AsyncGenerator[bytes, None]) -> tuple[bytes, AsyncIterat
 
 
 async def _body(connection: Connection, where: dict[str, str], limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The bytes of a file, gone on with where a connection broke."""
-    got = _Progress(connection, where, limits)
+    """The bytes of a file, gone on with where a connection broke. A length that nobody told is made sure of."""
+    got, ending, digest = _Progress(connection, where, limits), Ending(), hashlib.sha256()
     while not got.complete:
         before = got.size
         try:
             async with aclosing(got.part()) as part:
                 async for chunk in part:
+                    if not got.length_told:
+                        ending.see(chunk)
+                        digest.update(chunk)
                     yield chunk
         except ServerFailed as error:
             got.broken = 1 if got.size > before else got.broken + 1
             if not got.may_go_on(error):
                 raise got.told(error) from None
+    if not got.length_told:
+        verdict = ending.verdict()
+        if verdict is Ended.CUT:
+            raise got.unverified("it ends in the middle of the file")
+        if verdict is Ended.UNKNOWN and not got.end_told:
+            await got.compare(digest.digest())
 
 
 class _Progress:
@@ -157,7 +168,51 @@ class _Progress:
         self.broken = 0
         self.complete = False
         self._whole: int | None = None
+        self.end_told = False  # HTTP itself said where the body ends
         self._tag = ""
+
+    @property
+    def length_told(self) -> bool:
+        """Did the server say how many bytes the file has?"""
+        return self._whole is not None
+
+    async def compare(self, digest: bytes) -> None:
+        """Ask again for what would follow. The end of a connection is no end of a file.
+
+        A server that knows ranges says that there is nothing more, or gives it; another one sends the file again.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                response = await self._in_time(self._opened(stack))
+                status = response.status_code
+                if status == 416:
+                    total = response.headers.get("content-range", "").removeprefix("bytes */")
+                    same = total == str(self.size)
+                else:
+                    same = status == 200 and await self._in_time(self._same(response, digest))
+            except httpx.TransportError:
+                same = False
+        if not same:
+            raise self.unverified("a second look found another end")
+
+    async def _same(self, response: httpx.Response, digest: bytes) -> bool:
+        again, size = hashlib.sha256(), 0
+        async for chunk in response.aiter_raw():
+            again.update(chunk)
+            size += len(chunk)
+            if size > self.size:
+                return False
+        return again.digest() == digest
+
+    def unverified(self, why: str) -> ServerFailed:
+        """Nobody told the length, and what came is not the whole file as far as we can see."""
+        message = f"after {self.size} bytes the connection ended, no length was told, and {why}"
+        return self._error(
+            "E_DOWNLOAD_UNVERIFIED",
+            message,
+            cure="let the server, or the proxy ahead of it, send Content-Length",
+            retryable=True,
+        )
 
     async def part(self) -> AsyncGenerator[bytes, None]:
         """What one connection gives."""
@@ -228,6 +283,7 @@ class _Progress:
         if self.size and whole != self._whole:
             raise self._changed()
         self._whole = whole
+        self.end_told = "chunked" in response.headers.get("transfer-encoding", "").lower()
         if whole is not None and whole > self._limits.size:
             raise self._too_large()
         self._tag = response.headers.get("etag", "")
@@ -243,6 +299,8 @@ class _Progress:
         if found is None or int(found[1]) != self.size or (total is not None and told not in (None, total)):
             given = response.headers.get("content-range", "")
             raise self._error("E_DOWNLOAD_PROTOCOL", "another part of the file than was asked for", found=given)
+        if total is None and not self.size:
+            return None  # a part, of a file whose size even the server does not know
         return told if total is None else total
 
     def may_go_on(self, error: ServerFailed) -> bool:

@@ -173,8 +173,9 @@ async def list_workflows(request: Request) -> Response:
 
 async def get_workflow(request: Request) -> Response:
     engine = engine_of(request)
-    row = there(await engine.get_workflow(_id(request)), "E_WORKFLOW_MISSING", "workflow")
-    row["artifacts"] = await engine.get_artifacts_by_workflow(row["id"])
+    async with engine.store.one_moment():
+        row = there(await engine.get_workflow(_id(request)), "E_WORKFLOW_MISSING", "workflow")
+        row["artifacts"] = await engine.get_artifacts_by_workflow(row["id"])
     return answer(_workflow(row))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from temporalio import activity
 
-from towpath.adapters.facts import first_error, restored
+from towpath.adapters.facts import restored
 from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import Farm, Work
 from towpath.commands import (
@@ -198,7 +198,7 @@ class RunActivities:
             case Finish():
                 run = await self._store.load(view.id)
                 if not run.status.final:
-                    view.facts.error = run.error or first_error(run.rows)
+                    await view.ledger.take(row for row in run.rows if row.status is StepStatus.FAILED)
                     view.facts.record(command, facts)
             case Pause():
                 view.facts.record(command, facts)

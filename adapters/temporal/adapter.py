@@ -222,7 +222,7 @@ class TemporalAdapter:
 
 def _whole_error(row: RunRow) -> ErrorInfo | None:
     """The run's error. Its row has code and message; the row of the step that it comes from has the rest."""
-    cause = first_error(row.rows)
+    cause = first_error(row.plan, row.rows)
     return cause if row.error is not None and cause is not None and cause.message == row.error.message else row.error
 
 

@@ -30,13 +30,14 @@ THUMBS = 4
 async def inbox(request: Request) -> Response:
     """What waits for a person, oldest first."""
     engine = engine_of(request)
-    seq = await records_of(request).last_event()
-    gates = await engine.get_pending_approvals(None, INBOX + 1)
     names: dict[str, str] = {}
-    for gate in gates[:INBOX]:
-        run_id = gate["chain_id"]
-        if run_id is not None and run_id not in names:
-            names[run_id] = (await engine.get_chain(run_id))["name"]
+    async with engine.store.one_moment():
+        seq = await records_of(request).last_event()
+        gates = await engine.get_pending_approvals(None, INBOX + 1)
+        for gate in gates[:INBOX]:
+            run_id = gate["chain_id"]
+            if run_id is not None and run_id not in names:
+                names[run_id] = (await engine.get_chain(run_id))["name"]
     waiting = [await _summary(engine, gate, names) for gate in gates[:INBOX]]
     return await show(request, "inbox.html", section="inbox", waiting=waiting, more=len(gates) > INBOX, seq=seq)
 
@@ -60,8 +61,9 @@ async def approval_page(
 ) -> Response:
     """The page of a gate, with a notice above it if something has to be said."""
     engine = engine_of(request)
-    review = await review_of(engine, records_of(request), await _gate(engine, gate_id))
-    waiting = await engine.get_pending_approvals(None, 2)
+    async with engine.store.one_moment():
+        review = await review_of(engine, records_of(request), await _gate(engine, gate_id))
+        waiting = await engine.get_pending_approvals(None, 2)
     return await show(
         request,
         "approval.html",

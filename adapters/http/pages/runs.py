@@ -102,8 +102,10 @@ def _what(run: Mapping[str, Any]) -> str:
 async def run(request: Request) -> Response:
     """One run: what is going on, its picture, its steps."""
     engine = engine_of(request)
-    seq = await records_of(request).last_event()  # read first: what happens meanwhile is told once more
-    recorded = await engine.store.load(path(request, "id"))
+    async with engine.store.one_moment():
+        seq = await records_of(request).last_event()
+        recorded = await engine.store.load(path(request, "id"))
+        parent = await _parent(engine, recorded)
     seen = picture(recorded, engine.adapter.progress(recorded.id))
     query = request.query_params
     asked = Asked(query.get("q", "")[:200], query.get("status", ""), number(query.get("level")))
@@ -131,7 +133,7 @@ async def run(request: Request) -> Response:
         pages=pages,
         turn=turn,
         steering=_steering(seen),
-        parent=await _parent(engine, recorded),
+        parent=parent,
         seq=seq,
     )
 

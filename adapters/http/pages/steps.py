@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from towpath.adapters.http.records import Records, engine_of, records_of
 from towpath.adapters.http.shapes import masked
-from towpath.model import ChainStatus, Json, Plan, StepPlan, StepStatus
+from towpath.model import ArtifactRow, ChainStatus, Json, Plan, StepPlan, StepStatus
 from towpath.store import Record, workflows
 from towpath.store.listing import Condition, Page
 from towpath.store.rows import artifact as artifact_row
@@ -22,7 +22,6 @@ from towpath.values import REFERENCE
 from .arguments import given
 from .contents import Branch, tree_of, with_peeks
 from .forms import missing, number, path
-from .previews import Preview
 from .reviewing import gates_of, inputs_of
 from .run_picture import PAGE, StepLine, item_counts, recorded_line
 from .showing import show
@@ -55,14 +54,19 @@ class Items:
 async def step(request: Request) -> Response:
     """One step, or one item of it: why it failed, what it made, what it logged."""
     engine, records = engine_of(request), records_of(request)
-    seq = await records.last_event()  # read first: what happens meanwhile is told once more
-    place = await _place(request)
-    row = place.row
-    decisions = await gates_of(records, row["id"]) if row is not None and place.step.approval is not None else []
-    line = await _line(request, place, decisions)
-    arguments = given(row["parameters"]) if row is not None else []
-    files, more_files = await _files(request, place, line)
-    before, following = await _beside(request, place)
+    async with engine.store.one_moment():
+        seq = await records.last_event()
+        place = await _place(request)
+        row = place.row
+        decisions = await gates_of(records, row["id"]) if row is not None and place.step.approval is not None else []
+        line = await _line(request, place, decisions)
+        arguments = given(row["parameters"]) if row is not None else []
+        files, more_files = await _files(request, place, line)
+        inputs = await inputs_of(engine, arguments)
+        items = await _items(request, place) if line.items is not None else None
+        logs = await _logs(records, place)
+        child = await _child(engine, place)
+        before, following = await _beside(request, place)
     return await show(
         request,
         "step.html",
@@ -71,15 +75,15 @@ async def step(request: Request) -> Response:
         final=ChainStatus(place.run["status"]).final,
         step=place.step,
         line=line,
-        items=await _items(request, place) if line.items is not None else None,
-        files=files,
+        items=items,
+        files=await with_peeks(engine.store.files, files),
         more_files=more_files,
         arguments=arguments,
-        inputs=await inputs_of(engine, arguments),
+        inputs=inputs,
         result=_result(row),
         decisions=decisions,
-        logs=await _logs(records, place),
-        child=await _child(engine, place),
+        logs=logs,
+        child=child,
         before=before,
         following=following,
         seq=seq,
@@ -142,7 +146,7 @@ async def _items(request: Request, place: Place) -> Items:
     return Items(lines, asked, before, at(found[PAGE]["item_index"]) if len(found) > PAGE else "")
 
 
-async def _files(request: Request, place: Place, line: StepLine) -> tuple[list[Preview], bool]:
+async def _files(request: Request, place: Place, line: StepLine) -> tuple[list[ArtifactRow], bool]:
     """The latest files, the first of them, and whether there are more."""
     if place.row is None:
         return [], False
@@ -153,8 +157,7 @@ async def _files(request: Request, place: Place, line: StepLine) -> tuple[list[P
         conditions += [Condition("chain_id", "eq", place.run["id"]), Condition("step_id", "eq", place.step.id)]
     most = FILES if line.items is None else FILES_OF_MAPPED
     found = await records_of(request).page("artifacts", Page(conditions, descending=False, limit=most))
-    rows = [artifact_row(row) for row in found.rows]
-    return await with_peeks(engine_of(request).store.files, rows), found.next is not None
+    return [artifact_row(row) for row in found.rows], found.next is not None
 
 
 async def _beside(request: Request, place: Place) -> tuple[str, str]:

@@ -1,0 +1,110 @@
+"""A step is blamed for a blocked event loop only if its function is what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import pytest
+
+from towpath.adapters import watchdog
+from towpath.adapters.watchdog import Watchdog
+from towpath.graph import compile_plan
+from towpath.model import Plan, StepPlan
+
+pytestmark = pytest.mark.anyio
+LAG = 0.1
+
+
+def stands() -> None:
+    time.sleep(4 * LAG)
+
+
+async def innocent() -> None:
+    """A step that does not block."""
+
+
+async def guilty() -> None:
+    stands()
+
+
+async def deep() -> None:
+    """A step whose helper blocks."""
+    await asyncio.sleep(0)
+    sorted([1], key=lambda _: stands() or 0)
+
+
+async def in_a_comprehension() -> None:
+    [stands() for _ in range(1)]
+
+
+async def plan_of_many() -> None:
+    """The engine's own work: a large plan."""
+    until = time.monotonic() + 4 * LAG
+    while time.monotonic() < until:
+        compile_plan(Plan("p", tuple(StepPlan(f"s{n}", "python", "m:f") for n in range(300))))
+
+
+async def in_a_callback() -> None:
+    """Something the program has put into the loop."""
+    asyncio.get_running_loop().call_soon(stands)
+    await asyncio.sleep(0.01)
+
+
+async def beside_a_step() -> None:
+    """A step waits while something else blocks."""
+    waits = asyncio.create_task(innocent_and_long())
+    await asyncio.sleep(0)
+    stands()
+    await waits
+
+
+async def innocent_and_long() -> None:
+    await asyncio.sleep(LAG)
+
+
+async def with_a_listener() -> None:
+    """A listener of the user's: no step."""
+    stands()
+
+
+async def in_a_library() -> None:
+    """Somebody else's code, as that which hands results of threads to the loop."""
+    future = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda _: stands())
+    future.set_result(None)
+    await asyncio.sleep(0.01)
+
+
+STEPS = {f.__code__: f.__name__ for f in (innocent, innocent_and_long, guilty, deep, in_a_comprehension)}
+
+
+async def _told(work: Callable[[], object], caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    with caplog.at_level(logging.DEBUG, "towpath"), Watchdog(lambda: STEPS):
+        await work()  # type: ignore[misc]
+        await asyncio.sleep(3 * LAG)
+    return [r for r in caplog.records if "event loop" in r.getMessage()]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LAG", LAG)
+    monkeypatch.setattr(watchdog, "INTERVAL", LAG / 4)
+
+
+@pytest.mark.parametrize("work", [guilty, deep, in_a_comprehension])
+async def test_a_step_that_blocks_is_named(work: Callable[[], object], caplog: pytest.LogCaptureFixture) -> None:
+    """Also where the blocking call is in something that the step calls."""
+    told = await _told(work, caplog)
+    assert any(r.levelno == logging.WARNING and f"step {work.__name__} blocks" in r.getMessage() for r in told)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("work", [plan_of_many, in_a_callback, beside_a_step, with_a_listener, in_a_library])
+async def test_what_is_no_step_is_blamed_on_none(work: Callable[[], object], caplog: pytest.LogCaptureFixture) -> None:
+    """Work of the engine, of a library or of the program: told for those who look for it, and nobody is warned."""
+    told = await _told(work, caplog)
+    assert told
+    assert {r.levelno for r in told} == {logging.DEBUG}
+    assert not any("step " in r.getMessage().replace("no step does it", "") for r in told)
