@@ -20,6 +20,7 @@ from .model import ChainStatus, Plan
 from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
+from .same_run import refuse_other_inputs, refuse_other_plan
 from .starting import new_run, refuse_unbuilt
 
 POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
@@ -57,13 +58,13 @@ class Engine:
     ) -> Run:
         """Run a chain and return its run: over, or paused at a gate (with `wait`, never paused at one).
 
-        Inputs are keyword arguments (or `inputs={…}` where a name is taken). With a `run_id` that exists,
-        that run is continued or, if it is over, returned as it is. A failed chain does not raise: see
+        Inputs are keyword arguments (or `inputs={…}` where a name is taken). With the `run_id` of a run that
+        was made of the same chain and inputs, it is continued or, if it is over, returned as it is. A failed chain does not raise: see
         `run.status` and `run.raise_for_status()`.
 
         Raises:
             ChainInvalid, InputInvalid, FeatureMissing, StepNotRegistered: before anything starts.
-            RunRefused: E_RUN_CHAIN if `run_id` is a run of another chain. StoreFailed, Fenced: on the way.
+            RunRefused: E_RUN_CHAIN, E_RUN_INPUTS if `run_id` is a run of another chain, or with other inputs. StoreFailed, Fenced: on the way.
         """
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
         return await self._finish(run_id, wait)
@@ -83,32 +84,29 @@ class Engine:
         return RunHandle(self, run_id)
 
     async def _create(self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]) -> str:
-        plan = chain.plan
+        described = chain.compile() if isinstance(chain, Chain) else chain
+        plan = described.plan
         refuse_unbuilt(plan)
         plan = self.adapter.prepared(plan)
         if run_id is not None:
             _check_run_id(run_id)
-        known = run_id is not None and await self._exists(run_id, plan)
+        found = None if run_id is None else await self._recorded(run_id)
+        if found is not None:
+            refuse_other_plan(found.id, found.plan, plan)
         run_id = run_id or self.store.new_id()
-        self.adapter.functions(run_id, plan, chain.steps)
-        if known:
-            return run_id
-        await self.store.create_run(await new_run(self.store, run_id, plan, given))
+        self.adapter.functions(run_id, plan, described.steps)
+        new = await new_run(self.store, run_id, plan, given)
+        if found is not None:
+            refuse_other_inputs(found, new)
+        else:
+            await self.store.create_run(new)
         return run_id
 
-    async def _exists(self, run_id: str, plan: Plan) -> bool:
+    async def _recorded(self, run_id: str) -> RunRow | None:
         try:
-            found = await self.store.load(run_id)
+            return await self.store.load(run_id)
         except RunRefused:
-            return False
-        if found.plan.name != plan.name or [s.id for s in found.plan.steps] != [s.id for s in plan.steps]:
-            raise RunRefused(
-                "E_RUN_CHAIN",
-                f"run {run_id} is a run of another chain, or of another version of it",
-                found=found.plan.name,
-                cure="choose another run_id, or `resume` it as it was recorded",
-            )
-        return True
+            return None
 
     # ---- going on
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from .attempt import keep_outcome
 from .context import StepContext
 from .errors import FeatureMissing, InputInvalid, Place
 from .events import Fact, StepEnded, StepReady
+from .input_types import fitted
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
@@ -92,6 +94,8 @@ def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan) -> Any:
 
 
 def _typed(spec: InputSpec, value: Any) -> Any:
+    if spec.shape is not None:
+        return fitted(spec, value, lambda kind, inner: _typed(replace(spec, type=kind, shape=None), inner))
     if spec.type == "file":
         if isinstance(value, str):
             value = Path(value)
