@@ -203,7 +203,7 @@ class _Fitting:
         elif key == "any_of":
             return self._first(shape, _by_strictness(inner), value, at)
         elif key == "dict":
-            if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+            if isinstance(value, Mapping):  # that its keys are text is for the values to say
                 return {name: self.value(inner, one, f"{at}[{name!r}]") for name, one in value.items()}
         elif isinstance(value, list | tuple | set | frozenset):
             shapes = inner if key == "tuple" else [inner] * len(value)

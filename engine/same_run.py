@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import Place, RunRefused, shown
+from .errors import Place, RunRefused
 from .events import StepEnded
 from .ledger import INPUTS
 from .model import Json, Plan, StepPlan

@@ -16,7 +16,7 @@ from .chain_file import ChainFile
 from .chains import Chain
 from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
-from .model import ChainStatus, Plan
+from .model import ChainStatus
 from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
@@ -59,12 +59,13 @@ class Engine:
         """Run a chain and return its run: over, or paused at a gate (with `wait`, never paused at one).
 
         Inputs are keyword arguments (or `inputs={…}` where a name is taken). With the `run_id` of a run that
-        was made of the same chain and inputs, it is continued or, if it is over, returned as it is. A failed chain does not raise: see
-        `run.status` and `run.raise_for_status()`.
+        was made of the same chain and inputs, that one is continued or, if it is over, returned as it is. A
+        failed chain does not raise: see `run.status` and `run.raise_for_status()`.
 
         Raises:
             ChainInvalid, InputInvalid, FeatureMissing, StepNotRegistered: before anything starts.
-            RunRefused: E_RUN_CHAIN, E_RUN_INPUTS if `run_id` is a run of another chain, or with other inputs. StoreFailed, Fenced: on the way.
+            RunRefused: E_RUN_CHAIN, E_RUN_INPUTS if `run_id` is a run of another chain, or with other inputs.
+            StoreFailed, Fenced: on the way.
         """
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
         return await self._finish(run_id, wait)
@@ -95,6 +96,8 @@ class Engine:
             refuse_other_plan(found.id, found.plan, plan)
         run_id = run_id or self.store.new_id()
         self.adapter.functions(run_id, plan, described.steps)
+        if found is not None and not given and any(spec.required for spec in plan.inputs):
+            return run_id  # no run could begin so: it can only mean the one that is there
         new = await new_run(self.store, run_id, plan, given)
         if found is not None:
             refuse_other_inputs(found, new)

@@ -140,11 +140,19 @@ class Ref(Generic[T]):
         return text_of(self)
 
     @property
-    def __class__(self) -> type:  # type: ignore[override]
-        """What `isinstance` and class patterns ask for, when the type is not Ref itself."""
+    def __class__(self) -> type:  # type: ignore[misc]
+        """What `isinstance` and class patterns ask for, when the type is not the one they look for."""
         if current_trace() is not None:
             raise refused("the type of a reference", _IN_A_STEP)
         return type(self)
+
+    # Outside of a chain a call of a step runs its function: type checkers have to know what can be done with that.
+
+    def __iter__(self) -> Generator[Any, None, None]:
+        raise refused("the elements of a step's value", _EACH)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        raise refused("the result of a step", "inside a @chain steps are called without await")
 
 
 class InputRef(Ref[Any]):
@@ -191,7 +199,6 @@ _IN_A_STEP = "do it inside a step: pass the reference to a @step function"
 _CONDITION = '.when("step.output > 3") makes a step conditional; else ' + _IN_A_STEP
 _TEXT = "pass the reference to a step, and build the text inside it"
 _EACH = "step.map(reference) runs a step for each of them"
-_NO_AWAIT = "inside a @chain steps are called without await"
 
 _ASKED: dict[tuple[str, str], str] = {
     ("a comparison of a step's value", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
@@ -210,12 +217,11 @@ _ASKED: dict[tuple[str, str], str] = {
         "__iadd__ __isub__ __imul__ __imatmul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ "
         "__ilshift__ __irshift__ __iand__ __ixor__ __ior__"
     ),
-    ("the elements of a step's value", _EACH): "__iter__ __next__ __reversed__ __aiter__ __anext__",
+    ("the elements of a step's value", _EACH): "__next__ __reversed__ __aiter__ __anext__",
     ("the length of a step's value", _IN_A_STEP): "__len__ __length_hint__",
     ("whether something is in a step's value", _CONDITION): "__contains__",
     ("changing a step's value", _IN_A_STEP): "__setitem__ __delitem__",
     ("calling a step's value", _IN_A_STEP): "__call__",
-    ("the result of a step", _NO_AWAIT): "__await__",
     ("a step's value in a with statement", _IN_A_STEP): "__enter__ __exit__ __aenter__ __aexit__",
     ("a step's value as a class", _IN_A_STEP): "__instancecheck__ __subclasscheck__ __mro_entries__",
     ("the bytes of a step's value", _IN_A_STEP): "__buffer__ __release_buffer__",

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
+from towpath.input_types import json_or_text
 from towpath.service import Engine
 
 from .options import engine_of, find_run, json_option, parse_inputs, print_json, run_async, store_option, terminal
-from .running import json_or_text
 from .tables import lasted, size_text, when
 
 _BY = click.option("--by", default=None, metavar="NAME", help="Who decides. Default: your user name.")
