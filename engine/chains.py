@@ -46,7 +46,7 @@ class Chain(Generic[P, R]):
     """
 
     def __init__(self, function: Callable[P, R], concurrency: int | None = None) -> None:
-        if not inspect.isroutine(function):
+        if isinstance(function, Step | Chain | type) or not isinstance(getattr(function, "__name__", None), str):
             message = f"a chain is made of a plain function, not of {shown(type(function).__name__)}"
             raise ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), cure="put @chain above a `def`")])
         self.function = function

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from towpath.references import find_chain
 from towpath.rerun import rerun_of
 from towpath.service import Engine
 from towpath.starting import new_run, refuse_unbuilt
-from towpath.steps import Step
+from towpath.steps import is_loaded
 from towpath.store.rows import artifact as artifact_row
 
 from .answering import inputs_of
@@ -139,7 +138,7 @@ def _steps(plan: Plan) -> Iterable[StepPlan]:
 
 def _refuse_unknown_steps(plan: Plan) -> None:
     for step in _steps(plan):
-        if step.kind == "python" and not _is_loaded(step.target):
+        if step.kind == "python" and not is_loaded(step.target):
             raise StepNotRegistered(
                 "E_STEP_NOT_REGISTERED",
                 "this server has not loaded that step, and imports nothing for a request",
@@ -147,15 +146,6 @@ def _refuse_unknown_steps(plan: Plan) -> None:
                 found=step.target,
                 cure="start it with --import and the module of the step",
             )
-
-
-def _is_loaded(name: str) -> bool:
-    """Is this a step of a module that is imported already? Looking does not import it."""
-    module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None) if found is not None else None
-    return isinstance(found, Step)
 
 
 def _refuse_sources(plan: Plan) -> None:
