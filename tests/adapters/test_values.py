@@ -111,12 +111,12 @@ async def test_an_ambiguous_name_is_refused_by_an_engine_that_has_only_the_name(
         return double(x).with_approval() if again == "resume" else double(x)
 
     if again == "resume":
-        well.touch()  # noqa: ASYNC240
+        well.touch()
     async with open_engine() as engine:
         first = await engine.run(alone, x=5, run_id="r")
         assert first.status == ("paused" if again == "resume" else "failed")
     limited(3)
-    well.touch()  # noqa: ASYNC240
+    well.touch()
     async with open_engine() as engine:
         if again == "run":
             assert (await engine.run(alone, x=5)).value == 10, "whoever has the chain has the function"
