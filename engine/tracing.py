@@ -139,8 +139,8 @@ class Ref(Generic[T]):
             raise refused("the text of a reference", _TEXT)
         return text_of(self)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """What `isinstance` and class patterns ask for, when the type is not the one they look for."""
         if current_trace() is not None:
             raise refused("the type of a reference", _IN_A_STEP)

@@ -332,7 +332,7 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "hash": hash,
     ".when with a reference": lambda r: other().when(r),
     ".named with a reference": lambda r: other().named(r),
-    ".after a constant": lambda r: other().after("echo"),
+    ".after a constant": lambda r: other().after("echo"),  # type: ignore[arg-type]
 }
 
 

@@ -105,8 +105,14 @@ def with_default(n: int) -> Any:
     return step(shifted)
 
 
-def in_a_loop() -> list[Any]:
-    return [step(lambda x, n=n: x + n) for n in range(2)]
+def in_a_loop() -> tuple[Any, Any]:
+    first, second = [step(lambda x, n=n: x + n) for n in range(2)]
+    return first, second
+
+
+def one_bound_method() -> tuple[Any, Any]:
+    method = Kept(1).add
+    return step(method), step(method)
 
 
 TWO: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -115,7 +121,7 @@ TWO: dict[str, Callable[[], tuple[Any, Any]]] = {
     "closures over lists": lambda: (make([1]), make([1])),
     "a decorator without functools.wraps": lambda: (one_more, ten_more),
     "lambdas": lambda: (step(lambda x: x + 1), step(lambda x: x * 2)),
-    "lambdas of a loop, which differ in a default": lambda: tuple(in_a_loop()),  # type: ignore[arg-type,return-value]
+    "lambdas of a loop, which differ in a default": in_a_loop,
     "defaults of one factory": lambda: (with_default(1), with_default(2)),
     "chains inside, of one factory": lambda: (sub_chain(2), sub_chain(3)),
     "a step, and the same name in a chain inside": lambda: (make(2), sub_chain(3)),
@@ -153,7 +159,7 @@ ONE: dict[str, Callable[[], tuple[Any, Any]]] = {
     "functools.wraps gives each its own": lambda: (two_more, three_more),
     "names of their own": lambda: (make(2, name="double"), make(3, name="triple")),
     "one factory, called again with the same": lambda: (make(2), make(2)),
-    "one bound method": lambda: tuple(step(m) for m in [Kept(1).add] * 2),  # type: ignore[arg-type,return-value]
+    "one bound method": one_bound_method,
     "a chain inside, and its step": lambda: (sub_chain(2), make(2)),
     "closures over the same step": lambda: (make(plain), make(plain)),
 }
@@ -181,7 +187,7 @@ def test_a_given_name_is_the_identity_and_the_default_id() -> None:
         return double(x)
 
     assert [(s.id, s.target) for s in named.plan.steps] == [("double", double.name)]
-    assert step(lambda x: x, name="from_a_lambda").name == f"{__name__}:from_a_lambda"
+    assert step(name="from_a_lambda")(lambda x: x).name == f"{__name__}:from_a_lambda"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "a.b", "a\n", "ä", "-a", "a" * 101, 3, "a/b", "\u202ea", "<x>"])
@@ -407,7 +413,7 @@ NO_STEPS: dict[str, Any] = {
     "a generator function": _numbers,
     "a number": 3,
     "a property": property(plain.function),
-    "a classmethod before it is bound": classmethod(plain.function),
+    "a classmethod before it is bound": classmethod(_numbers),  # type: ignore[arg-type]
 }
 
 
@@ -441,9 +447,9 @@ def test_methods_are_no_steps(kind: str) -> None:
 
 def test_methods_work_outside_of_chains() -> None:
     """A step is the plain function there, for unit tests."""
-    assert Methods().method(2) == 2  # type: ignore[call-arg,arg-type,comparison-overlap]
-    assert Methods.of_class(3) == 3  # type: ignore[call-arg,arg-type,comparison-overlap]
-    assert Methods().static(4) == 4  # type: ignore[comparison-overlap]
+    assert Methods().method(2) == 2
+    assert Methods.of_class(3) == 3
+    assert Methods().static(4) == 4
 
 
 def test_static_methods_are_steps() -> None:
