@@ -24,7 +24,7 @@ from towpath.references import find_chain
 from towpath.rerun import rerun_of
 from towpath.service import Engine
 from towpath.starting import new_run, refuse_unbuilt
-from towpath.steps import is_loaded
+from towpath.steps import find_step, is_loaded
 from towpath.store.rows import artifact as artifact_row
 
 from .answering import inputs_of
@@ -138,7 +138,9 @@ def _steps(plan: Plan) -> Iterable[StepPlan]:
 
 def _refuse_unknown_steps(plan: Plan) -> None:
     for step in _steps(plan):
-        if step.kind == "python" and not is_loaded(step.target):
+        if step.kind == "python" and is_loaded(step.target):
+            find_step(step.target)  # two functions may go by the name
+        elif step.kind == "python":
             raise StepNotRegistered(
                 "E_STEP_NOT_REGISTERED",
                 "this server has not loaded that step, and imports nothing for a request",

@@ -84,11 +84,11 @@ def test_wrong_chains_and_inputs_are_refused_in_few_words(
 
 def test_files_reach_optional_inputs_and_lists_are_lists(cli: Cli, chains: Path) -> None:
     Path(chains, "a.txt").write_text("a")
-    cli("run", "wrong.py:one", "--input", "f=@a.txt", "--input", "p=@a.txt", "--input", "mode=b", "--run-id", "files")
-    for step, value in (("f", "Artifact"), ("p", "Artifact"), ("each", "b")):
-        assert json.loads(cli("show", "files", step, "--json").stdout)["value"] == value
+    given = ("--input", "f=@a.txt", "--input", "p=@a.txt", "--input", "mode=b")
+    made = json.loads(cli("run", "wrong.py:one", *given, "--json").stdout)
+    assert [step["value"] for step in made["steps"]] == ["Artifact", "Artifact", "b"]
     cli("run", "wrong.py:depths", "--input", "depths=[2, 4]", "--run-id", "list")
-    assert json.loads(cli("show", "list", "each", "--json").stdout)["value"] == [2, 4]
+    assert json.loads(cli("show", "list", "each[1]", "--json").stdout)["value"] == 4
     refused = cli("run", "wrong.py:depths", "--input", "depths=[2, 5]", "--run-id", "list", code=None)
     assert refused.returncode != 0
     assert "E_RUN_INPUTS" in refused.stderr
