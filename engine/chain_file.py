@@ -113,7 +113,7 @@ class _Loading:
     imports: bool
     open: list[str] = field(default_factory=list)
     chains: dict[str, _Loaded] = field(default_factory=dict)
-    functions: dict[str, Step[..., Any] | InputInvalid] = field(default_factory=dict)
+    functions: dict[tuple[str, Path], Step[..., Any] | InputInvalid] = field(default_factory=dict)
 
     def load(self, document: Document, folder: Path, path: str) -> _Loaded:
         self.open.append(path)
@@ -142,13 +142,14 @@ class _Loading:
         return self.chains[key]
 
     def function(self, name: str, folder: Path) -> Step[..., Any]:
-        """A step function. Raises InputInvalid (E_STEP_KIND)."""
-        if name not in self.functions:
+        """A step function. Raises InputInvalid (E_STEP_KIND, E_STEP_NAME_TWICE)."""
+        key = (name, folder)
+        if key not in self.functions:
             try:
-                self.functions[name] = find_function(name, folder)
+                self.functions[key] = find_function(name, folder)
             except InputInvalid as error:
-                self.functions[name] = error
-        found = self.functions[name]
+                self.functions[key] = error
+        found = self.functions[key]
         if isinstance(found, InputInvalid):
             raise found
         return found

@@ -5,18 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .artifact import Artifact, File
 from .binding import MARKS, escape
-from .errors import ChainInvalid, Place, Problem, ValueRefused
+from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .expressions import Scope, parse_condition
 from .graph import compile_plan
+from .input_types import input_spec
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
+from .step_names import named_twice, same_function
 from .steps import ItemMark, Step, StepOptions
-from .tracing import InputRef, Node, Ref, Trace, current_trace, tracing
+from .tracing import InputRef, Node, Ref, Trace, current_trace, is_reference, text_of, tracing, user_frame, user_place
 from .values import take_apart
 
 P = ParamSpec("P")
@@ -31,63 +32,169 @@ RESERVED_IDS = frozenset(
     ).split()
 )
 _DUNDER = re.compile(r"__.*__")
-_INPUT_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_HOLDERS = (list, dict, tuple)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A chain as its function describes it now: the plan, and the functions of its steps by name."""
+
+    plan: Plan
+    steps: dict[str, Step[..., Any]]
 
 
 class Chain(Generic[P, R]):
-    """A chain described by a function. `plan` is compiled on first use; `name` is the function's name."""
+    """A chain described by a function; `name` is the function's name.
+
+    The function is asked anew each time the chain is used: a step that was defined again, or replaced in a
+    test, is the one that runs.
+    """
 
     def __init__(self, function: Callable[P, R], concurrency: int | None = None) -> None:
+        if isinstance(function, Step | Chain | type) or not isinstance(getattr(function, "__name__", None), str):
+            message = f"a chain is made of a plain function, not of {shown(type(function).__name__)}"
+            raise ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), cure="put @chain above a `def`")])
         self.function = function
         self.name = function.__name__
         self.concurrency = concurrency
-        self.steps: dict[str, Step[..., Any]] = {}
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
     def __repr__(self) -> str:
         return f"<chain {self.name}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Ref[R]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Ref[R]:
         """Inside another `@chain`: this chain as one step of it."""
         trace = current_trace()
         if trace is None:
             raise TypeError(f"run a chain with `await engine.run({self.name}, …)`")
-        bound = inspect.signature(self.function).bind(*args, **kwargs)
+        signature = inspect.signature(self.function)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            message = f"{error}: {self.name}{signature}"
+            raise ChainInvalid([Problem("E_STEP_ARGUMENTS", message, user_place(self.name))]) from None
         return trace.add(Node(self.name, "chain", self.name, self, dict(bound.arguments)))
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
-        """The compiled chain.
+        """The compiled chain. Raises as `compile` does."""
+        return self.compile().plan
+
+    @property
+    def steps(self) -> dict[str, Step[..., Any]]:
+        """The functions of its steps by name. Raises as `compile` does."""
+        return self.compile().steps
+
+    def compile(self) -> Compiled:
+        """Describe the chain and check it.
 
         Raises:
             ChainInvalid: with everything that is wrong with it.
         """
-        place = Place(file=inspect.getsourcefile(self.function) or "", line=self.function.__code__.co_firstlineno)
-        inputs = tuple(_input(p) for p in inspect.signature(self.function).parameters.values())
-        trace = Trace(self.name)
-        with tracing(trace):
-            returned = self.function(**{i.name: InputRef(i.name) for i in inputs})  # type: ignore[call-arg,arg-type]
+        try:
+            return _Compiling().compiled(self)
+        except ChainInvalid as error:
+            kept = user_frame(error.__traceback__) or error.__traceback__
+            raise error.with_traceback(kept) from None
+
+
+class _Compiling:
+    """One compilation: each chain inside the chain is described once."""
+
+    def __init__(self) -> None:
+        self._done: dict[Chain[..., Any], Compiled | None] = {}
+
+    def compiled(self, chain: Chain[..., Any]) -> Compiled:
+        """The chain, described now."""
+        if chain not in self._done:
+            self._done[chain] = None  # being described
+            self._done[chain] = self._described(chain)
+        done = self._done[chain]
+        if done is None:
+            message = f"a chain contains itself: {chain.name}"
+            raise ChainInvalid(
+                [Problem("E_CHAIN_CYCLE", message, _place(chain), cure="do the repetition inside a step")]
+            )
+        return done
+
+    def _described(self, chain: Chain[..., Any]) -> Compiled:
+        place = _place(chain)
+        signature = _signature(chain, place)
+        inputs = tuple(input_spec(p, chain.function) for p in signature.parameters.values())
+        trace = Trace(chain.name, [spec.name for spec in inputs], place.file)
+        returned = _traced(chain, signature, trace, place)
         if not trace.nodes:
-            raise ChainInvalid([Problem("E_CHAIN_EMPTY", f"chain {self.name} calls no step", place)])
+            raise ChainInvalid([Problem("E_CHAIN_EMPTY", f"chain {chain.name} calls no step", place)])
         if len(trace.nodes) > MAX_STEPS:
             raise ChainInvalid([Problem("E_CHAIN_SIZE", f"more than {MAX_STEPS} steps", place)])
-        described = _Described(trace, inputs, place)
+        described = _Described(trace, inputs, place, self)
         plan = Plan(
-            name=self.name,
+            name=chain.name,
             steps=tuple(described.steps()),
             inputs=inputs,
-            description=inspect.getdoc(self.function) or "",
-            output=described.binding(returned, self.name)[0],
-            concurrency=self.concurrency,
+            description=inspect.getdoc(chain.function) or "",
+            output=described.binding(returned, chain.name)[0],
+            concurrency=chain.concurrency,
             folder=str(Path(place.file).parent) if place.file else "",
         )
-        self.steps = described.functions
         for spec in inputs:
             described.check_default(spec)
         if described.problems:
             raise ChainInvalid(described.problems)
-        return compile_plan(plan, place)
+        return Compiled(compile_plan(plan, place), described.functions)
+
+
+def _place(chain: Chain[..., Any]) -> Place:
+    function = inspect.unwrap(chain.function)
+    code = getattr(function, "__code__", None)
+    return Place(file=inspect.getsourcefile(function) or "", line=code.co_firstlineno if code else 0)
+
+
+def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
+    """What the chain takes. Raises ChainInvalid (E_CHAIN_TRACE) for a function that cannot describe a chain."""
+    function = inspect.unwrap(chain.function)
+    what = (
+        "async def" if inspect.iscoroutinefunction(function)
+        else "generator" if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        else ""
+    )  # fmt: skip
+    if what:
+        message = f"chain {chain.name} is described by a plain function, not by a {what} function"
+        cure = "use `def`, and call the steps without await or yield; what works is inside the steps"
+        raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
+    signature = inspect.signature(chain.function)
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            message = f"chain {chain.name} takes {parameter}: the inputs of a chain have names"
+            cure = "write each input as a parameter, or take one list or dict"
+            raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, found=str(parameter), cure=cure)])
+    return signature
+
+
+def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, place: Place) -> Any:
+    """What the chain's function returns while its calls are recorded. Of its errors one frame is shown: the user's."""
+    arguments: dict[str, Any] = {name: InputRef(node) for name, node in trace.inputs.items()}
+    positional = [arguments.pop(p.name) for p in signature.parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    with tracing(trace):
+        try:
+            returned = chain.function(*positional, **arguments)
+        except ChainInvalid as error:
+            raise error.with_traceback(user_frame(error.__traceback__)) from None
+        except TypeError as error:
+            # A function written in C looks at the type of a value itself, and asks the reference nothing.
+            frame = user_frame(error.__traceback__)
+            at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
+            message = f"describing chain {chain.name} raised TypeError: {error}"
+            cure = "if it was given a reference: pass the reference to a step, and do it there"
+            problem = Problem("E_CHAIN_TRACE", message, at, cure=cure)
+            raise ChainInvalid([problem]).with_traceback(frame) from None
+    if not is_reference(returned) and (inspect.isawaitable(returned) or inspect.isgenerator(returned)):
+        getattr(returned, "close", lambda: None)()
+        message = f"chain {chain.name} returned {shown(type(returned).__name__)}"
+        cure = "describe it with a plain function that returns references or data"
+        raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
+    return returned
 
 
 @overload
@@ -105,28 +212,16 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
     return lambda f: Chain(f, concurrency)
 
 
-def _input(parameter: inspect.Parameter) -> InputSpec:
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        named = {"str": str, "int": int, "float": float, "bool": bool, "Artifact": Artifact, "File": File}
-        annotation = named.get(annotation, annotation)
-    is_file = annotation in (Artifact, File, "Path", Path) or isinstance(parameter.default, Path)
-    kind = "file" if is_file else _INPUT_TYPES.get(annotation, "json")
-    required = parameter.default is parameter.empty
-    default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
-    return InputSpec(parameter.name, kind, required, None if required else default)
-
-
 class _Described:
     """Turns recorded nodes into steps of a plan, collecting what is wrong on the way."""
 
-    def __init__(self, trace: Trace, inputs: tuple[InputSpec, ...], place: Place) -> None:
+    def __init__(self, trace: Trace, inputs: tuple[InputSpec, ...], place: Place, compiling: _Compiling) -> None:
         self.trace = trace
+        self.compiling = compiling
         self.inputs = frozenset(i.name for i in inputs)
         self.place = place
         self.problems: list[Problem] = []
         self.functions: dict[str, Step[..., Any]] = {}
-        self._nodes = frozenset(trace.nodes)
 
     def steps(self) -> list[StepPlan]:
         return [self._step(node) for node in self.trace.nodes]
@@ -145,20 +240,14 @@ class _Described:
 
     def binding(self, value: Any, step_id: str) -> tuple[Json, list[str]]:
         """An argument as a binding, and the steps it takes data from."""
-        if isinstance(value, InputRef):
-            return {"$ref": {"input": value._name, "keys": list(value._keys)}}, []
-        if isinstance(value, Ref):
-            if value._node not in self._nodes:
-                cure = "call the step inside this chain"
-                self._problem("E_TEMPLATE_UNKNOWN", f"{value!r} belongs to another chain", step_id, cure)
-                return None, []
-            return {"$ref": {"step": value._node.id, "keys": list(value._keys)}}, [value._node.id]
+        if is_reference(value):
+            return self._reference(value, step_id)
         if isinstance(value, ItemMark):
             return {"$item": []}, []
         if isinstance(value, list | tuple):
             pairs = [self.binding(inner, step_id) for inner in value]
             return [b for b, _ in pairs], [d for _, ds in pairs for d in ds]
-        if isinstance(value, dict) and any(isinstance(v, Ref | list | dict | tuple) for v in value.values()):
+        if isinstance(value, dict) and any(is_reference(v) or isinstance(v, _HOLDERS) for v in value.values()):
             wrong = [key for key in value if not isinstance(key, str) or key in MARKS]
             if wrong:
                 cure = "use other keys, of text"
@@ -167,6 +256,16 @@ class _Described:
             named = {key: self.binding(inner, step_id) for key, inner in value.items()}
             return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
         return self._literal(value, step_id), []
+
+    def _reference(self, value: Ref[Any], step_id: str) -> tuple[Json, list[str]]:
+        node, keys = value._node, list(value._keys)
+        if not self.trace.knows(value):
+            cure = "call the step inside this chain, or give the value to the chain as an input"
+            self._problem("E_TEMPLATE_UNKNOWN", f"{text_of(value)} belongs to another chain", step_id, cure)
+            return None, []
+        if node.kind == "input":
+            return {"$ref": {"input": node.target, "keys": keys}}, []
+        return {"$ref": {"step": node.id, "keys": keys}}, [node.id]
 
     def _literal(self, value: Any, step_id: str) -> Json:
         try:
@@ -181,16 +280,17 @@ class _Described:
 
     def _step(self, node: Node) -> StepPlan:
         self._check_id(node.id)
-        parameters, needs = {}, [other.id for other in node.after if other in self._nodes]
+        parameters, needs = {}, [other.id for other in node.after]
         for name, value in node.arguments.items():
             parameters[name], more = self.binding(value, node.id)
             needs += more
         foreach, more = self.binding(node.foreach, node.id) if node.mapped else (None, [])
         condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
-        inner = node.source.plan if node.kind == "chain" else None
-        options = node.step.options if node.kind == "python" else StepOptions()
-        self.functions.update({node.target: node.step} if node.kind == "python" else node.source.steps)
+        inner = self.compiling.compiled(node.source) if node.kind == "chain" else None
+        options = node.step.options if inner is None else StepOptions()
+        for name, function in ({node.target: node.step} if inner is None else inner.steps).items():
+            self._function(name, function, node.id)
         return StepPlan(
             id=node.id,
             kind=node.kind,
@@ -208,9 +308,16 @@ class _Described:
             total_timeout=options.total_timeout,
             cheap=options.cheap,
             cache=options.cache,
-            description=(node.step.description if node.kind == "python" else node.source.plan.description),
-            chain=inner,
+            description=node.step.description if inner is None else inner.plan.description,
+            chain=None if inner is None else inner.plan,
         )
+
+    def _function(self, name: str, function: Step[..., Any], step_id: str) -> None:
+        """A plan names its functions, so one name has to be one function."""
+        known = self.functions.setdefault(name, function)
+        if not same_function(known.function, function.function):
+            place = Place(self.place.file, self.place.line, 1, step_id)
+            self.problems.append(named_twice(name, known, function, place))
 
     def _condition(self, node: Node, needs: frozenset[str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
         """In Python a condition may name any earlier step; naming it is the edge, as passing it is."""

@@ -132,7 +132,10 @@ class ApprovalPolicy:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A declared input of a chain. `type` is one of string integer number boolean json file."""
+    """A declared input of a chain. `type` is one of string integer number boolean json file.
+
+    `shape` says more, where the annotation of a `@chain` does (see `input_types.py`).
+    """
 
     name: str
     type: str = "json"
@@ -141,6 +144,7 @@ class InputSpec:
     description: str = ""
     source: str = ""
     target: str = ""
+    shape: Json = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.machinery
 import os
 import stat
 import sys
@@ -68,17 +69,23 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
 
     Raises:
         InputInvalid: E_STEP_KIND with the reason: not there, not importable, or not decorated with @step.
+            E_STEP_NAME_TWICE if two functions go by the name.
     """
     beside = os.path.abspath(folder)
     if beside not in sys.path:
         sys.path.insert(0, beside)
         importlib.invalidate_caches()
     try:
-        return find_step(name)
+        found = find_step(name)
     except StepNotRegistered as error:
+        if error.code == "E_STEP_NAME_TWICE":
+            raise InputInvalid(error.code, error.problem.message, found=name, cure=error.problem.cure) from None
         reason = error.problem.message.partition(": ")[2]
     except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
         reason = f"importing the module raised {type(error).__name__}: {shown(str(error))}"
+    else:
+        _refuse_another_beside(name, beside)
+        return found
     module, _, function = name.partition(":")
     raise InputInvalid(
         "E_STEP_KIND",
@@ -87,6 +94,19 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
         allowed="module:function of a function decorated with @step",
         cure=f"decorate {function} with @step, and put {module}.py beside the chain file or on the Python path",
     )
+
+
+def _refuse_another_beside(name: str, folder: str) -> None:
+    """Python knows one module of a name. Another one beside the chain file is what its author meant."""
+    top = name.partition(":")[0].partition(".")[0]
+    there = importlib.machinery.PathFinder.find_spec(top, [folder])
+    loaded = getattr(sys.modules.get(top, sys.modules["__main__"]), "__file__", None)
+    if there is None or there.origin is None or loaded is None:
+        return
+    if os.path.realpath(there.origin) != os.path.realpath(loaded):
+        message = f"there are two modules {top}: {shown(loaded)} is loaded, {shown(there.origin)} lies beside the chain"
+        cure = "give one of the modules another name"
+        raise InputInvalid("E_STEP_NAME_TWICE", message, found=name, allowed="one function for each name", cure=cure)
 
 
 def read_chain(path: str | os.PathLike[str], source: str) -> bytes:

@@ -20,10 +20,11 @@ from .chains import Chain
 from .context import waiting_for_a_run
 from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
-from .model import ChainStatus, Plan
+from .model import ChainStatus
 from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
+from .same_run import refuse_other_inputs, refuse_other_plan
 from .starting import Reads, new_run, refuse_unbuilt
 
 _log = logging.getLogger("towpath")
@@ -98,13 +99,14 @@ class Engine:
     ) -> Run:
         """Run a chain and return its run: over, or paused at a gate (with `wait`, never paused at one).
 
-        Inputs are keyword arguments (or `inputs={…}` where a name is taken). With a `run_id` that exists,
-        that run is continued or, if it is over, returned as it is. A failed chain does not raise: see
-        `run.status` and `run.raise_for_status()`.
+        Inputs are keyword arguments (or `inputs={…}` where a name is taken). With the `run_id` of a run that
+        was made of the same chain and inputs, that one is continued or, if it is over, returned as it is. A
+        failed chain does not raise: see `run.status` and `run.raise_for_status()`.
 
         Raises:
             ChainInvalid, InputInvalid, FeatureMissing, StepNotRegistered: before anything starts.
-            RunRefused: E_RUN_CHAIN if `run_id` is a run of another chain. StoreFailed, Fenced: on the way.
+            RunRefused: E_RUN_CHAIN, E_RUN_INPUTS if `run_id` is a run of another chain, or with other inputs.
+            StoreFailed, Fenced: on the way.
         """
         self._here()
         run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
@@ -126,32 +128,31 @@ class Engine:
         return RunHandle(self, run_id)
 
     async def _create(self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]) -> str:
-        plan = chain.plan
+        described = chain.compile() if isinstance(chain, Chain) else chain
+        plan = described.plan
         refuse_unbuilt(plan)
         plan = self.adapter.prepared(plan)
         if run_id is not None:
             check_run_id(run_id)
-        known = run_id is not None and await self._exists(run_id, plan)
+        found = None if run_id is None else await self._recorded(run_id)
+        if found is not None:
+            refuse_other_plan(found.id, found.plan, plan)
         run_id = run_id or self.store.new_id()
-        self.adapter.functions(run_id, plan, chain.steps)
-        if known:
-            return run_id
-        await self.store.create_run(await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING))
+        self.adapter.functions(run_id, plan, described.steps)
+        if found is not None and not given and any(spec.required for spec in plan.inputs):
+            return run_id  # no run could begin so: it can only mean the one that is there
+        new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
+        if found is not None:
+            refuse_other_inputs(found, new)
+        else:
+            await self.store.create_run(new)
         return run_id
 
-    async def _exists(self, run_id: str, plan: Plan) -> bool:
+    async def _recorded(self, run_id: str) -> RunRow | None:
         try:
-            found = await self.store.load(run_id)
+            return await self.store.load(run_id)
         except RunRefused:
-            return False
-        if found.plan.name != plan.name or [s.id for s in found.plan.steps] != [s.id for s in plan.steps]:
-            raise RunRefused(
-                "E_RUN_CHAIN",
-                f"run {run_id} is a run of another chain, or of another version of it",
-                found=found.plan.name,
-                cure="choose another run_id, or `resume` it as it was recorded",
-            )
-        return True
+            return None
 
     # ---- going on
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .attempt import keep_outcome
 from .context import StepContext
 from .errors import FeatureMissing, InputInvalid, Place
 from .events import Fact, StepEnded, StepReady
+from .input_types import fitted
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
@@ -140,6 +142,9 @@ def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
             allowed="an artifact, or bytes" if spec.type == "file" else spec.type,
             cure="upload the file; inside a chain, pass on an input of type file or what a step returned",
         )
+    if spec.shape is not None:
+        plain = replace(spec, shape=None)
+        return fitted(spec, value, lambda kind, one: _typed(replace(plain, type=kind), one, may_read=may_read))
     if spec.type == "file":
         if isinstance(value, str):
             value = Path(value)

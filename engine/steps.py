@@ -9,17 +9,21 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MethodType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
+from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
-from .tracing import Node, Ref, current_trace
+from .step_names import CURE, defined_again, same_function, spec_now, step_name
+from .tracing import Node, Ref, current_trace, is_reference, user_place
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _registry: dict[str, Step[..., Any]] = {}
+_ambiguous: set[str] = set()  # names that two functions of this process go by
+_replaced: set[str] = set()  # names that were defined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +43,46 @@ class Step(Generic[P, R]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
 
     `name` is `module:function`, the name under which plans and other processes find it; `function` is
-    the function itself.
+    the function itself; `spec` is its module's, when it was defined.
     """
 
-    def __init__(self, function: Callable[P, Any], options: StepOptions, description: str = "") -> None:
+    def __init__(
+        self, function: Callable[P, Any], options: StepOptions, description: str = "", name: str | None = None
+    ) -> None:
+        self._static = isinstance(function, staticmethod)
+        function = function.__func__ if isinstance(function, staticmethod) else function
+        _check_kind(function)
         self.function = function
         self.options = options
-        self.name = step_name(function)
+        self.name = step_name(function, name)
         self.description = description
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = inspect.signature(function)
+        self.spec = spec_now(function)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Ref[R]:
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """As the attribute of an object it is the method, for unit tests; a chain cannot keep the object."""
+        if instance is None or self._static:
+            return self
+        if current_trace() is not None:
+            raise self._method()
+        return MethodType(self, instance)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Ref[R]:
         trace = current_trace()
         if trace is None:
             return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+        if args and not is_reference(args[0]) and isinstance(args[0], type) and self._defined_in(args[0]):
+            raise self._method()
         return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
 
-    def map(self, values: Any, /, **same: Any) -> Ref[list[R]]:
-        """One run of the step per element of `values` (a list, or a reference to one).
+    def map(self, /, *values: Any, **same: Any) -> Ref[list[R]]:
+        """One run of the step per element of one list (or range, or reference to a list).
 
         The element is the first argument; keyword arguments are the same for all items. The value is the
         list of results in input order; an empty list completes with `[]`.
@@ -70,10 +90,24 @@ class Step(Generic[P, R]):
         trace = current_trace()
         if trace is None:
             raise TypeError(f"{self.name}.map(…) belongs into a @chain; outside, call the function in a loop")
+        over = self._mapped_over(values)
         first = self._first_argument()
         node = Node(self._short, "python", self.name, self, {**self._bind((None,), same), first: ItemMark()})
-        node.foreach, node.mapped = values, True
+        node.foreach, node.mapped = over, True
         return trace.add(node)
+
+    def _mapped_over(self, values: tuple[Any, ...]) -> Any:
+        if len(values) != 1:
+            cure = "map over one list: of tuples, list(zip(xs, ys)), if all is known; else a step that returns it"
+            raise self._wrong(f"map takes one list, not {len(values)}", cure)
+        (over,) = values
+        if is_reference(over):
+            return over
+        if isinstance(over, range):
+            return list(over)
+        if not isinstance(over, list | tuple) and hasattr(type(over), "__iter__") and not isinstance(over, str | dict):
+            raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is no list", "map over list(…)")
+        return over
 
     def with_options(self, **options: Any) -> Step[P, R]:
         """The same step with other options (`retries`, `timeout`, …), for one place in one chain."""
@@ -112,12 +146,42 @@ class Step(Generic[P, R]):
             if parameter.kind is parameter.VAR_POSITIONAL and arguments.pop(parameter.name, None):
                 raise self._wrong(f"*{parameter.name} cannot be used in a chain; pass a list")
             if parameter.kind is parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(parameter.name, {}))
+                more = arguments.pop(parameter.name, {})
+                if twice := sorted(arguments.keys() & more.keys()):
+                    cure = f"give the positional parameter {twice[0]} another name: a step gets its arguments by name"
+                    raise self._wrong(f"{twice[0]} is given twice", cure)
+                arguments.update(more)
         return arguments
 
-    def _wrong(self, why: str) -> ChainInvalid:
-        place = Place(step=self.name)
-        return ChainInvalid([Problem("E_STEP_ARGUMENTS", f"{why}: {self.name}{self.signature}", place)])
+    def _wrong(self, why: str, cure: str = "") -> ChainInvalid:
+        message = f"{why}: {self.name}{self.signature}"
+        return ChainInvalid([Problem("E_STEP_ARGUMENTS", message, user_place(self.name), cure=cure)])
+
+    def _defined_in(self, owner: type) -> bool:
+        """Is the function written in the body of that class, or of one that it inherits from?"""
+        body = self.function.__qualname__.rpartition(".")[0]
+        return any(kind.__qualname__ == body and kind.__module__ == self.function.__module__ for kind in owner.__mro__)
+
+    def _method(self) -> ChainInvalid:
+        message = f"{self.name} is a method: the object it belongs to would not be there when the run goes on"
+        cure = "make it a function, and pass what it needs as arguments; a @staticmethod above @step works too"
+        return ChainInvalid([Problem("E_STEP_KIND", message, user_place(self.name), cure=cure)])
+
+
+def _check_kind(function: Any) -> None:
+    """Raises ChainInvalid (E_STEP_KIND) for what cannot be called again, by name, in another process."""
+    if isinstance(function, Step):
+        found, cure = "a step already", "@step once; `step_a.with_options(…)` is the same step with other options"
+    elif isinstance(function, type):
+        found, cure = "a class", "write a function that makes the object and returns data"
+    elif inspect.isgeneratorfunction(function):
+        found, cure = "a generator function", "return a list; an async generator of bytes is a file"
+    elif not callable(function) or not isinstance(getattr(function, "__qualname__", None), str):
+        found, cure = f"{shown(type(function).__name__)}, no function", "write a `def` around it"
+    else:
+        return
+    problem = Problem("E_STEP_KIND", "this cannot be a step", user_place(), f"it is {found}", "a function", cure)
+    raise ChainInvalid([problem])
 
 
 class ItemMark:
@@ -140,6 +204,7 @@ def step(function: Callable[P, R], /) -> Step[P, R]: ...
 @overload
 def step(
     *,
+    name: str | None = None,
     retries: int | None = None,
     retry: RetryPolicy | dict[str, Any] | None = None,
     timeout: float | str | None = None,
@@ -153,6 +218,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (sync or async) a step.
 
     Args:
+        name: what it goes by instead of its function's name, `module:name`; for functions that a factory makes.
         retries: further tries after the first one fails; default none.
         retry: the whole policy, `RetryPolicy(...)` or a dict of its fields.
         timeout: seconds (or `"30m"`) for one attempt.
@@ -163,11 +229,15 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Raises:
         InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN for an option.
+        ChainInvalid: E_STEP_KIND for what is no function.
     """
-    if function is not None:
-        return register(Step(function, StepOptions(), inspect.getdoc(function) or ""))
+    name = options.pop("name", None)
     settled = step_options(StepOptions(), **options)
-    return lambda f: register(Step(f, settled, inspect.getdoc(f) or ""))
+
+    def made(f: Callable[..., Any]) -> Step[..., Any]:
+        return register(Step(f, settled, inspect.getdoc(f) or "", name))
+
+    return made if function is None else made(function)
 
 
 def step_options(base: StepOptions, **options: Any) -> StepOptions:
@@ -221,17 +291,15 @@ def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
     return RetryPolicy(**changes)
 
 
-def step_name(function: Callable[..., Any]) -> str:
-    """`module:function`; a script run as `__main__` goes by its file's stem."""
-    module = function.__module__
-    if module == "__main__":
-        file = getattr(sys.modules["__main__"], "__file__", None)
-        module = Path(file).stem if file else "__main__"
-    return f"{module}:{function.__qualname__}"
-
-
 def register(step: Step[P, R]) -> Step[P, R]:
-    """Make a step findable by name in this process; the last definition of a name counts."""
+    """Make a step findable by name in this process. A name that two functions go by is remembered as worth nothing."""
+    old = _registry.get(step.name)
+    if old is not None and not same_function(old.function, step.function):
+        if defined_again(old.function, step.function, (old.spec, step.spec)):
+            _replaced.add(step.name)
+            _ambiguous.discard(step.name)
+        else:
+            _ambiguous.add(step.name)
     _registry[step.name] = step
     return step
 
@@ -240,27 +308,51 @@ def find_step(name: str) -> Step[..., Any]:
     """The step of that name, importing its module if need be.
 
     Raises:
-        StepNotRegistered: E_STEP_NOT_REGISTERED with what to do about it.
+        StepNotRegistered: E_STEP_NOT_REGISTERED, E_STEP_NAME_TWICE, with what to do about it.
     """
-    found = _registry.get(name)
-    if found is not None:
-        return found
     module, _, qualname = name.partition(":")
-    reason = "the function is not decorated with @step"
+    found, reason = _registry.get(name), "the function is not decorated with @step"
+    if found is None:
+        try:
+            imported = importlib.import_module(module)
+            found = _registry.get(name) or _attribute(imported, qualname)
+        except (ImportError, AttributeError, ValueError) as error:
+            reason = str(error)
+    if not isinstance(found, Step):
+        raise StepNotRegistered(
+            "E_STEP_NOT_REGISTERED",
+            f"no step called {name} in this process: {reason}",
+            place=Place(step=name),
+            cure=f"pass --import {module} (or the path of its file), or import it before running",
+        )
+    if name in _ambiguous or (name in _replaced and _kept_elsewhere(found)):
+        message = f"two different functions go by the name {name}: nobody can tell which one a recorded run means"
+        raise StepNotRegistered("E_STEP_NAME_TWICE", message, place=Place(step=name), cure=CURE)
+    return found
+
+
+def is_loaded(name: str) -> bool:
+    """Is this a step that the process has already? Looking imports nothing."""
+    if name in _registry:
+        return True
+    module, _, qualname = name.partition(":")
     try:
-        target: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            target = getattr(target, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason, target = str(error), None
-    if isinstance(target, Step):
-        return target
-    raise StepNotRegistered(
-        "E_STEP_NOT_REGISTERED",
-        f"no step called {name} in this process: {reason}",
-        place=Place(step=name),
-        cure=f"pass --import {module} (or the path of its file), or import it before running",
-    )
+        return isinstance(_attribute(sys.modules.get(module), qualname), Step)
+    except AttributeError:
+        return False
+
+
+def _attribute(module: Any, qualname: str) -> Any:
+    for part in qualname.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _kept_elsewhere(found: Step[..., Any]) -> bool:
+    """Does the module still hold the function that was there before, under another name?"""
+    module = sys.modules.get(found.function.__module__)
+    steps = [value for value in vars(module).values() if isinstance(value, Step)] if module is not None else []
+    return any(s.name == found.name and not same_function(s.function, found.function) for s in steps)
 
 
 def known_steps() -> list[str]:

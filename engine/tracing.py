@@ -1,14 +1,24 @@
-"""Recording a `@chain`: nodes, the references between them, and the trace that collects both."""
+"""Recording a `@chain`: nodes, the references between them, and the trace that collects both.
+
+The body of a `@chain` runs once, before anything is known. A reference that took part in Python's own
+work (a comparison, a text, a length) would give an answer about the reference, not about the value. So every
+such question is refused with `E_CHAIN_TRACE`. Python asks nobody for `is`, `type()`, `callable()`, `id()` and for a
+`match` against a mapping: those cannot be refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeGuard, TypeVar
 
-from .errors import ChainInvalid, Place, Problem
+from .errors import ChainInvalid, Place, Problem, shown
 from .model import ApprovalPolicy
 from .retry import seconds
 
@@ -20,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One step being recorded. `arguments` may hold references at any depth."""
+    """One step being recorded, or (of the kind `input`) a chain input. `arguments` may hold references at any depth."""
 
     wanted_id: str
     kind: str
@@ -43,30 +53,38 @@ class Ref(Generic[T]):
     """What a step will return, or a part of it (`ref["key"]`, `ref[0]`), inside a `@chain`.
 
     Passing a reference to another step is the edge between the two; `.after(x)` adds an edge without data.
+    Anything else that Python can do with a value raises ChainInvalid (`E_CHAIN_TRACE`).
     """
 
     __slots__ = ("_keys", "_node")
 
-    def __init__(self, node: Node, keys: tuple[str | int, ...] = ()) -> None:
-        self._node = node
-        self._keys = keys
+    _keys: tuple[str | int, ...]
+    _node: Node
 
-    def __repr__(self) -> str:
-        return f"<value of step {self._node.id}{''.join(f'[{key!r}]' for key in self._keys)}>"
+    def __init__(self, node: Node, keys: tuple[str | int, ...] = ()) -> None:
+        object.__setattr__(self, "_node", node)
+        object.__setattr__(self, "_keys", keys)
 
     def __getitem__(self, key: str | int) -> Ref[Any]:
-        if not isinstance(key, str | int) or isinstance(key, bool):
-            raise TypeError("a reference takes a text key or an index")
-        return Ref(self._node, (*self._keys, key))
+        return Ref(self._node, (*self._keys, _key(key)))
 
     def after(self, *others: Ref[Any]) -> Ref[T]:
         """Start only when these steps are recorded, without taking data from them."""
-        self._node.after.extend(other._node for other in others if not isinstance(other, InputRef))
+        for other in others:
+            if not is_reference(other):
+                raise refused(f".after() got {_kind_of(other)}, not a reference", ".after(step_a, step_b)")
+        node, trace = self._change(), current_trace()
+        for other in others:
+            if trace is not None and not trace.knows(other):
+                raise refused(f"{text_of(other)} belongs to another chain", "call the step inside this chain")
+        node.after.extend(other._node for other in others if other._node.kind != "input")
         return self
 
     def when(self, condition: str) -> Ref[T]:
         """Run only if the condition holds, e.g. `.when("check.output.ok")`; else the step is skipped."""
-        self._node.condition = condition
+        if not issubclass(type(condition), str):
+            raise refused(f"a condition is text, not {_kind_of(condition)}", '.when("step.output.ok")')
+        self._change().condition = condition
         return self
 
     def with_approval(
@@ -79,59 +97,205 @@ class Ref(Generic[T]):
     ) -> Ref[T]:
         """Wait for a person behind this step."""
         limit = None if timeout is None else seconds(timeout)
-        self._node.approval = ApprovalPolicy(on_rejected, max_retries, limit, timeout_action)
+        self._change().approval = ApprovalPolicy(on_rejected, max_retries, limit, timeout_action)
         return self
 
     def named(self, step_id: str) -> Ref[T]:
         """Give the step an id of its own instead of its function's name."""
-        trace = current_trace()
-        assert trace is not None, "a reference only lives inside its @chain"
-        trace.rename(self._node, step_id)
+        if not issubclass(type(step_id), str):
+            raise refused(f"a step's id is text, not {_kind_of(step_id)}", '.named("id")')
+        node, trace = self._change(), current_trace()
+        assert trace is not None
+        trace.rename(node, step_id)
         return self
 
-    def __bool__(self) -> bool:
-        raise _not_yet("whether a step's value is true", ".when(condition) makes a step conditional")
+    def _change(self) -> Node:
+        """The node, to be changed: only while its own chain is described."""
+        node, trace = self._node, current_trace()
+        if node.kind == "input":
+            place = user_place(field=f"inputs.{node.target}")
+            message = "only steps have an order, a condition, an approval or an id of their own"
+            raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, found="a chain input")])
+        if trace is None or node not in trace.nodes:
+            raise refused(f"{text_of(self)} belongs to another chain", "call the step inside this chain")
+        return node
+
+    # Python looks these up on the class of a value. The rest of its special methods is in `_ASKED` below.
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("__", "_repr_", "_ipython_")):
+            raise AttributeError(name)  # a library looks for a protocol of its own, and goes on without
+        raise refused(f"the attribute .{name} of a reference", f'take a part by its key: reference["{name}"]')
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise refused(f"setting .{name} of a reference", _IN_A_STEP)
+
+    def __delattr__(self, name: str) -> None:
+        raise refused(f"deleting .{name} of a reference", _IN_A_STEP)
+
+    def __repr__(self) -> str:
+        """For people who look at it later. While a chain is described it would end up in a text, as `str` would."""
+        if current_trace() is not None:
+            raise refused("the text of a reference", _TEXT)
+        return text_of(self)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What `isinstance` and class patterns ask for, when the type is not the one they look for."""
+        if current_trace() is not None:
+            raise refused("the type of a reference", _IN_A_STEP)
+        return type(self)
+
+    # Outside of a chain a call of a step runs its function: type checkers have to know what can be done with that.
 
     def __iter__(self) -> Generator[Any, None, None]:
-        raise _not_yet("the elements of a step's value", "step.map(reference) runs a step for each of them")
+        raise refused("the elements of a step's value", _EACH)
 
     def __await__(self) -> Generator[Any, None, T]:
-        raise _not_yet("the result of a step", "inside a @chain steps are called without await")
+        raise refused("the result of a step", "inside a @chain steps are called without await")
 
 
 class InputRef(Ref[Any]):
     """A chain's input inside the `@chain`, or a part of it."""
 
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str, keys: tuple[str | int, ...] = ()) -> None:
-        super().__init__(Node("", "input", name, None, {}, id="inputs"), keys)
-        self._name = name
-
-    def __repr__(self) -> str:
-        return f"<input {self._name}>"
+    __slots__ = ()
 
     def __getitem__(self, key: str | int) -> InputRef:
-        return InputRef(self._name, (*self._keys, key))
-
-    def _not_a_step(self, *_: Any, **__: Any) -> NoReturn:
-        place = Place(field=f"inputs.{self._name}")
-        message = "only steps have an order, a condition, an approval or an id of their own"
-        raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, found="a chain input")])
-
-    after = when = with_approval = named = _not_a_step
+        return InputRef(self._node, (*self._keys, _key(key)))
 
 
-def _not_yet(what: str, cure: str) -> ChainInvalid:
-    return ChainInvalid([Problem("E_CHAIN_TRACE", f"{what} is not known while the chain is described", cure=cure)])
+Sequence.register(Ref)  # a sequence pattern in `match` then asks for the length, and is refused like the others
+
+
+def is_reference(value: object) -> TypeGuard[Ref[Any]]:
+    """Is it a reference? Not by `isinstance`, which asks a reference for its class."""
+    return issubclass(type(value), Ref)
+
+
+def text_of(reference: Ref[Any]) -> str:
+    """A reference in words, for messages."""
+    node = reference._node
+    what = f"input {node.target}" if node.kind == "input" else f"value of step {node.id}"
+    return f"<{what}{''.join(f'[{key!r}]' for key in reference._keys)}>"
+
+
+def _kind_of(value: object) -> str:
+    return "a reference" if is_reference(value) else shown(f"{type(value).__name__}")
+
+
+def _key(key: object) -> str | int:
+    """A key that is known now."""
+    if type(key) in (str, int):
+        return key  # type: ignore[return-value]
+    if type(key) is not bool and issubclass(type(key), str | int):  # members of enums that are texts or numbers
+        return str.__str__(key) if issubclass(type(key), str) else int.__int__(key)  # type: ignore[arg-type]
+    cure = "a step that takes both and returns the part"
+    raise refused(f"a part of a value by {_kind_of(key)}", cure, "a text key or an index that is written down")
+
+
+# ---- what a reference refuses
+
+_IN_A_STEP = "do it inside a step: pass the reference to a @step function"
+_CONDITION = '.when("step.output > 3") makes a step conditional; else ' + _IN_A_STEP
+_TEXT = "pass the reference to a step, and build the text inside it"
+_EACH = "step.map(reference) runs a step for each of them"
+
+_ASKED: dict[tuple[str, str], str] = {
+    ("a comparison of a step's value", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
+    ("whether a step's value is true", _CONDITION): "__bool__",
+    ("the hash of a reference", "use a constant as the key, or look it up inside a step"): "__hash__",
+    ("the text of a reference", _TEXT): "__str__ __format__ __bytes__ __fspath__",
+    ("a number of a step's value", _IN_A_STEP): (
+        "__int__ __float__ __complex__ __index__ __round__ __trunc__ __floor__ __ceil__"
+    ),
+    ("arithmetic with a step's value", _IN_A_STEP): (
+        "__neg__ __pos__ __abs__ __invert__ "
+        "__add__ __sub__ __mul__ __matmul__ __truediv__ __floordiv__ __mod__ __divmod__ __pow__ "
+        "__lshift__ __rshift__ __and__ __xor__ __or__ "
+        "__radd__ __rsub__ __rmul__ __rmatmul__ __rtruediv__ __rfloordiv__ __rmod__ __rdivmod__ __rpow__ "
+        "__rlshift__ __rrshift__ __rand__ __rxor__ __ror__ "
+        "__iadd__ __isub__ __imul__ __imatmul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ "
+        "__ilshift__ __irshift__ __iand__ __ixor__ __ior__"
+    ),
+    ("the elements of a step's value", _EACH): "__next__ __reversed__ __aiter__ __anext__",
+    ("the length of a step's value", _IN_A_STEP): "__len__ __length_hint__",
+    ("whether something is in a step's value", _CONDITION): "__contains__",
+    ("changing a step's value", _IN_A_STEP): "__setitem__ __delitem__",
+    ("calling a step's value", _IN_A_STEP): "__call__",
+    ("a step's value in a with statement", _IN_A_STEP): "__enter__ __exit__ __aenter__ __aexit__",
+    ("a step's value as a class", _IN_A_STEP): "__instancecheck__ __subclasscheck__ __mro_entries__",
+    ("the bytes of a step's value", _IN_A_STEP): "__buffer__ __release_buffer__",
+    ("a copy of a reference", "use the same reference again"): (
+        "__copy__ __deepcopy__ __replace__ __reduce__ __reduce_ex__ __getstate__ __setstate__ "
+        "__getnewargs__ __getnewargs_ex__"
+    ),
+}
+
+
+def _refusing(what: str, cure: str) -> Callable[..., NoReturn]:
+    def refuse(self: object, *_: object, **__: object) -> NoReturn:
+        raise refused(what, cure)
+
+    return refuse
+
+
+for (_what, _cure), _names in _ASKED.items():
+    for _name in _names.split():
+        setattr(Ref, _name, _refusing(_what, _cure))
+
+
+def refused(what: str, cure: str, allowed: str = "") -> ChainInvalid:
+    """The error for a question that has no answer while a chain is described."""
+    message = f"{what}: not known while the chain is described"
+    return ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), allowed=allowed, cure=cure)])
+
+
+# ---- where the user is
+
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def _of_the_user(frame: FrameType) -> bool:
+    """Neither ours nor a library's, as far as one can tell; the file of the chain itself always counts."""
+    file, trace = frame.f_code.co_filename, current_trace()
+    if trace is not None and file == trace.file:
+        return True
+    module = str(frame.f_globals.get("__name__", ""))
+    ours = module == "towpath" or module.startswith("towpath.")
+    return not ours and not file.startswith(("<frozen ", *_LIBRARIES))
+
+
+def user_place(step: str = "", field: str = "") -> Place:
+    """The line of the user's code that is being worked on; without one, only step and field."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _of_the_user(frame):
+        frame = frame.f_back
+    if frame is None:
+        return Place(step=step, field=field)
+    return Place(frame.f_code.co_filename, frame.f_lineno, 1, step, field)
+
+
+def user_frame(traceback: TracebackType | None) -> TracebackType | None:
+    """Of a traceback the innermost frame that is the user's."""
+    found = None
+    while traceback is not None:
+        if _of_the_user(traceback.tb_frame):
+            found = traceback
+        traceback = traceback.tb_next
+    return None if found is None else TracebackType(None, found.tb_frame, found.tb_lasti, found.tb_lineno)
+
+
+# ---- the trace
 
 
 class Trace:
-    """The nodes of one `@chain`, in the order they were called."""
+    """The nodes of one `@chain`, in the order they were called. `inputs` are the nodes of its inputs by name."""
 
-    def __init__(self, chain: str) -> None:
+    def __init__(self, chain: str, inputs: Iterable[str] = (), file: str = "") -> None:
         self.chain = chain
-        self.nodes: list[Node] = []
+        self.file = file
+        self.nodes: dict[Node, None] = {}
+        self.inputs = {name: Node("", "input", name, None, {}, id="inputs") for name in inputs}
         self._ids: set[str] = set()
 
     def add(self, node: Node) -> Ref[Any]:
@@ -141,16 +305,21 @@ class Trace:
             n += 1
             node.id = f"{node.wanted_id}_{n}"
         self._ids.add(node.id)
-        self.nodes.append(node)
+        self.nodes[node] = None
         return Ref(node)
 
     def rename(self, node: Node, step_id: str) -> None:
         if step_id in self._ids and step_id != node.id:
-            place = Place(step=step_id)
+            place = user_place(step=step_id)
             raise ChainInvalid([Problem("E_CHAIN_DUPLICATE_STEP", f"two steps called {step_id}", place)])
         self._ids.discard(node.id)
         node.id = step_id
         self._ids.add(step_id)
+
+    def knows(self, reference: Ref[Any]) -> bool:
+        """Does the reference belong to this chain?"""
+        node = reference._node
+        return self.inputs.get(node.target) is node if node.kind == "input" else node in self.nodes
 
 
 _trace: ContextVar[Trace | None] = ContextVar("towpath_trace", default=None)
@@ -162,8 +331,8 @@ def current_trace() -> Trace | None:
 
 
 @contextmanager
-def tracing(trace: Trace) -> Generator[None]:
-    """Calls of steps record nodes in `trace`."""
+def tracing(trace: Trace | None) -> Generator[None]:
+    """Calls of steps record nodes in `trace`; None: they run the functions."""
     token = _trace.set(trace)
     try:
         yield

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
+from towpath.input_types import json_or_text
 from towpath.service import Engine
 
 from .options import engine_of, find_ids, find_run, json_option, parse_inputs, run_async, store_option
 from .outlet import shown
-from .running import json_or_text
 from .screen import block, print_json, say, terminal, words
 from .tables import lasted, size_text, when
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
-from towpath.errors import InputInvalid, Place
-from towpath.model import ChainStatus, InputSpec, Plan
+from towpath.errors import InputInvalid
+from towpath.input_types import json_or_text, parsed
+from towpath.model import ChainStatus, Plan
 from towpath.run import Run
 from towpath.service import Engine
 from towpath.steps import import_module
@@ -59,37 +60,7 @@ def load_runnable(text: str, *, imports: bool = True) -> Runnable:
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
     """Inputs from the command line by their declared types; `@path` is a file. Raises InputInvalid (E_INPUT_TYPE)."""
     specs = {spec.name: spec for spec in plan.inputs}
-    return {name: _typed(specs[name], text) if name in specs else text for name, text in given.items()}
-
-
-def _typed(spec: InputSpec, text: str) -> Any:
-    if spec.type == "file":
-        return Path(text.removeprefix("@"))
-    if spec.type == "string":
-        return text
-    if spec.type == "boolean" and text.lower() in ("true", "false", "yes", "no", "1", "0"):
-        return text.lower() in ("true", "yes", "1")
-    try:
-        if spec.type == "integer":
-            return int(text)
-        if spec.type == "number":
-            return float(text)
-        if spec.type == "json":
-            return json_or_text(text)
-    except ValueError:
-        pass
-    place = Place(field=f"inputs.{spec.name}")
-    raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=text, allowed=spec.type)
-
-
-def json_or_text(text: str) -> Any:
-    """JSON if the text is JSON, else the text itself."""
-    import msgspec  # noqa: PLC0415
-
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
+    return {name: parsed(specs[name], text) if name in specs else text for name, text in given.items()}
 
 
 def exit_code(run: Run) -> int:

@@ -355,19 +355,23 @@ async def bring_home(
 def step_value(found: Outputs, kept: list[KeptFile]) -> dict[str, Any]:
     """What a ComfyUI step returns: `{node: {kind: [file, …], text: [text, …]}}` and, as the original system
     did, `type`, `format` and `count`, and `text` for the first text.
+
+    Where a node answers with texts, `text` is these texts alone: its files of text are under `file`.
     """
     nodes: dict[str, dict[str, list[Any]]] = {}
     for file, kept_file in zip(found.files, kept, strict=True):
         origin = Origin(file.node, str(file.subfolder), str(file.folder))
-        kinds = nodes.setdefault(file.node, {})
-        kinds.setdefault(kind_of(kept_file.media_type), []).append(File(kept_file, origin=origin))
+        kind = kind_of(kept_file.media_type)
+        if kind == "text" and file.node in found.texts:
+            kind = "file"
+        nodes.setdefault(file.node, {}).setdefault(kind, []).append(File(kept_file, origin=origin))
     for node, texts in found.texts.items():
         nodes.setdefault(node, {}).setdefault("text", []).extend(texts)
     value: dict[str, Any] = {"count": len(kept)}
     if kept:
         value["type"] = kind_of(kept[0].media_type)
         value["format"] = kept[0].filename.rpartition(".")[2].lower()
-    if found.texts and not any(kind_of(k.media_type) == "text" for k in kept):
+    if found.texts:
         value["text"] = next(iter(found.texts.values()))[0]
     return {**value, **nodes}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -35,7 +34,7 @@ from towpath.starting import (
     refuse_written_paths,
     written_path,
 )
-from towpath.steps import Step
+from towpath.steps import find_step, is_loaded
 from towpath.store.rows import artifact as artifact_row
 
 from .answering import inputs_of, principal_of
@@ -156,7 +155,9 @@ def _steps(plan: Plan) -> Iterable[StepPlan]:
 
 def _refuse_unknown_steps(plan: Plan) -> None:
     for step in _steps(plan):
-        if step.kind == "python" and not _is_loaded(step.target):
+        if step.kind == "python" and is_loaded(step.target):
+            find_step(step.target)  # two functions may go by the name
+        elif step.kind == "python":
             raise StepNotRegistered(
                 "E_STEP_NOT_REGISTERED",
                 "this server has not loaded that step, and imports nothing for a request",
@@ -164,16 +165,6 @@ def _refuse_unknown_steps(plan: Plan) -> None:
                 found=step.target,
                 cure="start it with --import and the module of the step",
             )
-
-
-def _is_loaded(name: str) -> bool:
-    """Is this a step of a module that is imported already? Looking does not import it."""
-    module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        # Not `getattr`: a module may import what it is asked for.
-        found = getattr(found, "__dict__", {}).get(part)
-    return isinstance(found, Step)
 
 
 def _refuse_paths_outside(plan: Plan, folder: Path | None) -> None:

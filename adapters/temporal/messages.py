@@ -188,10 +188,11 @@ class InnerEnded:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A step whose worker never said what came of it."""
+    """A step whose worker never said what came of it; `cancelled` if somebody cancelled its workflow."""
 
     task: StepTask
     why: str
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

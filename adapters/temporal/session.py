@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflowError
+from temporalio.exceptions import ApplicationError, CancelledError, ChildWorkflowError, is_cancelled_exception
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
@@ -262,12 +262,14 @@ class Session:
         try:
             result = await self._child_result(task, f"{members[0][0]}+{len(members) - 1}")
             came = {(step, item): m.StepResult(status) for step, item, status in result.members}
+            if not came and not result.recorded:
+                came = await self._all_cancelled(ready)
         except asyncio.CancelledError:
             came = {}
         except ChildWorkflowError as error:
             came = {}
             for start in ready if not self._cancelling else ():
-                lost = m.Lost(self._task(start), m.why(error))
+                lost = m.Lost(self._task(start), m.why(error), is_cancelled_exception(error))
                 came[start.step, start.item] = await ask(m.LOSE_STEP, lost, m.StepResult)
         except Exception as error:
             self._broken, came = error, {}
@@ -293,14 +295,31 @@ class Session:
         task = self._task(start)
         place = start.step if start.item is None else f"{start.step}[{start.item}]"
         try:
-            return await self._child_result(task, place)
+            return await self._unasked(start, await self._child_result(task, place))
         except ChildWorkflowError as error:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:
                 return m.StepResult(m.FAILED)
             if self._cancelling:
                 return m.StepResult(m.CANCELLED, recorded=False)
-            return await ask(m.LOSE_STEP, m.Lost(task, m.why(error)), m.StepResult)
+            lost = m.Lost(task, m.why(error), is_cancelled_exception(error))
+            return await ask(m.LOSE_STEP, lost, m.StepResult)
+
+    async def _unasked(self, start: Start, result: m.StepResult) -> m.StepResult:
+        """A step that was cancelled, but not with its run: somebody did that to its workflow. It has failed.
+
+        Where the run's end is asked for, the step's row is recorded as cancelled, or we are cancelling.
+        """
+        if result.status != m.CANCELLED or result.recorded or self._cancelling:
+            return result
+        if not workflow.patched("a step cancelled from outside fails"):
+            return result
+        return await ask(m.LOSE_STEP, m.Lost(self._task(start), "cancelled", True), m.StepResult)
+
+    async def _all_cancelled(self, ready: list[Start]) -> dict[Key, m.StepResult]:
+        """What becomes of the steps of a group whose workflow was cancelled."""
+        called_off = m.StepResult(m.CANCELLED, recorded=False)
+        return {(start.step, start.item): await self._unasked(start, called_off) for start in ready}
 
     async def _child_result(self, task: m.StepTask, place: str) -> m.StepResult:
         result: m.StepResult = await workflow.execute_child_workflow(

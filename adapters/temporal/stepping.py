@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from towpath.adapters.facts import Key
 from towpath.adapters.work import Farm
 from towpath.attempt import Outcome, failure
-from towpath.errors import ServerFailed, StoreFailed, TowpathError
+from towpath.errors import RunRefused, ServerFailed, StoreFailed, TowpathError
 from towpath.events import LogKept
 from towpath.ports import Lease, Store
 
@@ -202,18 +202,26 @@ class StepActivities:
     async def lose_step(self, lost: m.Lost) -> m.StepResult:
         """Record that a step is lost, unless it is recorded what came of it."""
         view = await self._views.of(lost.task.run)
-        error = ServerFailed(
-            "E_STEP_LOST",
-            f"nobody knows what became of the step: {lost.why}",
-            cure="its worker vanished again and again; look at the worker's memory and log, then rerun",
-            retryable=False,
-        )
         trying = Trying(
             view, lost.task, self._recorder, self._threads, self._farm, 1, datetime.datetime.now(datetime.UTC)
         )
         if await trying.recorded() is None and await self._called_off(lost.task):
             return await trying.drop()
-        return await trying.lose(error)
+        await self._end_inner(lost.task, view)
+        result = await trying.lose(_lost(lost))
+        if lost.cancelled:
+            await trying.abandon()
+        return result
+
+    async def _end_inner(self, task: m.StepTask, view: RunView) -> None:
+        """The chain inside a step that is lost has nobody to report to."""
+        if view.steps[task.step].chain is None:
+            return
+        run = await self._store.load(task.run)
+        for row in run.rows:
+            if (row.step, row.item) == (task.step, task.item) and not row.status.final and row.id in run.children:
+                with suppress(RunRefused):
+                    await self._store.wish(run.children[row.id], "cancel")
 
     # ---- beside the work
 
@@ -241,6 +249,22 @@ def _shown(result: m.StepResult, message: str, code: str = "E_STEP_FAILED") -> m
         return result
     raise ApplicationError(
         code, m.FAILED, message, type=code, non_retryable=True, category=ApplicationErrorCategory.BENIGN
+    )
+
+
+def _lost(lost: m.Lost) -> ServerFailed:
+    if lost.cancelled:
+        return ServerFailed(
+            "E_STEP_CANCELLED",
+            "somebody cancelled the step's workflow, and nobody asked for the end of the run",
+            cure="`towpath cancel` ends a run; `towpath rerun` runs this step and what follows again",
+            retryable=False,
+        )
+    return ServerFailed(
+        "E_STEP_LOST",
+        f"nobody knows what became of the step: {lost.why}",
+        cure="its worker vanished again and again; look at the worker's memory and log, then rerun",
+        retryable=False,
     )
 
 

@@ -85,6 +85,7 @@ async def test_S4_4_all_kinds_come_home(farming: Farming, one: ComfyServer, work
                     "words": "{{ all.output.text }}",
                     "count": "{{ all.output.count }}",
                     "preview": "{{ all.output['10'].text[0] }}",
+                    "saved": "{{ all.output['8'].text }}",
                     "sound": "{{ all.output.audio }}",
                 }
             },
@@ -99,7 +100,7 @@ async def test_S4_4_all_kinds_come_home(farming: Farming, one: ComfyServer, work
             "4.video[0]": "video",
             "5.video[0]": "video",
             "7.audio[0]": "audio",
-            "8.text[0]": "text",
+            "8.file[0]": "text",
             "9.model[0]": "model",
         }
         for artifact in run["all"].artifacts:
@@ -108,7 +109,8 @@ async def test_S4_4_all_kinds_come_home(farming: Farming, one: ComfyServer, work
         assert run["all"].value["10"] == {"text": ["some words"]}
         seen = run["seen"].value
         assert seen["count"] == 7
-        assert seen["preview"] == "some words"
+        assert seen["preview"] == seen["words"] == "some words", "a node that answers with both gives the text"
+        assert seen["saved"] == ["some words"], "and no file among its texts"
         assert seen["sound"].digest == next(a.digest for a in run["all"].artifacts if a.kind == "audio")
 
 

@@ -952,11 +952,29 @@ async def test_S6_1_the_record_is_there_before_the_first_step(open_engine: OpenE
 
 
 async def test_a_run_id_of_another_chain(open_engine: OpenEngine) -> None:
+    """Another chain, another version of the chain, other inputs: the old result would be taken for the new one."""
+
+    def version(by: int) -> Any:
+        @chain
+        def versioned(n: int):
+            return steps.add(n, by)
+
+        return versioned
+
     async with open_engine() as engine:
         await engine.run(linear, n=1, run_id="taken")
         with pytest.raises(RunRefused) as refused:
             await engine.run(diamond, n=1, run_id="taken")
         assert refused.value.code == "E_RUN_CHAIN"
+        with pytest.raises(RunRefused) as refused:
+            await engine.run(linear, n=2, run_id="taken")
+        assert refused.value.code == "E_RUN_INPUTS"
+        assert (await engine.run(linear, n=1, run_id="taken")).status == "completed"
+        assert (await engine.run(version(2), n=1, run_id="versioned")).value == 3
+        with pytest.raises(RunRefused) as refused:
+            await engine.start(version(3), n=1, run_id="versioned")
+        assert refused.value.code == "E_RUN_CHAIN"
+        assert (await engine.run(version(2), n=1, run_id="versioned")).value == 3
         for wrong in ("", "a/b", ".hidden", "x" * 201, "line\nbreak"):
             with pytest.raises(InputInvalid, match="run id"):
                 await engine.run(linear, run_id=wrong)
@@ -998,7 +1016,7 @@ async def test_inputs_and_defaults(open_engine: OpenEngine) -> None:
         ({"text": "x", "share": "0.5"}, "E_INPUT_TYPE"),
         ({"text": "x", "share": float("nan")}, "E_VALUE_TYPE"),
         ({"text": "x", "data": {1: 2}}, "E_VALUE_TYPE"),
-        ({"text": "x", "data": object()}, "E_VALUE_TYPE"),
+        ({"text": "x", "data": object()}, "E_INPUT_TYPE"),
     ],
 )
 async def test_inputs_that_are_refused(open_engine: OpenEngine, given: dict[str, Any], code: str) -> None:

@@ -203,7 +203,7 @@ def test_R13_a_draining_process_beside_a_new_one_strands_nothing(
         with Victim(hurt, chain="draining") as old:
             old.wait_for("ack r first")
             old.signal(signal.SIGTERM)
-            with Victim(hurt, "r", "other", chain="draining", pace=0.2) as new:
+            with Victim(hurt, "r", "other", chain="draining") as new:
                 assert new.wait() == 0
             assert old.wait() == 130
         epochs = _epochs(hurt.store)

@@ -329,3 +329,58 @@ async def test_R34_a_step_that_blocks_the_worker_is_named(
 async def blocks() -> int:
     time.sleep(1.8)  # noqa: ASYNC251 - what the test is about
     return 1
+
+
+# ---- steps whose own workflows are ended by hand
+
+
+@step
+async def hold_item(name: str, folder: str) -> Any:
+    """`hold`, mapped over its names."""
+    return await steps.hold(folder, name)
+
+
+@chain
+def held_items(folder: str):
+    return steps.echo(hold_item.map(["a", "b", "c"], folder=folder))
+
+
+@chain
+def around(folder: str):
+    return steps.echo(held_items(folder=folder))
+
+
+# The chain; what works when it happens, and of that what is let go on afterwards; the step's workflow, and its step.
+BY_HAND = [
+    (single, ["flat"], [], "hold", "cancel", "E_STEP_CANCELLED"),
+    (single, ["flat"], [], "hold", "terminate", "E_STEP_LOST"),
+    (held_items, ["a", "b", "c"], ["a", "c"], "hold_item[1]", "cancel", "E_STEP_CANCELLED"),
+    (held_items, ["a", "b", "c"], ["a", "b"], "hold_item[2]", "terminate", "E_STEP_LOST"),
+    (outer, ["deep", "flat"], ["flat"], "inner", "cancel", "E_STEP_CANCELLED"),
+    (around, ["a", "b", "c"], [], "held_items", "cancel", "E_STEP_CANCELLED"),
+]
+
+
+@pytest.mark.parametrize("by_hand", BY_HAND)
+async def test_a_step_that_is_ended_by_hand_has_failed(
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, by_hand: tuple[Any, ...]
+) -> None:
+    """Nobody asked for the end of the run, so it says what it lacks: of a step, an item, a chain inside a step."""
+    runnable, working, others, ended, how, code = by_hand
+    async with open_engine() as engine:
+        handle = await engine.start(runnable, folder=folder)
+        await began(folder, *working, within=30)
+        epoch = (await engine.store.standing(handle.id)).epoch
+        name = messages.workflow_id(parse_address(adapter).task_queue, handle.id, ended, str(epoch))
+        await getattr((await client()).get_workflow_handle(name), how)()
+        let_go(folder, *others)
+        with anyio.fail_after(30):
+            run = await handle.result()
+        step_id, _, item = ended.rstrip("]").partition("[")
+        at = run[step_id].items[int(item)] if item else run[step_id]
+        assert (run.status, at.status) == ("failed", "failed")
+        assert run.error is not None
+        assert at.error is not None
+        assert at.error.code == code
+        for row in await engine.list_chains(limit=10):
+            assert row["status"] in ("failed", "cancelled"), "no chain is left that only looks as if it ran"

@@ -1,0 +1,370 @@
+"""What an input may be: a Python annotation as plain data, and values and texts checked against it.
+
+A shape is kept with the plan, where no annotation survives:
+
+    "string" "integer" "number" "boolean" "file" "null"     one thing
+    {"any_of": [shape, …]}    {"one_of": [constant, …]}
+    {"list": shape}    {"tuple": [shape, …]}    {"dict": shape}    (the keys of a dict are text)
+    None                                                    whatever is data, or a file
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from .artifact import Artifact, File
+from .errors import InputInvalid, Place
+from .model import InputSpec, Json
+
+Shape: TypeAlias = Json
+Leaf: TypeAlias = Callable[[str, Any], Any]
+
+_BASES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+_FILES = (Artifact, File, Path, bytes)
+_LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Set,
+          collections.abc.Collection, collections.abc.Iterable)  # fmt: skip
+_DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
+_DEPTH = 20
+# Imported for type checkers only, these have no value where the chain is described.
+_WELL_KNOWN = {
+    "Artifact": Artifact, "File": File, "Path": Path, "Any": Any, "Optional": typing.Optional, "Union": typing.Union,
+    "Literal": typing.Literal, "Annotated": typing.Annotated, "Sequence": collections.abc.Sequence,
+    "Iterable": collections.abc.Iterable, "Mapping": collections.abc.Mapping,
+}  # fmt: skip
+
+
+def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> InputSpec:
+    """The input that a parameter of a `@chain` is."""
+    shape = shape_of(_hint(parameter.annotation, function))
+    if isinstance(parameter.default, Path) and shape is None:
+        shape = "file"
+    required = parameter.default is parameter.empty
+    default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
+    kind, plain = _kind(shape), isinstance(shape, str) or shape is None
+    return InputSpec(parameter.name, kind, required, None if required else default, shape=None if plain else shape)
+
+
+def _hint(annotation: Any, function: Callable[..., Any]) -> Any:
+    """The annotation as types. One that cannot be resolved says nothing."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    function = inspect.unwrap(function)
+    names = {**_WELL_KNOWN, **getattr(function, "__globals__", {}), **_closed_over(function)}
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        return typing.get_type_hints(holder, names, names, include_extras=True)["it"]
+    except Exception:  # whatever evaluating the user's text raises
+        return Any
+
+
+def _closed_over(function: Any) -> dict[str, Any]:
+    names, cells = getattr(getattr(function, "__code__", None), "co_freevars", ()), function.__closure__ or ()
+    found = {}
+    for name, cell in zip(names, cells, strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:
+            continue
+    return found
+
+
+def shape_of(hint: Any, depth: int = 0) -> Shape:
+    """The shape that an annotation stands for; None for one that says nothing of data."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if depth > _DEPTH:
+        return None
+    if origin is typing.Literal:
+        return {"one_of": list(arguments)} if all(type(a) in _BASES for a in arguments) else None
+    if origin in (typing.Union, types.UnionType):
+        return _any_of([shape_of(argument, depth + 1) for argument in arguments])
+    meant = _meant(hint, origin, arguments)
+    if meant is not hint:
+        return shape_of(meant, depth + 1)
+    return _of_class(origin or hint, arguments, depth) if isinstance(origin or hint, type) else None
+
+
+def _meant(hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+    """What another name, a marked type or a type variable stands for; else the hint itself."""
+    if hint is None:
+        return type(None)
+    if origin is typing.Annotated:
+        return arguments[0]
+    if isinstance(hint, typing.NewType):
+        return hint.__supertype__
+    if isinstance(hint, typing.TypeVar):
+        allowed = hint.__constraints__ or (hint.__bound__ or Any,)
+        return typing.Union[allowed]  # noqa: UP007 - there is no other way to build one of a tuple
+    return getattr(hint, "__value__", hint)  # `type X = …`
+
+
+def _any_of(shapes: list[Shape]) -> Shape:
+    flat: list[Shape] = []
+    for shape in shapes:
+        inner = shape["any_of"] if isinstance(shape, dict) and "any_of" in shape else [shape]
+        flat += [one for one in inner if one not in flat]
+    if None in flat:
+        return None
+    return flat[0] if len(flat) == 1 else {"any_of": flat}
+
+
+def _of_class(kind: type, arguments: tuple[Any, ...], depth: int) -> Shape:
+    if (
+        issubclass(kind, _FILES)
+        or kind is PathLike
+        or (kind is collections.abc.AsyncIterable and arguments == (bytes,))
+    ):
+        return "file"
+    for base, name in _BASES.items():
+        if issubclass(kind, base):
+            return name
+    if kind is tuple:
+        if not arguments or arguments[-1] is Ellipsis:
+            return {"list": shape_of(arguments[0], depth + 1) if arguments else None}
+        return {"tuple": [shape_of(argument, depth + 1) for argument in arguments]}
+    if kind in _LISTS:
+        return {"list": shape_of(arguments[0], depth + 1) if arguments else None}
+    if kind in _DICTS:
+        return {"dict": shape_of(arguments[1], depth + 1) if len(arguments) == 2 else None}
+    return None
+
+
+def _kind(shape: Shape) -> str:
+    """The type of the input in one word: string integer number boolean json file."""
+    if isinstance(shape, str):
+        return "json" if shape == "null" else shape
+    if isinstance(shape, dict) and "any_of" in shape:
+        kinds = {_kind(inner) for inner in shape["any_of"] if inner != "null"}
+        return kinds.pop() if len(kinds) == 1 else "json"
+    if isinstance(shape, dict) and "one_of" in shape and all(type(value) is str for value in shape["one_of"]):
+        return "string"
+    return "json"
+
+
+def in_words(shape: Shape) -> str:
+    """What is allowed, for a message."""
+    if shape is None:
+        return "anything"
+    if isinstance(shape, str):
+        return shape
+    ((key, inner),) = shape.items()
+    if key == "any_of":
+        return " or ".join(in_words(one) for one in inner)
+    if key == "one_of":
+        return " or ".join(msgspec.json.encode(one).decode() for one in inner)
+    if key == "tuple":
+        return f"a list of {len(inner)}: {', '.join(in_words(one) for one in inner)}"
+    what = {"list": "a list", "dict": "a mapping"}[key]
+    return what if inner is None else f"{what} of {in_words(inner)}"
+
+
+def _refused(spec: InputSpec, found: object, shape: Shape, at: str = "") -> InputInvalid:
+    place = Place(field=f"inputs.{spec.name}{at}")
+    return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=in_words(shape))
+
+
+# ---- values
+
+
+def fitted(spec: InputSpec, value: Any, leaf: Leaf) -> Any:
+    """A value of the input's shape. `leaf(kind, value)` checks and gives what is no list or mapping.
+
+    Raises:
+        InputInvalid: E_INPUT_TYPE with the place inside the value.
+    """
+    return _Fitting(spec, leaf).value(spec.shape, value, "")
+
+
+class _Fitting:
+    def __init__(self, spec: InputSpec, leaf: Leaf) -> None:
+        self.spec = spec
+        self.leaf = leaf
+
+    def value(self, shape: Shape, value: Any, at: str) -> Any:
+        if shape is None:
+            return value
+        if isinstance(shape, str):
+            return self._one(shape, value, at)
+        ((key, inner),) = shape.items()
+        if key == "one_of":
+            if any(type(one) is type(value) and one == value for one in inner):
+                return value
+        elif key == "any_of":
+            return self._first(shape, _by_strictness(inner), value, at)
+        elif key == "dict":
+            if isinstance(value, Mapping):  # that its keys are text is for the values to say
+                return {name: self.value(inner, one, f"{at}[{name!r}]") for name, one in value.items()}
+        elif isinstance(value, list | tuple | set | frozenset):
+            shapes = inner if key == "tuple" else [inner] * len(value)
+            if len(shapes) == len(value):
+                fit = [self.value(one, v, f"{at}[{i}]") for i, (one, v) in enumerate(zip(shapes, value, strict=True))]
+                return fit if isinstance(value, list | tuple) else type(value)(fit)
+        raise _refused(self.spec, value, shape, at)
+
+    def _one(self, shape: str, value: Any, at: str) -> Any:
+        fits = value is None if shape == "null" else value is not None
+        if shape == "number" and isinstance(value, float) and not math.isfinite(value):
+            fits = False
+        if not fits:
+            raise _refused(self.spec, value, shape, at)
+        if shape == "null":
+            return None
+        try:
+            return self.leaf(shape, value)
+        except InputInvalid as error:
+            if error.code != "E_INPUT_TYPE":
+                raise
+            raise _refused(self.spec, value, shape, at) from None
+
+    def _first(self, whole: Shape, shapes: Iterable[Shape], value: Any, at: str) -> Any:
+        for shape in shapes:
+            try:
+                return self.value(shape, value, at)
+            except InputInvalid as error:
+                if error.code != "E_INPUT_TYPE":
+                    raise
+        raise _refused(self.spec, value, whole, at)
+
+
+def _by_strictness(shapes: Iterable[Shape]) -> list[Shape]:
+    """Text is text before it is the path of a file; a whole number is one before it is a number."""
+    order = ["null", "boolean", "integer", "number", "string", "file"]
+    return sorted(shapes, key=lambda shape: order.index(shape) if isinstance(shape, str) else -1)
+
+
+# ---- texts
+
+
+def parsed(spec: InputSpec, text: str) -> Any:
+    """What a text of the command line is by the input's shape; `@path` is a file.
+
+    Raises:
+        InputInvalid: E_INPUT_TYPE.
+    """
+    shape = spec.shape if spec.shape is not None else None if spec.type == "json" else spec.type
+    try:
+        return _read(shape, text)
+    except ValueError:
+        raise _refused(spec, text, shape) from None
+
+
+def _read(shape: Shape, text: str) -> Any:
+    """Raises ValueError for a text that does not say what the shape asks for."""
+    if shape is None:
+        return json_or_text(text)
+    if isinstance(shape, str):
+        return _READERS[shape](text)
+    ((key, inner),) = shape.items()
+    if key == "one_of":
+        return _constant(inner, text)
+    if key == "any_of":
+        return _any_read(inner, text)
+    try:
+        data = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise ValueError("no JSON") from error
+    if not isinstance(data, dict if key == "dict" else list):
+        raise ValueError(key)
+    return _with_paths(shape, data)
+
+
+def _any_read(shapes: list[Shape], text: str) -> Any:
+    if text.startswith("@") and "file" in shapes:
+        return Path(text[1:])
+    for shape in _by_strictness(shapes):
+        if shape == "file" and any(s is not shape and s != "null" for s in shapes):
+            continue  # beside something else, a file is written with @
+        if shape == "null" and "string" in shapes:
+            continue  # the text null
+        try:
+            return _read(shape, text)
+        except ValueError:
+            continue
+    raise ValueError(text)
+
+
+def _constant(constants: list[Json], text: str) -> Json:
+    for constant in constants:
+        if constant == text if isinstance(constant, str) else msgspec.json.encode(constant).decode() == text.lower():
+            return constant
+    raise ValueError(text)
+
+
+def _with_paths(shape: Shape, data: Json) -> Any:
+    """JSON in which a text stands for a file where the shape wants one, with @ or without."""
+    if shape == "file" and isinstance(data, str):
+        return Path(data.removeprefix("@"))
+    if not isinstance(shape, dict):
+        return data
+    ((key, inner),) = shape.items()
+    if key == "any_of" and isinstance(data, str):
+        wants_mark = "string" in inner or any(isinstance(one, dict) and "one_of" in one for one in inner)
+        is_path = "file" in inner and (data.startswith("@") or not wants_mark)
+        return Path(data.removeprefix("@")) if is_path else data
+    if key == "any_of":
+        holder = "dict" if isinstance(data, dict) else "list"
+        fitting = [
+            one for one in inner if isinstance(one, dict) and (holder in one or (holder == "list" and "tuple" in one))
+        ]
+        return _with_paths(fitting[0], data) if fitting and isinstance(data, dict | list) else data
+    if key == "dict" and isinstance(data, dict):
+        return {name: _with_paths(inner, one) for name, one in data.items()}
+    if key == "list" and isinstance(data, list):
+        return [_with_paths(inner, one) for one in data]
+    if key == "tuple" and isinstance(data, list) and len(data) == len(inner):
+        return [_with_paths(one, value) for one, value in zip(inner, data, strict=True)]
+    return data
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(text)
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,40}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text) or not math.isfinite(float(text)):
+        raise ValueError(text)
+    return float(text)
+
+
+def _null(text: str) -> None:
+    if text != "null":
+        raise ValueError(text)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "string": str,
+    "boolean": _boolean,
+    "integer": _integer,
+    "number": _number,
+    "null": _null,
+    "file": lambda text: Path(text.removeprefix("@")),
+}
+
+
+def json_or_text(text: str) -> Any:
+    """JSON if the text is JSON, else the text itself."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text

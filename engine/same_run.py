@@ -1,0 +1,113 @@
+"""A run id that is known: whether what is asked for is that run, or something else under its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import msgspec
+
+from .errors import Place, RunRefused
+from .events import StepEnded
+from .ledger import INPUTS
+from .model import Json, Plan, StepPlan
+from .ports import NewRun, RunRow
+from .redaction import redacted
+from .values import REFERENCE
+
+CURE = "choose another run_id, `rerun` to run it again with changes, or `resume` it as it was recorded"
+_WORDS = frozenset({"description", "folder", "metadata"})  # what changes nothing that the run does
+
+
+def refuse_other_plan(run_id: str, recorded: Plan, asked: Plan) -> None:
+    """Raises RunRefused (E_RUN_CHAIN) if the run was made of another chain, or of another version of it."""
+    if recorded.name != asked.name:
+        raise _other_chain(run_id, "chain", recorded.name, asked.name, Place())
+    for where, one, other in _plan_differences(recorded, asked):
+        raise _other_chain(run_id, f"version of chain {asked.name}", one, other, where)
+
+
+def _other_chain(run_id: str, what: str, recorded: Json, asked: Json, place: Place) -> RunRefused:
+    message = f"run {run_id} is a run of another {what}"
+    return RunRefused("E_RUN_CHAIN", message, place=place, found=_both(recorded, asked), cure=CURE)
+
+
+def _plan_differences(recorded: Plan, asked: Plan, within: str = "") -> Iterator[tuple[Place, Json, Json]]:
+    """Where two plans of one name differ: the place, what is recorded there, what is asked for."""
+    ids, wanted = [s.id for s in recorded.steps], [s.id for s in asked.steps]
+    if ids != wanted:
+        yield Place(step=within, field="steps"), ids, wanted
+        return
+    for old, new in zip(recorded.steps, asked.steps, strict=True):
+        name = f"{within}{old.id}"
+        if old.chain is not None and new.chain is not None:
+            yield from _plan_differences(old.chain, new.chain, f"{name}.")
+        yield from ((Place(step=name, field=f), one, other) for f, one, other in _fields(old, new, {"chain"}))
+    yield from ((Place(step=within, field=f), one, other) for f, one, other in _fields(recorded, asked, {"steps"}))
+
+
+def _fields(one: Plan | StepPlan, other: Plan | StepPlan, apart: set[str]) -> Iterator[tuple[str, Json, Json]]:
+    for name in (f.name for f in fields(one) if f.name not in _WORDS | apart):
+        old, new = _plain(getattr(one, name)), _plain(getattr(other, name))
+        if _json(old) != _json(new):
+            yield name, old, new
+
+
+def _plain(value: Any) -> Json:
+    """As it comes back from the store, whole numbers of seconds included."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _WORDS}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def refuse_other_inputs(recorded: RunRow, asked: NewRun) -> None:
+    """Raises RunRefused (E_RUN_INPUTS) if the run was made with other inputs. Files are the same if their bytes are."""
+    old = {a.name: a.digest for row in recorded.rows if row.step == INPUTS for a in row.artifacts if a.version == 1}
+    new = {
+        a.name: a.digest
+        for fact in asked.facts
+        if isinstance(fact, StepEnded) and fact.step == INPUTS
+        for a in fact.artifacts
+    }
+    # A file that was edited or deleted since has no digest to compare with.
+    known = {name: digest for name, digest in new.items() if name in old}
+    for name in sorted(recorded.inputs.keys() | asked.inputs.keys()):
+        one = _with_digests(recorded.inputs.get(name), old)
+        other = _with_digests(asked.inputs.get(name), known)
+        if _json(one) != _json(other):
+            raise RunRefused(
+                "E_RUN_INPUTS",
+                f"run {recorded.id} was made with another {name}",
+                place=Place(field=f"inputs.{name}"),
+                found=_both(one, other),
+                cure=CURE,
+            )
+
+
+def _with_digests(value: Json, digests: Mapping[str, str]) -> Json:
+    if isinstance(value, dict):
+        if value.keys() == {REFERENCE}:
+            return {"file": digests.get(value[REFERENCE], "")[:16]}
+        return {key: _with_digests(inner, digests) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_digests(inner, digests) for inner in value]
+    return value
+
+
+def _json(value: Json) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
+
+
+def _both(recorded: Json, asked: Json) -> str:
+    return f"recorded {_brief(recorded)}, asked for {_brief(asked)}"
+
+
+def _brief(value: Json) -> str:
+    text = redacted(_json(value).decode())
+    return text if len(text) <= _EACH else text[: _EACH - 1] + "…"
+
+
+_EACH = 28  # characters of each value, so that an error shows both

@@ -1,0 +1,139 @@
+"""The name of a step function, `module:function`: who goes by it, and whether two functions do.
+
+A plan names its functions. So a name that two functions go by is worth nothing once a run is recorded, and
+is refused. A function that was defined again is not a second one: the module was reloaded, or a cell of a
+notebook was run again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Protocol
+
+from .errors import InputInvalid, Place, Problem, shown
+
+ALLOWED = "letters, digits, _ and -, at most 100, the first one no -"
+CURE = 'give each a name of its own, @step(name="…"); in a decorator, use functools.wraps'
+_PLAIN = (str, bytes, int, float, bool, complex, type(None))
+_DEPTH = 20  # closures inside closures that are compared
+
+
+class Named(Protocol):
+    """A step, as far as its name goes."""
+
+    name: str
+    function: Callable[..., Any]
+
+
+def step_name(function: Callable[..., Any], given: str | None = None) -> str:
+    """`module:function`, or `module:given`; a script run as `__main__` goes by its file's stem.
+
+    Raises:
+        InputInvalid: E_FIELD_TYPE for a given name that is not allowed.
+    """
+    if given is not None and not _allowed(given):
+        raise InputInvalid("E_FIELD_TYPE", "the name of a step", found=given, allowed=ALLOWED)
+    module = function.__module__
+    if module == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = Path(file).stem if file else "__main__"
+    return f"{module}:{given or function.__qualname__}"
+
+
+def _allowed(name: object) -> bool:
+    if not isinstance(name, str) or not 0 < len(name) <= 100 or name.startswith("-") or not name.isascii():
+        return False
+    return all(c.isalnum() or c in "_-" for c in name)
+
+
+def same_function(one: Any, other: Any, depth: int = 0) -> bool:
+    """Do both do the same? One code, in one module, with the same defaults and the same values closed over."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or depth > _DEPTH:
+        return False
+    if isinstance(one, MethodType):
+        return one.__self__ is other.__self__ and same_function(one.__func__, other.__func__, depth + 1)
+    if isinstance(one, FunctionType):
+        same = one.__code__ == other.__code__ and one.__globals__ is other.__globals__
+        return same and _same_values(_held(one), _held(other), depth)
+    if hasattr(one, "__wrapped__"):  # a step, or a function behind a cache
+        return same_function(one.__wrapped__, other.__wrapped__, depth + 1)
+    return False
+
+
+def _held(function: FunctionType) -> list[Any]:
+    """What a function brings along: the values of its closure, and its defaults."""
+    named = sorted((function.__kwdefaults__ or {}).items())
+    cells = function.__closure__ or ()
+    return [_content(cell) for cell in cells] + list(function.__defaults__ or ()) + [value for _, value in named]
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # not bound yet
+
+
+def _same_values(ones: list[Any], others: list[Any], depth: int) -> bool:
+    return len(ones) == len(others) and all(
+        _same_value(one, other, depth) for one, other in zip(ones, others, strict=True)
+    )
+
+
+def _same_value(one: Any, other: Any, depth: int) -> bool:
+    if one is other:
+        return True
+    if type(one) is type(other) and type(one) in _PLAIN:
+        return repr(one) == repr(other)  # 0.0 is not -0.0
+    if type(one) is type(other) is tuple and depth < _DEPTH:
+        return _same_values(list(one), list(other), depth + 1)
+    return callable(one) and callable(other) and same_function(one, other, depth + 1)
+
+
+def defined_again(old: Callable[..., Any], new: Callable[..., Any], specs: tuple[object, object]) -> bool:
+    """Is `new` the definition that took the place of `old`, and not a second function of that name?
+
+    `specs` are the specs of the module when each was defined: a module that is reloaded gets another one.
+    """
+    if "<" in old.__qualname__ or "<" in new.__qualname__:
+        return False  # made by a factory, or a lambda: each is a function of its own
+    main = sys.modules.get("__main__")
+    if new.__module__ == "__main__" and getattr(main, "__file__", None) is None:
+        return True  # typed in, or a cell of a notebook
+    one, other = _code(old), _code(new)
+    if one is None or other is None:
+        return False
+    if one.co_filename != other.co_filename:
+        return not (os.path.exists(one.co_filename) and os.path.exists(other.co_filename))
+    executed_again = getattr(old, "__globals__", None) is not getattr(new, "__globals__", None)
+    return executed_again or specs[0] is not specs[1]
+
+
+def spec_now(function: Callable[..., Any]) -> object:
+    """The spec of the function's module now; another object after a reload."""
+    return getattr(sys.modules.get(function.__module__), "__spec__", None)
+
+
+def _code(function: Any) -> CodeType | None:
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__wrapped__", None), "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def where(function: Callable[..., Any]) -> str:
+    """`file.py:12`, where a function is written; empty if nobody knows."""
+    code = _code(function)
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
+
+
+def named_twice(name: str, one: Named, other: Named, place: Place) -> Problem:
+    """The problem of two functions that go by one name."""
+    places = " and ".join(filter(None, (where(one.function), where(other.function))))
+    message = f"two different functions go by the name {shown(name)}"
+    return Problem("E_STEP_NAME_TWICE", message, place, places, "one function for each name in a chain", CURE)

@@ -1,0 +1,343 @@
+"""No silent wrong value: two functions of one name, replaced functions, and runs that are known already."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters.conftest import OpenEngine
+from towpath import Artifact, ChainInvalid, File, InputInvalid, RunRefused, StepFailed, StepNotRegistered, chain, step
+
+pytestmark = pytest.mark.anyio
+
+
+def make(k: int, **options: Any) -> Any:
+    @step(**options)
+    def times(x: int) -> int:
+        return x * k
+
+    return times
+
+
+def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(x: int) -> Any:
+        return function(x)
+
+    return wrapper
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(x: int) -> Any:
+        return function(x)
+
+    return wrapper
+
+
+@step
+@wrapped
+def plus_one(x: int) -> int:
+    return x + 1
+
+
+@step
+@wrapped
+def plus_ten(x: int) -> int:
+    return x + 10
+
+
+# ---- names
+
+
+async def test_named_steps_of_a_factory_get_their_own_values(open_engine: OpenEngine) -> None:
+    double, triple = make(2, name="double"), make(3, name="triple")
+
+    @chain
+    def inner(x: int):
+        return triple(x)
+
+    @chain
+    def all_of_them(x: int):
+        return [double(x), triple(x), plus_one(x), plus_ten(x), inner(x), triple.map([x, 1])]
+
+    async with open_engine() as engine:
+        assert (await engine.run(all_of_them, x=5)).value == [10, 15, 6, 15, 15, [15, 3]]
+
+
+async def test_two_functions_of_one_name_are_refused_before_anything_starts(open_engine: OpenEngine) -> None:
+    double, triple = make(2), make(3)
+
+    @chain
+    def inner(x: int):
+        return triple(x)
+
+    @chain
+    def both(x: int):
+        return double(x), inner(x)
+
+    async with open_engine() as engine:
+        with pytest.raises(ChainInvalid, match="E_STEP_NAME_TWICE"):
+            await engine.run(both, x=5)
+        with pytest.raises(ChainInvalid, match="E_STEP_NAME_TWICE"):
+            await engine.start(both, x=5)
+        assert await engine.list_chains() == []
+
+
+@pytest.mark.parametrize("again", ["resume", "rerun", "run"])
+async def test_an_ambiguous_name_is_refused_by_an_engine_that_has_only_the_name(
+    open_engine: OpenEngine, tmp_path: Path, again: str
+) -> None:
+    """The chain of the double was recorded; then the triple came. Which one is meant can nobody say."""
+
+    well = tmp_path / "well"
+
+    def limited(k: int) -> Any:
+        @step
+        def once(x: int) -> int:
+            if not well.exists():
+                raise StepFailed("not yet")
+            return x * k
+
+        return once
+
+    double = limited(2)
+
+    @chain
+    def alone(x: int):
+        return double(x).with_approval() if again == "resume" else double(x)
+
+    if again == "resume":
+        well.touch()
+    async with open_engine() as engine:
+        first = await engine.run(alone, x=5, run_id="r")
+        assert first.status == ("paused" if again == "resume" else "failed")
+    limited(3)
+    well.touch()
+    async with open_engine() as engine:
+        if again == "run":
+            assert (await engine.run(alone, x=5)).value == 10, "whoever has the chain has the function"
+            return
+        with pytest.raises(StepNotRegistered, match="two different functions") as refused:
+            await (engine.resume("r") if again == "resume" else engine.rerun("r"))
+        assert refused.value.code == "E_STEP_NAME_TWICE"
+
+
+# ---- what is replaced
+
+
+@step
+def real(x: int) -> str:
+    return f"real {x}"
+
+
+BY = 1
+
+
+@chain
+def uses_real(x: int):
+    return [real(x), plus_one(BY)]
+
+
+async def test_what_is_replaced_between_two_runs_is_used(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test replaces a step or a constant; somebody edits a cell."""
+
+    @step
+    def fake(x: int) -> str:
+        return f"fake {x}"
+
+    async with open_engine() as engine:
+        assert (await engine.run(uses_real, x=1)).value == ["real 1", 2]
+        with monkeypatch.context() as patch:
+            patch.setattr("tests.adapters.test_values.real", fake)
+            patch.setattr("tests.adapters.test_values.BY", 41)
+            assert (await engine.run(uses_real, x=1)).value == ["fake 1", 42]
+        assert (await engine.run(uses_real, x=1)).value == ["real 1", 2]
+
+
+# ---- run ids that are known
+
+
+@step
+def contents(f: Artifact, n: Any = None) -> Any:
+    return [f.digest, n]
+
+
+@chain
+def with_file(f: Artifact, n: Any = None, more: list[Artifact] | None = None):
+    return contents(f, n)
+
+
+async def streamed(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def inputs(tmp_path: Path, **changed: Any) -> dict[str, Any]:
+    Path(tmp_path, "a.bin").write_bytes(b"a")
+    Path(tmp_path, "same.bin").write_bytes(b"a")
+    Path(tmp_path, "b.bin").write_bytes(b"b")
+    return {"f": tmp_path / "a.bin", "n": {"a": [1, True]}, "more": [b"x", b"y"], **changed}
+
+
+SAME: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "the same": lambda at: {},
+    "the same bytes in another file": lambda at: {"f": at / "same.bin"},
+    "the same bytes": lambda at: {"f": b"a"},
+    "the same bytes as a stream": lambda at: {"f": streamed(b"a")},
+    "the same bytes with a name": lambda at: {"f": File(b"a", filename="other.txt")},
+    "a tuple for a list": lambda at: {"n": {"a": (1, True)}},
+    "keys in another order": lambda at: {"n": dict(reversed([("a", [1, True])]))},
+}
+OTHER: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
+    "another value": ("n", lambda at: {"n": 2}),
+    "1 for True": ("n", lambda at: {"n": {"a": [1, 1]}}),
+    "1.0 for 1": ("n", lambda at: {"n": {"a": [1.0, True]}}),
+    "one more key": ("n", lambda at: {"n": {"a": [1, True], "b": None}}),
+    "another file": ("f", lambda at: {"f": at / "b.bin"}),
+    "other bytes": ("f", lambda at: {"f": b"b"}),
+    "another stream": ("f", lambda at: {"f": streamed(b"b")}),
+    "files in another order": ("more", lambda at: {"more": [b"y", b"x"]}),
+    "one file less": ("more", lambda at: {"more": [b"x"]}),
+    "the default for a given value": ("n", lambda at: {"n": None}),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+async def test_a_run_id_with_the_same_inputs_is_the_same_run(
+    open_engine: OpenEngine, tmp_path: Path, kind: str
+) -> None:
+    async with open_engine() as engine:
+        first = await engine.run(with_file, run_id="r", inputs=inputs(tmp_path))
+        again = await engine.run(with_file, run_id="r", inputs=inputs(tmp_path, **SAME[kind](tmp_path)))
+        assert again.value == first.value
+        assert len(await engine.list_chains()) == 1
+
+
+@pytest.mark.parametrize("kind", OTHER)
+async def test_a_run_id_with_other_inputs_is_refused(open_engine: OpenEngine, tmp_path: Path, kind: str) -> None:
+    """The old result would be taken for the new one."""
+    name, change = OTHER[kind]
+    async with open_engine() as engine:
+        await engine.run(with_file, run_id="r", inputs=inputs(tmp_path))
+        for ask in (engine.run, engine.start):
+            with pytest.raises(RunRefused) as refused:
+                await ask(with_file, run_id="r", inputs=inputs(tmp_path, **change(tmp_path)))
+            problem = refused.value.problem
+            assert (problem.code, problem.place.field) == ("E_RUN_INPUTS", f"inputs.{name}")
+            assert "recorded" in problem.found
+            assert "asked for" in problem.found
+            assert "rerun" in problem.cure
+
+
+async def test_inputs_of_a_known_run_are_checked_like_any(open_engine: OpenEngine) -> None:
+    async with open_engine() as engine:
+        await engine.run(uses_real, x=1, run_id="r")
+        for given, code in (({"x": "1"}, "E_INPUT_TYPE"), ({"x": 1, "y": 2}, "E_INPUT_UNKNOWN")):
+            with pytest.raises(InputInvalid, match=code):
+                await engine.run(uses_real, run_id="r", inputs=given)
+        assert (await engine.run(uses_real, run_id="r")).status == "completed", "without inputs it can only be that one"
+
+
+async def test_secrets_of_the_environment_are_not_shown(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter22")
+
+    @chain
+    def takes(word: str):
+        return kinds(word)
+
+    async with open_engine() as engine:
+        await engine.run(takes, word="hunter22", run_id="r")
+        with pytest.raises(RunRefused) as refused:
+            await engine.start(takes, word="other", run_id="r")
+        assert "hunter22" not in str(refused.value)
+
+
+def versions() -> dict[str, tuple[Any, Any, str]]:
+    """Two chains of one name, and where they differ."""
+
+    def version(body: Callable[[Any], Any], **options: Any) -> Any:
+        def c(x: int, y: int = 1) -> Any:
+            return body(x)
+
+        return chain(c) if not options else chain(**options)(c)
+
+    def sub(by: int) -> Any:
+        @chain
+        def inner(x: int):
+            return plus_one(by)
+
+        return inner
+
+    one = version(lambda x: plus_ten(plus_one(x)))
+    return {
+        "other wiring, the same ids": (one, version(lambda x: (plus_one(x), plus_ten(99))[1]), "parameters"),
+        "a constant": (version(lambda x: plus_one(1)), version(lambda x: plus_one(2)), "parameters"),
+        "1 and True": (version(lambda x: plus_one(1)), version(lambda x: plus_one(True)), "parameters"),
+        "other steps": (one, version(plus_one), "steps"),
+        "another function, the same id": (
+            version(lambda x: plus_one(x).named("a")),
+            version(lambda x: plus_ten(x).named("a")),
+            "target",
+        ),
+        "retries": (version(plus_one), version(plus_one.with_options(retries=3)), "retry"),
+        "a timeout": (version(plus_one), version(plus_one.with_options(timeout=9)), "timeout"),
+        "a gate": (version(plus_one), version(lambda x: plus_one(x).with_approval()), "approval"),
+        "a condition": (version(plus_one), version(lambda x: plus_one(x).when("inputs.x > 1")), "condition"),
+        "an order": (
+            version(lambda x: (plus_one(x), plus_ten(x))),
+            version(lambda x: ((first := plus_one(x)), plus_ten(x).after(first))),
+            "depends_on",
+        ),
+        "what it returns": (version(lambda x: [plus_one(x)]), version(lambda x: {"a": plus_one(x)}), "output"),
+        "a chain inside": (version(sub(1)), version(sub(2)), "parameters"),
+        "concurrency": (version(plus_one), version(plus_one, concurrency=2), "concurrency"),
+    }
+
+
+@pytest.mark.parametrize("kind", versions())
+async def test_a_run_id_of_another_version_of_the_chain_is_refused(open_engine: OpenEngine, kind: str) -> None:
+    """It would go on with the old plan, or give its old result."""
+    old, new, field = versions()[kind]
+    async with open_engine() as engine:
+        await engine.run(old, run_id="r", x=1)
+        await engine.run(old, run_id="r", x=1)
+        with pytest.raises(RunRefused) as refused:
+            await engine.run(new, run_id="r", x=1)
+        problem = refused.value.problem
+        assert (problem.code, problem.place.field) == ("E_RUN_CHAIN", field)
+        assert "recorded" in problem.found
+        assert "asked for" in problem.found
+        assert (await engine.run(new, run_id="r2", x=1)).id == "r2"
+
+
+# ---- files as inputs, whatever way their annotation is written
+
+
+async def test_files_reach_inputs_of_every_annotation(open_engine: OpenEngine, tmp_path: Path) -> None:
+    @chain
+    def takes(a: Artifact | None, b: list[Artifact], c: dict[str, Path], d: Artifact | str = "text"):
+        return kinds([a, b, c, d])
+
+    file = tmp_path / "a.txt"
+    file.write_text("a")
+    async with open_engine() as engine:
+        run = await engine.run(takes, a=str(file), b=[file, str(file)], c={"k": str(file)})
+        assert run.value == ["Artifact", ["Artifact", "Artifact"], {"k": "Artifact"}, "str"]
+        run = await engine.run(takes, a=None, b=[], c={}, d=file)
+        assert run.value == ["NoneType", [], {}, "Artifact"]
+
+
+@step
+def kinds(value: Any) -> Any:
+    if isinstance(value, list):
+        return [kinds(one) for one in value]
+    if isinstance(value, dict):
+        return {key: kinds(one) for key, one in value.items()}
+    return type(value).__name__

@@ -1,0 +1,55 @@
+"""Steps that a request names: known by their names, and refused where two functions go by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.http.conftest import OpenSite
+from tests.http.test_deciding import until
+from towpath import step
+
+pytestmark = pytest.mark.anyio
+
+
+def make(k: int, name: str) -> Any:
+    @step(name=name)
+    def times(x: int) -> int:
+        return x * k
+
+    return times
+
+
+double, triple = make(2, "times"), make(3, "times")
+four, five = make(4, "by_four"), make(5, "by_five")
+
+
+def chain_of(*targets: str) -> str:
+    steps = [
+        f"  - {{id: s{i}, python: '{__name__}:{target}', parameters: {{x: 5}}}}" for i, target in enumerate(targets)
+    ]
+    return "\n".join(["name: named", "steps:", *steps])
+
+
+@pytest.mark.parametrize("execute", [True, False])
+async def test_a_name_of_two_functions_is_refused_before_anything_is_recorded(
+    open_site: OpenSite, execute: bool
+) -> None:
+    """One of them would have run, and nobody would have known which."""
+    async with open_site(execute=execute) as site:
+        answer = await site.post("/api/v1/chains", "operator", json={"yaml": chain_of("by_four", "times")})
+        assert answer.status_code >= 400
+        assert answer.json()["error"]["code"] == "E_STEP_NAME_TWICE"
+        assert (await site.get("/api/v1/chains")).json()["rows"] == []
+
+
+async def test_steps_of_a_factory_are_known_by_their_names(open_site: OpenSite) -> None:
+    """Given names, and the names that the module has for them."""
+    async with open_site(execute=True) as site:
+        yaml = chain_of("by_four", "by_five", "triple", "double")
+        answer = await site.post("/api/v1/chains", "operator", json={"yaml": yaml, "run_id": "named"})
+        assert answer.status_code == 202, answer.text
+        await until(site, "named", "completed")
+        run = await site.engine.snapshot("named")
+        assert [one.value for one in run.steps] == [20, 25, 15, 10]
