@@ -24,7 +24,7 @@ from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, 
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
-from .redaction import redacted
+from .redaction import redacted, redacted_end
 from .steps import Step
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
 
@@ -205,18 +205,18 @@ def failure(error: BaseException) -> Outcome:
     name = type(error).__name__
     if isinstance(error, TowpathError):
         shown = user_traceback(error) if isinstance(error, StepFailed) else ""
-        info = ErrorInfo(error.code, redacted(error.problem.message), name, shown)
+        info = ErrorInfo(error.code, error.problem.message, name, shown)
         return Outcome(error=info, retryable=error.retryable)
-    message = redacted(f"{name}: {error}" if str(error) else name)
-    return Outcome(error=ErrorInfo("E_STEP_RAISED", message[:MESSAGE_LIMIT], name, user_traceback(error)))
+    message = redacted(f"{name}: {error}" if str(error) else name, MESSAGE_LIMIT)
+    return Outcome(error=ErrorInfo("E_STEP_RAISED", message, name, user_traceback(error)))
 
 
 def user_traceback(error: BaseException) -> str:
     """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
     kept = traceback.TracebackException.from_exception(error)
     _drop_our_frames(kept)
-    lines = [line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…\n" for line in kept.format()]
-    return redacted("".join(lines)).encode(errors="replace")[-TRACEBACK_LIMIT:].decode(errors="ignore")
+    lines = [line if len(line) <= MESSAGE_LIMIT else f"{redacted(line, MESSAGE_LIMIT)}…\n" for line in kept.format()]
+    return redacted_end(lines, TRACEBACK_LIMIT).encode(errors="replace")[-TRACEBACK_LIMIT:].decode(errors="ignore")
 
 
 def _drop_our_frames(kept: traceback.TracebackException) -> None:

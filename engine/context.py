@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .artifact import Artifact, File
 from .errors import Place, ValueRefused
+from .redaction import without_secrets
 from .values import NewFile
 
 LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go first
@@ -85,9 +86,9 @@ class StepContext:
 
     @property
     def logger(self) -> logging.Logger:
-        """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`)."""
+        """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`), without secrets."""
         if self._logger is None:
-            self._logger = logging.Logger(f"towpath.steps.{self.step_id}", logging.DEBUG)
+            self._logger = without_secrets(logging.Logger(f"towpath.steps.{self.step_id}", logging.DEBUG))
             self._logger.parent = logging.getLogger("towpath.steps")
             self.log = LogLines()
             self._logger.addHandler(self.log)

@@ -28,6 +28,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .redaction import redacted
+
 FOUND_LIMIT = 80  # characters of a user's text that an error repeats
 
 
@@ -54,15 +56,15 @@ class Place:
 
 
 def shown(value: object) -> str:
-    """A user's value, cut to 80 characters, with control characters escaped, safe for any terminal."""
+    """A user's value without secrets, cut to 80 characters, with control characters escaped, safe for any terminal."""
     text = value if isinstance(value, str) else repr(value)
-    text = text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
+    text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1) + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, complete enough to be shown, logged and matched by `code`."""
+    """One thing that is wrong, complete enough to be shown, logged and matched by `code`. Its texts hold no secret."""
 
     code: str
     message: str
@@ -70,6 +72,12 @@ class Problem:
     found: str = ""
     allowed: str = ""
     cure: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("message", "found", "allowed", "cure"):
+            text = getattr(self, name)
+            if text:
+                object.__setattr__(self, name, redacted(text))
 
     def __str__(self) -> str:
         where = str(self.place)
