@@ -18,6 +18,7 @@ from towpath.errors import FeatureMissing, Place, StepTimedOut, TowpathError
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Store
+from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
 from towpath.values import copied
 
@@ -164,10 +165,11 @@ class StepExecutor:
         work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
         work.context.asks_approval = step.approval is not None
         work.context.regeneration = row.regenerations
+        call = self._call(work, work.context)
         timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
         with nullcontext() if self._spans is None else self._spans.current(self._run_id, row.id, row.attempt):
             outcome = await run_attempt(
-                self._call(work, work.context),
+                call,
                 work.context,
                 self._store.files,
                 self._store.new_id,
@@ -182,8 +184,13 @@ class StepExecutor:
     def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
         arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
         if work.step.kind == "workflow":
+            revealed(arguments)  # what cannot be had here is no failure of the step
             return partial(self._on_server, work, arguments, context)
-        return partial(call_step, self._functions[work.step.target], arguments, context, self._threads)
+        function = self._functions[work.step.target]
+        if function.secrets or self._ledger.has_secrets:
+            arguments = opened(arguments, function.secrets)
+        call = partial(call_step, function, arguments, context, self._threads)
+        return partial(_in_secret, call) if work.step.secret or function.is_secret else call
 
     async def _on_server(self, work: Work, arguments: dict[str, Any], context: StepContext) -> Any:
         assert self._farm is not None
@@ -220,12 +227,20 @@ class StepExecutor:
         context = StepContext(self._run_id, work.step.id, work.row.item, work.row.attempt)
         context.asks_approval = work.step.approval is not None
         versions = self._ledger.versions(work.row)
+        if work.step.secret:
+            value = Secret(revealed(value))
         try:
             return await keep_outcome(value, context, self._store.files, self._store.new_id, versions)
         except TowpathError as error:
             if disk_failed(error):
                 raise
             return failure(error)
+
+
+async def _in_secret(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What a step returns whose value is secret."""
+    value = await call()
+    return value if value is None or isinstance(value, Secret) else Secret(revealed(value))
 
 
 def total_timeout(step: StepPlan, last: ErrorInfo | None = None) -> StepTimedOut:

@@ -25,8 +25,9 @@ from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
 from .redaction import redacted, redacted_end
+from .secrets import MARK, sealed
 from .steps import Step
-from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
+from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
 MESSAGE_LIMIT = 2_000  # characters of an exception's own text
@@ -117,7 +118,9 @@ async def keep_outcome(
         ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE, E_VALUE_FILE, E_ARTIFACT_NAME_TWICE. StoreFailed: E_DISK_….
     """
     place = _place(context)
-    data, found = take_apart(value, place)
+    data, found, secrets = take_apart_with_secrets(value, place)
+    for mark, secret in secrets:
+        mark[MARK] = await anyio.to_thread.run_sync(sealed, secret.reveal(), files.folder)
     found += context.saved
     stored = await keep_value(data, context, files, new_id, versions, always=context.asks_approval and not found)
     names = [file.name for file in found] + [artifact.name for artifact in stored]
@@ -196,8 +199,11 @@ def _new(
 
 
 def disk_failed(error: BaseException) -> bool:
-    """The store's disk is full or broken: no fault of the step, and no use in trying it again now."""
-    return isinstance(error, StoreFailed) and error.code.startswith("E_DISK_") and not error.retryable
+    """The store's disk is full or broken, or its key for secrets is: no fault of the step, and no use in trying
+    it again now.
+    """
+    trouble = ("E_DISK_", "E_SECRET_KEY")
+    return isinstance(error, StoreFailed) and error.code.startswith(trouble) and not error.retryable
 
 
 def failure(error: BaseException) -> Outcome:

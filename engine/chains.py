@@ -15,6 +15,7 @@ from .errors import ChainInvalid, Place, Problem, ValueRefused
 from .expressions import Scope, parse_condition
 from .graph import compile_plan
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
+from .secrets import Secret, secret_problems, secret_type
 from .steps import ItemMark, Step, StepOptions
 from .tracing import InputRef, Node, Ref, Trace, current_trace, tracing
 from .values import take_apart
@@ -101,7 +102,7 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
 
 
 def _input(parameter: inspect.Parameter) -> InputSpec:
-    annotation = parameter.annotation
+    secret, annotation = secret_type(parameter.annotation)
     if isinstance(annotation, str):
         named = {"str": str, "int": int, "float": float, "bool": bool, "Artifact": Artifact, "File": File}
         annotation = named.get(annotation, annotation)
@@ -109,7 +110,8 @@ def _input(parameter: inspect.Parameter) -> InputSpec:
     kind = "file" if is_file else _INPUT_TYPES.get(annotation, "json")
     required = parameter.default is parameter.empty
     default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
-    return InputSpec(parameter.name, kind, required, None if required else default)
+    default = default.mark if isinstance(default, Secret) else default
+    return InputSpec(parameter.name, kind, required, None if required else default, secret=secret)
 
 
 class _Described:
@@ -129,6 +131,9 @@ class _Described:
     def check_default(self, spec: InputSpec) -> None:
         """A default is kept with the chain, so it has to be data."""
         place = Place(self.place.file, self.place.line, 1, field=f"inputs.{spec.name}")
+        if spec.secret:
+            self.problems += secret_problems(spec, place)
+            return
         try:
             files = take_apart(spec.default, place)[1]
         except ValueRefused as refused:
@@ -203,6 +208,7 @@ class _Described:
             total_timeout=options.total_timeout,
             cheap=options.cheap,
             cache=options.cache,
+            secret=node.step.is_secret if node.kind == "python" else False,
             description=(node.step.description if node.kind == "python" else node.source.plan.description),
             chain=inner,
         )

@@ -8,6 +8,7 @@
     ├── ValueRefused          a step returned something that cannot be kept
     ├── StepFailed            raised by a user's step to fail on purpose (`retryable=False` stops retries)
     ├── StepTimedOut          an attempt, or all attempts together, took too long
+    ├── SecretMissing         a secret of a run cannot be had in this process (exit 2)
     ├── StepNotRegistered     a step name that this process cannot resolve (exit 2)
     ├── RunRefused            a run is not there, is owned by somebody else, or is already over
     │   └── Fenced            this process lost the run to another owner; nothing it writes counts
@@ -196,6 +197,15 @@ class StepTimedOut(TowpathError):
 
 class StepNotRegistered(TowpathError):
     """A plan names a step function that this process cannot import."""
+
+    exit_code = 2
+
+
+class SecretMissing(TowpathError):
+    """A secret cannot be had in this process: its variable is not set, or its key is another one.
+
+    Nothing is wrong with the run: it goes on in a process that has the secret.
+    """
 
     exit_code = 2
 

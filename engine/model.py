@@ -132,7 +132,10 @@ class ApprovalPolicy:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A declared input of a chain. `type` is one of string integer number boolean json file."""
+    """A declared input of a chain. `type` is one of string integer number boolean json file.
+
+    The value of a `secret` input is shown nowhere (`secrets.py`).
+    """
 
     name: str
     type: str = "json"
@@ -141,6 +144,7 @@ class InputSpec:
     description: str = ""
     source: str = ""
     target: str = ""
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ class StepPlan:
     requires: dict[str, Json] = field(default_factory=dict)
     cheap: bool = False
     cache: Json = None
+    secret: bool = False
     description: str = ""
     level: int = 0
     chain: Plan | None = None

@@ -380,6 +380,13 @@ def without_secrets(logger: logging.Logger) -> logging.Logger:
 
 _REDACTING = _Redacting()
 # A filter of a logger does not see what is logged through those below it, so each of ours has it.
-LOGGERS = ("towpath", "towpath.steps", "towpath.http", "towpath.activities", "towpath.comfyui", "towpath.comfyui.frames")
+LOGGERS = (
+    "towpath",
+    "towpath.steps",
+    "towpath.http",
+    "towpath.activities",
+    "towpath.comfyui",
+    "towpath.comfyui.frames",
+)
 for _name in LOGGERS:
     without_secrets(logging.getLogger(_name))

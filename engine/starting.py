@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .artifact import Artifact, File
 from .attempt import keep_outcome
@@ -14,6 +14,7 @@ from .events import Fact, StepEnded, StepReady
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
+from .secrets import Secret, of_plain
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -87,8 +88,21 @@ def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan) -> Any:
             cure=f"--input {spec.name}=…" + (f"  ({spec.description})" if spec.description else ""),
         )
     else:
-        value = spec.default
-    return _typed(spec, value)
+        value = Secret.kept(spec.default) if spec.secret and spec.default is not None else spec.default
+    return _secret(spec, value) if spec.secret or isinstance(value, Secret) else _typed(spec, value)
+
+
+def _secret(spec: InputSpec, value: Any) -> Any:
+    """A secret input. What only another process may be able to look up is not checked here."""
+    if value is None:
+        return None
+    if not isinstance(value, Secret):
+        value = of_plain(value)
+    if value.mark is None:
+        _typed(spec, value.reveal())
+    elif spec.type not in ("string", "json"):
+        _refuse_type(spec, value)
+    return value
 
 
 def _typed(spec: InputSpec, value: Any) -> Any:
@@ -104,9 +118,14 @@ def _typed(spec: InputSpec, value: Any) -> Any:
     else:
         fits = True
     if not fits:
-        place = Place(field=f"inputs.{spec.name}")
-        raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=value, allowed=spec.type)
+        _refuse_type(spec, value)
     return value
+
+
+def _refuse_type(spec: InputSpec, value: Any) -> NoReturn:
+    place = Place(field=f"inputs.{spec.name}")
+    found = type(value).__name__ if spec.secret or isinstance(value, Secret) else value
+    raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=spec.type)
 
 
 def refuse_unbuilt(plan: Plan) -> None:

@@ -16,6 +16,7 @@ from towpath.chains import Chain
 from towpath.errors import InputInvalid, Place
 from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.run import Run
+from towpath.secrets import Secret
 from towpath.service import Engine
 from towpath.steps import import_module
 
@@ -57,12 +58,17 @@ def load_runnable(text: str, *, imports: bool = True) -> Runnable:
 
 
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
-    """Inputs from the command line by their declared types; `@path` is a file. Raises InputInvalid (E_INPUT_TYPE)."""
+    """Inputs from the command line by their declared types; `@path` is a file, `env:NAME` a secret of a variable.
+
+    Raises InputInvalid (E_INPUT_TYPE).
+    """
     specs = {spec.name: spec for spec in plan.inputs}
     return {name: _typed(specs[name], text) if name in specs else text for name, text in given.items()}
 
 
 def _typed(spec: InputSpec, text: str) -> Any:
+    if spec.secret and text.startswith("env:"):
+        return Secret.env(text.removeprefix("env:"))
     if spec.type == "file":
         return Path(text.removeprefix("@"))
     if spec.type == "string":
@@ -79,7 +85,9 @@ def _typed(spec: InputSpec, text: str) -> Any:
     except ValueError:
         pass
     place = Place(field=f"inputs.{spec.name}")
-    raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=text, allowed=spec.type)
+    raise InputInvalid(
+        "E_INPUT_TYPE", f"input {spec.name}", place=place, found="" if spec.secret else text, allowed=spec.type
+    )
 
 
 def json_or_text(text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from towpath.errors import StoreFailed, TowpathError
+from towpath.errors import SecretMissing, StoreFailed, TowpathError
 
 from .messages import ERROR
 
@@ -35,6 +35,8 @@ def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
             raise
         except StoreFailed as error:
             raise _application(error, error.code, non_retryable=not passes(error)) from None
+        except SecretMissing as error:  # another worker may have it
+            raise _application(error, error.code, non_retryable=False) from None
         except TowpathError as error:
             raise _application(error, error.code) from None
         except Exception as error:
