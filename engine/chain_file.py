@@ -331,6 +331,9 @@ class _Draft:
     def _options(self, entry: _Entry, base: StepOptions) -> dict[str, Any]:
         """How the step runs: the keys that are written, over those of the decorator."""
         fields = entry.fields
+        if fields.get("secret") and "workflow" in entry.written:
+            message = "a ComfyUI step makes files, and a file cannot be secret"
+            self._problem("E_SECRET_PLACE", message, entry.place(("secret",)), cure="remove `secret`")
         options = {key: fields.get(key, getattr(base, key)) for key in ("on_item_failure", "cheap", "cache", "secret")}
         for key in ("timeout", "total_timeout"):
             options[key] = getattr(base, key)

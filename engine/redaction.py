@@ -16,6 +16,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
@@ -71,7 +72,7 @@ class _Known:
         self.forms: _Forms = {}
         self._told: OrderedDict[str, None] = OrderedDict()
         self._environment: dict[str, str] = {}
-        self._seen: Mapping[object, object] = {}
+        self._seen: Mapping[Any, Any] = {}
 
     def remember(self, secret: str) -> None:
         """Look for this value from now on. The oldest are forgotten when there are too many."""
@@ -90,7 +91,7 @@ class _Known:
     def look_around(self) -> None:
         """Take over what changed in the environment."""
         # Reading it whole would cost more than all the rest of a log line; what is behind it compares fast.
-        now: Mapping[object, object] = getattr(os.environ, "_data", os.environ)
+        now: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
         if now == self._seen:
             return
         self._seen = dict(now)
@@ -209,7 +210,7 @@ _PLAIN = re.compile(r"[a-z_.:/-]*|[A-Z_.:/-]*|[\d.,:_-]*")  # a word, a place, a
 def _rank_of(name: str) -> int:
     """How sure it is by its name that a variable holds a secret; 0 if nothing says so."""
     words = [word for word in re.split(r"[^A-Z0-9]+", name.upper()) if word]
-    if not words or name in _NO_SECRETS or words[-1] in _ABOUT or "PUBLIC" in words:
+    if not words or name in _NO_SECRETS or words[-1] in _ABOUT or words[-1].endswith("FILE") or "PUBLIC" in words:
         return 0
     if _SURE_WORDS & set(words) or any(word.endswith(_SURE_ENDINGS) for word in words):
         return _SURE

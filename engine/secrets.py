@@ -122,7 +122,7 @@ def _remember(value: object) -> None:
             _remember(inner)
 
 
-def of_plain(value: T) -> Secret[Any]:
+def of_plain(value: object) -> Secret[Any]:
     """A secret from a plain value: a reference if a variable that is named like a secret holds it now."""
     if isinstance(value, str) and len(value) >= SHORTEST:
         for name, held in secrets_of_environment().items():

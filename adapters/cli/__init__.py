@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from towpath.errors import Problem, TowpathError
+from towpath.redaction import redacted
 
 INTERRUPTED = 130
 _VERBS = {
@@ -78,6 +80,7 @@ def main() -> None:
         outcome: Any = towpath.main(standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except click.ClickException as error:
+        error.message = redacted(error.message)
         error.show()
         code = 2
     except click.Abort:
@@ -90,6 +93,9 @@ def main() -> None:
     except TowpathError as error:
         _tell(error, as_json)
         code = error.exit_code
+    except Exception as error:  # a mistake of ours, told as Python does, without secrets
+        click.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
+        code = 1
     try:
         sys.stdout.flush()
     except BrokenPipeError:

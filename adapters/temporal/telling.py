@@ -12,6 +12,8 @@ from temporalio.exceptions import ApplicationError
 
 from towpath.errors import SecretMissing, StoreFailed, TowpathError
 
+from towpath.redaction import redacted
+
 from .messages import ERROR
 
 _log = logging.getLogger("towpath")
@@ -48,7 +50,7 @@ def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
 
 def _application(error: Exception, code: str, *, non_retryable: bool = True) -> ApplicationError:
     """The error's text goes into the details: messages and causes are plain in a history, whatever codec there is."""
-    return ApplicationError(code, ERROR, str(error), type=code, non_retryable=non_retryable)
+    return ApplicationError(code, ERROR, redacted(str(error)), type=code, non_retryable=non_retryable)
 
 
 def passes(error: StoreFailed) -> bool:
