@@ -246,7 +246,7 @@ class _Draft:
             wrong = any(path[:2] == ("inputs", name) for path in refused)
             if isinstance(written, dict) and written.get("secret") is True and not wrong:
                 place = place_of(self.document, ("inputs", name))
-                self.problems += secret_problems(_input(name, written), place)
+                self.problems += secret_problems(_input(name, written), place, references=False)
 
     # -- steps and the edges between them
 

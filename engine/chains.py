@@ -132,7 +132,7 @@ class _Described:
         """A default is kept with the chain, so it has to be data."""
         place = Place(self.place.file, self.place.line, 1, field=f"inputs.{spec.name}")
         if spec.secret:
-            self.problems += secret_problems(spec, place)
+            self.problems += secret_problems(spec, place, references=True)
             return
         try:
             files = take_apart(spec.default, place)[1]

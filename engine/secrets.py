@@ -219,11 +219,14 @@ def secret_names(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(name for name, hint in hints.items() if secret_type(hint)[0])
 
 
-def secret_problems(spec: InputSpec, place: Place) -> list[Problem]:
-    """What is wrong with a secret input: it is data, and no chain is a place for its value."""
+def secret_problems(spec: InputSpec, place: Place, *, references: bool) -> list[Problem]:
+    """What is wrong with a secret input: it is data, and no chain is a place for its value.
+
+    With `references` the default may name a variable; text that anybody may send must not.
+    """
     if spec.type == "file" or spec.source:
         return [Problem("E_SECRET_INPUT", "a file cannot be a secret input", place, allowed="text or other data")]
-    if spec.default is None or (isinstance(spec.default, dict) and MARK in spec.default):
+    if spec.default is None or (references and isinstance(spec.default, dict) and MARK in spec.default):
         return []
     cure = "give it to each run, or in Python: Secret.env(NAME) as the default"
     return [Problem("E_SECRET_INPUT", "a secret is written into the chain as a default", place, cure=cure)]
