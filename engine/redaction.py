@@ -13,9 +13,11 @@ import json
 import logging
 import os
 import re
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -30,6 +32,7 @@ _MOST_ENCODED = 16 * 1024  # characters; of a longer secret only the plain form 
 
 def redacted(text: str, limit: int = MOST_TEXT) -> str:
     """The first `limit` characters of a text, with `***` in place of every secret that begins in them."""
+    text = str.__str__(text)  # whatever a subclass makes of itself
     looked_at = text if len(text) <= limit else text[: limit + _OVERLAP]
     spans = sorted([*_known(looked_at), *_shaped(looked_at)])
     if not spans:
@@ -60,33 +63,34 @@ def redacted_end(texts: list[str], limit: int) -> str:
 
 # ---- what this process knows
 
-_Forms = dict[str, tuple[str, ...]]  # by their first characters, the longest first
-
 
 class _Known:
     """Secrets in all their forms, found by their first characters: what a search costs does not depend on
-    how many there are.
+    how many there are, and one more or less costs only itself.
     """
 
     def __init__(self) -> None:
-        self.forms: _Forms = {}
+        self.forms: dict[str, tuple[str, ...]] = {}  # by their first characters, the longest first
+        self.open: set[str] = set()  # forms in base64: characters behind them still depend on the secret
         self._told: OrderedDict[str, None] = OrderedDict()
-        self._environment: dict[str, str] = {}
+        self._environment: set[str] = set()
         self._seen: Mapping[Any, Any] = {}
+        self._lock = threading.Lock()  # steps log from threads
 
     def remember(self, secret: str) -> None:
         """Look for this value from now on. The oldest are forgotten when there are too many."""
         if len(secret) < SHORTEST:
             return
-        if secret in self._told:
+        with self._lock:
+            known = secret in self._told
+            self._told[secret] = None
             self._told.move_to_end(secret)
-            return
-        self._told[secret] = None
-        if len(self._told) > MOST_KNOWN:
-            self._told.popitem(last=False)
-            self.forms = _indexed([*_secret_values(self._environment), *self._told])
-        else:
-            _add(self.forms, secret)
+            if not known:
+                self._add(secret)
+            if len(self._told) > MOST_KNOWN:
+                oldest, _ = self._told.popitem(last=False)
+                if oldest not in self._environment:
+                    self._remove(oldest)
 
     def look_around(self) -> None:
         """Take over what changed in the environment."""
@@ -94,9 +98,30 @@ class _Known:
         now: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
         if now == self._seen:
             return
-        self._seen = dict(now)
-        self._environment = {name: value for name, value in os.environ.items() if _rank_of(name)}
-        self.forms = _indexed([*_secret_values(self._environment), *self._told])
+        with self._lock:
+            self._seen = dict(now)
+            found = {secret for name, value in os.environ.items() for secret in _values_of(name, value)}
+            for secret in self._environment - found - self._told.keys():
+                self._remove(secret)
+            for secret in found - self._environment:
+                self._add(secret)
+            self._environment = found
+
+    def _add(self, secret: str) -> None:
+        plain, base64_forms = _forms_of(secret)
+        self.open |= base64_forms
+        for form in plain | base64_forms:
+            start = form[:SHORTEST]
+            self.forms[start] = tuple(sorted({*self.forms.get(start, ()), form}, key=len, reverse=True))
+
+    def _remove(self, secret: str) -> None:
+        plain, base64_forms = _forms_of(secret)
+        self.open -= base64_forms
+        for form in plain | base64_forms:
+            start = form[:SHORTEST]
+            self.forms[start] = tuple(other for other in self.forms.get(start, ()) if other != form)
+            if not self.forms[start]:
+                del self.forms[start]
 
 
 def remember(secret: str) -> None:
@@ -119,14 +144,14 @@ def _known(text: str) -> Iterator[tuple[int, int]]:
     forms = _KNOWN.forms
     if not forms:
         return
+    # A list of places is twice as fast as asking at each of them what to do.
     for start in [i for i in range(len(text) - SHORTEST + 1) if text[i : i + SHORTEST] in forms]:
-        for form in forms[text[start : start + SHORTEST]]:
+        for form in forms.get(text[start : start + SHORTEST], ()):
             if text.startswith(form, start):
-                yield start, _padded(text, start + len(form)) if form in _ENDS_OPEN else start + len(form)
+                yield start, _padded(text, start + len(form)) if form in _KNOWN.open else start + len(form)
                 break
 
 
-_ENDS_OPEN: set[str] = set()  # forms in base64: up to two characters behind them still depend on the secret
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 
 
@@ -137,21 +162,10 @@ def _padded(text: str, end: int) -> int:
     return end
 
 
-def _indexed(secrets: Iterable[str]) -> _Forms:
-    forms: _Forms = {}
-    _ENDS_OPEN.clear()
-    for secret in secrets:
-        _add(forms, secret)
-    return forms
-
-
-def _add(forms: _Forms, secret: str) -> None:
-    open_forms = set(_in_base64(secret)) if len(secret) <= _MOST_ENCODED else set()
-    _ENDS_OPEN.update(open_forms)
-    for form in _written(secret) | open_forms:
-        if len(form) >= SHORTEST:
-            start = form[:SHORTEST]
-            forms[start] = tuple(sorted({*forms.get(start, ()), form}, key=len, reverse=True))
+def _forms_of(secret: str) -> tuple[set[str], set[str]]:
+    """A secret as it may be written, plainly and in base64."""
+    encoded = set(_in_base64(secret)) if len(secret) <= _MOST_ENCODED else set()
+    return {form for form in _written(secret) if len(form) >= SHORTEST}, encoded
 
 
 _SAFE = ("", "/", "/:", "!~*'()", "!$&'()*+,;=", "!$&'()*+,;=:@", "!$&'()*+,;=:@/")  # what clients leave as it is
@@ -207,6 +221,7 @@ _PLAIN_WORDS = frozenset("true false null none enabled disabled required optiona
 _PLAIN = re.compile(r"[a-z_.:/-]*|[A-Z_.:/-]*|[\d.,:_-]*")  # a word, a place, a number
 
 
+@lru_cache(maxsize=4096)
 def _rank_of(name: str) -> int:
     """How sure it is by its name that a variable holds a secret; 0 if nothing says so."""
     words = [word for word in re.split(r"[^A-Z0-9]+", name.upper()) if word]
@@ -217,11 +232,6 @@ def _rank_of(name: str) -> int:
     if _LIKELY_WORDS & set(words) or any(word.startswith(("AUTH", "PGPASS")) for word in words if word != "AUTHOR"):
         return _LIKELY
     return _ADDRESS if words[-1] in ("URL", "URI", "BROKER", "CONNECTION", "STRING", "PROXY") else 0
-
-
-def _secret_values(environment: dict[str, str]) -> Iterator[str]:
-    for name, value in environment.items():
-        yield from _values_of(name, value)
 
 
 def _values_of(name: str, value: str) -> tuple[str, ...]:

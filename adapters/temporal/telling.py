@@ -11,7 +11,6 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from towpath.errors import SecretMissing, StoreFailed, TowpathError
-
 from towpath.redaction import redacted
 
 from .messages import ERROR

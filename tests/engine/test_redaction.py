@@ -18,7 +18,16 @@ from towpath import redaction
 from towpath.attempt import failure
 from towpath.context import StepContext
 from towpath.errors import InputInvalid, Problem, StepFailed
-from towpath.redaction import HIDDEN, LOGGERS, MOST_TEXT, named_like_a_secret, redacted, remember, without_secrets
+from towpath.redaction import (
+    HIDDEN,
+    LOGGERS,
+    MOST_KNOWN,
+    MOST_TEXT,
+    named_like_a_secret,
+    redacted,
+    remember,
+    without_secrets,
+)
 
 ODD = 'pä"ss/w@rd+&=<1>\\x'
 PLAIN = "canary0123456789"
@@ -217,22 +226,14 @@ def test_a_secret_across_a_cut_leaves_no_beginning_behind() -> None:
     assert PLAIN[:20] not in InputInvalid("E_X", "m", found="x" * 70 + PLAIN).problem.found
 
 
-def test_a_huge_text_costs_what_its_beginning_costs() -> None:
+def test_a_huge_text_costs_what_its_beginning_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is behind the limit is not looked at; a step may raise with anything."""
     seen: list[int] = []
-
-    class Counted(str):
-        __slots__ = ()
-
-        def lower(self) -> str:
-            seen.append(len(self))
-            return super().lower()
-
-        def __getitem__(self, key: object) -> str:
-            return Counted(super().__getitem__(key))  # type: ignore[index]
-
-    assert len(redacted(Counted("x" * 20_000_000))) == MOST_TEXT
-    assert seen, "the text was looked at"
+    for name in ("_known", "_shaped"):
+        real = getattr(redaction, name)
+        monkeypatch.setattr(redaction, name, lambda text, real=real: (seen.append(len(text)), real(text))[1])
+    assert len(redacted("x" * 20_000_000)) == MOST_TEXT
+    assert len(seen) == 2, "the text was looked at"
     assert max(seen) < MOST_TEXT * 1.1
 
 
@@ -267,6 +268,28 @@ def test_how_many_secrets_there_are_makes_no_difference_to_a_search() -> None:
     assert max(len(forms) for forms in redaction._KNOWN.forms.values()) <= 4 * 300
     forms = {redacted(f"x another-{number}-one y") for number in range(300)}
     assert forms == {"x *** y"}
+
+
+def test_the_oldest_secrets_are_forgotten_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fan-out with a secret per item does not fill the memory, and each costs only itself."""
+    added: list[str] = []
+    real = redaction._forms_of
+    monkeypatch.setattr(redaction, "_forms_of", lambda secret: (added.append(secret), real(secret))[1])
+    for number in range(2 * MOST_KNOWN):
+        remember(f"one-of-{number}-many")
+    assert len(added) <= 3 * MOST_KNOWN + 300, "each is added once and removed once"
+    assert redacted("is one-of-0-many") == "is one-of-0-many"
+    assert redacted(f"is one-of-{2 * MOST_KNOWN - 1}-many and {PLAIN}") == "is *** and ***"
+    assert len(redaction._KNOWN._told) == MOST_KNOWN
+
+
+def test_a_value_that_is_still_known_stays_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment or by a `Secret`: one of the two is enough."""
+    monkeypatch.setenv("BOTH_TOKEN", "both-canary")
+    assert redacted("a both-canary") == "a ***"
+    remember("both-canary")
+    monkeypatch.delenv("BOTH_TOKEN")
+    assert redacted("a both-canary") == "a ***"
 
 
 def test_the_environment_may_change_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ async def test_a_worker_without_the_variable_waits_for_it(
         gate = await pending(engine, run)
         monkeypatch.delenv(NAME)
         await engine.approve(gate, by="bob")
-        await anyio.sleep(1)
+        await anyio.sleep(2)
         row = await engine.store.load(run.id)
         assert not row.status.final
         assert all(step.error is None for step in row.rows)
