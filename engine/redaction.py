@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -46,6 +46,15 @@ def redacted(text: str, limit: int = MOST_TEXT) -> str:
             parts += (text[done:start], HIDDEN)
         done = max(done, end)
     return "".join([*parts, text[done:limit]])
+
+
+def redacted_data(data: Any) -> Any:
+    """Data without secrets in its texts."""
+    if isinstance(data, str):
+        return redacted(data)
+    if isinstance(data, dict):
+        return {key: redacted_data(inner) for key, inner in data.items()}
+    return [redacted_data(inner) for inner in data] if isinstance(data, list | tuple) else data
 
 
 def redacted_end(texts: list[str], limit: int) -> str:
@@ -239,8 +248,9 @@ def _values_of(name: str, value: str) -> tuple[str, ...]:
     rank = _rank_of(name)
     if rank == 0 or len(value) < SHORTEST or value.lower() in _PLAIN_WORDS or _is_path(value):
         return ()
-    if rank == _ADDRESS or (rank == _LIKELY and _ADDRESS_WITH_PASSWORD.search(value)):
-        return tuple(m[1] for m in _ADDRESS_WITH_PASSWORD.finditer(value) if len(m[1]) >= SHORTEST)
+    address = _compiled(_ADDRESS_WITH_PASSWORD)
+    if rank == _ADDRESS or (rank == _LIKELY and address.search(value)):
+        return tuple(found[1] for found in address.finditer(value) if len(found[1]) >= SHORTEST)
     return () if rank == _LIKELY and _PLAIN.fullmatch(value) else (value,)
 
 
@@ -254,12 +264,19 @@ def _is_path(value: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """Something that looks like a secret: where one of the `anchors` (in small letters) stands, behind `before`,
-    the group `value` of the pattern is one.
+    the group `value` of the pattern is one. `needs` must stand somewhere, or nothing has to be tried.
     """
 
     anchors: tuple[str, ...]
-    pattern: re.Pattern[str]
-    before: re.Pattern[str] | None = None
+    pattern: str
+    before: str = ""
+    needs: str = ""
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Compiled when it is first needed: most processes never meet most shapes."""
+    return re.compile(pattern, re.IGNORECASE)
 
 
 _ENDING = r"s?(?:[_-]?(?:id|value|key|\d{1,3}))?"
@@ -268,55 +285,56 @@ _SCHEMES = r"(?:(?:bearer|basic|digest|token|negotiate|apikey)\s{1,3})?"
 _QUOTED_OR_BARE = (
     r"(?P<quote>\\{0,3}[\"'])?" + _SCHEMES + r"(?P<value>(?(quote)[^\"'\n]{1,4096}|[^\s\"'&,;<>)}\]]{1,4096}))"
 )
+_VALUE = _ENDING + _SEPARATOR + _QUOTED_OR_BARE
 _PASSWORDS = r"(?:pass(?:word|wd|phrase|code)|pass(?==)|pwd)"
 _OTHERS = r"(?:secret|token|credential|authorization|signature|sig(?==))"
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
 # A port is no password; behind the last @ of an address begins its host.
-_ADDRESS_WITH_PASSWORD = re.compile(
-    r"://[^\s/:@\[\]\"'<>]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))(?P<value>[^\s\"'<>@]{0,300}+(?:@[^\s\"'<>@]{0,300}+){0,3}?)@(?![^\s\"'<>@]{0,300}+@)"
-)
-_NAMED = _compiled(f"(?:(?P<sure>{_PASSWORDS})|{_OTHERS}){_ENDING}{_SEPARATOR}{_QUOTED_OR_BARE}")
-_KEYS = _compiled(rf"key{_ENDING}{_SEPARATOR}{_QUOTED_OR_BARE}")
-_KINDS_OF_KEYS = _compiled(
-    r"(?:api|access|secret|private|auth|account|subscription|encryption|signing|master|shared|license|session|client"
-    r"|service|storage)[_-]?\Z"
-)
-_TOKENS = (
-    r"(?P<value>(?:gh[pousr]_|github_pat_|glpat-|sk-|[sr]k_(?:live|test)_|xox[abeprs]-|hf_|npm_|pypi-|shpat_|dop_v1_"
-    r"|whsec_)[A-Za-z0-9_-]{16,512}|(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
-    r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"
-    r"|eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,8192}(?:\.[A-Za-z0-9_-]{0,1024})?)"
+_ADDRESS_WITH_PASSWORD = (  # noqa: S105 - it finds one
+    r"://[^\s/:@\[\]\"'<>]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))"
+    r"(?P<value>[^\s\"'<>@]{0,300}+(?:@[^\s\"'<>@]{0,300}+){0,3}?)@(?![^\s\"'<>@]{0,300}+@)"
 )
 _SHAPES = (
-    _Shape(("://",), _ADDRESS_WITH_PASSWORD),
-    _Shape((":",), re.compile(r":(?P<value>[^\s:@\"'/]{1,256})@(?=(?:tcp|tcp6|unix|udp)\()")),
-    _Shape(("pass", "pwd", "secret", "token", "credential", "authorization", "signature", "sig="), _NAMED),
-    _Shape(("key",), _KEYS, _KINDS_OF_KEYS),
+    _Shape(("://",), _ADDRESS_WITH_PASSWORD, needs="@"),
+    _Shape((":",), r":(?P<value>[^\s:@\"'/]{1,256})@(?=(?:tcp|tcp6|unix|udp)\()", needs="@"),
+    _Shape(
+        ("pass", "pwd", "secret", "token", "credential", "authorization", "signature", "sig="),
+        f"(?:(?P<sure>{_PASSWORDS})|{_OTHERS}){_VALUE}",
+    ),
+    _Shape(
+        ("key",),
+        f"key{_VALUE}",
+        r"(?:api|access|secret|private|auth|account|subscription|encryption|signing|master|shared|license|session"
+        r"|client|service|storage)[_-]?\Z",
+    ),
     _Shape(
         ("pass", "token", "secret", "api-key", "api_key", "apikey"),
-        _compiled(rf"(?P<sure>{_PASSWORDS}|{_OTHERS}|api[_-]?key)[\"']?,?\s{{1,3}}[\"']?(?P<value>[^\s\"'-][^\s\"']{{0,4095}})"),
-        re.compile(r"--[\w-]{0,24}\Z"),
+        rf"(?P<sure>{_PASSWORDS}|{_OTHERS}|api[_-]?key)[\"']?,?\s{{1,3}}[\"']?"
+        r"(?P<value>[^\s\"'-][^\s\"']{0,4095})",
+        r"--[\w-]{0,24}\Z",
+        needs="--",
     ),
-    _Shape(("bearer", "basic"), _compiled(r"(?:bearer|basic)\s{1,3}(?P<value>[A-Za-z0-9._~+/=-]{8,8192})")),
-    _Shape(("cookie",), _compiled(r"cookie[\"']?\s{0,3}(?::|,\s?b?[\"'])\s{0,3}[\"']?(?P<value>[^\r\n\"']{1,8192})")),
+    _Shape(("bearer", "basic"), r"(?:bearer|basic)\s{1,3}(?P<value>[A-Za-z0-9._~+/=-]{8,8192})"),
+    _Shape(("cookie",), r"cookie[\"']?\s{0,3}(?::|,\s?b?[\"'])\s{0,3}[\"']?(?P<value>[^\r\n\"']{1,8192})"),
     _Shape(
         ("private key-----",),
-        _compiled(r"private key-----(?!\*)(?P<value>(?:[^-]|-(?!-)){0,32768}(?:-----end [a-z ]{0,40}-----)?)"),
+        r"private key-----(?!\*)(?P<value>(?:[^-]|-(?!-)){0,32768}(?:-----end [a-z ]{0,40}-----)?)",
     ),
     _Shape(
-        ("gh", "glpat-", "sk", "rk_", "xox", "hf_", "npm_", "pypi-", "shpat_", "dop_v1_", "whsec_", "akia", "asia",
-         "aiza", "sg.", "eyj"),
-        re.compile(_TOKENS),
-        re.compile(r"(?<![A-Za-z0-9])\Z"),
+        ("gh", "glpat-", "sk", "rk_", "xox", "hf_", "npm_", "pypi-", "shpat_", "dop_v1_", "whsec_"),
+        r"(?P<value>(?-i:gh[pousr]_|github_pat_|glpat-|sk-|[sr]k_(?:live|test)_|xox[abeprs]-|hf_|npm_|pypi-|shpat_"
+        r"|dop_v1_|whsec_)[A-Za-z0-9_-]{16,512})",
+        r"(?<![A-Za-z0-9])\Z",
     ),
-    _Shape(("hooks.slack.com/",), re.compile(r"hooks.slack.com/(?:services|workflows)/(?P<value>[\w/-]{8,256})")),
-    _Shape(("/api/webhooks/",), re.compile(r"/api/webhooks/(?P<value>\d{5,30}/[\w-]{8,256})")),
-)  # fmt: skip
+    _Shape(
+        ("akia", "asia", "aiza", "sg.", "eyj"),
+        r"(?P<value>(?-i:(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
+        r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"
+        r"|eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,8192}(?:\.[A-Za-z0-9_-]{0,1024})?))",
+        r"(?<![A-Za-z0-9])\Z",
+    ),
+    _Shape(("hooks.slack.com/",), r"hooks.slack.com/(?:services|workflows)/(?P<value>[\w/-]{8,256})"),
+    _Shape(("/api/webhooks/",), r"/api/webhooks/(?P<value>\d{5,30}/[\w-]{8,256})"),
+)
 # Words that stand behind such a name in a sentence or a schema.
 _ORDINARY = frozenset(
     "true false null none yes no on off str string text int number bool bytes secret token password required missing "
@@ -331,6 +349,8 @@ def _shaped(text: str) -> Iterator[tuple[int, int]]:
     if len(small) != len(text):  # a few letters are longer when they are small
         small = "".join(c.lower() if c.isascii() else c for c in text)
     for shape in _SHAPES:
+        if shape.needs and shape.needs not in small:
+            continue
         for anchor in shape.anchors:
             at = small.find(anchor)
             while at >= 0:
@@ -341,8 +361,8 @@ def _shaped(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _match(shape: _Shape, text: str, at: int) -> re.Match[str] | None:
-    found = shape.pattern.match(text, at)
-    if found is None or (shape.before is not None and not shape.before.search(text, max(0, at - _BEFORE), at)):
+    found = _compiled(shape.pattern).match(text, at)
+    if found is None or not _compiled(shape.before or r"\Z").search(text, max(0, at - _BEFORE), at):
         return None
     return None if _is_ordinary(found) else found
 
