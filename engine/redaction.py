@@ -248,7 +248,7 @@ def _values_of(name: str, value: str) -> tuple[str, ...]:
     rank = _rank_of(name)
     if rank == 0 or len(value) < SHORTEST or value.lower() in _PLAIN_WORDS or _is_path(value):
         return ()
-    address = _compiled(_ADDRESS_WITH_PASSWORD)
+    address = _compiled(_ADDRESS_WITH_LOGIN)
     if rank == _ADDRESS or (rank == _LIKELY and address.search(value)):
         return tuple(found[1] for found in address.finditer(value) if len(found[1]) >= SHORTEST)
     return () if rank == _LIKELY and _PLAIN.fullmatch(value) else (value,)
@@ -289,12 +289,12 @@ _VALUE = _ENDING + _SEPARATOR + _QUOTED_OR_BARE
 _PASSWORDS = r"(?:pass(?:word|wd|phrase|code)|pass(?==)|pwd)"
 _OTHERS = r"(?:secret|token|credential|authorization|signature|sig(?==))"
 # A port is no password; behind the last @ of an address begins its host.
-_ADDRESS_WITH_PASSWORD = (  # noqa: S105 - it finds one
+_ADDRESS_WITH_LOGIN = (
     r"://[^\s/:@\[\]\"'<>]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))"
     r"(?P<value>[^\s\"'<>@]{0,300}+(?:@[^\s\"'<>@]{0,300}+){0,3}?)@(?![^\s\"'<>@]{0,300}+@)"
 )
 _SHAPES = (
-    _Shape(("://",), _ADDRESS_WITH_PASSWORD, needs="@"),
+    _Shape(("://",), _ADDRESS_WITH_LOGIN, needs="@"),
     _Shape((":",), r":(?P<value>[^\s:@\"'/]{1,256})@(?=(?:tcp|tcp6|unix|udp)\()", needs="@"),
     _Shape(
         ("pass", "pwd", "secret", "token", "credential", "authorization", "signature", "sig="),

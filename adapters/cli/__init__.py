@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -80,8 +81,9 @@ def main() -> None:
         outcome: Any = towpath.main(standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except click.ClickException as error:
-        error.message = redacted(error.message)
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        click.echo(redacted(told.getvalue()), err=True, nl=False)
         code = 2
     except click.Abort:
         code = INTERRUPTED

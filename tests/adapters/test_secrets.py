@@ -156,7 +156,7 @@ async def test_a_default_may_name_a_variable(open_engine: OpenEngine, monkeypatc
     """In Python, where code can read the environment anyway."""
 
     @chain
-    def default(key: Secret[str] = Secret.env(NAME)):  # type: ignore[assignment]  # noqa: B008
+    def default(key: Secret[str] = Secret.env(NAME)):  # noqa: B008
         return steps.ask(key)
 
     monkeypatch.setenv(NAME, CANARY)

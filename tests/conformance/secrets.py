@@ -116,7 +116,7 @@ async def test_an_error_tells_no_secret(open_engine: OpenEngine, store: Path) ->
 async def test_what_a_secret_cannot_be_used_for(chain: str, code: str, open_engine: OpenEngine) -> None:
     """Refused with a code of its own, before anything of it is told."""
     async with open_engine() as engine:
-        run = await engine.run(getattr(steps, chain), **({} if chain == "filing" else {"key": CANARY}))
+        run = await engine.run(getattr(steps, chain), inputs={} if chain == "filing" else {"key": CANARY})
     assert run.status is ChainStatus.FAILED
     assert [step.error.code for step in run.steps if step.error is not None] == [code]
 

@@ -9,6 +9,8 @@ import logging
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -229,9 +231,14 @@ def test_a_secret_across_a_cut_leaves_no_beginning_behind() -> None:
 def test_a_huge_text_costs_what_its_beginning_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is behind the limit is not looked at; a step may raise with anything."""
     seen: list[int] = []
+
+    def counted(real: Callable[[str], object], text: str) -> object:
+        seen.append(len(text))
+        return real(text)
+
     for name in ("_known", "_shaped"):
         real = getattr(redaction, name)
-        monkeypatch.setattr(redaction, name, lambda text, real=real: (seen.append(len(text)), real(text))[1])
+        monkeypatch.setattr(redaction, name, partial(counted, real))
     assert len(redacted("x" * 20_000_000)) == MOST_TEXT
     assert len(seen) == 2, "the text was looked at"
     assert max(seen) < MOST_TEXT * 1.1
@@ -274,7 +281,12 @@ def test_the_oldest_secrets_are_forgotten_and_nothing_else(monkeypatch: pytest.M
     """A fan-out with a secret per item does not fill the memory, and each costs only itself."""
     added: list[str] = []
     real = redaction._forms_of
-    monkeypatch.setattr(redaction, "_forms_of", lambda secret: (added.append(secret), real(secret))[1])
+
+    def counted(secret: str) -> object:
+        added.append(secret)
+        return real(secret)
+
+    monkeypatch.setattr(redaction, "_forms_of", counted)
     for number in range(2 * MOST_KNOWN):
         remember(f"one-of-{number}-many")
     assert len(added) <= 3 * MOST_KNOWN + 300, "each is added once and removed once"
@@ -306,7 +318,7 @@ def test_the_environment_may_change_at_any_time(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("field", ["message", "found", "allowed", "cure"])
 def test_no_text_of_an_error_holds_a_secret(field: str) -> None:
     """Whoever shows it: the exception, `--json`, a page, a webhook."""
-    problem = Problem(**{"code": "E_X", "message": "m", field: f"is {PLAIN}"})
+    problem = replace(Problem("E_X", "m"), **{field: f"is {PLAIN}"})
     assert PLAIN not in f"{problem} {problem!r} {problem.as_json()}"
     error = StepFailed(f"no {PLAIN}")
     assert PLAIN not in f"{error} {error!r} {error.args}"

@@ -13,12 +13,13 @@ import pytest
 from tests.adapters.conftest import check
 from tests.conformance import secret_steps as steps
 from tests.conformance.secrets import CANARY, recorded, traces
+from towpath.adapters.http.server_settings import Webhook
 from towpath.adapters.http.shapes import masked
 
 from .conftest import OpenSite, Site
 from .serving import on_a_socket
 from .test_serve import served, until
-from .test_webhooks import Receiver, Webhook, begun, quick
+from .test_webhooks import Receiver, begun, quick
 
 __all__ = ["quick"]
 pytestmark = pytest.mark.anyio
