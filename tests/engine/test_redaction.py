@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
@@ -318,7 +319,8 @@ def test_the_environment_may_change_at_any_time(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("field", ["message", "found", "allowed", "cure"])
 def test_no_text_of_an_error_holds_a_secret(field: str) -> None:
     """Whoever shows it: the exception, `--json`, a page, a webhook."""
-    problem = replace(Problem("E_X", "m"), **{field: f"is {PLAIN}"})
+    changed: dict[str, Any] = {field: f"is {PLAIN}"}
+    problem = replace(Problem("E_X", "m"), **changed)
     assert PLAIN not in f"{problem} {problem!r} {problem.as_json()}"
     error = StepFailed(f"no {PLAIN}")
     assert PLAIN not in f"{error} {error!r} {error.args}"
