@@ -12,7 +12,7 @@ from typing import Any
 from towpath.attempt import Outcome, failure
 from towpath.binding import compile_condition
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Finish, Pause, RestoredRow, Skip, Wait
-from towpath.errors import Place
+from towpath.errors import Place, SecretMissing
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -93,6 +93,8 @@ class RunFacts:
         """The number of a mapped step's items (`pairs`: those of its partner), its row recorded. None as in `holds`."""
         try:
             count = pairs if pairs is not None else self.arguments.count(step)
+        except SecretMissing:
+            raise  # nothing is wrong with the step: it can be called where its secrets are
         except Exception as error:
             self.outcomes[step.id, None] = failure(error)
             return None
@@ -112,6 +114,8 @@ class RunFacts:
         row = self.ledger.row(step.id, item)
         try:
             return self.arguments.of(step, item) | (row.overrides if row is not None else {})
+        except SecretMissing:
+            raise
         except Exception as error:
             self.outcomes[step.id, item] = failure(error)
             return None

@@ -17,6 +17,7 @@ from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
+from towpath.secrets import check_kept, marks_in
 from towpath.starting import Reads, new_run
 from towpath.steps import Step, find_step
 
@@ -132,6 +133,7 @@ class LocalAdapter:
             row = await self._store.load(run_id)
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
             self.functions(run_id, row.plan, given)
+            await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables)
             if self.spans is not None:
                 self.spans.begins(row)
@@ -246,6 +248,13 @@ class LocalAdapter:
             for name, step in run.functions.items()
             if hasattr(step.function, "__code__")
         }
+
+
+async def _check_secrets(row: RunRow, store: Store) -> None:
+    """The secrets that a run is made of can be had here. Raises SecretMissing; then nothing of it has started."""
+    values = [row.inputs, *(step.value for step in row.rows if step.status.done)]
+    if any(any(marks_in(value)) for value in values):
+        await anyio.to_thread.run_sync(check_kept, values, store.files.folder)
 
 
 def _resolved(plan: Plan, given: Mapping[str, Step[..., Any]]) -> Iterator[tuple[str, Step[..., Any]]]:

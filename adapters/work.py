@@ -19,6 +19,7 @@ from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, Ste
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Store
+from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
 from towpath.user_code import call_step
 from towpath.values import copied
@@ -207,9 +208,13 @@ class StepExecutor:
     def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
         arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
         if work.step.kind == "workflow":
+            revealed(arguments)  # what cannot be had here is no failure of the step
             return partial(self._on_server, work, arguments, context)
         function, span = self._functions[work.step.target], self._span(work)
-        return partial(call_step, function, arguments, context, self._threads, self.variables, span)
+        if function.secrets or self._ledger.has_secrets:
+            arguments = opened(arguments, function.secrets)
+        call = partial(call_step, function, arguments, context, self._threads, self.variables, span)
+        return partial(_in_secret, call) if work.step.secret or function.is_secret else call
 
     def _span(self, work: Work) -> AbstractContextManager[None]:
         """Spans that the work makes of its own are inside the attempt's."""
@@ -251,12 +256,20 @@ class StepExecutor:
         context = StepContext(self._run_id, work.step.id, work.row.item, work.row.attempt)
         context.asks_approval = work.step.approval is not None
         versions = self._ledger.versions(work.row)
+        if work.step.secret:
+            value = Secret(revealed(value))
         try:
             return await keep_outcome(value, context, self._store.files, self._store.new_id, versions)
         except TowpathError as error:
             if disk_failed(error):
                 raise
             return failure(error)
+
+
+async def _in_secret(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What a step returns whose value is secret."""
+    value = await call()
+    return value if value is None or isinstance(value, Secret) else Secret(revealed(value))
 
 
 def crashed(step: StepPlan, lost: int) -> StepCrashed:

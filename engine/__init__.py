@@ -25,6 +25,7 @@ from .errors import Fenced as Fenced
 from .errors import InputInvalid as InputInvalid
 from .errors import PromptFailed as PromptFailed
 from .errors import RunRefused as RunRefused
+from .errors import SecretMissing as SecretMissing
 from .errors import ServerFailed as ServerFailed
 from .errors import StepFailed as StepFailed
 from .errors import StepNotCompleted as StepNotCompleted
@@ -35,6 +36,7 @@ from .errors import ValueRefused as ValueRefused
 from .model import ChainStatus as ChainStatus
 from .model import RetryPolicy as RetryPolicy
 from .model import StepStatus as StepStatus
+from .secrets import Secret as Secret
 from .steps import Step as Step
 from .steps import step as step
 
@@ -64,6 +66,8 @@ __all__ = [
     "Run",
     "RunHandle",
     "RunRefused",
+    "Secret",
+    "SecretMissing",
     "ServerFailed",
     "Step",
     "StepContext",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from .artifact import Artifact, KeptFile
@@ -23,9 +24,10 @@ from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, 
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
-from .redaction import redacted
+from .redaction import redacted, redacted_end
+from .secrets import MARK, sealed
 from .user_code import StepRaised, in_own_task
-from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, NewFile, take_apart
+from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
 MESSAGE_LIMIT = 2_000  # characters of an exception's own text
@@ -95,12 +97,12 @@ async def _tried(
 ) -> Outcome:
     value = await call()
     try:
-        data, found = take_apart(value, _place(context))
+        found = take_apart_with_secrets(value, _place(context))
     except BaseException as error:  # methods of the value's own classes were called
         raise StepRaised(error) from None
-    keep = partial(_keep_parts, data, found, context, files, new_id, versions)
+    keep = partial(_keep_parts, found, context, files, new_id, versions)
     # A stream is the user's code still, and its task is its own too.
-    streams = any(isinstance(file.data, AsyncIterable) for file in found)
+    streams = any(isinstance(file.data, AsyncIterable) for file in found.files)
     return await (in_own_task(keep, copy_context()) if streams else keep())
 
 
@@ -133,19 +135,20 @@ async def keep_outcome(
     Raises:
         ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE, E_VALUE_FILE, E_ARTIFACT_NAME_TWICE. StoreFailed: E_DISK_….
     """
-    data, found = take_apart(value, _place(context))
-    return await _keep_parts(data, found, context, files, new_id, versions)
+    found = take_apart_with_secrets(value, _place(context))
+    return await _keep_parts(found, context, files, new_id, versions)
 
 
 async def _keep_parts(
-    data: Json,
-    found: list[NewFile],
+    taken: Found,
     context: StepContext,
     files: Files,
     new_id: Callable[[], str],
     versions: dict[str, int],
 ) -> Outcome:
-    found = [*found, *context.saved]
+    data, found = taken.data, [*taken.files, *context.saved]
+    for mark, secret in taken.secrets:
+        mark[MARK] = await anyio.to_thread.run_sync(sealed, secret.reveal(), files.folder)
     stored = await keep_value(data, context, files, new_id, versions, always=context.asks_approval and not found)
     names = [file.name for file in found] + [artifact.name for artifact in stored]
     if len(names) != len(set(names)):
@@ -225,8 +228,11 @@ def _new(
 
 
 def disk_failed(error: BaseException) -> bool:
-    """The store's disk is full or broken: no fault of the step, and no use in trying it again now."""
-    return isinstance(error, StoreFailed) and error.code.startswith("E_DISK_") and not error.retryable
+    """The store's disk is full or broken, or its key for secrets is: no fault of the step, and no use in trying
+    it again now.
+    """
+    trouble = ("E_DISK_", "E_SECRET_KEY")
+    return isinstance(error, StoreFailed) and error.code.startswith(trouble) and not error.retryable
 
 
 def failure(error: BaseException) -> Outcome:
@@ -249,7 +255,7 @@ def failure(error: BaseException) -> Outcome:
     if ours is not None:
         return Outcome(error=replace(ours, traceback=shown), retryable=not final)
     text = _safe(lambda: str(first))
-    message = redacted(f"{group}{name}: {text}" if text else group + name)[:MESSAGE_LIMIT]
+    message = redacted(f"{group}{name}: {text}" if text else group + name, MESSAGE_LIMIT)
     return Outcome(error=ErrorInfo("E_STEP_RAISED", message + more, name, shown), retryable=not final)
 
 
@@ -291,10 +297,12 @@ def user_traceback(error: BaseException) -> str:
     try:
         kept = traceback.TracebackException.from_exception(error)
         _drop_our_frames(kept)
-        lines = [line if len(line) <= MESSAGE_LIMIT else f"{line[:MESSAGE_LIMIT]}…\n" for line in kept.format()]
+        lines = [
+            line if len(line) <= MESSAGE_LIMIT else f"{redacted(line, MESSAGE_LIMIT)}…\n" for line in kept.format()
+        ]
     except Exception:  # an exception whose attributes raise when they are looked at
         lines = traceback.format_tb(error.__traceback__)
-    text = printable(redacted("".join(lines)))
+    text = printable(redacted_end(lines, TRACEBACK_LIMIT))
     return text.encode()[-TRACEBACK_LIMIT:].decode(errors="ignore")
 
 

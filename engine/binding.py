@@ -16,6 +16,7 @@ from .artifact import Artifact
 from .errors import ExpressionFailed, Place
 from .expressions import Condition, Reference, look_up, parse_condition, parse_template
 from .model import Json, StepPlan
+from .secrets import Secret, holds_secret, marks_in, revealed
 
 MARKS = frozenset({"$ref", "$item", "$template", "$literal"})
 FILE_KINDS = frozenset({"image", "video", "audio", "text", "model", "file"})
@@ -70,30 +71,61 @@ def bind(binding: Json, place: Place, env: Environment, item: Any = None, index:
         return _referred(binding["$ref"], env)
     if "$item" in binding:
         keys = tuple(binding["$item"])
-        return look_up(item, Reference("item", "", "", keys)) if keys else item
+        return _part(item, Reference("item", "", "", keys)) if keys else item
     if "$template" in binding:
-        template, problems = parse_template(binding["$template"], None, place)
-        assert template is not None, problems
-        return template.render(lambda ref: resolve(ref, env, item, index))
+        return _rendered(binding["$template"], place, lambda ref: resolve(ref, env, item, index))
     if "$literal" in binding:
         return binding["$literal"]
     return {key: bind(inner, place, env, item, index) for key, inner in binding.items()}
+
+
+def _rendered(text: str, place: Place, find: Callable[[Reference], Any]) -> Any:
+    """What a template comes to. With a secret in it, all of it is secret."""
+    template, problems = parse_template(text, None, place)
+    assert template is not None, problems
+    secrets: list[Secret[Any]] = []
+    value = template.render(lambda ref: revealed(find(ref), secrets))
+    if len(secrets) == 1 and value == secrets[0].reveal():
+        return secrets[0]  # nothing was added to it: it is kept as it was
+    return Secret(value) if secrets else value
+
+
+def _part(value: Any, reference: Reference, known: int = 0) -> Any:
+    """What a reference names in a value. A part of a secret is secret."""
+    if isinstance(value, Secret) and len(reference.keys) > known:
+        return Secret(look_up(value.reveal(), reference, known))
+    return look_up(value, reference, known)
 
 
 def _referred(target: dict[str, Json], env: Environment) -> Any:
     keys: tuple[str | int, ...] = tuple(target.get("keys") or [])
     if "input" in target:
         value = env.input(target["input"])
-        return look_up(value, Reference("inputs", "", "", (target["input"], *keys)), 1) if keys else value
+        return _part(value, Reference("inputs", "", "", (target["input"], *keys)), 1) if keys else value
     value = env.value(target["step"])
-    return look_up(value, Reference("step", target["step"], "output", keys)) if keys else value
+    return _part(value, Reference("step", target["step"], "output", keys)) if keys else value
 
 
 def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
-    """A step's condition as a function. It raises ExpressionFailed (E_COND_TYPE, E_TEMPLATE_UNDEFINED)."""
+    """A step's condition as a function.
+
+    It raises ExpressionFailed: E_COND_TYPE, E_SECRET_USE, E_TEMPLATE_UNDEFINED.
+    """
     condition, problems = parse_condition(text, None, place)
     assert isinstance(condition, Condition), problems
-    return lambda env: condition.holds(lambda ref: resolve(ref, env, None, None))
+    return lambda env: condition.holds(lambda ref: _in_the_open(resolve(ref, env, None, None), place))
+
+
+def _in_the_open(value: Any, place: Place) -> Any:
+    """A value that everybody may see the consequences of: whether a step runs is recorded and shown."""
+    if holds_secret(value):
+        raise _misused("a condition cannot look at a secret", place)
+    return value
+
+
+def _misused(message: str, place: Place) -> ExpressionFailed:
+    cure = "let a step that gets the secret return what may be known"
+    return ExpressionFailed("E_SECRET_USE", message, place=place, cure=cure)
 
 
 def inputs_used(step: StepPlan) -> frozenset[str]:
@@ -137,15 +169,18 @@ def resolve(reference: Reference, env: Environment, item: Any, index: int | None
     if reference.root == "inputs":
         if not reference.keys:
             raise ExpressionFailed("E_TEMPLATE_UNDEFINED", "name an input: inputs.<name>")
-        return look_up(env.input(str(reference.keys[0])), reference, 1)
+        return _part(env.input(str(reference.keys[0])), reference, 1)
     if reference.root == "item":
-        return look_up(_with_files(item, reference.keys), reference)
+        return _part(_with_files(item, reference.keys), reference)
     if reference.root == "index":
         return index
     if reference.part == "status":
         return env.status(reference.step)
     if reference.part == "parameters":
-        return look_up(env.parameters(reference.step), reference)
+        value = look_up(env.parameters(reference.step), reference)
+        if any(marks_in(value)):
+            raise _misused("a recorded argument does not hold its secret", Place(step=reference.step))
+        return value
     if reference.part == "error":
         return look_up(env.error(reference.step), reference)
     return _output(reference, env)
@@ -161,7 +196,7 @@ def _output(reference: Reference, env: Environment) -> Any:
             first = next((f for f in env.files(reference.step) if f.kind == keys[0]), None)
             if first is not None:
                 return look_up(_file_fields(first, keys[1:]), reference, 1)
-    return look_up(_with_files(value, keys), reference)
+    return _part(_with_files(value, keys), reference)
 
 
 def _with_files(value: Any, keys: tuple[str | int, ...]) -> Any:

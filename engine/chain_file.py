@@ -30,6 +30,7 @@ from .references import (
     similar,
 )
 from .retry import seconds
+from .secrets import secret_problems
 from .steps import Step, StepOptions, attempts, retry_policy
 from .yaml_source import MAX_PROBLEMS, Document, read_yaml
 
@@ -199,6 +200,7 @@ class _Draft:
         order, circles = order_of(needs)
         self._circles(circles, entries)
         inputs = data.get("inputs")
+        self._secret_inputs(inputs, refused)
         self.expressions = Expressions(inputs if isinstance(inputs, dict) else (), needs)
         plans = [self._step(entry) for entry in entries]
         self.expressions.settle(order, circular=bool(circles))
@@ -239,6 +241,13 @@ class _Draft:
         self, code: str, message: str, place: Place, found: str = "", allowed: str = "", cure: str = ""
     ) -> None:
         self.problems.append(Problem(code, message, place, found, allowed, cure))
+
+    def _secret_inputs(self, inputs: Any, refused: set[Keys]) -> None:
+        for name, written in inputs.items() if isinstance(inputs, dict) else ():
+            wrong = any(path[:2] == ("inputs", name) for path in refused)
+            if isinstance(written, dict) and written.get("secret") is True and not wrong:
+                place = place_of(self.document, ("inputs", name))
+                self.problems += secret_problems(_input(name, written), place, references=False)
 
     # -- steps and the edges between them
 
@@ -323,7 +332,10 @@ class _Draft:
     def _options(self, entry: _Entry, base: StepOptions) -> dict[str, Any]:
         """How the step runs: the keys that are written, over those of the decorator."""
         fields = entry.fields
-        options = {key: fields.get(key, getattr(base, key)) for key in ("on_item_failure", "cheap", "cache")}
+        if fields.get("secret") and "workflow" in entry.written:
+            message = "a ComfyUI step makes files, and a file cannot be secret"
+            self._problem("E_SECRET_PLACE", message, entry.place(("secret",)), cure="remove `secret`")
+        options = {key: fields.get(key, getattr(base, key)) for key in ("on_item_failure", "cheap", "cache", "secret")}
         for key in ("timeout", "total_timeout"):
             options[key] = getattr(base, key)
             if key in fields:
@@ -433,7 +445,8 @@ def _input(name: str, written: Mapping[str, Any]) -> InputSpec:
         default = int(default)  # 3.0 is a whole number in YAML
     words = {key: written.get(key, "") for key in ("description", "target")}
     required = "default" not in written and not source
-    return InputSpec(name, kind, required, default, words["description"], source, words["target"])
+    secret = written.get("secret", False)
+    return InputSpec(name, kind, required, default, words["description"], source, words["target"], secret)
 
 
 class _Bare(str):

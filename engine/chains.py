@@ -15,6 +15,7 @@ from .expressions import Scope, parse_condition
 from .graph import compile_plan
 from .input_types import input_spec
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
+from .secrets import secret_problems
 from .step_names import named_twice, same_function
 from .steps import ItemMark, Step, StepOptions
 from .tracing import InputRef, Node, Ref, Trace, current_trace, is_reference, text_of, tracing, user_frame, user_place
@@ -229,6 +230,9 @@ class _Described:
     def check_default(self, spec: InputSpec) -> None:
         """A default is kept with the chain, so it has to be data."""
         place = Place(self.place.file, self.place.line, 1, field=f"inputs.{spec.name}")
+        if spec.secret:
+            self.problems += secret_problems(spec, place, references=True)
+            return
         try:
             files = take_apart(spec.default, place)[1]
         except ValueRefused as refused:
@@ -310,6 +314,7 @@ class _Described:
             cache=options.cache,
             description=node.step.description if inner is None else inner.plan.description,
             chain=None if inner is None else inner.plan,
+            secret=node.kind == "python" and node.step.is_secret,
         )
 
     def _function(self, name: str, function: Step[..., Any], step_id: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from .artifact import Artifact, File
 from .errors import Place, ValueRefused
 from .logs import guarded_logger, report, step_logger
+from .redaction import without_secrets
 from .values import NewFile
 
 LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go first
@@ -118,9 +119,9 @@ class StepContext:
 
     @property
     def logger(self) -> logging.Logger:
-        """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`)."""
+        """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`), without secrets."""
         if self._logger is None:
-            self._logger = step_logger(self.step_id)
+            self._logger = without_secrets(step_logger(self.step_id))
             self.log = LogLines()
             self._logger.addHandler(self.log)
         return self._logger

@@ -8,6 +8,7 @@
     ├── ValueRefused          a step returned something that cannot be kept
     ├── StepFailed            raised by a user's step to fail on purpose (`retryable=False` stops retries)
     ├── StepTimedOut          an attempt, or all attempts together, took too long
+    ├── SecretMissing         a secret of a run cannot be had in this process (exit 2)
     ├── StepNotRegistered     a step name that this process cannot resolve (exit 2)
     ├── RunRefused            a run is not there, is owned by somebody else, or is already over
     │   └── Fenced            this process lost the run to another owner; nothing it writes counts
@@ -27,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from .redaction import redacted
 
 FOUND_LIMIT = 80  # characters of a user's text that an error repeats
 
@@ -54,15 +57,15 @@ class Place:
 
 
 def shown(value: object) -> str:
-    """A user's value, cut to 80 characters, with control characters escaped, safe for any terminal."""
+    """A user's value without secrets, cut to 80 characters, with control characters escaped, safe for any terminal."""
     text = value if isinstance(value, str) else repr(value)
-    text = text if len(text) <= FOUND_LIMIT else text[: FOUND_LIMIT - 1] + "…"
+    text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1) + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, complete enough to be shown, logged and matched by `code`."""
+    """One thing that is wrong, complete enough to be shown, logged and matched by `code`. Its texts hold no secret."""
 
     code: str
     message: str
@@ -70,6 +73,12 @@ class Problem:
     found: str = ""
     allowed: str = ""
     cure: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("message", "found", "allowed", "cure"):
+            text = getattr(self, name)
+            if text:
+                object.__setattr__(self, name, redacted(text))
 
     def __str__(self) -> str:
         where = str(self.place)
@@ -196,6 +205,15 @@ class StepTimedOut(TowpathError):
 
 class StepNotRegistered(TowpathError):
     """A plan names a step function that this process cannot import."""
+
+    exit_code = 2
+
+
+class SecretMissing(TowpathError):
+    """A secret cannot be had in this process: its variable is not set, or its key is another one.
+
+    Nothing is wrong with the run: it goes on in a process that has the secret.
+    """
 
     exit_code = 2
 

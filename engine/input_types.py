@@ -26,6 +26,7 @@ import msgspec
 from .artifact import Artifact, File
 from .errors import InputInvalid, Place
 from .model import InputSpec, Json
+from .secrets import Secret, secret_type
 
 Shape: TypeAlias = Json
 Leaf: TypeAlias = Callable[[str, Any], Any]
@@ -39,7 +40,8 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _DEPTH = 20
 # Imported for type checkers only, these have no value where the chain is described.
 _WELL_KNOWN = {
-    "Artifact": Artifact, "File": File, "Path": Path, "Any": Any, "Optional": typing.Optional, "Union": typing.Union,
+    "Artifact": Artifact, "File": File, "Path": Path, "Secret": Secret, "Any": Any, "Optional": typing.Optional,
+    "Union": typing.Union,
     "Literal": typing.Literal, "Annotated": typing.Annotated, "Sequence": collections.abc.Sequence,
     "Iterable": collections.abc.Iterable, "Mapping": collections.abc.Mapping,
 }  # fmt: skip
@@ -47,13 +49,22 @@ _WELL_KNOWN = {
 
 def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> InputSpec:
     """The input that a parameter of a `@chain` is."""
-    shape = shape_of(_hint(parameter.annotation, function))
+    secret, hint = secret_type(_hint(parameter.annotation, function))
+    shape = shape_of(hint)
     if isinstance(parameter.default, Path) and shape is None:
         shape = "file"
     required = parameter.default is parameter.empty
     default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
+    default = default.mark if isinstance(default, Secret) else default
     kind, plain = _kind(shape), isinstance(shape, str) or shape is None
-    return InputSpec(parameter.name, kind, required, None if required else default, shape=None if plain else shape)
+    return InputSpec(
+        parameter.name,
+        kind,
+        required,
+        None if required else default,
+        shape=None if plain else shape,
+        secret=secret,
+    )
 
 
 def _hint(annotation: Any, function: Callable[..., Any]) -> Any:
@@ -171,6 +182,7 @@ def in_words(shape: Shape) -> str:
 
 def _refused(spec: InputSpec, found: object, shape: Shape, at: str = "") -> InputInvalid:
     place = Place(field=f"inputs.{spec.name}{at}")
+    found = type(found).__name__ if spec.secret else found
     return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=in_words(shape))
 
 

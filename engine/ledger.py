@@ -18,6 +18,7 @@ from .errors import ExpressionFailed, Place, StoreFailed
 from .events import NewArtifact
 from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
 from .ports import Files, RunRow, StepRow, Store
+from .secrets import Secret
 from .values import STORED_VALUE, of_item, restore
 
 INPUTS = "inputs"  # the step id of the row that holds file inputs
@@ -53,6 +54,7 @@ class Ledger:
     def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json]) -> None:
         self.plan = plan
         self.inputs = inputs
+        self.has_secrets = False  # was a secret met? Arguments are searched for them only then
         self._files = files
         self._rows: dict[tuple[str, int | None], LedgerRow] = {}
 
@@ -139,16 +141,16 @@ class Ledger:
     def input(self, name: str) -> object:
         if name not in self.inputs:
             raise ExpressionFailed("E_TEMPLATE_UNDEFINED", f"there is no input {name}")
-        return restore(self.inputs[name], lambda file, _: self._artifact(INPUTS, file, None))
+        return restore(self.inputs[name], lambda file, _: self._artifact(INPUTS, file, None), self._secret)
 
     def value(self, step: str) -> Any:
         row = self._completed(step)
-        return restore(row.value, lambda name, item: self._artifact(step, name, item))
+        return restore(row.value, lambda name, item: self._artifact(step, name, item), self._secret)
 
     def item_value(self, step: str, item: int) -> Any:
         """The value of one completed item of a mapped step."""
         row = self._rows[step, item]
-        return restore(row.value, lambda name, _: self._artifact(step, name, item))
+        return restore(row.value, lambda name, _: self._artifact(step, name, item), self._secret)
 
     def files(self, step: str) -> list[Artifact]:
         """What later steps get: a rejected version that no regeneration replaced is not among it."""
@@ -198,6 +200,10 @@ class Ledger:
                 cure=f"guard it with a condition: {step}.status == 'completed' and …",
             )
         return row
+
+    def _secret(self, mark: Json) -> Secret[Any]:
+        self.has_secrets = True
+        return Secret.kept(mark, self._files.folder)
 
     def _artifact(self, step: str, name: str, item: int | None) -> Artifact:
         row = self._rows[step, item]

@@ -135,6 +135,7 @@ class InputSpec:
     """A declared input of a chain. `type` is one of string integer number boolean json file.
 
     `shape` says more, where the annotation of a `@chain` does (see `input_types.py`).
+    The value of a `secret` input is shown nowhere (`secrets.py`).
     """
 
     name: str
@@ -145,6 +146,7 @@ class InputSpec:
     source: str = ""
     target: str = ""
     shape: Json = None
+    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class StepPlan:
     requires: dict[str, Json] = field(default_factory=dict)
     cheap: bool = False
     cache: Json = None
+    secret: bool = False
     description: str = ""
     level: int = 0
     chain: Plan | None = None

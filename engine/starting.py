@@ -17,6 +17,7 @@ from .input_types import fitted
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
+from .secrets import Secret, of_plain
 
 
 class Reads(Enum):
@@ -106,7 +107,7 @@ def written_path(plan: Plan, spec: InputSpec) -> Path | None:
 
 def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan, reads: Reads) -> Any:
     if spec.name in given:
-        return _typed(spec, given[spec.name], may_read=reads is Reads.ANYTHING)
+        return _checked(spec, given[spec.name], may_read=reads is Reads.ANYTHING)
     if spec.required:
         raise InputInvalid(
             "E_INPUT_MISSING",
@@ -118,7 +119,27 @@ def _settled(spec: InputSpec, given: Mapping[str, Any], plan: Plan, reads: Reads
     path = written_path(plan, spec)
     if path is not None and reads is Reads.NOTHING:
         raise not_for_the_author(spec)
-    return _typed(spec, spec.default if path is None else path, may_read=True)
+    default = Secret.kept(spec.default) if spec.secret and spec.default is not None else spec.default
+    return _checked(spec, default if path is None else path, may_read=True)
+
+
+def _checked(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
+    if spec.secret or isinstance(value, Secret):
+        return _secret(spec, value)
+    return _typed(spec, value, may_read=may_read)
+
+
+def _secret(spec: InputSpec, value: Any) -> Any:
+    """A secret input. What only another process may be able to look up is not checked here."""
+    if value is None:
+        return None
+    if not isinstance(value, Secret):
+        value = of_plain(value)
+    if value.mark is None:
+        _typed(spec, value.reveal(), may_read=False)
+    elif spec.type not in ("string", "json"):
+        raise _wrong_type(spec, value)
+    return value
 
 
 def not_for_the_author(spec: InputSpec) -> InputInvalid:
@@ -157,8 +178,7 @@ def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
     else:
         fits = True
     if not fits:
-        place = Place(field=f"inputs.{spec.name}")
-        raise InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=value, allowed=spec.type)
+        raise _wrong_type(spec, value)
     return value
 
 
@@ -176,6 +196,12 @@ def _is_path(spec: InputSpec, value: Any) -> bool:
         elif isinstance(part, list | tuple):
             left.extend(part)
     return spec.type == "file" and isinstance(value, str)
+
+
+def _wrong_type(spec: InputSpec, value: Any) -> InputInvalid:
+    place = Place(field=f"inputs.{spec.name}")
+    found = type(value).__name__ if spec.secret or isinstance(value, Secret) else value
+    return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=spec.type)
 
 
 def refuse_unbuilt(plan: Plan) -> None:

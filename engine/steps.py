@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MethodType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -15,6 +16,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
+from .secrets import secret_names
 from .step_names import CURE, defined_again, same_function, spec_now, step_name
 from .tracing import Node, Ref, current_trace, is_reference, user_place
 
@@ -37,6 +39,7 @@ class StepOptions:
     on_item_failure: str = "fail"
     cheap: bool = False
     cache: Json = None
+    secret: bool = False
 
 
 class Step(Generic[P, R]):
@@ -113,6 +116,7 @@ class Step(Generic[P, R]):
         """The same step with other options (`retries`, `timeout`, …), for one place in one chain."""
         changed = object.__new__(Step)
         changed.__dict__.update(self.__dict__)
+        changed.__dict__.pop("is_secret", None)
         changed.options = step_options(self.options, **options)
         return changed
 
@@ -125,6 +129,16 @@ class Step(Generic[P, R]):
             if p.kind is p.POSITIONAL_ONLY and p.name in named
         ]
         return args, named
+
+    @cached_property
+    def secrets(self) -> frozenset[str]:
+        """The parameters that take a `Secret`."""
+        return secret_names(self.function) - {"return"}
+
+    @cached_property
+    def is_secret(self) -> bool:
+        """Is what it returns secret?"""
+        return self.options.secret or "return" in secret_names(self.function)
 
     @property
     def _short(self) -> str:
@@ -213,6 +227,7 @@ def step(
     on_item_failure: str = "fail",
     cheap: bool = False,
     cache: Json = None,
+    secret: bool = False,
 ) -> StepDecorator: ...
 def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (sync or async) a step.
@@ -225,6 +240,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         total_timeout: the same for all attempts together, waits included.
         requires_approval: the step waits for a person after it ran.
         on_item_failure: `"keep"` lets a mapped step complete although items failed (their places are None).
+        secret: what it returns is shown nowhere and kept encrypted, as with `-> Secret[…]`.
         cheap: several such steps may share one unit of work where that saves overhead.
 
     Raises:

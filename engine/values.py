@@ -3,7 +3,8 @@
 A returned value is JSON data in which files may stand anywhere: `bytes`, a `pathlib.Path`, an async
 byte stream, a `File`, or an `Artifact` handed on. Files are taken out, get a logical name from their
 place (`output`, `key`, `key[i]`) and are replaced by `{"$artifact": name}`; `restore` puts artifacts
-back. `str` is always text. Source of the naming rule: CONTRACT, "Files and values".
+back. A `Secret` becomes its mark (`secrets.py`). `str` is always text. Source of the naming rule: CONTRACT,
+"Files and values".
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import math
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from .artifact import Artifact, File, KeptFile, Origin
 from .errors import Place, ValueRefused
 from .model import Json
+from .secrets import MARK, NOT_KEPT, Secret
 
 REFERENCE = "$artifact"
 STORED_VALUE = "$stored"  # in a row: the value itself is the artifact of this name
@@ -39,31 +41,52 @@ class NewFile:
     origin: Origin | None = None
 
 
+class Found(NamedTuple):
+    """A value taken apart: its data, the files in it, and the secrets that are to be sealed, each with the mark in the
+    data that is to hold it.
+    """
+
+    data: Json
+    files: list[NewFile]
+    secrets: list[tuple[dict[str, Json], Secret[Any]]]
+
+
 def take_apart(value: object, place: Place) -> tuple[Json, list[NewFile]]:
     """Split a returned value into JSON data with references, and the files that were in it.
 
     Raises:
         ValueRefused: E_VALUE_TYPE with the place inside the value; E_ARTIFACT_NAME_TWICE.
     """
+    data, files, secrets = take_apart_with_secrets(value, place)
+    if secrets:
+        raise ValueRefused(
+            "E_SECRET_PLACE", "a secret cannot be kept here", place=place, cure="declare an input `Secret[str]`"
+        )
+    return data, files
+
+
+def take_apart_with_secrets(value: object, place: Place) -> Found:
+    """As `take_apart`, for places where secrets can be kept."""
     if value is None or value is True or value is False or (type(value) is str and value.isascii()):
-        return value, []
-    files: list[NewFile] = []
-    data = _Walk(files, place).visit(value, "", 0)
-    names = [file.name for file in files]
+        return Found(value, [], [])
+    walk = _Walk([], place)
+    data = walk.visit(value, "", 0)
+    names = [file.name for file in walk.files]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"two files would both be called {twice}", place=place)
-    return data, files
+    return Found(data, walk.files, walk.secrets)
 
 
 class _Walk:
     """One walk over a returned value; the place is carried as text, for names and for errors."""
 
-    __slots__ = ("files", "place")
+    __slots__ = ("files", "place", "secrets")
 
     def __init__(self, files: list[NewFile], place: Place) -> None:
         self.files = files
         self.place = place
+        self.secrets: list[tuple[dict[str, Json], Secret[Any]]] = []
 
     def visit(self, value: object, path: str, depth: int) -> Json:
         if value is None or value is True or value is False:
@@ -110,7 +133,7 @@ class _Walk:
             if not isinstance(key, str):
                 raise self._refused(path, "a mapping with a key that is not text", key)
             name = self._text(key, path)
-            if name in (REFERENCE, STORED_VALUE):
+            if name in (REFERENCE, STORED_VALUE, MARK):
                 raise self._refused(path, "a mapping with a reserved key", name)
             if name in result:
                 raise self._refused(path, "a mapping with two keys of the same text", name)
@@ -119,6 +142,8 @@ class _Walk:
 
     def _file(self, value: object, path: str) -> Json:
         name = path or "output"
+        if isinstance(value, Secret):
+            return self._secret(value, path)
         if isinstance(value, File):
             new = NewFile(name, value.data, value.filename, value.media_type, value.origin)
         elif isinstance(value, bytes | bytearray | memoryview):
@@ -134,6 +159,15 @@ class _Walk:
         self.files.append(new)
         return {REFERENCE: name}
 
+    def _secret(self, secret: Secret[Any], path: str) -> Json:
+        if secret.mark is not None:
+            return secret.mark
+        if take_apart(secret.reveal(), self.place)[1]:
+            raise self._refused(path, "a secret with a file in it: a secret is data", "a file")
+        mark: dict[str, Json] = {MARK: {}}
+        self.secrets.append((mark, secret))
+        return mark
+
     def _refused(self, path: str, why: str, found: object) -> ValueRefused:
         return ValueRefused(
             "E_VALUE_TYPE",
@@ -144,14 +178,18 @@ class _Walk:
         )
 
 
-def restore(value: Json, find: Callable[[str, int | None], object]) -> Any:
-    """The value with its references replaced by what `find(name, item)` gives."""
+def restore(
+    value: Json, find: Callable[[str, int | None], object], secret: Callable[[Json], object] = Secret.kept
+) -> Any:
+    """The value with its references replaced by what `find(name, item)` gives, and marks by what `secret` does."""
     if isinstance(value, dict):
         if REFERENCE in value:
             return find(value[REFERENCE], value.get("item"))
-        return {key: restore(inner, find) for key, inner in value.items()}
+        if MARK in value:
+            return secret(value)
+        return {key: restore(inner, find, secret) for key, inner in value.items()}
     if isinstance(value, list):
-        return [restore(inner, find) for inner in value]
+        return [restore(inner, find, secret) for inner in value]
     return value
 
 
@@ -172,22 +210,22 @@ def check_replacement(encoded: bytes, place: Place, before: Json = None) -> Json
         raise ValueRefused("E_VALUE_SIZE", "the value is too large for data", place=place, allowed="64 MiB of JSON")
     try:
         value = msgspec.json.decode(encoded)
-        take_apart(restore(value, lambda name, item: None), place)
+        take_apart(restore(value, lambda name, item: None, lambda mark: None), place)
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueRefused(
             "E_VALUE_TYPE", f"what replaces a value has to be JSON: {error}", place=place, allowed="JSON, in UTF-8"
         ) from None
     unknown = set() if before is None else _references(value) - _references(before)
     if unknown:
-        allowed = "the files that the value named before"
-        raise ValueRefused("E_VALUE_TYPE", "the value names another file", place=place, allowed=allowed)
+        allowed = "the files and secrets that the value named before"
+        raise ValueRefused("E_VALUE_TYPE", "the value names another file or secret", place=place, allowed=allowed)
     return value
 
 
 def _references(value: Json) -> set[str]:
-    """The files that stand in a value, each as text."""
+    """The files and secrets that stand in a value, each as text."""
     found: set[str] = set()
-    restore(value, lambda name, item: found.add(f"{name!r} {item!r}"))
+    restore(value, lambda name, item: found.add(f"{name!r} {item!r}"), lambda mark: found.add(f"{mark!r}"))
     return found
 
 
@@ -210,7 +248,9 @@ def of_item(value: Json, item: int) -> Json:
 
 
 def recorded(value: object) -> Json:
-    """A resolved parameter as kept in the row: artifacts by id, name and version."""
+    """A resolved parameter as kept in the row: artifacts by id, name and version, secrets by their mark."""
+    if isinstance(value, Secret):
+        return NOT_KEPT if value.mark is None else value.mark
     if isinstance(value, Artifact):
         return {REFERENCE: value.id, "name": value.name, "version": value.version}
     if isinstance(value, dict):

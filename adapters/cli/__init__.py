@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from towpath.errors import Problem, TowpathError
+from towpath.redaction import redacted
 
 INTERRUPTED = 130
 _VERBS = {
@@ -87,7 +89,7 @@ def main() -> None:
     except click.ClickException as error:
         said = io.StringIO()
         error.show(file=said)
-        outlet.write(outlet.shown_lines(said.getvalue()), err=True)
+        outlet.write(outlet.shown_lines(redacted(said.getvalue())), err=True)
         code = 2
     except click.Abort:
         code = INTERRUPTED
@@ -96,6 +98,9 @@ def main() -> None:
     except TowpathError as error:
         _tell(error, as_json)
         code = error.exit_code
+    except Exception as error:  # a mistake of ours, told as Python does, without secrets
+        outlet.write(outlet.shown_lines(redacted("".join(traceback.format_exception(error)))), err=True)
+        code = 1
     if code == INTERRUPTED:
         outlet.last_words()
         os._exit(code)  # Python puts signals back to their defaults while it ends: a second Ctrl-C would kill it

@@ -15,8 +15,9 @@ from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
 from towpath.errors import InputInvalid
 from towpath.input_types import json_or_text, parsed
-from towpath.model import ChainStatus, Plan
+from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.run import Run
+from towpath.secrets import Secret
 from towpath.service import Engine
 from towpath.steps import import_module
 
@@ -58,9 +59,18 @@ def load_runnable(text: str, *, imports: bool = True) -> Runnable:
 
 
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
-    """Inputs from the command line by their declared types; `@path` is a file. Raises InputInvalid (E_INPUT_TYPE)."""
+    """Inputs from the command line by their declared types; `@path` is a file, `env:NAME` a secret of a variable.
+
+    Raises InputInvalid (E_INPUT_TYPE).
+    """
     specs = {spec.name: spec for spec in plan.inputs}
-    return {name: parsed(specs[name], text) if name in specs else text for name, text in given.items()}
+    return {name: _given(specs[name], text) if name in specs else text for name, text in given.items()}
+
+
+def _given(spec: InputSpec, text: str) -> Any:
+    if spec.secret and text.startswith("env:"):
+        return Secret.env(text.removeprefix("env:"))
+    return parsed(spec, text)
 
 
 def exit_code(run: Run) -> int:

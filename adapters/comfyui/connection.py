@@ -23,7 +23,7 @@ import httpx
 import msgspec
 
 from towpath.errors import InputInvalid, ServerFailed
-from towpath.redaction import SHORTEST
+from towpath.redaction import SHORTEST, remember
 
 from .addresses import redirect_target
 from .servers import Server
@@ -151,6 +151,8 @@ class Connection:
         found = {text for value in server.headers.values() for text in (value, value.rpartition(" ")[2])}
         found |= set(server.query.values())
         self._secrets = sorted((text for text in found if len(text) >= SHORTEST), key=len, reverse=True)
+        for secret in self._secrets:
+            remember(secret)  # other parts of the process tell of this server, too
 
     async def __aenter__(self) -> Connection:
         return self

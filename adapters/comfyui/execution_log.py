@@ -11,6 +11,8 @@ import aiofiles
 import anyio
 import msgspec
 
+from towpath.redaction import redacted_data
+
 FOLDER = "prompts"
 
 
@@ -36,7 +38,7 @@ class ExecutionLog:
 
     def note(self, event: str, **data: Any) -> None:
         """An event to be written with the next `write`."""
-        line = {"at": time.time(), "event": event, "prompt_id": self.prompt_id, **data}
+        line = {"at": time.time(), "event": event, "prompt_id": self.prompt_id, **redacted_data(data)}
         self._lines.append(msgspec.json.encode(line, enc_hook=str) + b"\n")
 
     async def write(self, event: str, **data: Any) -> None:

@@ -21,6 +21,7 @@ from towpath.events import PromptSent
 from towpath.media import extension
 from towpath.model import ArtifactApproval, Json, kind_of
 from towpath.ports import Files, Store
+from towpath.secrets import Secret, revealed, without
 
 from .api_format import node_title
 from .client import ComfyClient, refuse_dropped
@@ -126,14 +127,17 @@ class WorkflowRunner:
         target = Target(work.run_id, row.id, row.step, row.item, member)
         workflow = Workflow.from_json(work.workflow)
         values, sent_files = await send_all(work.arguments, target, self._store, work.record)
+        secrets: list[Secret[Any]] = []
+        values = revealed(values, secrets)
         graph = with_own_prefixes(apply_parameters(workflow, values), prompt_id.replace("-", "")[:16])
+        told = without(graph, [secret.reveal() for secret in secrets])
         if self.rules.check:
             await self._check(work, client, graph)
         row.server, row.prompt = member.server.name, prompt_id
-        sent = PromptSent(row.id, row.step, row.item, member.server.name, prompt_id, graph)
+        sent = PromptSent(row.id, row.step, row.item, member.server.name, prompt_id, told)
         await work.record([*sent_files, sent])
-        await log.write("workflow.submitted", server=member.server.name, workflow=workflow.name, graph=graph)
-        return await self._submitted(work, member, sent, log)
+        await log.write("workflow.submitted", server=member.server.name, workflow=workflow.name, graph=told)
+        return await self._submitted(work, member, sent, graph, log)
 
     async def _refuse_rejected(self, arguments: Any) -> None:
         """A person may have rejected a file since the step that made it was done. It is sent to no server then.
@@ -147,8 +151,11 @@ class WorkflowRunner:
                     message = f"{latest.name} v{latest.version} was rejected: it is sent to no server"
                     raise ServerFailed("E_ARTIFACT_REJECTED", message, retryable=False)
 
-    async def _submitted(self, work: WorkflowTry, member: Member, sent: PromptSent, log: ExecutionLog) -> Finished:
-        client, graph = member.client, sent.definition
+    async def _submitted(
+        self, work: WorkflowTry, member: Member, sent: PromptSent, graph: Json, log: ExecutionLog
+    ) -> Finished:
+        """Send the graph itself; `sent` holds it as it is told."""
+        client = member.client
         titles = _titles(work.workflow)
         client_id = uuid.uuid4().hex
         heard = self._heard(work, sent.prompt_id, log)

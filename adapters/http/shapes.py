@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from towpath.redaction import HIDDEN
+from towpath.secrets import MARK
+
 from .refusals import safe_text
 
 S = TypeVar("S", bound=Struct)
@@ -20,7 +23,6 @@ Json = Any
 
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential|private_?key|authorization", re.IGNORECASE)
 _FRAME = re.compile(r'(?m)^(\s*File ")(?:[^"\n]*[/\\])?([^"\n]+")')
-HIDDEN = "***"
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -383,8 +385,10 @@ def shown_error(error: Json) -> Json:
 
 
 def masked(value: Json) -> Json:
-    """Data with `***` for texts that are named like secrets, and for all texts inside of what is."""
+    """Data with `***` for secrets, for texts that are named like secrets, and for all texts inside of what is."""
     if isinstance(value, dict):
+        if MARK in value:
+            return HIDDEN
         return {name: _hidden(inner) if _SECRET.search(name) else masked(inner) for name, inner in value.items()}
     return [masked(inner) for inner in value] if isinstance(value, list) else value
 
@@ -393,6 +397,8 @@ def _hidden(value: Json) -> Json:
     if isinstance(value, str):
         return HIDDEN if value else value
     if isinstance(value, dict):
+        if MARK in value:
+            return HIDDEN
         return {name: _hidden(inner) for name, inner in value.items()}
     return [_hidden(inner) for inner in value] if isinstance(value, list) else value
 

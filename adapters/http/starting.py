@@ -22,9 +22,10 @@ from starlette.requests import Request
 from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
 from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, TowpathError
-from towpath.model import Plan, StepPlan
+from towpath.model import InputSpec, Plan, StepPlan
 from towpath.references import find_chain
 from towpath.rerun import rerun_of
+from towpath.secrets import Secret
 from towpath.service import Engine, check_run_id
 from towpath.starting import (
     Reads,
@@ -178,8 +179,14 @@ def _refuse_paths_outside(plan: Plan, folder: Path | None) -> None:
 
 
 async def _inputs(engine: Engine, plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
-    files = {spec.name for spec in plan.inputs if spec.type == "file"}
-    return {name: await _file(engine, name, value) if name in files else value for name, value in given.items()}
+    specs = {spec.name: spec for spec in plan.inputs}
+    return {name: await _input(engine, specs.get(name), name, value) for name, value in given.items()}
+
+
+async def _input(engine: Engine, spec: InputSpec | None, name: str, value: Any) -> Any:
+    if spec is not None and spec.secret and value is not None:
+        return Secret(value)  # always encrypted: whether a variable of this process holds it is not theirs to learn
+    return await _file(engine, name, value) if spec is not None and spec.type == "file" else value
 
 
 async def _file(engine: Engine, name: str, value: Any) -> Any:

@@ -29,6 +29,7 @@ WAKE, RESUME = "wake", "resume"
 
 SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
 PAUSED = "paused"
+ELSEWHERE = ("E_SECRET_MISSING", "E_SECRET_KEY")  # what another worker may have
 ERROR = "error"  # what the details of a failure begin with, if it is not a step's own
 SERVICE = "temporal"  # the owner of runs
 MOST_ASKED = 2_000  # what people ask that travels at once; the rest follows when that is done

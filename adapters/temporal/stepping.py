@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from towpath.adapters.facts import Key
 from towpath.adapters.work import Farm
 from towpath.attempt import Outcome, failure
-from towpath.errors import RunRefused, ServerFailed, StoreFailed, TowpathError
+from towpath.errors import RunRefused, SecretMissing, ServerFailed, StoreFailed, TowpathError
 from towpath.events import LogKept
 from towpath.ports import Lease, Store
 
@@ -163,7 +163,7 @@ class StepActivities:
             await trying.abandon()
             return None
         except TowpathError as error:
-            if isinstance(error, StoreFailed):
+            if isinstance(error, StoreFailed | SecretMissing):
                 raise
             return failure(error)
 

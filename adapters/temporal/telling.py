@@ -9,8 +9,9 @@ from typing import ParamSpec, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from towpath.errors import StoreFailed, TowpathError
+from towpath.errors import SecretMissing, StoreFailed, TowpathError
 from towpath.logs import guarded_logger
+from towpath.redaction import redacted
 
 from .messages import ERROR
 
@@ -35,6 +36,8 @@ def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
             raise
         except StoreFailed as error:
             raise _application(error, error.code, non_retryable=not passes(error)) from None
+        except SecretMissing as error:  # another worker may have it
+            raise _application(error, error.code, non_retryable=False) from None
         except TowpathError as error:
             raise _application(error, error.code) from None
         except Exception as error:
@@ -46,7 +49,7 @@ def told(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
 
 def _application(error: Exception, code: str, *, non_retryable: bool = True) -> ApplicationError:
     """The error's text goes into the details: messages and causes are plain in a history, whatever codec there is."""
-    return ApplicationError(code, ERROR, str(error), type=code, non_retryable=non_retryable)
+    return ApplicationError(code, ERROR, redacted(str(error)), type=code, non_retryable=non_retryable)
 
 
 def passes(error: StoreFailed) -> bool:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from towpath.adapters.arguments import recorded_parameters
 from towpath.adapters.listening import Audience
@@ -25,6 +26,7 @@ from towpath.events import AttemptReleased, Fact, LogKept, StepReady, StepRetrie
 from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, StepRow, Store
+from towpath.secrets import revealed
 from towpath.steps import Step, find_step
 
 from .messages import CANCELLED, FAILED, SUCCEEDED, StepResult, StepTask
@@ -182,6 +184,8 @@ class Trying:
         if arguments is None:
             await self._end(Fail(*self._key), facts)
             return False
+        if self._view.ledger.has_secrets and self.step.kind != "chain":
+            await anyio.to_thread.run_sync(revealed, arguments)  # a try without its secrets is none
         row = self._row
         lost = await self._lost()
         if lost >= LOST_LIMIT:

@@ -129,6 +129,20 @@ class StepWorkflow:
 
 
 async def _activity(task: m.StepTask) -> m.StepResult:
+    pause = 1.0
+    while True:
+        result = await _delivered(task)
+        if result is not None:
+            return result
+        try:
+            await workflow.sleep(pause)  # nothing is wrong with the step: a worker that has its secrets will come
+        except asyncio.CancelledError:
+            return m.StepResult(m.CANCELLED, recorded=False)
+        pause = min(pause * 2, 60.0)
+
+
+async def _delivered(task: m.StepTask) -> m.StepResult | None:
+    """The step's end, or None if it got to workers only that cannot carry it out."""
     # A workflow step may wait long for a slot of a server before its time begins.
     timed = task.timeout is not None and task.kind != "workflow"
     limit = timedelta(seconds=task.timeout or 0) + SLACK if timed else UNLIMITED
@@ -154,6 +168,8 @@ async def _activity(task: m.StepTask) -> m.StepResult:
         cause = error.cause
         if isinstance(cause, ApplicationError) and cause.details and cause.details[0] == m.FAILED:
             raise _failed(cause.type or "E_STEP_FAILED", str(cause.details[1])) from None
+        if isinstance(cause, ApplicationError) and cause.type in m.ELSEWHERE:
+            return None
         if task.kind == m.GROUP:
             raise  # the chain asks for each of its members what became of it
         return await ask(m.LOSE_STEP, m.Lost(task, m.why(error)), m.StepResult)

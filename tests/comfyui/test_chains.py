@@ -211,6 +211,29 @@ async def test_T1_to_T8_what_is_recorded(farming: Farming, one: ComfyServer, sto
     assert [told.count(name) for name in ("LevelReached", "PromptSent", "TransferMade", "ChainEnded")] == [2, 2, 3, 1]
 
 
+async def test_a_secret_parameter_is_sent_and_recorded_masked(
+    farming: Farming, one: ComfyServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server needs it; the row, the recorded workflow and the prompt's log do not. Nor a variable's value."""
+    monkeypatch.setenv("UPSTREAM_KEY", "canary-of-comfyui")
+    secret = {"id": "picture", "workflow": "painted", "parameters": {"1.color": "{{ inputs.color }}"}}
+    chain = made_of(secret, inputs={"color": {"type": "integer", "secret": True}})
+    async with farming(table(one, "one")) as engine:
+        run = await engine.run(chain, inputs={"color": 7654321})
+        assert run.status is ChainStatus.COMPLETED, run.error
+        row = await row_of(engine, run, "picture")
+    (sent,) = prompts(one)
+    assert sent["prompt"]["1"]["inputs"]["color"] == 7654321
+    assert row.workflow_definition["1"]["inputs"]["color"] == "***"
+    assert list(row.parameters["1.color"]["$secret"]) == ["sealed"]
+    told = [file for file in store.parent.rglob("*.jsonl") if file.is_file()]
+    assert told
+    assert not any(b"7654321" in file.read_bytes() for file in told)
+    with closing(sqlite3.connect(store)) as database:  # the picture itself tells its workflow, as pictures do
+        for name in ("chains", "workflows", "artifacts", "events", "definitions"):
+            assert "7654321" not in str(database.execute(f"SELECT * FROM {name}").fetchall())
+
+
 async def test_S6_4_prompt_and_server_are_recorded_before_the_server_hears_of_them(
     farming: Farming,
     one: ComfyServer,

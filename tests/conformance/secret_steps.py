@@ -1,0 +1,144 @@
+"""Steps and chains with secrets, which a worker can import."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from towpath import Secret, chain, context, step
+
+
+@step
+async def login(key: Secret[str]) -> Secret[str]:
+    """Gets the secret as such, tells of it everywhere, and returns another one."""
+    context().logger.info("logging in with %s as %r and %s", key.reveal(), key, f"{key}")
+    return Secret(f"session-{key.reveal()}")
+
+
+@step
+async def ask(token: str, more: Any = None) -> dict[str, Any]:
+    """Gets the plain value, since it does not ask for a secret."""
+    context().logger.info("asking with %s", token)
+    return {"length": len(token), "more": len(str(more)), "kind": type(token).__name__}
+
+
+@step(secret=True)
+async def account(key: str) -> dict[str, Any]:
+    """A value of several parts, all of them secret."""
+    return {"user": f"user-of-{key}", "tokens": [f"first-{key}", f"second-{key}"], "pin": 123456789}
+
+
+@step
+async def parts(key: str) -> dict[str, Any]:
+    """A value of which only a part is secret."""
+    return {"name": "bob", "token": Secret(f"part-{key}"), "more": [Secret({"deep": f"deep-{key}"})]}
+
+
+@step
+async def several(key: str) -> list[Any]:
+    """A list of secrets, to be mapped over."""
+    return [Secret(f"{number}-{key}") for number in range(3)]
+
+
+@step
+async def per_item(token: str) -> Secret[str]:
+    """One item's secret."""
+    return Secret(f"item-{token}")
+
+
+@step
+async def lengths(tokens: list[str]) -> list[int]:
+    """What came of all items."""
+    return [len(token) for token in tokens]
+
+
+@step
+async def maybe(key: Optional[Secret[str]] = None) -> str:  # noqa: UP045 - the old way of writing it
+    """A secret that may be missing."""
+    return "none" if key is None else type(key).__name__
+
+
+@step
+async def boom(token: str) -> None:
+    """Fails, and tells what it was given."""
+    try:
+        raise KeyError(token)
+    except KeyError as error:
+        raise ValueError(f"GET https://h/?token={token} failed: {token!r}") from error
+
+
+@step(requires_approval=True)
+async def reviewed(name: str) -> str:
+    """Waits for a person."""
+    return name
+
+
+@step
+async def with_file() -> Secret[Any]:
+    """A file cannot be secret."""
+    return Secret({"file": b"bytes"})
+
+
+@chain
+def session(key: Secret[str]):
+    """A secret goes in, another one goes on."""
+    return ask(login(key), more=key)
+
+
+@chain
+def inner(token: str):
+    """Its input does not say that it is secret; what it is given is."""
+    return per_item(token)
+
+
+@chain
+def all_kinds(key: Secret[str]):
+    """Secrets in all places that a value can be in."""
+    known = account(key)
+    held = parts(key)
+    items = several(key)
+    each = per_item.map(items)
+    return {
+        "part of a secret": ask(known["tokens"][1]).named("of_part"),
+        "number": ask("x", more=known["pin"]).named("of_number"),
+        "secret in a value": ask(held["token"], more=held["more"]).named("of_held"),
+        "items": lengths(each),
+        "inner": ask(inner(key).named("in_chain")).named("of_inner"),
+        "optional": maybe(key),
+    }
+
+
+@chain
+def failing(key: Secret[str]):
+    """Ends with an error that tells everything."""
+    return boom(login(key))
+
+
+@chain
+def waiting(key: Secret[str]):
+    """Somebody looks before the secret is used."""
+    return ask(login(key).after(reviewed("bob")))
+
+
+@chain
+def looking(key: Secret[str]):
+    """A condition on a secret."""
+    return ask("x").when("{{ inputs.key == 'a' }}")
+
+
+@chain
+def looking_at_value(key: Secret[str]):
+    """A condition on a part of a secret value."""
+    known = account(key)
+    return ask("x").after(known).when("{{ account.output.user == 'a' }}")
+
+
+@chain
+def mapping(key: Secret[str]):
+    """A fan-out over a secret."""
+    return ask.map(account(key)["tokens"])
+
+
+@chain
+def filing():
+    """A secret with a file in it."""
+    return with_file()

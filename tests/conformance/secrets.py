@@ -1,0 +1,143 @@
+"""What every adapter promises of secrets: they reach the steps, and nothing that is kept or shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters.conftest import OpenEngine
+from towpath import ChainStatus, Secret, SecretMissing
+from towpath.redaction import _in_base64, _written
+
+from . import secret_steps as steps
+
+NAME = "UPSTREAM_KEY"
+CANARY = "canary/7f3a+Qz81"
+
+
+def traces(store: Path, secret: str = CANARY) -> list[str]:
+    """The files beside a store that hold a secret in any form."""
+    forms = [form.encode() for form in _written(secret) | set(_in_base64(secret))]
+    kept = [file for file in store.parent.rglob("*") if file.is_file()]
+    return [file.name for file in kept if any(form in file.read_bytes() for form in forms)]
+
+
+async def recorded(engine: Any, run_id: str) -> str:
+    """All that the store tells of a run, as text."""
+    row = await engine.store.load(run_id)
+    return f"{row!r} {await engine.store.events(run_id)!r} {await engine.store.logs(run_id)!r}"
+
+
+GIVEN = {
+    "a plain text": lambda: CANARY,
+    "a Secret": lambda: Secret(CANARY),
+    "a variable by name": lambda: Secret.env(NAME),
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+async def test_a_secret_input_reaches_its_steps_and_nothing_else(
+    given: str, open_engine: OpenEngine, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, parameters, events, log lines and files of the store hold where it is, or its cipher text."""
+    monkeypatch.setenv("SOMETHING_ELSE" if given != "a variable by name" else NAME, CANARY)
+    async with open_engine() as engine:
+        run = await engine.run(steps.session, key=GIVEN[given]())
+        told = await recorded(engine, run.id)
+        (mark,) = ((await engine.store.load(run.id)).inputs).values()
+    assert run.status is ChainStatus.COMPLETED, run.error
+    assert run.value == {"length": len(CANARY) + 8, "more": len(CANARY), "kind": "str"}
+    assert CANARY not in told
+    assert "logging in with *** as *** and ***" in told
+    assert f"{run['login'].value!r} {run['login'].value}" == "*** ***"
+    assert run["login"].value.reveal() == f"session-{CANARY}"
+    assert list(mark["$secret"]) == (["env"] if given == "a variable by name" else ["sealed"])
+    assert traces(store) == []
+
+
+async def test_a_plain_text_that_a_variable_holds_is_kept_as_its_name(
+    open_engine: OpenEngine, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has to be encrypted that can be looked up."""
+    monkeypatch.setenv(NAME, CANARY)
+    async with open_engine() as engine:
+        run = await engine.run(steps.session, key=CANARY)
+        assert (await engine.store.load(run.id)).inputs == {"key": {"$secret": {"env": NAME}}}
+    assert run.status is ChainStatus.COMPLETED, run.error
+    assert traces(store) == []
+
+
+async def test_secret_values_of_every_kind(open_engine: OpenEngine, store: Path) -> None:
+    """A whole value, parts of it, items of a fan-out, chains inside steps: what a secret becomes stays one."""
+    async with open_engine() as engine:
+        run = await engine.run(steps.all_kinds, key=CANARY)
+        told = await recorded(engine, run.id)
+    assert run.status is ChainStatus.COMPLETED, run.error
+    assert CANARY not in told
+    assert "123456789" not in told
+    long = len(CANARY)
+    assert run.value == {
+        "part of a secret": {"length": long + 7, "more": 4, "kind": "str"},
+        "number": {"length": 1, "more": 9, "kind": "str"},
+        "secret in a value": {"length": long + 5, "more": len(str([{"deep": f"deep-{CANARY}"}])), "kind": "str"},
+        "items": [long + 7] * 3,
+        "inner": {"length": long + 5, "more": 4, "kind": "str"},
+        "optional": "Secret",
+    }
+    assert run["parts"].value["name"] == "bob"
+    assert str(run["per_item"].value) == "[***, ***, ***]"
+    assert traces(store) == []
+
+
+async def test_an_error_tells_no_secret(open_engine: OpenEngine, store: Path) -> None:
+    """Neither its message nor its traceback, though the step puts it into both."""
+    async with open_engine() as engine:
+        run = await engine.run(steps.failing, key=CANARY)
+        told = await recorded(engine, run.id)
+    assert run.status is ChainStatus.FAILED
+    assert run["boom"].error is not None
+    assert CANARY not in f"{told} {run.error} {run['boom'].error}"
+    assert "***" in run["boom"].error.message
+    assert "raise ValueError" in run["boom"].error.traceback
+    assert traces(store) == []
+
+
+@pytest.mark.parametrize(
+    ("chain", "code"),
+    [
+        ("looking", "E_SECRET_USE"),  # whether a step ran is recorded and shown
+        ("looking_at_value", "E_SECRET_USE"),
+        ("mapping", "E_FOREACH_TYPE"),  # how many items there are is, too
+        ("filing", "E_VALUE_TYPE"),  # files are kept as they are
+    ],
+)
+async def test_what_a_secret_cannot_be_used_for(chain: str, code: str, open_engine: OpenEngine) -> None:
+    """Refused with a code of its own, before anything of it is told."""
+    async with open_engine() as engine:
+        run = await engine.run(getattr(steps, chain), inputs={} if chain == "filing" else {"key": CANARY})
+    assert run.status is ChainStatus.FAILED
+    assert [step.error.code for step in run.steps if step.error is not None] == [code]
+
+
+async def test_a_rerun_keeps_secrets(open_engine: OpenEngine, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they were kept: references stay references, and what is not run again is not opened."""
+    monkeypatch.setenv(NAME, CANARY)
+    async with open_engine() as engine:
+        run = await engine.run(steps.session, key=Secret.env(NAME))
+        again = await engine.rerun(run.id, from_steps=["ask"])
+        assert (await engine.store.load(again.id)).inputs == {"key": {"$secret": {"env": NAME}}}
+        assert again.value == run.value
+        other = await engine.rerun(run.id, inputs={"key": "short-canary"})
+    assert other.value["length"] == len("session-short-canary")
+    assert traces(store) == []
+    assert traces(store, "short-canary") == []
+
+
+def test_a_missing_secret_is_an_error_of_its_own() -> None:
+    """It can be told from a step that failed."""
+    with pytest.raises(SecretMissing) as missing:
+        Secret.env("NOT_SET_ANYWHERE").reveal()
+    assert missing.value.code == "E_SECRET_MISSING"
+    assert "NOT_SET_ANYWHERE" in str(missing.value)

@@ -1,0 +1,405 @@
+"""What is kept or shown of texts holds no secret: those this process knows, in any form, and what looks like one."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus, urlencode
+
+import pytest
+
+from towpath import redaction
+from towpath.attempt import failure
+from towpath.context import StepContext
+from towpath.errors import InputInvalid, Problem, StepFailed
+from towpath.redaction import (
+    HIDDEN,
+    LOGGERS,
+    MOST_KNOWN,
+    MOST_TEXT,
+    named_like_a_secret,
+    redacted,
+    remember,
+    without_secrets,
+)
+
+ODD = 'pä"ss/w@rd+&=<1>\\x'
+PLAIN = "canary0123456789"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two secrets in the environment: one that every encoding changes, and one that few do."""
+    monkeypatch.setenv("UPSTREAM_API_KEY", ODD)
+    monkeypatch.setenv("GITHUB_PAT", PLAIN)
+
+
+def _lower(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), text)
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "a part of a URL's path": quote,
+    "a whole part of a URL": lambda s: quote(s, safe=""),
+    "a form": quote_plus,
+    "a query": lambda s: urlencode({"x": s}),
+    "percent signs with small letters": lambda s: _lower(quote(s, safe="")),
+    "as browsers write it": lambda s: quote(s, safe="!~*'()"),
+    "the user part of an address": lambda s: quote(s, safe="!$&'()*+,;="),
+    "JSON": json.dumps,
+    "JSON in UTF-8": lambda s: json.dumps(s, ensure_ascii=False),
+    "JSON inside JSON": lambda s: json.dumps(json.dumps([s])),
+    "JSON for a script": lambda s: json.dumps(s).replace("/", "\\/"),
+    "Python's text": repr,
+    "Python's bytes": lambda s: repr(s.encode()),
+    "an attribute of a page": html.escape,
+    "a page's text": lambda s: html.escape(s, quote=False),
+    "a page by another library": lambda s: html.escape(s).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+    "a shell": shlex.quote,
+    "hex": lambda s: s.encode().hex(),
+    "hex with large letters": lambda s: s.encode().hex().upper(),
+    "base64": lambda s: base64.b64encode(s.encode()).decode(),
+    "base64 for URLs without padding": lambda s: base64.urlsafe_b64encode(s.encode()).decode().rstrip("="),
+    "base64 behind one byte": lambda s: base64.b64encode(b":" + s.encode()).decode(),
+    "base64 behind two bytes": lambda s: base64.b64encode(b"u:" + s.encode()).decode(),
+    "Basic auth of a long name": lambda s: base64.b64encode(b"service-account:" + s.encode()).decode(),
+    "base64 with something behind": lambda s: base64.b64encode(b"user:" + s.encode() + b":tail").decode(),
+}
+
+
+@pytest.mark.parametrize("secret", [ODD, PLAIN])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_known_secret_is_hidden_in_every_form(form: str, secret: str) -> None:
+    """Libraries quote what they tell of: URLs in HTTP errors, headers, JSON bodies, `repr` in tracebacks."""
+    written = FORMS[form](secret)
+    clean = redacted(f"it said {written} twice {written}.")
+    assert clean.count(HIDDEN) == 2
+    if "behind one" not in form and "behind two" not in form and "of a long name" not in form:
+        inside = written.strip("\"'[]\\")
+        assert not any(inside[i : i + 8] in clean for i in range(len(inside) - 12)), clean
+    assert not any(form in clean for form in redaction._written(secret) | set(redaction._in_base64(secret)))
+    assert clean.startswith("it said ")
+    assert clean.endswith(".")
+
+
+NAMES = (
+    "OPENAI_KEY AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY GITHUB_PAT PGPASS PGPASSWORD SENTRY_DSN SLACK_WEBHOOK "
+    "AUTH_HEADER MYSQL_PWD SESSION_KEY GPG_PASSPHRASE CI_JOB_TOKEN myApiKey OPENAI_APIKEY DJANGO_SECRET_KEY "
+    "VAULT_TOKEN_2 JWT "
+    "REDIS_AUTH COOKIE SIGNING_KEYS DB_PASS AZURE_CLIENT_SECRET GOOGLE_CREDENTIALS".split()
+)
+NO_NAMES = (
+    "KEYBOARD MONKEY SSH_AUTH_SOCK PWD OLDPWD XAUTHORITY KEYMAP PATH AUTHOR TOKENIZERS_PARALLELISM COMPASS PASSENGER "
+    "SSH_KEY_PATH PGPASSFILE PUBLIC_KEY TOKEN_TTL AUTH_METHOD KEY_FILE DATABASE HOME".split()
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variables_that_are_named_like_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of the name decide, not the whole of it: nobody has a list of all services."""
+    assert named_like_a_secret(name)
+    monkeypatch.setenv(name, "zX81-unlikely")
+    assert redacted("sent zX81-unlikely there") == "sent *** there"
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_variables_that_only_sound_like_secrets(name: str) -> None:
+    """They hold folders, sockets and words, which stand in every second message."""
+    assert not named_like_a_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FEATURE_AUTH", "enabled"),  # a switch
+        ("SORT_KEY", "created_at"),  # a plain word
+        ("MAX_TOKENS", "100000"),  # a number
+        ("AUTH_URL", "https://login.example.org/oauth"),  # an address without a password
+        ("DATABASE_URL", "sqlite:///runs.db"),  # the store's own address, which errors have to name
+        ("SECRET", "short"),  # too short to be told from other words
+        ("GOOGLE_APPLICATION_CREDENTIALS", str(Path(__file__))),  # a file that is there
+    ],
+)
+def test_values_that_are_no_secrets_are_shown(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hiding them would make messages useless and protect nothing."""
+    monkeypatch.setenv(name, value)
+    assert redacted(f"it is {value} here") == f"it is {value} here"
+
+
+ADDRESSES = [
+    "mysql://u:{}@h/db",
+    "mongodb+srv://u:{}@h/db?retryWrites=true",
+    "redis://:{}@h:6379/0",
+    "amqps://guest:{}@h:5671/vhost",
+    "postgresql+asyncpg://u:{}@h:5432/db",
+    "https://u:{}@h/path",
+    "ftp://u:{}@h",
+    "mssql+pyodbc://sa:{}@h/db",
+    "u:{}@tcp(h:3306)/db",
+    "snowflake://u:{}@account/db",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("password", ["pw", "p:w%2F1", "p@ss", "12345x"])
+def test_the_password_of_an_address_of_any_scheme(address: str, password: str) -> None:
+    """Also one with an @ that nobody quoted. What is not the password stays: it says what is wrong."""
+    if "tcp(" in address and password in ("p:w%2F1", "p@ss"):
+        pytest.skip("no such address is understood by a driver")
+    assert redacted(f"cannot reach {address.format(password)} now") == f"cannot reach {address.format(HIDDEN)} now"
+
+
+LOOKS_LIKE_ONE = [
+    ("Authorization: Bearer abc.def-123", "abc.def-123"),
+    ("{'Authorization': 'Basic dXNlcjpwdw=='}", "dXNlcjpwdw=="),
+    ("(b'authorization', b'Token 9f8e7d6c')", "9f8e7d6c"),
+    ("got 401 for bearer zzzzyyyyxxxx", "zzzzyyyyxxxx"),
+    ("GET /v1?api_key=abc&x=1", "abc&"[:3]),
+    ("GET /b?X-Amz-Signature=feed01&X-Amz-Expires=60", "feed01"),
+    ("callback#access_token=zz9&state=1", "zz9"),
+    ("password: hunter", "hunter"),
+    ('{"client_secret": "two words", "n": 1}', "two words"),
+    ('{\\"password\\": \\"x1y2\\"}', "x1y2"),
+    ("x-api-key: abc123", "abc123"),
+    ("tool --password hunter2 --fast", "hunter2"),
+    ("['tool', '--auth-token', 'abcd1']", "abcd1"),
+    ("Server=h;Password=abc;Trusted=no", "abc;"[:3]),
+    ("PGPASSWORD=letmein psql", "letmein"),
+    ("Set-Cookie: sid=1234; HttpOnly", "sid=1234"),
+    ("-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----", "MHcCAQEE"),
+    ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1r", "b3BlbnNzaC1r"),  # cut off by somebody else
+    ("used ghp_abcdefghijklmnop1234", "ghp_abcdefghijklmnop1234"),
+    ("used sk-proj-abcdefghijklmnop1234", "sk-proj-abcdefghijklmnop1234"),
+    ("used xoxb-1234567890-abcdefghij", "xoxb-1234567890-abcdefghij"),
+    ("key AKIAABCDEFGHIJKLMNOP.", "AKIAABCDEFGHIJKLMNOP"),
+    ("jwt eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl", "eyJzdWIiOiIx"),
+    ("post to https://hooks.slack.com/services/T00/B00/xyzxyz", "T00/B00/xyzxyz"),
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), LOOKS_LIKE_ONE)
+def test_what_looks_like_a_secret_is_hidden(text: str, secret: str) -> None:
+    """Nobody told this process of it, but the text does."""
+    assert secret not in redacted(text)
+    assert HIDDEN in redacted(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unexpected token: foo",  # a parser's words
+        "max_tokens=512",  # a number of something
+        "token: {{ inputs.token }}",  # where it comes from, not what it is
+        "the password is wrong",
+        "secret: true",  # a key of chain files
+        "http://host:8188/view?name=a@b",  # a port, and an @ behind the host
+        "http://[::1]:8188/a@b",
+        "a basic problem and a bearer",
+        "git@github.com:me/it.git",
+        "skip-everything-that-is-not-needed-here",
+    ],
+)
+def test_ordinary_texts_stay_as_they_are(text: str) -> None:
+    """A message that hides what is no secret helps nobody."""
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize("text", [text for text, _ in LOOKS_LIKE_ONE] + [a.format("pw") for a in ADDRESSES] + [ODD])
+def test_hiding_twice_is_hiding_once(text: str) -> None:
+    """A text may come through twice, as a part of another one."""
+    assert redacted(redacted(text)) == redacted(text)
+
+
+def test_a_secret_across_a_cut_leaves_no_beginning_behind() -> None:
+    """Texts are cut to be kept; what is cut off of a secret would no more be known for one."""
+    for at in range(80, 101):
+        clean = redacted("." * at + PLAIN + " more", 100)
+        assert PLAIN[:3] not in clean
+        assert len(clean) <= 100 + len(HIDDEN)
+    assert PLAIN[:20] not in InputInvalid("E_X", "m", found="x" * 70 + PLAIN).problem.found
+
+
+def test_a_huge_text_costs_what_its_beginning_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is behind the limit is not looked at; a step may raise with anything."""
+    seen: list[int] = []
+
+    def counted(real: Callable[[str], object], text: str) -> object:
+        seen.append(len(text))
+        return real(text)
+
+    for name in ("_known", "_shaped"):
+        real = getattr(redaction, name)
+        monkeypatch.setattr(redaction, name, partial(counted, real))
+    assert len(redacted("x" * 20_000_000)) == MOST_TEXT
+    assert len(seen) == 2, "the text was looked at"
+    assert max(seen) < MOST_TEXT * 1.1
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["://a:", "password=", "-----BEGIN PRIVATE KEY-----", "eyJabcdefgh.", "--a-token", "cookie:", 'token "', "a:b@"],
+)
+def test_hostile_texts_are_matched_a_bounded_number_of_times(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times the text is ten times the work: as many looks, and no look goes further than a bound."""
+    looks: list[int] = []
+    real = redaction._match
+
+    def counted(shape: redaction._Shape, text: str, at: int) -> re.Match[str] | None:
+        found = real(shape, text, at)
+        looks.append(0 if found is None else found.end() - at)
+        return found
+
+    monkeypatch.setattr(redaction, "_match", counted)
+    counts = []
+    for size in (2_000, 20_000):
+        looks.clear()
+        redacted((unit * size)[:size])
+        counts.append(len(looks))
+    assert counts[1] <= 11 * counts[0] + 20
+
+
+def test_how_many_secrets_there_are_makes_no_difference_to_a_search() -> None:
+    """A search looks at each place of the text once, whatever is known."""
+    for number in range(300):
+        remember(f"another-{number}-one")
+    assert redacted("it is another-299-one") == "it is ***"
+    assert max(len(forms) for forms in redaction._KNOWN.forms.values()) <= 4 * 300
+    forms = {redacted(f"x another-{number}-one y") for number in range(300)}
+    assert forms == {"x *** y"}
+
+
+def test_the_oldest_secrets_are_forgotten_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fan-out with a secret per item does not fill the memory, and each costs only itself."""
+    added: list[str] = []
+    real = redaction._forms_of
+
+    def counted(secret: str) -> object:
+        added.append(secret)
+        return real(secret)
+
+    monkeypatch.setattr(redaction, "_forms_of", counted)
+    for number in range(2 * MOST_KNOWN):
+        remember(f"one-of-{number}-many")
+    assert len(added) <= 3 * MOST_KNOWN + 300, "each is added once and removed once"
+    assert redacted("is one-of-0-many") == "is one-of-0-many"
+    assert redacted(f"is one-of-{2 * MOST_KNOWN - 1}-many and {PLAIN}") == "is *** and ***"
+    assert len(redaction._KNOWN._told) == MOST_KNOWN
+
+
+def test_a_value_that_is_still_known_stays_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment or by a `Secret`: one of the two is enough."""
+    monkeypatch.setenv("BOTH_TOKEN", "both-canary")
+    assert redacted("a both-canary") == "a ***"
+    remember("both-canary")
+    monkeypatch.delenv("BOTH_TOKEN")
+    assert redacted("a both-canary") == "a ***"
+
+
+def test_the_environment_may_change_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable set a moment ago is a secret already, and one that is gone is none any more."""
+    monkeypatch.setenv("LATE_TOKEN", "late-canary")
+    assert redacted("a late-canary b") == "a *** b"
+    monkeypatch.delenv("LATE_TOKEN")
+    assert redacted("a late-canary b") == "a late-canary b"
+
+
+# ---- where texts are made
+
+
+@pytest.mark.parametrize("field", ["message", "found", "allowed", "cure"])
+def test_no_text_of_an_error_holds_a_secret(field: str) -> None:
+    """Whoever shows it: the exception, `--json`, a page, a webhook."""
+    changed: dict[str, Any] = {field: f"is {PLAIN}"}
+    problem = replace(Problem("E_X", "m"), **changed)
+    assert PLAIN not in f"{problem} {problem!r} {problem.as_json()}"
+    error = StepFailed(f"no {PLAIN}")
+    assert PLAIN not in f"{error} {error!r} {error.args}"
+
+
+def test_a_wrong_input_is_shown_without_what_a_variable_holds() -> None:
+    """The value is the caller's; its text may be a password given by mistake."""
+    error = InputInvalid("E_INPUT_TYPE", "input n", found=PLAIN)
+    assert str(error).endswith("found: ***")
+    assert PLAIN not in str(InputInvalid("E_INPUT_TYPE", "input n", found={"deep": [ODD, PLAIN]}))
+
+
+def test_tracebacks_and_messages_of_steps() -> None:
+    """Exception texts, their causes, notes and groups."""
+
+    def fail() -> None:
+        try:
+            raise KeyError(f"first {PLAIN}")
+        except KeyError as first:
+            error = ValueError(f"GET https://h/?q={quote(ODD, safe='')} {'x' * 3000} {PLAIN}")
+            error.add_note(f"note {PLAIN}")
+            raise ExceptionGroup(f"all {PLAIN}", [error, OSError(2, PLAIN)]) from first
+
+    with pytest.raises(ExceptionGroup) as raised:
+        fail()
+    outcome = failure(raised.value)
+    assert outcome.error is not None
+    told = outcome.error.message + outcome.error.traceback
+    assert PLAIN not in told
+    assert quote(ODD, safe="") not in told
+    assert "note ***" in told
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        lambda logger: logger.info("key is %s", PLAIN),
+        lambda logger: logger.info(f"key is {PLAIN}"),
+        lambda logger: logger.warning({"key": PLAIN}),  # a message that is no text
+        lambda logger: logger.info("%(a)s", {"a": PLAIN}),  # arguments by name
+        lambda logger: logger.info("at https://u:%s@h/", "pw1"),  # an address, put together by the logger
+        lambda logger: logger.info("b %r", base64.b64encode(f"user:{PLAIN}".encode())),
+        lambda logger: logger.error("it broke", exc_info=ValueError(PLAIN)),
+        lambda logger: logger.log(5, "not kept") or logger.critical(PLAIN, stack_info=True),
+    ],
+)
+@pytest.mark.parametrize("of_step", [True, False])
+def test_log_lines(log: Callable[[logging.Logger], None], of_step: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Those of a step, which are kept, and those of towpath itself."""
+    caplog.set_level(logging.DEBUG)
+    context = StepContext("run", "step", None, 1)
+    log(context.logger if of_step else logging.getLogger("towpath.http"))
+    text = caplog.text
+    if of_step:
+        assert context.log is not None
+        text += context.log.text()
+    assert HIDDEN in text
+    assert PLAIN not in text
+    assert "pw1" not in text
+
+
+WRONG_FORMAT = "%d of %s"
+
+
+def test_a_log_call_with_a_wrong_format_does_what_python_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """It tells of the mistake on stderr, without the secret, and nothing fails."""
+    logger = without_secrets(logging.Logger("one"))
+    logger.addHandler(logging.StreamHandler())
+    logger.info(WRONG_FORMAT, PLAIN)
+    told = capsys.readouterr().err
+    assert "Logging error" in told
+    assert PLAIN not in told
+
+
+def test_every_logger_of_ours_is_covered() -> None:
+    """A filter counts for its own logger only, so that a new one must be in the list."""
+    root = Path(redaction.__file__).resolve().parents[1]
+    root = root if (root / "adapters").is_dir() else Path(__file__).resolve().parents[2]
+    files = [file for part in ("engine", "store", "adapters") for file in (root / part).rglob("*.py")]
+    named = {name for file in files for name in re.findall(r'getLogger\("(towpath[^"]*)"\)', file.read_text())}
+    assert named
+    assert named <= set(LOGGERS)
