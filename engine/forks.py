@@ -59,7 +59,7 @@ def _in_child() -> None:
 
     # Only the child is changed. Every callback of a loop goes through here, so that of what the parent
     # had ready when it was forked nothing is done twice.
-    asyncio.Handle._run = checked  # type: ignore[method-assign]
+    asyncio.Handle._run = checked  # type: ignore[method-assign,assignment]
 
 
 if hasattr(os, "register_at_fork"):

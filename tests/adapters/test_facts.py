@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from towpath.adapters.facts import RunFacts, first_error
 from towpath.attempt import Outcome
-from towpath.commands import Expand, Finish, Start
+from towpath.commands import Collect, Expand, Finish, Start
 from towpath.events import ChainEnded, Fact
 from towpath.graph import compile_plan
 from towpath.ledger import Ledger, LedgerRow
@@ -68,7 +68,7 @@ def _run(failing: frozenset[Place], choose: Any) -> tuple[ErrorInfo | None, Ledg
             elif isinstance(command, Expand):
                 ledger.add(LedgerRow(facts_of._new_id(), command.step, count=ITEMS))
                 going.append((command.step, -1))
-            elif type(command).__name__ == "Collect":
+            elif isinstance(command, Collect):
                 going.append((command.step, -2))
             else:
                 facts_of.record(command, facts)

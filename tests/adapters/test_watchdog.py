@@ -18,8 +18,9 @@ pytestmark = pytest.mark.anyio
 LAG = 0.1
 
 
-def stands() -> None:
+def stands() -> int:
     time.sleep(4 * LAG)
+    return 0
 
 
 async def innocent() -> None:
@@ -33,7 +34,7 @@ async def guilty() -> None:
 async def deep() -> None:
     """A step whose helper blocks."""
     await asyncio.sleep(0)
-    sorted([1], key=lambda _: stands() or 0)
+    sorted([1], key=lambda _: stands())
 
 
 async def in_a_comprehension() -> None:
@@ -98,7 +99,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_step_that_blocks_is_named(work: Callable[[], object], caplog: pytest.LogCaptureFixture) -> None:
     """Also where the blocking call is in something that the step calls."""
     told = await _told(work, caplog)
-    assert any(r.levelno == logging.WARNING and f"step {work.__name__} blocks" in r.getMessage() for r in told)  # type: ignore[attr-defined]
+    assert any(r.levelno == logging.WARNING and f"step {work.__name__} blocks" in r.getMessage() for r in told)
 
 
 @pytest.mark.parametrize("work", [plan_of_many, in_a_callback, beside_a_step, with_a_listener, in_a_library])

@@ -205,4 +205,4 @@ async def test_a_key_that_stands_twice_in_a_record_is_one_clear_error(folder: Pa
         async with farming(folder, [server.url]) as engine:
             run = await engine.run(chain_of(folder, painted()))
             assert code(run) == "E_REPLY_JSON"
-            assert "twice" in run["picture"].error.message
+            assert "twice" in str(run["picture"].error)

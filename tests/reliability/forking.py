@@ -168,7 +168,7 @@ async def main(name: str, folder: str, adapter: str | None) -> None:
     options: dict[str, Any] = {"adapter": adapter, "worker": True} if adapter else {}
     async with open_engine(f"sqlite:///{folder}/towpath.db", durability="normal", **options) as engine:
         run = await engine.run(forks, folder=folder)
-        status = None
+        status: int | str | None = None
         if run.status == "completed" and run.value[0]:
             # Its end, while the engine is still open; ten seconds are far more than it takes.
             for _ in range(1000):
