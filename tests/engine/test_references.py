@@ -395,7 +395,6 @@ def test_ids_are_counted_and_a_free_one_is_given_again() -> None:
             made = echo(x)
             if name:
                 made.named(name)
-        return None
 
     assert [s.id for s in counted.plan.steps] == ["echo", "b", "echo_2", "echo_3", "echo_4", "echo_5"]
 
