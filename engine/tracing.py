@@ -8,10 +8,11 @@ such question is refused with `E_CHAIN_TRACE`. Python asks nobody for `is`, `typ
 
 from __future__ import annotations
 
+import collections.abc
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ class Ref(Generic[T]):
         return text_of(self)
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What `isinstance` and class patterns ask for, when the type is not the one they look for."""
         if current_trace() is not None:
             raise refused("the type of a reference", _IN_A_STEP)
@@ -164,7 +165,9 @@ class InputRef(Ref[Any]):
         return InputRef(self._node, (*self._keys, _key(key)))
 
 
-Sequence.register(Ref)  # a sequence pattern in `match` then asks for the length, and is refused like the others
+collections.abc.Sequence.register(
+    Ref
+)  # a sequence pattern in `match` then asks for the length, and is refused like the others
 
 
 def is_reference(value: object) -> TypeGuard[Ref[Any]]:
@@ -297,13 +300,15 @@ class Trace:
         self.nodes: dict[Node, None] = {}
         self.inputs = {name: Node("", "input", name, None, {}, id="inputs") for name in inputs}
         self._ids: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last one given to each name, to look on from there
 
     def add(self, node: Node) -> Ref[Any]:
         """Record a node under its name, or `name_2`, `name_3`… where that is taken."""
-        node.id, n = node.wanted_id, 1
+        node.id, n = node.wanted_id, self._numbers.get(node.wanted_id, 1)
         while node.id in self._ids:
             n += 1
             node.id = f"{node.wanted_id}_{n}"
+        self._numbers[node.wanted_id] = n
         self._ids.add(node.id)
         self.nodes[node] = None
         return Ref(node)
@@ -313,6 +318,7 @@ class Trace:
             place = user_place(step=step_id)
             raise ChainInvalid([Problem("E_CHAIN_DUPLICATE_STEP", f"two steps called {step_id}", place)])
         self._ids.discard(node.id)
+        self._numbers.pop(node.wanted_id, None)  # the number that comes free is given again
         node.id = step_id
         self._ids.add(step_id)
 

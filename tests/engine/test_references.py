@@ -386,6 +386,19 @@ def test_order_condition_gate_name_and_map_have_a_meaning() -> None:
     assert plan.step("echo").foreach == {"$ref": {"step": "other", "keys": []}}
 
 
+def test_ids_are_counted_and_a_free_one_is_given_again() -> None:
+    """The ids of a chain depend on its calls alone, and counting them takes no longer for many."""
+
+    @chain
+    def counted(x: Any):
+        for name in ("", "b", "", "echo_3", "", ""):
+            made = echo(x)
+            if name:
+                made.named(name)
+
+    assert [s.id for s in counted.plan.steps] == ["echo", "b", "echo_2", "echo_3", "echo_4", "echo_5"]
+
+
 def test_a_library_that_looks_for_a_protocol_of_its_own_finds_none() -> None:
     """They ask with getattr and go on without; an error would hide what they do next."""
 

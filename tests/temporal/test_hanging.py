@@ -384,3 +384,31 @@ async def test_a_step_that_is_ended_by_hand_has_failed(
         assert at.error.code == code
         for row in await engine.list_chains(limit=10):
             assert row["status"] in ("failed", "cancelled"), "no chain is left that only looks as if it ran"
+
+
+@step(cheap=True)
+async def cheap_hold(folder: str, name: str) -> Any:
+    """`hold`, for a group."""
+    return await steps.hold(folder, name)
+
+
+@chain
+def grouped(folder: str):
+    return steps.echo([cheap_hold(folder, "a"), cheap_hold(folder, "b")])
+
+
+async def test_steps_whose_group_is_cancelled_by_hand_have_failed(
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str
+) -> None:
+    async with open_engine(adapter=f"{adapter}&granularity=auto") as engine:
+        handle = await engine.start(grouped, folder=folder)
+        await began(folder, "a", "b", within=30)
+        epoch = (await engine.store.standing(handle.id)).epoch
+        name = messages.workflow_id(parse_address(adapter).task_queue, handle.id, "cheap_hold+1", str(epoch))
+        await (await client()).get_workflow_handle(name).cancel()
+        with anyio.fail_after(30):
+            run = await handle.result()
+        assert run.status == "failed"
+        for one in (run["cheap_hold"], run["cheap_hold_2"]):
+            assert one.error is not None
+            assert (one.status, one.error.code) == ("failed", "E_STEP_CANCELLED")
