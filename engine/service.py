@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import anyio
 import anyio.abc
@@ -29,6 +30,7 @@ from .starting import Reads, new_run, refuse_unbuilt
 
 _log = logging.getLogger("towpath")
 
+MAX_RUN_ID = 200
 POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
 
 
@@ -443,16 +445,21 @@ class RunHandle:
             await anyio.sleep(POLL)
 
 
-_RUN_ID = re.compile(r"[^\W_][\w .:@+=,~-]{0,199}")
 _POSITION = re.compile(r"last(~[0-9]*)?", re.IGNORECASE)
 
 
 def check_run_id(run_id: str) -> None:
-    """Refuse an id that could not be named: on a command line, in an address, as a folder."""
-    if not _RUN_ID.fullmatch(run_id) or run_id.endswith((" ", ".")) or _POSITION.fullmatch(run_id):
+    """Refuse an id that could not be named: on a command line, in an address, as a folder.
+
+    Raises InputInvalid (E_RUN_ID).
+    """
+    readings = (run_id, unquote(run_id))  # what is decoded once too often leads nowhere else, either
+    apart = any(not text.isprintable() or "/" in text or "\\" in text or text[:1] == "." for text in readings)
+    edges = not run_id[:1].isalnum() or run_id != run_id.strip() or run_id.endswith(".")
+    if apart or edges or len(run_id) > MAX_RUN_ID or _POSITION.fullmatch(run_id):
         raise InputInvalid(
             "E_RUN_ID",
             "a run id",
             found=run_id,
-            allowed="1 to 200 letters, digits and . _ - : @ + = , ~ or spaces, a letter or digit first; not `last`",
+            allowed=f"1 to {MAX_RUN_ID} printable characters, a letter or digit first, no / and \\; not `last`",
         )
