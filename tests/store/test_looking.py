@@ -151,6 +151,44 @@ async def test_a_held_lock_is_waited_for_once(made: Path, what: str, how: str, m
         assert (f"kill -CONT {pid}" in str(caught.value)) == (how == "stopped")
 
 
+async def test_a_run_that_loses_the_lock_on_its_way_waits_for_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recording fails after the whole time; letting go of the run, and closing, wait no further while."""
+    file, holders, waits = tmp_path / "s.db", [], []
+    on_writer = Database._on_writer
+
+    async def counted(self: Database, function: Any) -> Any:
+        waiting = await self._run(self._writer, lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
+        try:
+            return await on_writer(self, function)
+        except StoreFailed:
+            waits.append(waiting)
+            raise
+
+    @step
+    def takes_the_lock() -> None:
+        holder = held(file)
+        holder.__enter__()
+        holders.append(holder)
+
+    @chain
+    def taking() -> Any:
+        return takes_the_lock()
+
+    monkeypatch.setattr("towpath.store.session.IMPATIENT_MS", 1)
+    monkeypatch.setattr(Database, "_on_writer", counted)
+    try:
+        with pytest.raises(StoreFailed, match="E_DB_BUSY"):
+            async with open_engine(file, busy_timeout=0.2) as engine:
+                await engine.run(taking)
+    finally:
+        for holder in holders:
+            holder.__exit__(None, None, None)
+    assert waits[0] == 200
+    assert set(waits[1:]) == {1}
+
+
 async def test_who_waited_in_vain_waits_again_once_the_lock_was_had(made: Path) -> None:
     """The short patience ends with the trouble."""
     async with open_store(made, busy_timeout=0.1) as store:
