@@ -35,7 +35,11 @@ bench: $(DEV)
 UV     ?= uv
 EXTRAS := --extra server --extra comfyui --extra temporal-dev --extra otel
 TESTS  ?= tests
-BOUNDED := $(if $(filter off,$(BOUNDS)),'s/,<[0-9.]*"/"/g','')
+ifeq ($(BOUNDS),off)
+BOUNDED := 's/,<[0-9.]*"/"/g'
+else
+BOUNDED := ''
+endif
 
 # One file holds all Python versions and platforms: a package that differs stands in it once per version, with a
 # marker. The demo's file is a part of the other one.

@@ -350,9 +350,10 @@ class _Reader:
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> NoReturn:
         """What a parser refused, told by its marks: its words differ between parsers and releases."""
-        mark, context = error.problem_mark, error.context_mark
+        mark: Any = error.problem_mark
+        context: Any = error.context_mark
         at, opened = (m.index if m else len(self.text) for m in (mark, context))
-        if too_deep := self._nested_before(at):
+        if too_deep := self._nested_before(at) or self._nested_before(opened):
             self._stop("E_YAML_DEPTH", place=too_deep)
         quoted = self.text[opened : opened + 1] in _QUOTES and not _QUOTED.match(self.text, opened, at)
         unclosed = quoted and at >= len(self.text)
@@ -373,7 +374,8 @@ class _Reader:
         """Where the text in front of an error is nested too deeply.
 
         Parsers read ahead: a deep text can be refused, for its depth or for what stands behind it, before the
-        first of its events was handed out. Up to the error the text is good, so its events can be had.
+        first of its events was handed out. Up to the error, or to the token that it is in, the text is good, so its
+        events can be had.
         """
         depth = 0
         try:

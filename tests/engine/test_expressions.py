@@ -540,6 +540,76 @@ def test_no_text_or_list_grows_without_end(text: str) -> None:
     assert time.perf_counter() - started < 1
 
 
+BIG = "x" * 900_000  # a text that may stand in a rendered text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{{ a.big | length }}", 900_000),  # MiniJinja 3.1 counts the bytes of a text as work, ...
+        ("{{ a.big ~ a.none == a.big ~ 'none' }}", True),
+        ("{{ a.big == a.big }}", True),
+        ("{{ a.big if a.big == a.other else 'no' }}", "no"),
+        ("{{ 'x' in a.big }}", True),
+        ("{{ [a.big, a.big] | length }}", 2),
+        ("{{ a.long == a.long }}", True),  # ... and the values of lists that it compares
+        ("{{ a.long == a.longer }}", False),
+        ("{{ a.wide | upper == a.big }}", False),
+    ],
+)
+def test_large_values_are_worked_on_below_our_limits(text: str, value: object) -> None:
+    """What a library counts as too much work is not ours to tell: these are small for us."""
+    long = list(range(100_000))
+    values = {"big": BIG, "other": "y", "long": long, "longer": [*long, 1], "wide": "\u20ac" * 900_000, "none": None}
+    assert template(text).render(lambda r: values[str(r.keys[0])]) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        # Each fetches more than ten million characters, by another way through the language.
+        (
+            "{{ " + " == ".join(["a.big", "[" + ",".join(["a.big"] * 20) + "]"]) + " }}",
+            "E_TEMPLATE_SIZE",
+        ),
+        ("{{ [" + ",".join(["a.big"] * 20) + "] | length }}", "E_TEMPLATE_SIZE"),
+        ("{{ {" + ",".join([f"'k{i}': a.big" for i in range(20)]) + "} | length }}", "E_TEMPLATE_SIZE"),
+        ("{{ " + " or ".join(["a.big == 'z'"] * 20) + " }}", "E_TEMPLATE_SIZE"),
+        ("{{ " + " and ".join(["a.big"] * 20) + " }}", "E_TEMPLATE_SIZE"),
+        ("{{ " + " + ".join(["(a.big | length)"] * 20) + " }}", "E_TEMPLATE_SIZE"),
+        ("{{ a.huge | length }}", "E_TEMPLATE_SIZE"),
+        ("{{ a.huge is defined }}", "E_TEMPLATE_SIZE"),
+    ],
+)
+def test_texts_are_counted_before_minijinja_copies_them(text: str, code: str) -> None:
+    values = {"big": BIG, "huge": "x" * 10_000_001}
+    with pytest.raises(ExpressionFailed) as caught:
+        template(text).render(lambda r: values[str(r.keys[0])])
+    assert caught.value.code == code
+    assert "characters" in caught.value.problem.message
+
+
+def test_a_condition_over_too_much_has_the_code_of_a_condition() -> None:
+    condition, found = parse_condition("a.big == 'z' or " * 20 + "a.ok", SCOPE, PLACE)
+    assert condition is not None, found
+    with pytest.raises(ExpressionFailed) as caught:
+        condition.holds(lambda r: BIG)
+    assert caught.value.code == "E_COND_SIZE"
+
+
+@pytest.mark.parametrize(
+    "value", [[0] * 12_000_000, {str(i): [0] * 3_000_000 for i in range(4)}], ids=["list", "mapping"]
+)
+def test_work_that_minijinja_refuses_is_told_by_its_kind(value: object) -> None:
+    """It counts what it compares; older releases do not, and answer."""
+    caught: list[ExpressionFailed] = []
+    try:
+        assert template("{{ a.x == a.y }}").render(lambda r: value) is True
+    except ExpressionFailed as error:
+        caught.append(error)
+    assert [(e.code, e.problem.place) for e in caught] in ([], [("E_TEMPLATE_SIZE", PLACE)])
+
+
 def test_one_evaluation_fetches_a_reference_once_and_only_if_needed() -> None:
     seen: list[str] = []
 
