@@ -9,23 +9,35 @@ DEMO   := $(VENV)/.installed-$(FILES)-$(shell cat pyproject.toml requirements/*.
 DEV    := $(DEMO)-dev
 JOBS   ?= 2
 
-.PHONY: demo test test-full test-newest test-lowest check bench lock clean
+PYTEST := python -m pytest -n $(JOBS) --dist worksteal -m "not full"
+CHECKS := check-types check-interface check-imports check-lint check-format
+# Each check's output in one piece, where make can do that.
+SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench lock clean
 
 demo: $(DEMO)
 	$(BIN)/towpath demo $(FOLDER)
 
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
+	$(BIN)/$(PYTEST)
 
 test-full: $(DEV)
 	$(BIN)/python -m pytest -m full
 
 check: $(DEV)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SYNC) $(CHECKS)
+
+check-types:
 	$(BIN)/mypy
+check-interface:
 	$(BIN)/pyright
+check-imports:
 	$(BIN)/lint-imports --no-cache
+check-lint:
+	$(BIN)/ruff check .
+check-format:
+	$(BIN)/ruff format --check .
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.steps_per_second
@@ -52,11 +64,11 @@ LOCK := $(UV) pip compile --quiet --no-config --upgrade --universal --python-ver
 # What the tests say of the newest releases that the bounds allow, of the newest of all, and of the oldest.
 test-newest:
 	$(call resolved,newest,--resolution highest)
-	.venv-newest/bin/python -m pytest -n $(JOBS) -m "not full" $(TESTS)
+	.venv-newest/bin/$(PYTEST) $(TESTS)
 
 test-lowest:
 	$(call resolved,lowest,--resolution lowest-direct)
-	.venv-lowest/bin/python -m pytest -n $(JOBS) -m "not full" $(TESTS)
+	.venv-lowest/bin/$(PYTEST) $(TESTS)
 
 define resolved
 rm -rf .venv-$(1)

@@ -378,6 +378,7 @@ class _Reader:
         events can be had.
         """
         depth = 0
+        event: Any
         try:
             for event in yaml.parse(self.text[:end], Loader=_LOADER):
                 depth += isinstance(event, events.CollectionStartEvent)

@@ -336,7 +336,7 @@ def test_no_verdict_hangs_on_the_words_of_a_parser(text: str, monkeypatch: pytes
             error.problem, error.context = "nein", "unten"
             raise
 
-    monkeypatch.setattr(yaml_source.yaml, "parse", in_other_words)
+    monkeypatch.setattr(yaml, "parse", in_other_words)
     assert [(p.code, p.place, p.cure) for p in problems(text)] == before
 
 
