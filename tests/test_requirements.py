@@ -45,7 +45,7 @@ def installed(name: str, python: str, platform: str = "linux", machine: str = "x
         "implementation_name": "cpython", "platform_python_implementation": "CPython",
     }  # fmt: skip
     found = [r for r, _ in entries(name) if r.marker is None or r.marker.evaluate(where)]
-    versions = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in found}
+    versions: dict[str, str] = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in found}
     assert len(versions) == len(found), "one version each"
     return versions
 
