@@ -7,7 +7,8 @@ BIN    := $(VENV)/bin
 FILES  := $(shell find engine store adapters -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 DEMO   := $(VENV)/.installed-$(FILES)-$(shell cat pyproject.toml requirements/*.txt | cksum | cut -d' ' -f1)
 DEV    := $(DEMO)-dev
-JOBS   ?= 2
+# Tests wait for servers and clocks more than they compute: two for each core, at most eight.
+JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal -m "not full"
 CHECKS := check-types check-interface check-imports check-lint check-format
