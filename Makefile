@@ -91,7 +91,8 @@ $(VENV)/bin/python:
 	  { echo "towpath needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Exactly the files that are listed, whatever index they come from.
+# Exactly the files that are listed, whatever index they come from; what has to be built is built with the setuptools
+# that is listed.
 $(DEMO): $(VENV)/bin/python
 	rm -rf build/__editable__.* $(VENV)/.installed-*
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/demo.txt
@@ -99,5 +100,5 @@ $(DEMO): $(VENV)/bin/python
 	@touch $@
 
 $(DEV): $(DEMO)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation --require-hashes --requirement requirements/dev.txt
 	@touch $@
