@@ -130,9 +130,9 @@ AT_RUN_TIME = {"condition-020"}
 @pytest.mark.parametrize("case", cases("template"), ids=lambda c: c.id)
 def test_corpus_template(case: Any) -> None:
     text = SCENARIO.get(case.id, case.input)
-    started = time.perf_counter()
+    started = time.process_time()
     parsed, problems = parse_template(text, SCOPE, PLACE)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     if case.verdict == "accept":
         assert problems == []
         assert parsed is not None
@@ -148,9 +148,9 @@ def test_corpus_template(case: Any) -> None:
 @pytest.mark.parametrize("case", cases("condition"), ids=lambda c: c.id)
 def test_corpus_condition(case: Any) -> None:
     text = SCENARIO.get(case.id, case.input)
-    started = time.perf_counter()
+    started = time.process_time()
     parsed, problems = parse_condition(text, SCOPE, PLACE)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     if case.id in AT_RUN_TIME:
         assert failure(holds, text).code in case.codes
     elif case.verdict == "reject":
@@ -400,9 +400,9 @@ def test_constant_and_whole() -> None:
     ],
 )
 def test_refused_templates(text: str, code: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert code in template_codes(text)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
 
 
 def test_everything_wrong_is_reported_at_once() -> None:
@@ -421,9 +421,9 @@ def test_many_problems_are_cut_and_still_refused_quickly() -> None:
         "{{ " + " + ".join(f"steps.stp{i}.x" for i in range(160)) + " }}",
         "{{f()}}" * 140,
     ):
-        started = time.perf_counter()
+        started = time.process_time()
         parsed, problems = parse_template(text, scope, PLACE)
-        assert time.perf_counter() - started < 0.1
+        assert time.process_time() - started < 0.1
         assert parsed is None
         assert 1 <= len(problems) <= 50
 
@@ -533,11 +533,11 @@ def test_a_whole_float_leaves_a_computed_expression_as_a_whole_number() -> None:
 )
 def test_no_text_or_list_grows_without_end(text: str) -> None:
     values = {"big": '"' * 300_000, "long": list(range(50_000))}
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ExpressionFailed) as caught:
         template(text).render(lambda r: values[str(r.keys[0])])
     assert caught.value.code == "E_TEMPLATE_SIZE"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 BIG = "x" * 900_000  # a text that may stand in a rendered text
@@ -772,9 +772,9 @@ def test_S4_6_a_missing_path_is_an_error_not_false() -> None:
     ],
 )
 def test_refused_conditions(text: str, code: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert code in condition_codes(text)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
 
 
 @pytest.mark.parametrize(
@@ -971,10 +971,10 @@ def test_a_valid_expression_means_what_python_means(model: Model) -> None:
 def _microseconds(work: Callable[[], object], times: int = 3000) -> float:
     best = float("inf")
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(times):
             work()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.process_time() - started)
     return best / times * 1e6
 
 
