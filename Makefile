@@ -5,46 +5,100 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The editable install is a farm of links: a new or removed file needs a new one, a changed file does not.
 FILES  := $(shell find engine store adapters -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
-DEMO   := $(VENV)/.installed-$(FILES)-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+DEMO   := $(VENV)/.installed-$(FILES)-$(shell cat pyproject.toml requirements/*.txt | cksum | cut -d' ' -f1)
 DEV    := $(DEMO)-dev
-JOBS   ?= 2
+# Tests wait for servers and clocks more than they compute: two for each core, at most eight.
+JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 
-.PHONY: demo test test-full check bench clean
+PYTEST := python -m pytest -n $(JOBS) --dist worksteal -m "not full"
+CHECKS := check-types check-interface check-imports check-lint check-format
+# Each check's output in one piece, where make can do that.
+SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench lock clean
 
 demo: $(DEMO)
 	$(BIN)/towpath demo $(FOLDER)
 
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) -m "not full"
+	$(BIN)/$(PYTEST)
 
 test-full: $(DEV)
 	$(BIN)/python -m pytest -m full
 
 check: $(DEV)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) $(SYNC) $(CHECKS)
+
+check-types:
 	$(BIN)/mypy
+check-interface:
 	$(BIN)/pyright
+check-imports:
 	$(BIN)/lint-imports --no-cache
+check-lint:
+	$(BIN)/ruff check .
+check-format:
+	$(BIN)/ruff format --check .
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.steps_per_second
 	$(BIN)/python -m benchmarks.growth
 
+# For maintainers: these three need uv, and a package index. Nothing else does.
+UV     ?= uv
+EXTRAS := --extra server --extra comfyui --extra temporal-dev --extra otel
+TESTS  ?= tests
+ifeq ($(BOUNDS),off)
+BOUNDED := 's/,<[0-9.]*"/"/g'
+else
+BOUNDED := ''
+endif
+
+# One file holds all Python versions and platforms: a package that differs stands in it once per version, with a
+# marker. The demo's file is a part of the other one.
+lock:
+	$(LOCK) $(EXTRAS) --group build --group dev --output-file requirements/dev.txt
+	$(LOCK) --extra demo --group build --constraints requirements/dev.txt --output-file requirements/demo.txt
+LOCK := $(UV) pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+
+# What the tests say of the newest releases that the bounds allow, of the newest of all, and of the oldest.
+test-newest:
+	$(call resolved,newest,--resolution highest)
+	.venv-newest/bin/$(PYTEST) $(TESTS)
+
+test-lowest:
+	$(call resolved,lowest,--resolution lowest-direct)
+	.venv-lowest/bin/$(PYTEST) $(TESTS)
+
+define resolved
+rm -rf .venv-$(1)
+$(UV) venv --quiet --no-config --seed --python $(PYTHON) .venv-$(1)
+sed $(BOUNDED) pyproject.toml > .venv-$(1)/pyproject.toml
+$(UV) pip compile --quiet --no-config $(2) --python .venv-$(1) $(EXTRAS) --group .venv-$(1)/pyproject.toml:build \
+  --group .venv-$(1)/pyproject.toml:dev --output-file .venv-$(1)/requirements.txt .venv-$(1)/pyproject.toml
+$(UV) pip install --quiet --no-config --python .venv-$(1) --requirements .venv-$(1)/requirements.txt
+PYTHONWARNINGS=ignore .venv-$(1)/bin/python -m pip install $(EDITABLE)
+endef
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+EDITABLE := --quiet --no-deps --no-build-isolation --config-settings editable_mode=strict --editable .
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "towpath needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
 
+# Exactly the files that are listed, whatever index they come from; what has to be built is built with the setuptools
+# that is listed.
 $(DEMO): $(VENV)/bin/python
 	rm -rf build/__editable__.* $(VENV)/.installed-*
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=strict -e ".[demo]"
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/demo.txt
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install $(EDITABLE)
 	@touch $@
 
 $(DEV): $(DEMO)
-	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install --quiet --no-build-isolation --require-hashes --requirement requirements/dev.txt
 	@touch $@

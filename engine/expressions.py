@@ -43,7 +43,10 @@ Resolve = Callable[[Reference], object]
 
 TEXT_LIMIT = 1_000_000  # characters of a rendered text
 LIST_LIMIT = 100_000  # values of a list that + makes
-FUEL = 20_000  # MiniJinja instructions; 1,000 tokens need a tenth of it
+HANDED_LIMIT = 10_000_000  # characters of the texts that one evaluation fetches; each fetch is a copy
+# MiniJinja's own count of work, only a net below the limits above: an instruction, 64 bytes of a text that it
+# copies and two values that it compares cost 1 each, so all that the limits let through fits.
+FUEL = 5_000_000
 SHOWN_KEYS = 10
 GUESSES = 6  # problems of one text that get a "did you mean"
 COMPARED_NAMES = 100  # names among which a similar one is looked for
@@ -383,16 +386,22 @@ class _Missing:
 class _Values:
     """The references of one evaluation, fetched when they are needed and only once."""
 
-    __slots__ = ("known", "references", "resolve")
+    __slots__ = ("handed", "known", "references", "resolve")
 
     def __init__(self, references: tuple[Reference, ...], resolve: Resolve) -> None:
         self.references, self.resolve = references, resolve
         self.known: dict[int, object] = {}
+        self.handed = 0
 
     def get(self, index: int) -> object:
         if index not in self.known:
             self.known[index] = _carried(self.resolve(self.references[index]))
-        return self.known[index]
+        value = self.known[index]
+        if isinstance(value, str):
+            self.handed += len(value)
+            if self.handed > HANDED_LIMIT:
+                raise _Refused(f"the texts are longer than {HANDED_LIMIT} characters together", size=True)
+        return value
 
     def soft(self, index: int) -> object:
         try:
@@ -445,11 +454,17 @@ def _computed(expression: Expression, place: Place, use: int) -> Resolved:
         except _Refused as error:
             raise error.failure(use, place) from None
         except template_error as error:
-            message = str(error).partition("\n")[0].removesuffix("(in <expression>:1)").strip()
-            raise ExpressionFailed(_FAILED[use], message, place=place) from None
+            raise _engine_failure(error, use, place) from None
         return result
 
     return compute
+
+
+def _engine_failure(error: Any, use: int, place: Place) -> ExpressionFailed:
+    """What MiniJinja refused, told by the kind that it gives; its words are only shown."""
+    if error.kind == "OutOfFuel":
+        return _Refused("the values are too large to be worked on in an expression", size=True).failure(use, place)
+    return ExpressionFailed(_FAILED[use], error.detail or error.kind, place=place)
 
 
 def _placed(error: ExpressionFailed, place: Place) -> ExpressionFailed:

@@ -73,14 +73,16 @@ _SAYS = {
 }
 _QUOTE_TEMPLATE = 'put quotes around a template: "{{ … }}"'
 _QUOTE_TEXT = "put quotes around a text that begins with @ ` % or holds ': '"
-_CURES = {  # part of libyaml's words: a cure
-    "unexpected end": "close the quote",
-    "incompatible": "write %YAML 1.2, or leave the line out",
-    "tab character": "indent with spaces",
-    "mapping values": _QUOTE_TEXT,
-    "cannot start": _QUOTE_TEXT,
-    "escape": r"write \\ for a backslash, or use single quotes",
+_CLOSE_QUOTE = "close the quote"
+_ESCAPE = r"write \\ for a backslash, or use single quotes"
+_YAML_VERSION = "write %YAML 1.2, or leave the line out"
+_CURES = {  # what stands where the parser stopped: a cure
+    "%YAML": _YAML_VERSION,
+    "\t": "indent with spaces",
+    **dict.fromkeys("@`%:", _QUOTE_TEXT),
 }
+_QUOTES = frozenset("'\"")
+_QUOTED = re.compile(r"""'(?:[^']|'')*+'|"(?:[^"\\]|\\.)*+["]""", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,25 +346,55 @@ class _Reader:
         if self.top:
             self._stop("E_YAML_MULTIDOC", place=place)
         if event.version not in (None, (1, 1), (1, 2)):  # PyYAML's own parser takes any 1.x
-            self._stop("E_YAML_SYNTAX", place=place, cure=_CURES["incompatible"])
+            self._stop("E_YAML_SYNTAX", place=place, cure=_YAML_VERSION)
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> NoReturn:
-        words, mark, context = str(error.problem), error.problem_mark, error.context_mark
-        if context and "unexpected end" in words:
+        """What a parser refused, told by its marks: its words differ between parsers and releases."""
+        mark: Any = error.problem_mark
+        context: Any = error.context_mark
+        at, opened = (m.index if m else len(self.text) for m in (mark, context))
+        if too_deep := self._nested_before(at) or self._nested_before(opened):
+            self._stop("E_YAML_DEPTH", place=too_deep)
+        quoted = self.text[opened : opened + 1] in _QUOTES and not _QUOTED.match(self.text, opened, at)
+        unclosed = quoted and at >= len(self.text)
+        if unclosed:
             mark = context  # a quote that is never closed: show where it opens, not the end of the file
         place = Place(self.source, mark.line + 1, mark.column + 1) if mark else self._last()
-        if "tag handle" in words:
+        if "!" in (self.text[at : at + 1], self.text[opened : opened + 1]):
             self._stop("E_YAML_TAG", place=place)
         if self.ended_with_dots:
             self._stop("E_YAML_MULTIDOC", place=place)
-        message = f"not valid YAML: {words}"
+        message = f"not valid YAML: {error.problem}"
         if context:
             message += f" ({error.context} that starts on line {context.line + 1})"
-        index = mark.index if mark else 0
-        line = self.text[self.text.rfind("\n", 0, index) + 1 : index + 2]
-        cure = next((cure for part, cure in _CURES.items() if part in words), "")
-        cure = _QUOTE_TEMPLATE if "{{" in line else _CURES["tab character"] if line[-2:-1] == "\t" else cure
+        cure = (_CLOSE_QUOTE if unclosed else _ESCAPE) if quoted else self._cure_at(at)
         self._stop("E_YAML_SYNTAX", place=place, message=message, cure=cure)
+
+    def _nested_before(self, end: int) -> Place | None:
+        """Where the text in front of an error is nested too deeply.
+
+        Parsers read ahead: a deep text can be refused, for its depth or for what stands behind it, before the
+        first of its events was handed out. Up to the error, or to the token that it is in, the text is good, so its
+        events can be had.
+        """
+        depth = 0
+        event: Any
+        try:
+            for event in yaml.parse(self.text[:end], Loader=_LOADER):
+                depth += isinstance(event, events.CollectionStartEvent)
+                depth -= isinstance(event, events.CollectionEndEvent)
+                if depth > MAX_DEPTH:
+                    return Place(self.source, event.start_mark.line + 1, event.start_mark.column + 1)
+        except (yaml.YAMLError, ValueError, OverflowError):
+            pass  # it ends too early now, of course
+        return None
+
+    def _cure_at(self, index: int) -> str:
+        """What to write instead, by the character at which the parser stopped."""
+        line = self.text[self.text.rfind("\n", 0, index) + 1 : index + 2]
+        if "{{" in line:
+            return _QUOTE_TEMPLATE
+        return next((cure for start, cure in _CURES.items() if self.text.startswith(start, index)), "")
 
     def _name(self) -> str | int:
         """Key or index of the node that is being read; empty for a key, and below a refused key."""

@@ -39,26 +39,13 @@ def database_error(error: Exception, path: Path) -> StoreFailed:
     """The StoreFailed for what SQLite, or Python on the way to it, reported about the database at `path`."""
     if isinstance(error, (*OF_THE_VALUE, sqlite3.InterfaceError, sqlite3.DataError)):
         return StoreFailed("E_DB_VALUE", f"a value cannot be kept in the database: {error}")
-    name = getattr(error, "sqlite_errorname", None) or _named_by_text(str(error))
+    name: str = getattr(error, "sqlite_errorname", "")  # whatever SQLite itself refused has one
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return busy(path)
     for prefix, code, sentence in _BY_NAME:
         if name.startswith(prefix):
             return StoreFailed(code, f"{sentence}: {path.name} ({error})", cure=_CURES.get(code, ""))
     return StoreFailed("E_DB", f"the database refused: {error}")
-
-
-def _named_by_text(text: str) -> str:
-    known = {
-        "locked": "SQLITE_BUSY",
-        "disk is full": "SQLITE_FULL",
-        "disk I/O": "SQLITE_IOERR",
-        "readonly": "SQLITE_READONLY",
-        "not a database": "SQLITE_NOTADB",
-        "unable to open": "SQLITE_CANTOPEN",
-        "malformed": "SQLITE_CORRUPT",
-    }
-    return next((name for part, name in known.items() if part in text), "")
 
 
 def busy(path: Path) -> StoreFailed:

@@ -178,14 +178,14 @@ def reporting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The module that `design.yaml` takes its function from; the titles that it was called with."""
     titles: list[str] = []
 
-    @step
     async def report(photo: Artifact, title: str) -> str:
         titles.append(title)
         return f"{title}: {photo.size}"
 
+    # The name has to be right when the step is made: another test's `mypkg.steps:report` would be found else.
+    report.__module__, report.__qualname__ = "mypkg.steps", "report"
     package, module = ModuleType("mypkg"), ModuleType("mypkg.steps")
-    report.function.__module__ = "mypkg.steps"
-    module.report = report  # type: ignore[attr-defined]
+    module.report = step(report)  # type: ignore[attr-defined]
     package.steps = module  # type: ignore[attr-defined]
     package.__path__ = []
     monkeypatch.setitem(sys.modules, "mypkg", package)

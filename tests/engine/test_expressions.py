@@ -130,9 +130,9 @@ AT_RUN_TIME = {"condition-020"}
 @pytest.mark.parametrize("case", cases("template"), ids=lambda c: c.id)
 def test_corpus_template(case: Any) -> None:
     text = SCENARIO.get(case.id, case.input)
-    started = time.perf_counter()
+    started = time.process_time()
     parsed, problems = parse_template(text, SCOPE, PLACE)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     if case.verdict == "accept":
         assert problems == []
         assert parsed is not None
@@ -148,9 +148,9 @@ def test_corpus_template(case: Any) -> None:
 @pytest.mark.parametrize("case", cases("condition"), ids=lambda c: c.id)
 def test_corpus_condition(case: Any) -> None:
     text = SCENARIO.get(case.id, case.input)
-    started = time.perf_counter()
+    started = time.process_time()
     parsed, problems = parse_condition(text, SCOPE, PLACE)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     if case.id in AT_RUN_TIME:
         assert failure(holds, text).code in case.codes
     elif case.verdict == "reject":
@@ -400,9 +400,9 @@ def test_constant_and_whole() -> None:
     ],
 )
 def test_refused_templates(text: str, code: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert code in template_codes(text)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
 
 
 def test_everything_wrong_is_reported_at_once() -> None:
@@ -421,9 +421,9 @@ def test_many_problems_are_cut_and_still_refused_quickly() -> None:
         "{{ " + " + ".join(f"steps.stp{i}.x" for i in range(160)) + " }}",
         "{{f()}}" * 140,
     ):
-        started = time.perf_counter()
+        started = time.process_time()
         parsed, problems = parse_template(text, scope, PLACE)
-        assert time.perf_counter() - started < 0.1
+        assert time.process_time() - started < 0.1
         assert parsed is None
         assert 1 <= len(problems) <= 50
 
@@ -533,11 +533,81 @@ def test_a_whole_float_leaves_a_computed_expression_as_a_whole_number() -> None:
 )
 def test_no_text_or_list_grows_without_end(text: str) -> None:
     values = {"big": '"' * 300_000, "long": list(range(50_000))}
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ExpressionFailed) as caught:
         template(text).render(lambda r: values[str(r.keys[0])])
     assert caught.value.code == "E_TEMPLATE_SIZE"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
+
+
+BIG = "x" * 900_000  # a text that may stand in a rendered text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{{ a.big | length }}", 900_000),  # MiniJinja 3.1 counts the bytes of a text as work, ...
+        ("{{ a.big ~ a.none == a.big ~ 'none' }}", True),
+        ("{{ a.big == a.big }}", True),
+        ("{{ a.big if a.big == a.other else 'no' }}", "no"),
+        ("{{ 'x' in a.big }}", True),
+        ("{{ [a.big, a.big] | length }}", 2),
+        ("{{ a.long == a.long }}", True),  # ... and the values of lists that it compares
+        ("{{ a.long == a.longer }}", False),
+        ("{{ a.wide | upper == a.big }}", False),
+    ],
+)
+def test_large_values_are_worked_on_below_our_limits(text: str, value: object) -> None:
+    """What a library counts as too much work is not ours to tell: these are small for us."""
+    long = list(range(100_000))
+    values = {"big": BIG, "other": "y", "long": long, "longer": [*long, 1], "wide": "\u20ac" * 900_000, "none": None}
+    assert template(text).render(lambda r: values[str(r.keys[0])]) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        # Each fetches more than ten million characters, by another way through the language.
+        (
+            "{{ " + " == ".join(["a.big", "[" + ",".join(["a.big"] * 20) + "]"]) + " }}",
+            "E_TEMPLATE_SIZE",
+        ),
+        ("{{ [" + ",".join(["a.big"] * 20) + "] | length }}", "E_TEMPLATE_SIZE"),
+        ("{{ {" + ",".join([f"'k{i}': a.big" for i in range(20)]) + "} | length }}", "E_TEMPLATE_SIZE"),
+        ("{{ " + " or ".join(["a.big == 'z'"] * 20) + " }}", "E_TEMPLATE_SIZE"),
+        ("{{ " + " and ".join(["a.big"] * 20) + " }}", "E_TEMPLATE_SIZE"),
+        ("{{ " + " + ".join(["(a.big | length)"] * 20) + " }}", "E_TEMPLATE_SIZE"),
+        ("{{ a.huge | length }}", "E_TEMPLATE_SIZE"),
+        ("{{ a.huge is defined }}", "E_TEMPLATE_SIZE"),
+    ],
+)
+def test_texts_are_counted_before_minijinja_copies_them(text: str, code: str) -> None:
+    values = {"big": BIG, "huge": "x" * 10_000_001}
+    with pytest.raises(ExpressionFailed) as caught:
+        template(text).render(lambda r: values[str(r.keys[0])])
+    assert caught.value.code == code
+    assert "characters" in caught.value.problem.message
+
+
+def test_a_condition_over_too_much_has_the_code_of_a_condition() -> None:
+    condition, found = parse_condition("a.big == 'z' or " * 20 + "a.ok", SCOPE, PLACE)
+    assert condition is not None, found
+    with pytest.raises(ExpressionFailed) as caught:
+        condition.holds(lambda r: BIG)
+    assert caught.value.code == "E_COND_SIZE"
+
+
+@pytest.mark.parametrize(
+    "value", [[0] * 12_000_000, {str(i): [0] * 3_000_000 for i in range(4)}], ids=["list", "mapping"]
+)
+def test_work_that_minijinja_refuses_is_told_by_its_kind(value: object) -> None:
+    """It counts what it compares; older releases do not, and answer."""
+    caught: list[ExpressionFailed] = []
+    try:
+        assert template("{{ a.x == a.y }}").render(lambda r: value) is True
+    except ExpressionFailed as error:
+        caught.append(error)
+    assert [(e.code, e.problem.place) for e in caught] in ([], [("E_TEMPLATE_SIZE", PLACE)])
 
 
 def test_one_evaluation_fetches_a_reference_once_and_only_if_needed() -> None:
@@ -702,9 +772,9 @@ def test_S4_6_a_missing_path_is_an_error_not_false() -> None:
     ],
 )
 def test_refused_conditions(text: str, code: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert code in condition_codes(text)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
 
 
 @pytest.mark.parametrize(
@@ -901,10 +971,10 @@ def test_a_valid_expression_means_what_python_means(model: Model) -> None:
 def _microseconds(work: Callable[[], object], times: int = 3000) -> float:
     best = float("inf")
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(times):
             work()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.process_time() - started)
     return best / times * 1e6
 
 

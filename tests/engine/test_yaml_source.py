@@ -266,6 +266,80 @@ def test_a_tab_may_separate_but_never_indent() -> None:
     assert codes("a:\n\tb: 1") == ["E_YAML_SYNTAX"]
 
 
+DEEP = {
+    # PyYAML reads ahead as long as what it reads could still be a key: it stops before the first event.
+    "lists that close again": "[" * 1100 + "]" * 1100,
+    "mappings that never close": "{a: " * 1100,
+    "lists and mappings by turns": "[{a: " * 600,
+    "as the value of a key": "a: " + "[" * 1100,
+    "in a list of the block form": "- " + "[" * 1100,
+    "over many lines": "\n".join(["[" * 40] * 40),
+    # Broken behind the depth: what is wrong first in the file is said.
+    "a character that begins nothing": "[" * 60 + "@",
+    "a quote that is never closed": "[" * 60 + "'",
+    "a tag that is not known": "[" * 60 + "!no!handle",
+    "an escape that is not known": "[" * 60 + '"\\q"',
+    # Where PyYAML's limit is met by the block form, and mixed with the other.
+    "lists in lists": "- " * 1100,
+    "keys below keys": "\n".join(" " * i + "a:" for i in range(1100)),
+    "both forms": "- " * 40 + "[" * 40,
+}
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_depth_is_told_by_our_own_limit_whatever_the_parser_says(text: str) -> None:
+    """A parser has a limit of its own, in words of its own, or other troubles before it hands out an event."""
+    (problem,) = problems(text)
+    assert problem.code == "E_YAML_DEPTH"
+    assert problem.place.line
+    assert str(MAX_DEPTH) in problem.allowed
+
+
+SHALLOW = {
+    "brackets in a text": "a: 'x" + "[" * 60,
+    "brackets in a comment": "a: [ # " + "[" * 60,
+    "brackets in a plain text": "a: x" + "[" * 60 + "\nb: @",
+    "lists beside each other": "a: [" + "[]," * 60 + "@",
+    "just deep enough": "[" * MAX_DEPTH + "@",
+    "in a block text": "a: |\n  " + "[" * 60 + "\n]",
+}
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("text", SHALLOW.values(), ids=SHALLOW)
+def test_brackets_that_open_nothing_are_no_depth(text: str) -> None:
+    assert codes(text)[-1] == "E_YAML_SYNTAX"
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    "text", ["a: !no!handle b", "a: [1, !x!y b]", "a: !<foo", "! a: !b! c", "!e!k: 1", "- !p!q [1]"]
+)
+def test_a_tag_that_a_parser_cannot_read_is_a_tag(text: str) -> None:
+    assert codes(text)[-1] == "E_YAML_TAG"
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize(
+    "text", ["[" * 1100, "[" * 60 + "@", "a: !no!handle b", "a: [1", "a: 'x", "%YAML 1.3\n---\na: 1"]
+)
+def test_no_verdict_hangs_on_the_words_of_a_parser(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next release may say all of it in other words."""
+    before = [(p.code, p.place, p.cure) for p in problems(text)]
+    parse = yaml.parse
+
+    def in_other_words(*given: Any, **more: Any) -> Any:
+        try:
+            yield from parse(*given, **more)
+        except yaml.MarkedYAMLError as error:
+            error.problem, error.context = "nein", "unten"
+            raise
+
+    monkeypatch.setattr(yaml, "parse", in_other_words)
+    assert [(p.code, p.place, p.cure) for p in problems(text)] == before
+
+
 def test_all_problems_come_together_in_file_order() -> None:
     text = "a: 1\nb: !x 2\n3: c\na: .inf\nd: {<<: {e: 1}}\nf: *g\n? [h]\n: !y 1\ni: [j\n"
     found = [(p.code, p.place.line, p.place.column) for p in problems(text)]
@@ -306,6 +380,9 @@ def test_the_place_of_a_value_names_its_field() -> None:
         ("a: 1\nb: 'unclosed\nc: 1\n", 2, 4, "close the quote"),
         ("a:\n\tb: 1", 2, 1, "spaces"),
         ("a: @b", 1, 4, "quotes"),
+        ("a: [b: c: d]", 1, 9, "quotes"),
+        ("a: 'it''s\nb: 1\n", 1, 4, "close the quote"),
+        ('a: "\\q"', 1, 5, "backslash"),
         ("a: b: c", 1, 5, "quotes"),
         ("a: {{ b }} c", 1, 5, '"{{ … }}"'),
         ("%YAML 9.9\n---\na: 1", 1, 1, "%YAML 1.2"),
