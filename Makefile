@@ -1,5 +1,6 @@
 # make demo   a demo on a fresh machine with Python 3.11 or newer and nothing else
 # make test   format, lint, types, import contracts and all quick tests
+# make mutants   mistakes made on purpose in the heart: how many of them do the tests see?
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ DEMO   := $(VENV)/.installed-$(FILES)-$(shell cksum < pyproject.toml | cut -d' '
 DEV    := $(DEMO)-dev
 JOBS   ?= 2
 
-.PHONY: demo test test-full check bench clean
+.PHONY: demo test test-full check bench mutants clean
 
 demo: $(DEMO)
 	$(BIN)/towpath demo $(FOLDER)
@@ -30,6 +31,9 @@ check: $(DEV)
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.steps_per_second
 	$(BIN)/python -m benchmarks.growth
+
+mutants: $(DEV)
+	$(BIN)/python -m tests.mutants
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
