@@ -37,7 +37,12 @@ LIMIT = 120  # seconds for one stage: whoever needs longer hangs, which is seen 
 # The nearest tests, in stages: what is quick first, and only what it does not see goes on to the next.
 STAGES: dict[str, list[list[str]]] = {
     "engine/progress.py": [
-        ["tests/engine/test_progress.py", "-k", "not R38 and not R36 and not property"],
+        [
+            "tests/engine/test_run_state.py",
+            "tests/engine/test_progress.py",
+            "-k",
+            "not R38 and not R36 and not property",
+        ],
         ["tests/engine/test_progress.py", "-k", "test_property or test_R36_all_orders"],
     ],
     "adapters/facts.py": [

@@ -669,9 +669,9 @@ def nest(tables: Tables) -> None:
         tables.gate(f"{run} decided", f"{run} waiting_approval", run, status="approved", decided_at=7, delivered=0)
         tables.gate(f"{run} past", f"{run} waiting_approval", run, status="approved", decided_at=7, delivered=1)
         for row in ("executing", "completed"):
-            for status in ("pending", "uploading", "completed"):
-                more = {"status": status, "target_workflow_id": f"{run} {row}"}
-                tables.transfer(f"{run} {row} {status}", f"{run} executing", f"{run} file", **more)
+            for sent in ("pending", "uploading", "completed"):
+                more = {"status": sent, "target_workflow_id": f"{run} {row}"}
+                tables.transfer(f"{run} {row} {sent}", f"{run} executing", f"{run} file", **more)
     above = "UPDATE chains SET parent_workflow_id = ? WHERE id = ?"
     tables.connection.execute(above, ("run executing", "inner"))
     tables.connection.execute(above, ("inner executing", "below"))
@@ -716,6 +716,6 @@ def test_a_run_that_ends_well_has_nothing_open_inside_to_end(tables: Tables, sta
 
 
 def test_facts_are_recorded_in_their_order(tables: Tables) -> None:
-    facts = [StepReady("r", "a", None, "m:f", started=True, attempt=1), ended(S.COMPLETED), ChainEnded(C.COMPLETED)]
-    assert tables.record(*facts) is None
+    ready = StepReady("r", "a", None, "m:f", started=True, attempt=1)
+    assert tables.record(ready, ended(S.COMPLETED), ChainEnded(C.COMPLETED)) is None
     assert [line[0] for line in tables.told()] == ["StepStarted", "StepCompleted", "ChainEnded"]
