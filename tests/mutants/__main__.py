@@ -21,7 +21,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +32,8 @@ FOUND = ROOT / "build" / "mutants" / "found.jsonl"
 SURVIVORS = Path(__file__).parent / "survivors.toml"
 TARGET = 0.9
 MEMORY = 4 << 30  # bytes that a test process may take: a mistake may make lists without end
-LIMIT = 120  # seconds for one stage: whoever needs longer hangs, which is seen too
+LIMIT = 30  # seconds of CPU that a stage may take at least, and five times what it takes without a mistake
+PATIENCE = 10  # seconds on the clock for each of them
 
 # The nearest tests, in stages: what is quick first, and only what it does not see goes on to the next.
 STAGES: dict[str, list[list[str]]] = {
@@ -89,21 +90,28 @@ def in_tree(tree: Path, file: str) -> Path:
     return tree / "towpath" / file.removeprefix("engine/")
 
 
-def passes(tree: Path, arguments: list[str]) -> bool | None:
-    """Do these tests pass? None if they do not end."""
+def ask(tree: Path, arguments: list[str], limit: int) -> tuple[str, float]:
+    """What these tests say (`pass`, `fail`, `hang`), and the seconds of CPU that it took.
+
+    A test that computes without end is stopped after `limit` seconds of CPU, however busy the machine is, and one
+    that waits without end after many more on the clock.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
-        _test(tree, arguments)
-    for _ in range(LIMIT * 20):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            _end(child)
-            return os.waitstatus_to_exitcode(status) == 0
+        _test(tree, arguments, limit)
+    ends = time.monotonic() + limit * PATIENCE
+    done, status, used = os.wait4(child, os.WNOHANG)
+    while not done and time.monotonic() < ends:
         time.sleep(0.05)
+        done, status, used = os.wait4(child, os.WNOHANG)
     _end(child)
-    os.waitpid(child, 0)
-    return None
+    if not done:
+        os.waitpid(child, 0)
+        return "hang", 0.0
+    code = os.waitstatus_to_exitcode(status)
+    said = {0: "pass", -signal.SIGXCPU: "hang", -signal.SIGKILL: "hang"}.get(code, "fail")
+    return said, used.ru_utime + used.ru_stime
 
 
 def _end(group: int) -> None:
@@ -112,7 +120,7 @@ def _end(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _test(tree: Path, arguments: list[str]) -> None:
+def _test(tree: Path, arguments: list[str], limit: int) -> None:
     """In a process of its own: the tests of the copy against the copy."""
     import pytest
 
@@ -121,6 +129,8 @@ def _test(tree: Path, arguments: list[str]) -> None:
     os.dup2(log, 2)
     os.chdir(tree)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["PYTHONPATH"] = str(tree)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
@@ -146,19 +156,30 @@ def preload() -> None:
     import sqlalchemy.dialects.sqlite  # noqa: F401
 
 
-def tried(tree: Path, mutant: Mutant) -> str:
+def limits(tree: Path, files: Iterable[str]) -> dict[str, list[int]]:
+    """How long each stage may take, by what it takes without a mistake; then it must pass."""
+    found: dict[str, list[int]] = {}
+    for file in files:
+        for stage in STAGES[file]:
+            said, used = ask(tree, stage, 600)
+            if said != "pass":
+                log = (tree / "log").read_text()[-3000:]
+                raise SystemExit(f"{' '.join(stage)}: {said} without any mistake\n{log}")
+            found.setdefault(file, []).append(max(LIMIT, int(used * 5)))
+    return found
+
+
+def tried(tree: Path, mutant: Mutant, allowed: list[int]) -> str:
     """Makes the mistake, asks the tests, and takes it back: `killed`, `hangs` or `survived`."""
     place = in_tree(tree, mutant.file)
     source = place.read_bytes()
     place.write_bytes(mutant.applied(source))
     try:
-        for stage in STAGES[mutant.file]:
+        for stage, limit in zip(STAGES[mutant.file], allowed, strict=True):
             shutil.rmtree(tree / ".hypothesis", ignore_errors=True)
-            answer = passes(tree, stage)
-            if answer is None:
-                return "hangs"
-            if not answer:
-                return "killed"
+            said, _ = ask(tree, stage, limit)
+            if said != "pass":
+                return {"fail": "killed", "hang": "hangs"}[said]
     finally:
         place.write_bytes(source)
     return "survived"
@@ -182,15 +203,10 @@ def try_all(chosen: list[Mutant], found: dict[tuple[str, str], str]) -> None:
     preload()
     left = [m for m in chosen if (m.file, m.name) not in found]
     with copied_tree() as tree, FOUND.open("a") as kept:
-        for file in sorted({m.file for m in left}):
-            for stage in STAGES[file]:
-                if not passes(tree, stage):
-                    raise SystemExit(
-                        f"the tests fail without any mistake: {stage}\n{(tree / 'log').read_text()[-3000:]}"
-                    )
+        allowed = limits(tree, sorted({m.file for m in left}))
         for n, mutant in enumerate(left, 1):
             began = time.perf_counter()
-            outcome = found[mutant.file, mutant.name] = tried(tree, mutant)
+            outcome = found[mutant.file, mutant.name] = tried(tree, mutant, allowed[mutant.file])
             kept.write(json.dumps({"file": mutant.file, "name": mutant.name, "outcome": outcome}) + "\n")
             kept.flush()
             took = time.perf_counter() - began
