@@ -156,6 +156,17 @@ def test_a_failed_step_is_told_and_is_the_error_of_the_run(run: Run) -> None:
     assert run.facts.error == ErrorInfo("E_STEP_RAISED", "step a: no", "ValueError")
 
 
+def test_a_failure_that_says_nothing_names_no_error(run: Run) -> None:
+    """The next one that does is the error of the run."""
+    run.row("a")
+    assert run.told(Fail("a")) == [StepEnded("row a", "a", None, S.FAILED, 1)]
+    assert run.facts.error is None
+    run.row("last")
+    run.facts.outcomes["last", None] = Outcome(error=error())
+    run.told(Fail("last"))
+    assert run.facts.error is not None
+
+
 def test_a_failed_item_is_named_with_its_number(run: Run) -> None:
     run.row("each", 0)
     run.facts.outcomes["each", 0] = Outcome(error=error())
@@ -497,6 +508,13 @@ def test_the_error_of_a_recorded_run_is_its_first_however_the_rows_come(backward
     """The first in the plan failed first here too."""
     rows = [stored("a", error=error("first"), completed_at=1), stored("b", error=error("later"), completed_at=2)]
     found = first_error(rows[::-1] if backwards else rows)
+    assert found is not None
+    assert found.message == "step a: first"
+
+
+def test_a_failed_row_without_a_time_is_no_trouble() -> None:
+    """One that was marked by hand, say: it counts, and comes first here by the plan too."""
+    found = first_error([stored("b", error=error("later"), completed_at=2), stored("a", error=error("first"))])
     assert found is not None
     assert found.message == "step a: first"
 

@@ -217,9 +217,9 @@ def report(chosen: list[Mutant], found: dict[tuple[str, str], str], json_file: P
     known = reasons()
     seen = Counter((m.file, found[m.file, m.name] != "survived") for m in chosen)
     print()
-    for file in STAGES:
+    for file in dict.fromkeys(m.file for m in chosen):
         good, bad = seen[file, True], seen[file, False]
-        print(f"{file:24}{good:4} of {good + bad:4} seen{good / max(1, good + bad):8.1%}")
+        print(f"{file:24}{good:4} of {good + bad:4} seen{good / (good + bad):8.1%}")
     share = sum(found[m.file, m.name] != "survived" for m in chosen) / len(chosen)
     survived = [m for m in chosen if found[m.file, m.name] == "survived"]
     print(f"{'together':24}{len(chosen) - len(survived):4} of {len(chosen):4} seen{share:8.1%}, target {TARGET:.0%}\n")

@@ -78,7 +78,7 @@ def test_every_listed_survivor_has_a_reason() -> None:
     assert all(len(reason.split()) >= 4 for reason in reasons().values())
 
 
-def test_the_tree_is_the_one_that_is_tested() -> None:
+def test_every_file_and_test_that_is_named_is_there() -> None:
     from tests.mutants.__main__ import ROOT, STAGES
 
     files = [Path(name) for stages in STAGES.values() for stage in stages for name in stage if name.endswith(".py")]
