@@ -3,9 +3,9 @@
     python -m tests.mutants [--sample 200] [--seed 1] [--survived] [--fresh] [--json FILE] [--only FILE] [--show WORD]
 
 Each mistake is made in a copy of the tree, never in the tree itself, one at a time. What was found is kept in
-`build/mutants/`, so that a run that was broken off goes on; after a change of the source or of the tests `--fresh`
-starts anew and `--survived` tries only what was not seen last time. A mistake that no test sees is a survivor:
-it has its reason in `survivors.toml`, or the command fails, as it does below 90 %.
+`build/mutants/`, so that a run that was broken off goes on. After a change of the source or of a test all begins
+anew; `--survived` then believes what was seen before and tries only the rest. A mistake that no test sees is a
+survivor: it has its reason in `survivors.toml`, or the command fails, as it does below 90 %.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from .changes import Mutant, mutants
@@ -185,11 +186,19 @@ def tried(tree: Path, mutant: Mutant, allowed: list[int]) -> str:
     return "survived"
 
 
-def read_found() -> dict[tuple[str, str], str]:
+def digest() -> str:
+    """Tells this state of the source and of the tests from all others."""
+    files = [f for folder in ("engine", "store", "adapters", "tests") for f in (ROOT / folder).rglob("*.py")]
+    names = sorted(f"{f.relative_to(ROOT)} {blake2b(f.read_bytes()).hexdigest()}" for f in files)
+    return blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+
+
+def read_found(state: str | None) -> dict[tuple[str, str], str]:
+    """What was found in this state of the tree; without one, in any."""
     if not FOUND.exists():
         return {}
     lines = [json.loads(line) for line in FOUND.read_text().splitlines()]
-    return {(line["file"], line["name"]): line["outcome"] for line in lines}
+    return {(line["file"], line["name"]): line["outcome"] for line in lines if state in (None, line["state"])}
 
 
 def reasons() -> dict[tuple[str, str], str]:
@@ -197,7 +206,7 @@ def reasons() -> dict[tuple[str, str], str]:
     return {(one["file"], one["name"]): one["reason"] for one in listed}
 
 
-def try_all(chosen: list[Mutant], found: dict[tuple[str, str], str]) -> None:
+def try_all(chosen: list[Mutant], found: dict[tuple[str, str], str], state: str) -> None:
     """Tries what was not tried yet, and keeps each outcome as soon as it is known."""
     FOUND.parent.mkdir(parents=True, exist_ok=True)
     preload()
@@ -207,7 +216,8 @@ def try_all(chosen: list[Mutant], found: dict[tuple[str, str], str]) -> None:
         for n, mutant in enumerate(left, 1):
             began = time.perf_counter()
             outcome = found[mutant.file, mutant.name] = tried(tree, mutant, allowed[mutant.file])
-            kept.write(json.dumps({"file": mutant.file, "name": mutant.name, "outcome": outcome}) + "\n")
+            line = {"file": mutant.file, "name": mutant.name, "outcome": outcome, "state": state}
+            kept.write(json.dumps(line) + "\n")
             kept.flush()
             took = time.perf_counter() - began
             print(f"{n:4}/{len(left)} {outcome:9}{took:6.1f} s  {mutant.file}:{mutant.line} {mutant.name}", flush=True)
@@ -250,12 +260,13 @@ def main() -> int:
             if options.show in f"{m.file} {m.name}":
                 print(f"{m.file}:{m.line} {m.name}\n    {source[m.file][m.line - 1].strip()}")
         return 0
-    found = {} if options.fresh else read_found()
     if options.fresh:
         FOUND.unlink(missing_ok=True)
+    state = digest()
+    found = read_found(None if options.survived else state)
     if options.survived:
         found = {key: outcome for key, outcome in found.items() if outcome != "survived"}
-    try_all(chosen, found)
+    try_all(chosen, found, state)
     return report(chosen, found, options.json)
 
 
