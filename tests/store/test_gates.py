@@ -88,6 +88,93 @@ async def asked_of(store: RunStore, question: Callable[[sqlite3.Connection], Any
     return await store.database.read(question)
 
 
+# ---- what the gates behind a row came to
+
+
+def asked(
+    row: str = "row", attempt: int = 1, action: str | None = None, delivered: int = 1, parameters: str | None = None
+) -> dict[str, Any]:
+    return {
+        "workflow_id": row,
+        "attempt": attempt,
+        "action": action,
+        "delivered": delivered,
+        "decision_parameters": parameters,
+    }
+
+
+def test_the_past_of_a_row_counts_what_was_acted_on() -> None:
+    """The last gate is still open: its regeneration, and what it is to change, are yet to come."""
+    again = [
+        asked(action="regenerate", parameters='{"seed": 1, "size": 2}'),
+        asked(attempt=2, action="regenerate"),
+        asked(attempt=3, action="regenerate", parameters='{"seed": 3}'),
+        asked(attempt=4, action="regenerate", parameters='{"seed": 4}', delivered=0),
+    ]
+    past = gates.pasts(again)["row"]
+    assert (past.open, past.last) == (again[3], again[3])
+    assert (past.regenerations, past.overrides) == (3, {"seed": 3, "size": 2})
+
+
+def test_other_decisions_are_no_regenerations() -> None:
+    past = gates.pasts([asked(action="stop", parameters='{"seed": 1}'), asked(action="approve")])["row"]
+    assert (past.open, past.regenerations, past.overrides) == (None, 0, {})
+
+
+def test_rows_have_their_own_pasts() -> None:
+    gate, other = asked(action="regenerate"), asked("other", delivered=0)
+    found = gates.pasts([gate, other])
+    assert found == {"row": Past(None, gate, 1, {}), "other": Past(other, other, 0, {})}
+    found["row"].overrides["x"] = 1
+    assert found["other"].overrides == {}
+
+
+@pytest.mark.parametrize(
+    ("decided", "attempt", "rejected"),
+    [
+        (asked(attempt=2, action="stop"), 2, True),
+        (asked(attempt=2, action="skip"), 2, True),
+        (asked(attempt=2, action=None), 2, True),  # a gate closed by hand
+        (asked(attempt=2, action="approve"), 2, False),
+        (asked(attempt=1, action="stop"), 2, False),  # an older attempt was: this one is judged by itself
+        (asked(attempt=3, action="stop"), 2, False),
+        (None, 2, False),
+    ],
+)
+def test_what_an_attempt_made_is_rejected_only_by_a_decision_about_it(
+    decided: dict[str, Any] | None, attempt: int, rejected: bool
+) -> None:
+    assert Past(last=decided).rejected(attempt) is rejected
+
+
+def test_only_the_last_decision_says_whether_a_row_was_rejected() -> None:
+    past = gates.pasts([asked(attempt=1, action="regenerate"), asked(attempt=2, action="approve")])["row"]
+    assert not past.rejected(1)
+    assert not past.rejected(2)
+
+
+def test_the_run_inside_a_step_is_the_latest_unless_it_is_to_be_replaced() -> None:
+    def child(run: str, row: str) -> dict[str, Any]:
+        return {"id": run, "parent_workflow_id": row}
+
+    children = [child("1", "row"), child("2", "other"), child("3", "row")]
+    assert gates.runs_inside(children, {}) == {"row": "3", "other": "2"}
+    pasts = {"row": Past(regenerations=1), "other": Past(regenerations=1), "gone": Past(regenerations=1)}
+    assert gates.runs_inside(children, pasts) == {"row": "3"}, "the second of `row` is made; the one of `other` not yet"
+    assert gates.runs_inside(children, {"row": Past(regenerations=2)}) == {"other": "2"}
+
+
+async def test_the_gates_of_a_run_come_in_the_order_they_were_asked(store: RunStore) -> None:
+    """By attempt, then by id; ids of one moment may be in any order. Gates of other runs are not among them."""
+    run, other = (await a_run(store)).run_id, (await a_run(store)).run_id
+    row = await a_workflow(store)
+    for name, of, attempt in (("3", run, 1), ("1", run, 2), ("2", run, 1), ("0", other, 1)):
+        await a_gate(store, row, of, id=name, attempt=attempt)
+        await change(store, "approvals", name, status="rejected", decided_at=EPOCH)
+    found = await store.database.rows(gates.OF_RUN(run=run))
+    assert [gate["id"] for gate in found] == ["2", "3", "1"]
+
+
 # ---- a decision
 
 
@@ -502,90 +589,3 @@ async def test_a_gate_closed_by_hand_stops_its_step(store: RunStore) -> None:
     await change(store, "approvals", gate, status="cancelled", decided_at=EPOCH)
     (told,) = await asked_of(store, lambda c: gates.undelivered(c, frozenset({run})))
     assert told == Wish(run, "decision", "", None, gate, "cancelled", "stop", "", "", {})
-
-
-# ---- what the gates behind a row came to
-
-
-def asked(
-    row: str = "row", attempt: int = 1, action: str | None = None, delivered: int = 1, parameters: str | None = None
-) -> dict[str, Any]:
-    return {
-        "workflow_id": row,
-        "attempt": attempt,
-        "action": action,
-        "delivered": delivered,
-        "decision_parameters": parameters,
-    }
-
-
-def test_the_past_of_a_row_counts_what_was_acted_on() -> None:
-    """The last gate is still open: its regeneration, and what it is to change, are yet to come."""
-    again = [
-        asked(action="regenerate", parameters='{"seed": 1, "size": 2}'),
-        asked(attempt=2, action="regenerate"),
-        asked(attempt=3, action="regenerate", parameters='{"seed": 3}'),
-        asked(attempt=4, action="regenerate", parameters='{"seed": 4}', delivered=0),
-    ]
-    past = gates.pasts(again)["row"]
-    assert (past.open, past.last) == (again[3], again[3])
-    assert (past.regenerations, past.overrides) == (3, {"seed": 3, "size": 2})
-
-
-def test_other_decisions_are_no_regenerations() -> None:
-    past = gates.pasts([asked(action="stop", parameters='{"seed": 1}'), asked(action="approve")])["row"]
-    assert (past.open, past.regenerations, past.overrides) == (None, 0, {})
-
-
-def test_rows_have_their_own_pasts() -> None:
-    gate, other = asked(action="regenerate"), asked("other", delivered=0)
-    found = gates.pasts([gate, other])
-    assert found == {"row": Past(None, gate, 1, {}), "other": Past(other, other, 0, {})}
-    found["row"].overrides["x"] = 1
-    assert found["other"].overrides == {}
-
-
-@pytest.mark.parametrize(
-    ("decided", "attempt", "rejected"),
-    [
-        (asked(attempt=2, action="stop"), 2, True),
-        (asked(attempt=2, action="skip"), 2, True),
-        (asked(attempt=2, action=None), 2, True),  # a gate closed by hand
-        (asked(attempt=2, action="approve"), 2, False),
-        (asked(attempt=1, action="stop"), 2, False),  # an older attempt was: this one is judged by itself
-        (asked(attempt=3, action="stop"), 2, False),
-        (None, 2, False),
-    ],
-)
-def test_what_an_attempt_made_is_rejected_only_by_a_decision_about_it(
-    decided: dict[str, Any] | None, attempt: int, rejected: bool
-) -> None:
-    assert Past(last=decided).rejected(attempt) is rejected
-
-
-def test_only_the_last_decision_says_whether_a_row_was_rejected() -> None:
-    past = gates.pasts([asked(attempt=1, action="regenerate"), asked(attempt=2, action="approve")])["row"]
-    assert not past.rejected(1)
-    assert not past.rejected(2)
-
-
-def test_the_run_inside_a_step_is_the_latest_unless_it_is_to_be_replaced() -> None:
-    def child(run: str, row: str) -> dict[str, Any]:
-        return {"id": run, "parent_workflow_id": row}
-
-    children = [child("1", "row"), child("2", "other"), child("3", "row")]
-    assert gates.runs_inside(children, {}) == {"row": "3", "other": "2"}
-    pasts = {"row": Past(regenerations=1), "other": Past(regenerations=1), "gone": Past(regenerations=1)}
-    assert gates.runs_inside(children, pasts) == {"row": "3"}, "the second of `row` is made; the one of `other` not yet"
-    assert gates.runs_inside(children, {"row": Past(regenerations=2)}) == {"other": "2"}
-
-
-async def test_the_gates_of_a_run_come_in_the_order_they_were_asked(store: RunStore) -> None:
-    """By attempt, then by id; ids of one moment may be in any order. Gates of other runs are not among them."""
-    run, other = (await a_run(store)).run_id, (await a_run(store)).run_id
-    row = await a_workflow(store)
-    for name, of, attempt in (("3", run, 1), ("1", run, 2), ("2", run, 1), ("0", other, 1)):
-        await a_gate(store, row, of, id=name, attempt=attempt)
-        await change(store, "approvals", name, status="rejected", decided_at=EPOCH)
-    found = await store.database.rows(gates.OF_RUN(run=run))
-    assert [gate["id"] for gate in found] == ["2", "3", "1"]
