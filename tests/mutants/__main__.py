@@ -65,10 +65,12 @@ STAGES: dict[str, list[list[str]]] = {
 def sample(size: int, seed: int) -> list[Mutant]:
     """Mutants of the four files, as many of each as its share of the lines."""
     sources = {file: (ROOT / file).read_bytes() for file in STAGES}
-    lines = {file: source.count(b"\n") for file, source in sources.items()}
     chosen: list[Mutant] = []
+    lines = sum(source.count(b"\n") for source in sources.values())
     for file, source in sources.items():
-        share = round(size * lines[file] / sum(lines.values()))
+        here = source.count(b"\n")
+        share = round((size - len(chosen)) * here / lines)
+        lines -= here
         ranked = sorted(mutants(file, source), key=lambda m: m.rank(seed))[:share]
         chosen += sorted(ranked, key=lambda m: m.start)
     return chosen
