@@ -101,14 +101,17 @@ def ask(tree: Path, arguments: list[str], limit: int) -> tuple[str, float]:
     """
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         _test(tree, arguments, limit)
-    ends = time.monotonic() + limit * PATIENCE
-    done, status, used = os.wait4(child, os.WNOHANG)
-    while not done and time.monotonic() < ends:
-        time.sleep(0.05)
+    try:
+        ends = time.monotonic() + limit * PATIENCE
         done, status, used = os.wait4(child, os.WNOHANG)
-    _end(child)
+        while not done and time.monotonic() < ends:
+            time.sleep(0.05)
+            done, status, used = os.wait4(child, os.WNOHANG)
+    finally:
+        _end(child)
     if not done:
         os.waitpid(child, 0)
         return "hang", 0.0
@@ -254,6 +257,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(STAGES), metavar="FILE", help="only the mutants of one file")
     parser.add_argument("--show", metavar="WORD", help="only print the mutants whose name holds this word")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends us leaves no tree and no test behind
     chosen = [m for m in sample(options.sample, options.seed) if options.only in (None, m.file)]
     print(f"seed {options.seed}, {len(chosen)} mutants", flush=True)
     if options.show is not None:
