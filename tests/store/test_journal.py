@@ -238,7 +238,8 @@ def test_a_row_starts_its_next_attempt(tables: Tables, before: StepStatus) -> No
     tables.row("beside")
     changed = tables.changed(StepStarted("r", "a", None, 2, {"n": 2}))
     row = changed.pop("workflows").pop("r")
-    assert row.pop("status", S.EXECUTING) == S.EXECUTING
+    row.pop("status", None)  # unless it was executing before
+    assert tables.all("workflows")["r"]["status"] == "executing"
     assert row == {"attempt": 2, "parameters": {"n": 2}, "started_at": 10, "updated_at": 10}
     assert changed.keys() == {"events"}
     assert tables.told() == [event("StepStarted", "r", {"step": "a", "attempt": 2})]
@@ -581,7 +582,8 @@ def test_a_run_goes_on_with_its_owner_and_with_what_was_asked_of_it(tables: Tabl
     tables.connection.execute("UPDATE chains SET status = ?, status_reason = 'requested' WHERE id = 'run'", (before,))
     changed = tables.changed(ChainResumed())
     run = changed.pop("chains").pop("run")
-    assert run.pop("status", "running") == "running"
+    run.pop("status", None)  # unless it was running before
+    assert tables.all("chains")["run"]["status"] == "running"
     assert run == {"status_reason": None, "updated_at": 10}
     assert tables.told() == [event("ChainStarted", None, {})]
 
@@ -590,7 +592,8 @@ def test_a_run_goes_on_with_its_owner_and_with_what_was_asked_of_it(tables: Tabl
 def test_a_paused_run_is_nobodys(tables: Tables, before: str) -> None:
     tables.connection.execute("UPDATE chains SET status = ? WHERE id = 'run'", (before,))
     run = tables.changed(ChainPaused("approval"))["chains"]["run"]
-    assert run.pop("status", "paused") == "paused"
+    run.pop("status", None)  # unless it was paused before
+    assert tables.all("chains")["run"]["status"] == "paused"
     let_go = {"owner": None, "lease_until": None, "pause_requested_at": None}
     assert run == {"status_reason": "approval", "updated_at": 10, **let_go}
     assert tables.told() == [event("ChainPaused", None, {"reason": "approval"})]
