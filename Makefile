@@ -1,5 +1,6 @@
 # make demo   a demo on a fresh machine with Python 3.11 or newer and nothing else
 # make test   format, lint, types, import contracts and all quick tests
+# make mutants   mistakes made on purpose in the heart: how many of them do the tests see?
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -15,7 +16,7 @@ CHECKS := check-types check-interface check-imports check-lint check-format
 # Each check's output in one piece, where make can do that.
 SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench lock clean
+.PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench mutants lock clean
 
 demo: $(DEMO)
 	$(BIN)/towpath demo $(FOLDER)
@@ -43,6 +44,9 @@ check-format:
 bench: $(DEV)
 	$(BIN)/python -m benchmarks.steps_per_second
 	$(BIN)/python -m benchmarks.growth
+
+mutants: $(DEV)
+	$(BIN)/python -m tests.mutants
 
 # For maintainers: these three need uv, and a package index. Nothing else does.
 UV     ?= uv
