@@ -165,9 +165,8 @@ class InputRef(Ref[Any]):
         return InputRef(self._node, (*self._keys, _key(key)))
 
 
-collections.abc.Sequence.register(
-    Ref
-)  # a sequence pattern in `match` then asks for the length, and is refused like the others
+# A sequence pattern in `match` then asks for the length, and is refused like the others.
+collections.abc.Sequence.register(Ref)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_reference(value: object) -> TypeGuard[Ref[Any]]:
