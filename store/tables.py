@@ -358,6 +358,7 @@ sessions = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("ended_at", sa.BigInteger),
     sa.Index("ix_sessions_created_at", "created_at"),
+    sa.Index("ix_sessions_key_id", "key_id"),
 )
 
 webhook_cursors = sa.Table(

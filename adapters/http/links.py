@@ -45,7 +45,7 @@ def _signer(secret: str) -> URLSafeSerializer:
     return URLSafeSerializer(secret, salt="towpath-approval-link", signer_kwargs={"digest_method": hashlib.sha256})
 
 
-async def make_link(records: Records, secret: str, approval_id: str, hours: float, by: str) -> tuple[str, int]:
+async def make_link(records: Records, secret: str, approval_id: str, hours: float, by: str = "") -> tuple[str, int]:
     """A new link's token and when it ends (UTC microseconds). A link of the same gate made before is void.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
