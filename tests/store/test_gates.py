@@ -442,6 +442,7 @@ async def test_a_gate_of_no_run_is_nobodys_work(store: RunStore, clock: Clock) -
 
 @pytest.mark.parametrize("status", ["approved", "rejected", "cancelled", "timed_out"])
 async def test_a_decided_gate_is_never_late(store: RunStore, clock: Clock, status: str) -> None:
+    """A second person is told of the decision, not that the time is over, which it is by now as well."""
     lease = await a_run(store)
     gate = await a_gate(store, await a_step(store, lease), lease.run_id, expires_at=EPOCH)
     await change(store, "approvals", gate, status=status, decided_at=EPOCH)
@@ -450,6 +451,10 @@ async def test_a_decided_gate_is_never_late(store: RunStore, clock: Clock, statu
     assert await asked_of(store, lambda c: gates.expired(c, [lease.run_id], clock.now)) == []
     await store.database.write(lambda c: gates.expire(c, [gate], clock.now))
     assert await gate_of(store, gate) == before
+    async with store.session() as session:
+        with pytest.raises(ApprovalRefused) as caught:
+            await gates.undecided(session, gate)
+    assert caught.value.code == ("E_APPROVAL_EXPIRED" if status == "timed_out" else "E_APPROVAL_DECIDED")
 
 
 TIMEOUTS: list[tuple[dict[str, Any], str]] = [
