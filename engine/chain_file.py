@@ -446,7 +446,7 @@ def _input(name: str, written: Mapping[str, Any]) -> InputSpec:
     words = {key: written.get(key, "") for key in ("description", "target")}
     required = "default" not in written and not source
     secret = written.get("secret", False)
-    return InputSpec(name, kind, required, default, words["description"], source, words["target"], secret)
+    return InputSpec(name, kind, required, default, words["description"], source, words["target"], secret=secret)
 
 
 class _Bare(str):

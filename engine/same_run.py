@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +14,8 @@ from .events import StepEnded
 from .ledger import INPUTS
 from .model import Json, Plan, StepPlan
 from .ports import NewRun, RunRow
-from .redaction import redacted
+from .redaction import HIDDEN, redacted
+from .secrets import MARK, Secret
 from .values import REFERENCE
 
 CURE = "choose another run_id, `rerun` to run it again with changes, or `resume` it as it was recorded"
@@ -63,8 +65,10 @@ def _plain(value: Any) -> Json:
     return value
 
 
-def refuse_other_inputs(recorded: RunRow, asked: NewRun) -> None:
-    """Raises RunRefused (E_RUN_INPUTS) if the run was made with other inputs. Files are the same if their bytes are."""
+def refuse_other_inputs(recorded: RunRow, asked: NewRun, folder: Path) -> None:
+    """Raises RunRefused (E_RUN_INPUTS) if the run was made with other inputs. Files are the same if their bytes are,
+    secrets if their values are; `folder` is where the key to them lies. SecretMissing if they cannot be had here.
+    """
     old = {a.name: a.digest for row in recorded.rows if row.step == INPUTS for a in row.artifacts if a.version == 1}
     new = {
         a.name: a.digest
@@ -77,7 +81,7 @@ def refuse_other_inputs(recorded: RunRow, asked: NewRun) -> None:
     for name in sorted(recorded.inputs.keys() | asked.inputs.keys()):
         one = _with_digests(recorded.inputs.get(name), old)
         other = _with_digests(asked.inputs.get(name), known)
-        if _json(one) != _json(other):
+        if _json(_opened(one, folder)) != _json(_opened(other, folder)):
             raise RunRefused(
                 "E_RUN_INPUTS",
                 f"run {recorded.id} was made with another {name}",
@@ -97,6 +101,21 @@ def _with_digests(value: Json, digests: Mapping[str, str]) -> Json:
     return value
 
 
+def _opened(value: Json, folder: Path) -> Json:
+    """With the values of secrets: each sealing of one value looks different."""
+    if isinstance(value, dict):
+        if value.keys() == {MARK}:
+            return [MARK, Secret.kept(value, folder).reveal()]
+        return {key: _opened(inner, folder) for key, inner in value.items()}
+    return [_opened(inner, folder) for inner in value] if isinstance(value, list) else value
+
+
+def _hidden(value: Json) -> Json:
+    if isinstance(value, dict):
+        return HIDDEN if value.keys() == {MARK} else {key: _hidden(inner) for key, inner in value.items()}
+    return [_hidden(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _json(value: Json) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
@@ -106,7 +125,7 @@ def _both(recorded: Json, asked: Json) -> str:
 
 
 def _brief(value: Json) -> str:
-    text = redacted(_json(value).decode())
+    text = redacted(_json(_hidden(value)).decode())
     return text if len(text) <= _EACH else text[: _EACH - 1] + "…"
 
 

@@ -145,7 +145,7 @@ class Engine:
             return run_id  # no run could begin so: it can only mean the one that is there
         new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
         if found is not None:
-            refuse_other_inputs(found, new)
+            refuse_other_inputs(found, new, self.store.files.folder)
         else:
             await self.store.create_run(new)
         return run_id

@@ -15,7 +15,7 @@ from towpath.model import StepStatus
 
 from .session import Row, Statement
 from .session import value_of as b
-from .tables import events, workflows
+from .tables import chains, events, workflows
 
 RELEASED = "RunReleased"  # a process stopped to work on a run without ending or pausing it
 _START = "StepStarted"
@@ -33,10 +33,13 @@ STARTS = Statement(
     .order_by(events.c.seq)
 )
 LET_GO = Statement(
-    # Once is enough: a run that cannot be gone on with is tried, and let go, again and again.
+    # Once is enough: a run that cannot be gone on with is tried, and let go, again and again. One that another
+    # process has taken over meanwhile is not ours to let go.
     sa.insert(events).from_select(
         ["chain_id", "type", "at", "data"],
-        sa.select(b("run"), sa.literal(RELEASED), b("at"), sa.literal("{}")).where(
+        sa.select(chains.c.id, sa.literal(RELEASED), b("at"), sa.literal("{}")).where(
+            chains.c.id == b("run"),
+            chains.c.epoch == b("epoch"),
             sa.func.coalesce(
                 sa.select(events.c.type)
                 .where(events.c.chain_id == b("run"))

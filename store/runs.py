@@ -236,8 +236,8 @@ class RunStore:
         """Stop owning without ending the run; nothing happens if it is ours no longer."""
         _owned_here.discard((self.database.path, lease.run_id))
         sql = "UPDATE chains SET owner = NULL, lease_until = NULL WHERE id = ? AND epoch = ?"
-        let_go = Write(*crashes.LET_GO(run=lease.run_id, at=now()))
-        await self.database.submit([Write(sql, (lease.run_id, lease.epoch)), let_go], guard(lease))
+        let_go = Write(*crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))
+        await self.database.submit([Write(sql, (lease.run_id, lease.epoch)), let_go])
 
     async def lost_attempts(self, run_id: str) -> dict[str, int]:
         """By row that is executing: how often the process that tried it died on it, since its last outcome."""

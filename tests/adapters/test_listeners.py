@@ -261,7 +261,7 @@ async def test_a_log_handler_that_raises_changes_nothing(open_engine: OpenEngine
         ([],),
         (1j,),
     ],
-    ids=repr,
+    ids=["text", "nan", "infinity", "none", "huge", "text-total", "objects", "list", "complex"],
 )
 async def test_progress_that_is_no_number_is_not_told(open_engine: OpenEngine, told: tuple[Any, ...]) -> None:
     """What was told before stands, and the step goes on."""

@@ -195,7 +195,7 @@ def test_a_mapped_step_fails_with_the_cause_of_its_first_failed_item(run: Run) -
     assert told == [
         StepEnded("row each", "each", None, S.FAILED, 1, error=ErrorInfo("E_ONE", message, failed_items=(1, 3)))
     ]
-    assert run.facts.error == ErrorInfo("E_ONE", f"step each: {message}")
+    assert run.facts.error == ErrorInfo("E_ONE", "step each[1]: first", "ValueError")
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -265,13 +265,13 @@ def test_a_pause_says_why(run: Run) -> None:
 
 @pytest.mark.parametrize("status", [ChainStatus.FAILED, ChainStatus.PARTIAL, ChainStatus.CANCELLED])
 def test_the_end_of_a_run_names_its_first_cause(run: Run, status: ChainStatus) -> None:
-    run.facts.error = error()
-    assert run.told(Finish(status)) == [ChainEnded(status, error())]
+    run.row("a", status=S.FAILED, error=error("broke"))
+    assert run.told(Finish(status)) == [ChainEnded(status, ErrorInfo("E_STEP_RAISED", "step a: broke", "ValueError"))]
 
 
 def test_a_completed_run_has_no_error(run: Run) -> None:
     """A failure that was looked at by nobody's condition is told in its step, not as the run's."""
-    run.facts.error = error()
+    run.row("a", status=S.FAILED, error=error())
     assert run.told(Finish(ChainStatus.COMPLETED)) == [ChainEnded(ChainStatus.COMPLETED, None)]
 
 
@@ -495,33 +495,34 @@ def stored(step: str, status: StepStatus = S.FAILED, item: int | None = None, **
 def test_the_error_of_a_recorded_run_is_of_a_failed_row_with_a_cause() -> None:
     """Neither kept items, nor a failed row that says nothing, nor a step that completed after a failed try."""
     rows = [
-        stored("kept", S.COMPLETED, error=error("kept", "E_ITEMS_KEPT"), completed_at=1),
-        stored("silent", completed_at=2),
-        stored("cause", item=4, error=error("broke"), completed_at=3),
-        stored("skipped", S.SKIPPED, completed_at=1),
+        stored("a", S.COMPLETED, error=error("kept", "E_ITEMS_KEPT"), completed_at=1),
+        stored("b", completed_at=2),
+        stored("each", item=4, error=error("broke"), completed_at=3),
+        stored("gone", error=error("of another plan"), completed_at=1),
+        stored("last", S.SKIPPED, completed_at=1),
     ]
-    assert first_error(rows) == ErrorInfo("E_STEP_RAISED", "step cause[4]: broke", "ValueError")
+    assert first_error(PLAN, rows) == ErrorInfo("E_STEP_RAISED", "step each[4]: broke", "ValueError")
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_the_error_of_a_recorded_run_is_its_first_however_the_rows_come(backwards: bool) -> None:
-    """The first in the plan failed first here too."""
-    rows = [stored("a", error=error("first"), completed_at=1), stored("b", error=error("later"), completed_at=2)]
-    found = first_error(rows[::-1] if backwards else rows)
+    """The first in the plan, though it failed last."""
+    rows = [stored("a", error=error("first"), completed_at=2), stored("b", error=error("later"), completed_at=1)]
+    found = first_error(PLAN, rows[::-1] if backwards else rows)
     assert found is not None
     assert found.message == "step a: first"
 
 
 def test_a_failed_row_without_a_time_is_no_trouble() -> None:
-    """One that was marked by hand, say: it counts, and comes first here by the plan too."""
-    found = first_error([stored("b", error=error("later"), completed_at=2), stored("a", error=error("first"))])
+    """One that was marked by hand, say."""
+    found = first_error(PLAN, [stored("b", error=error("later"), completed_at=2), stored("a", error=error("first"))])
     assert found is not None
     assert found.message == "step a: first"
 
 
 def test_a_recorded_run_without_a_failure_has_no_error() -> None:
-    assert first_error([stored("a", S.COMPLETED), stored("b", S.SKIPPED)]) is None
-    assert first_error([]) is None
+    assert first_error(PLAN, [stored("a", S.COMPLETED), stored("b", S.SKIPPED)]) is None
+    assert first_error(PLAN, []) is None
 
 
 def test_a_recorded_row_is_continued_as_it_stood() -> None:

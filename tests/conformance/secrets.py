@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.conftest import OpenEngine
-from towpath import ChainStatus, Secret, SecretMissing
+from towpath import ChainStatus, RunRefused, Secret, SecretMissing
 from towpath.redaction import _in_base64, _written
 
 from . import secret_steps as steps
@@ -133,6 +133,22 @@ async def test_a_rerun_keeps_secrets(open_engine: OpenEngine, store: Path, monke
     assert other.value["length"] == len("session-short-canary")
     assert traces(store) == []
     assert traces(store, "short-canary") == []
+
+
+@pytest.mark.parametrize("given", [lambda: CANARY, lambda: Secret(CANARY), lambda: Secret.env(NAME)])
+async def test_a_known_run_is_found_again_by_the_value_of_its_secret(
+    given: Any, open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sealing looks different, and a variable is a name: what counts is the value. Another one is not shown."""
+    monkeypatch.setenv(NAME, CANARY)
+    async with open_engine() as engine:
+        run = await engine.run(steps.session, run_id="known", key=CANARY)
+        again = await engine.run(steps.session, run_id="known", key=given())
+        assert again.value == run.value
+        with pytest.raises(RunRefused) as refused:
+            await engine.run(steps.session, run_id="known", key=f"{CANARY}-other")
+    assert refused.value.code == "E_RUN_INPUTS"
+    assert CANARY not in str(refused.value)
 
 
 def test_a_missing_secret_is_an_error_of_its_own() -> None:

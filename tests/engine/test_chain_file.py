@@ -388,7 +388,7 @@ def test_the_schema_explains_every_key_and_allows_no_other() -> None:
         list(whole["definitions"]["step"]["properties"])
         == (
             "id description workflow python chain parameters depends_on condition foreach on_item_failure "
-            "requires_approval approval retry retries timeout total_timeout server requires cheap cache"
+            "requires_approval approval retry retries timeout total_timeout server requires secret cheap cache"
         ).split()
     )
 
@@ -471,6 +471,7 @@ STEP_KEYS: list[tuple[dict[str, Any], str, Any]] = [
     ({"total_timeout": 90}, "total_timeout", 90.0),
     ({"server": "gpu-1"}, "server", "gpu-1"),
     ({"requires": {"tags": ["a100"]}}, "requires", {"tags": ["a100"]}),
+    ({"secret": True}, "secret", True),
     ({"cheap": True}, "cheap", True),
     ({"cache": {"days": 3}}, "cache", {"days": 3}),
 ]
