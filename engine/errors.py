@@ -193,6 +193,12 @@ class StepCrashed(TowpathError):
     """The process died again and again while it tried a step."""
 
 
+class ProcessEnded(TowpathError):
+    """A step ended the whole event loop. Runs are left as recorded, to be resumed."""
+
+    exit_code = 4
+
+
 class StepUnkept(TowpathError):
     """What a step came to could not be kept, through no fault of its function."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .artifact import ArtifactFiles, KeptFile
+from .errors import TowpathError
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
 
@@ -162,6 +163,11 @@ class Store(Protocol):
 
     @property
     def files(self) -> Files: ...
+
+    @property
+    def broken(self) -> TowpathError | None:
+        """What ended all writing; None while it goes on. It lasts until the store is opened again."""
+        ...
 
     def new_id(self) -> str:
         """A key for a row: unique, ordered by time."""

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from towpath.errors import Fenced, RunRefused, StoreFailed
+from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan
 from towpath.ports import Lease, NewRun, RunRow, Standing, StepRow, Wish
@@ -132,6 +132,11 @@ class RunStore:
         """Whatever this task reads of the store inside is of one moment. Keep it short, see `Database`."""
         async with self.database.one_moment():
             yield
+
+    @property
+    def broken(self) -> TowpathError | None:
+        """What ended all writing; None while it goes on."""
+        return self.database.broken
 
     def new_id(self) -> str:
         return new_id()

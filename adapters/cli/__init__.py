@@ -96,7 +96,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except TowpathError as error:
-        _tell(error, as_json)
+        tell(error, as_json)
         code = error.exit_code
     except Exception as error:  # a mistake of ours, told as Python does, without secrets
         outlet.write(outlet.shown_lines(redacted("".join(traceback.format_exception(error)))), err=True)
@@ -107,7 +107,8 @@ def main() -> None:
     sys.exit(code)
 
 
-def _tell(error: TowpathError, as_json: bool) -> None:
+def tell(error: TowpathError, as_json: bool) -> None:
+    """An error as the command line tells it: for people on stderr, as JSON on stdout."""
     if as_json:
         from .screen import print_json  # noqa: PLC0415
 

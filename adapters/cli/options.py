@@ -14,7 +14,7 @@ import anyio
 import click
 
 from towpath.adapters.wiring import open_engine
-from towpath.errors import InputInvalid, RunRefused, TowpathError
+from towpath.errors import InputInvalid, ProcessEnded, RunRefused, TowpathError
 from towpath.ports import Listener
 from towpath.service import Engine
 
@@ -53,8 +53,16 @@ def import_option(command: F) -> F:
 
 
 def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-    """Run an async verb."""
-    return anyio.run(partial(function, *args, **kwargs))
+    """Run an async verb. Raises ProcessEnded: E_PROCESS_EXIT."""
+    try:
+        return anyio.run(partial(function, *args, **kwargs))
+    except SystemExit as ended:
+        # asyncio lets it through the loop from whatever task raises it, before anybody can catch it.
+        raise ProcessEnded(
+            "E_PROCESS_EXIT",
+            f"a task that a step had started ended this process: SystemExit {ended.code}",
+            cure="raise an error in the step instead; its run can be resumed",
+        ) from None
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
-from towpath.errors import InputInvalid
+from towpath.errors import InputInvalid, RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
 from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.run import Run
@@ -21,7 +21,7 @@ from towpath.secrets import Secret
 from towpath.service import Engine
 from towpath.steps import import_module
 
-from . import INTERRUPTED
+from . import INTERRUPTED, tell
 from .options import (
     engine_of,
     find_run,
@@ -157,16 +157,37 @@ def resume_verb(
     for module in modules:
         import_module(module)
     with beside_a_run():
-        codes = [run_async(_resume_one, store, one, wait, as_json) for one in run_async(_open_runs, store, run)]
+        if run is not None:
+            return run_async(_resume_one, store, run_async(_named, store, run), wait, as_json)
+        codes = [_resume_or_tell(store, one, wait, as_json) for one in run_async(_open_runs, store)]
     if not codes:
         say("[]" if as_json else "no run to go on with")
     return max(codes, default=0)
 
 
-async def _open_runs(store: str | None, run: str | None) -> list[str]:
+def _resume_or_tell(store: str | None, run_id: str, wait: bool, as_json: bool) -> int:
+    """Go on with one of many runs: what is wrong with it keeps nobody from the others."""
+    try:
+        return run_async(_resume_one, store, run_id, wait, as_json)
+    except RunRefused as refused:
+        if refused.code in ("E_RUN_OWNED", "E_RUN_OVER"):  # somebody was faster
+            say(refused.problem.message, err=True)
+            return 0
+        tell(refused, as_json)
+        return refused.exit_code
+    except TowpathError as error:
+        say(f"run {run_id}:", err=True)
+        tell(error, as_json)
+        return error.exit_code
+
+
+async def _named(store: str | None, run: str) -> str:
     async with engine_of(store, readonly=True) as engine:
-        if run is not None:
-            return [await find_run(engine, run)]
+        return await find_run(engine, run)
+
+
+async def _open_runs(store: str | None) -> list[str]:
+    async with engine_of(store, readonly=True) as engine:
         return [row["id"] for status in ("pending", "running", "paused") for row in await _all_of(engine, status)]
 
 

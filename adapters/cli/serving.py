@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from towpath.adapters.background import background_tasks
 from towpath.adapters.settings import settle
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 from towpath.steps import import_module
@@ -82,6 +83,8 @@ async def _serve(
             else:
                 say(f"towpath serves {url}  (stop with Ctrl-C)")
             await _until_stopped(app, listener, access_log)
+        if engine.store.broken is not None:
+            raise engine.store.broken
     return 0
 
 
@@ -130,7 +133,17 @@ async def _until_stopped(app: Starlette, listener: socket.socket, access_log: bo
     server = uvicorn.Server(config)
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     with _stopped_by_signals(server, app):
-        await server.serve(sockets=[listener])
+        async with background_tasks() as tasks:
+            tasks.start_soon(_stop_without_store, server, app)
+            await server.serve(sockets=[listener])
+
+
+async def _stop_without_store(server: Any, app: Starlette) -> None:
+    """A server that can record nothing any more ends, so that somebody starts it again."""
+    while app.state.engine.store.broken is None:  # noqa: ASYNC110 - what breaks is no task of ours
+        await asyncio.sleep(1)
+    server.should_exit = True
+    app.state.feed.close()
 
 
 @contextmanager

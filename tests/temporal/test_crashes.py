@@ -277,3 +277,22 @@ async def test_what_was_recorded_by_a_caller_that_died_is_applied(open_engine: O
 
         await until(over)
         assert await settled(engine, await engine.snapshot(run.id)) == {"draft": DONE, "read_text": DONE}
+
+
+@pytest.mark.parametrize(("deaths", "code"), [pytest.param(2, None, marks=full), (3, "E_STEP_CRASHES")])
+async def test_R28_a_step_that_kills_its_workers_is_given_up(
+    open_engine: OpenEngine, store: Path, adapter: str, folder: str, deaths: int, code: str | None
+) -> None:
+    """Three workers that died on one attempt fail the step; a step before and one beside it are not blamed."""
+    let_go(folder, "middle")
+    async with open_engine(worker=False) as engine:
+        handle = await engine.start(line, folder=folder)
+        for _ in range(deaths):
+            with worker(store, adapter, "after-begin", "middle") as victim:
+                await gone(victim)
+        with worker(store, adapter), anyio.fail_after(60):
+            run = await handle.result()
+        error = run["middle"].error
+        assert (error.code if error else None) == code
+        assert run["third_time"].status == DONE
+        assert len(noted(folder, "middle.began")) == (0 if code else 1)
