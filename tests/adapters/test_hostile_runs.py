@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,15 @@ async def _runs(store: Path) -> None:
         assert len(rows) == 2 * STEPS + 2
     async with open_engine(store) as engine:
         assert (await engine.snapshot(run.id)).status == run.status  # nothing is left to be resumed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unheard() -> Iterator[None]:
+    """What steps log here is no text that a test runner could pass on between its processes."""
+    logger = logging.getLogger("towpath.steps")
+    logger.propagate = False
+    yield
+    logger.propagate = True
 
 
 def _checked(drawn: list[Act]) -> None:

@@ -6,6 +6,7 @@ A test module takes these tests with `import *`, as those of `adapter.py`, for e
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections import Counter
 
 import anyio
@@ -14,6 +15,13 @@ import pytest
 from tests.conformance import hostile_steps as steps
 from tests.conformance.adapter import OpenEngine
 from towpath import chain, context, step
+
+
+@pytest.fixture(autouse=True)
+def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What steps log here is no text that a test runner could pass on between its processes."""
+    monkeypatch.setattr(logging.getLogger("towpath.steps"), "propagate", False)
+
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
