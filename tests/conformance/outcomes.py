@@ -37,7 +37,6 @@ VALUES = {
     "uncancels": 1,
     "overwrites-context": 1,
     "leaks-a-scope-and-returns": 1,
-    "cancels-and-returns": 1,
     "swallows": 1,
     "logs-halves": 1,
 }
