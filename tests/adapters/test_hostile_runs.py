@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import tempfile
 from collections import Counter
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.adapters.conftest import check
 from tests.conformance import hostile_steps as hostile
+from tests.conformance.outcomes import by_itself
 from towpath import StepFailed, chain, context, open_engine, step
 
 STEPS = 100  # of each of two kinds; what they do is drawn for a few and repeated
@@ -134,10 +134,9 @@ async def _runs(store: Path) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def unheard() -> Iterator[None]:
     """What steps log here is no text that a test runner could pass on between its processes."""
-    logger = logging.getLogger("towpath.steps")
-    logger.propagate = False
-    yield
-    logger.propagate = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("towpath.context.step_logger", by_itself)
+        yield
 
 
 def _checked(drawn: list[Act]) -> None:

@@ -15,12 +15,20 @@ import pytest
 from tests.conformance import hostile_steps as steps
 from tests.conformance.adapter import OpenEngine
 from towpath import chain, context, step
+from towpath.logs import step_logger
 
 
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
     """What steps log here is no text that a test runner could pass on between its processes."""
-    monkeypatch.setattr(logging.getLogger("towpath.steps"), "propagate", False)
+    monkeypatch.setattr("towpath.context.step_logger", by_itself)
+
+
+def by_itself(step_id: str) -> logging.Logger:
+    """A step's logger that tells nobody but the run."""
+    logger = step_logger(step_id)
+    logger.propagate = False
+    return logger
 
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
