@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ async def _runs(store: Path) -> None:
 def unheard() -> Iterator[None]:
     """What steps log here is no text that a test runner could pass on between its processes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("towpath.context.step_logger", by_itself)
+        patch.setattr(import_module("towpath.context"), "step_logger", by_itself)
         yield
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections import Counter
+from importlib import import_module
 
 import anyio
 import pytest
@@ -21,7 +22,7 @@ from towpath.logs import step_logger
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
     """What steps log here is no text that a test runner could pass on between its processes."""
-    monkeypatch.setattr("towpath.context.step_logger", by_itself)
+    monkeypatch.setattr(import_module("towpath.context"), "step_logger", by_itself)
 
 
 def by_itself(step_id: str) -> logging.Logger:
