@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -13,13 +12,14 @@ import anyio
 import anyio.abc
 
 from towpath.errors import InputInvalid
+from towpath.logs import guarded_logger
 
 T = TypeVar("T")
 
 FIRST_PAUSE = 1.0  # seconds before a service that failed is started again; it doubles
 LONGEST_PAUSE = 300.0
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 @asynccontextmanager

@@ -47,6 +47,7 @@ class LocalAdapter:
         self.suspects = Slots(1)
         self.threads = anyio.CapacityLimiter(threads)
         self._lease_seconds = lease_seconds
+        self._closing = False
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._executing: set[str] = set()
@@ -128,6 +129,8 @@ class LocalAdapter:
         work: Work | None = None,
         taken: Callable[[], None] | None = None,
     ) -> LocalRun:
+        if self._closing:
+            raise StoreFailed("E_DB_CLOSED", "the engine is being closed", cure="open it again, and resume the run")
         lease = await self._store.claim(run_id)
         try:
             row = await self._store.load(run_id)
@@ -144,7 +147,10 @@ class LocalAdapter:
         try:
             with anyio.CancelScope() as self._scopes[run_id]:
                 await run.drive(cancel_first=work is not None and work.cancelled, taken=taken)
-            if self._scopes[run_id].cancelled_caught:
+            if self._scopes[run_id].cancelled_caught and self._closing:
+                await self._interrupted(lease)
+                run.status, run.reason = ChainStatus.PAUSED, "interrupted"
+            elif self._scopes[run_id].cancelled_caught:
                 raise Fenced(run_id)
         except Exception:
             await self._let_go(lease)
@@ -170,6 +176,14 @@ class LocalAdapter:
     async def _interrupted(self, lease: Lease) -> None:
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.record(lease, [ChainPaused("interrupted")])
+
+    async def stop(self) -> None:
+        """Pause the runs that other tasks still drive, and wait until that is recorded."""
+        self._closing = True
+        for scope in list(self._scopes.values()):
+            scope.cancel()
+        while self._runs or self._executing:  # noqa: ASYNC110 - several drivers, each with steps of its own
+            await anyio.sleep(0.01)
 
     # ---- chains inside steps
 
@@ -286,5 +300,9 @@ async def local_adapter(
         adapter.listeners.append(spans.heard)
     async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
-        with Watchdog(adapter._codes):
-            yield adapter
+        try:
+            with Watchdog(adapter._codes):
+                yield adapter
+        finally:
+            with anyio.CancelScope(shield=True):
+                await adapter.stop()

@@ -7,7 +7,6 @@ costs no thread, connection or transaction of its own.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import deque
@@ -47,6 +46,7 @@ from towpath.events import (
     StepRetried,
 )
 from towpath.ledger import Ledger, LedgerRow
+from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
 from towpath.ports import Lease, Listener, RunRow, Store, Wish
 from towpath.progress import RunState
@@ -55,9 +55,9 @@ from towpath.steps import Step
 from .arguments import recorded_parameters
 from .facts import RunFacts, asks, inner_failure, restored
 from .slots import Lines, Slots
-from .work import LOST_LIMIT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
+from .work import LOST_LIMIT, SUSPECT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 
 class LocalRun:
@@ -102,6 +102,7 @@ class LocalRun:
         self._waiting: deque[Work] = deque()
         self._alone = inner.suspects.for_run(None, self._slot_came)
         self._suspects: deque[Work] = deque()
+        self._quarantine: set[str] = set()  # rows of suspects: until they have ended nothing else starts
         self._lost: dict[str, int] = {}
         self._lines: Lines[Work] = Lines()
         self._napping: dict[Key, Work] = {}
@@ -127,7 +128,11 @@ class LocalRun:
                 await self._begin(cancel_first)
                 if taken is not None:
                     taken()
-                await self._ended.wait()
+                try:
+                    await self._ended.wait()
+                except BaseException:
+                    await self._say_leaving()
+                    raise
                 self._tasks.cancel_scope.cancel()  # only naps before a retry can be left
         except BaseExceptionGroup as group:
             raise _first(group) from None
@@ -138,10 +143,16 @@ class LocalRun:
             self._leave_servers()
         return self.status
 
+    async def _say_leaving(self) -> None:
+        """Steps may take their time to end, and whoever stops this process may not wait so long."""
+        with anyio.CancelScope(shield=True), suppress(TowpathError):
+            await self._store.leaving(self.lease)
+
     async def _begin(self, cancel_first: bool) -> None:
         await self.ledger.restore(self._run)
         if any(row.status is StepStatus.EXECUTING and row.count is None for row in self._run.rows):
             self._lost = await self._store.lost_attempts(self.id)
+            self._quarantine = {row for row, lost in self._lost.items() if SUSPECT <= lost < LOST_LIMIT}
         facts: list[Fact] = [ChainResumed()]
         self._begun = True
         self._execute(self._state.begin([restored(row) for row in self._run.rows]), facts)
@@ -271,6 +282,7 @@ class LocalRun:
         unstarted = [*self._waiting, *self._suspects, *self._lines, *self._napping.values()]
         self._waiting.clear()
         self._suspects.clear()
+        self._quarantine.clear()
         self._lines.clear()
         self._napping.clear()
         return unstarted
@@ -327,6 +339,7 @@ class LocalRun:
         row = self.ledger.row(step.id, item)
         arguments = self._facts.call_with(step, item)
         if arguments is None:
+            self._quarantine.discard(row.id if row is not None else "")
             return self._state.failed(step.id, item)
         lost = self._lost.pop(row.id, 0) if row is not None and step.kind == "python" else 0
         if lost >= LOST_LIMIT:
@@ -354,6 +367,8 @@ class LocalRun:
         if work.suspect:
             work.is_alone = self._alone.take()
             return work.is_alone
+        if self._quarantine and work.step.kind == "python":
+            return False
         if work.step.kind == "workflow":
             assert self._farm is not None
             work.seat = self._farm.take(work.step, self._slot_came)
@@ -431,7 +446,7 @@ class LocalRun:
         if self._lines and not self._pausing:
             for work in self._lines.starting(self._take_slot):
                 self._begin_attempt(work, facts)
-        self._slots.settle(wants=bool(self._waiting) and not self._pausing)
+        self._slots.settle(wants=bool(self._waiting) and not self._pausing and not self._quarantine)
         if self._farm is not None:
             self._farm.settle(self._slot_came, wants=bool(self._lines) and not self._pausing)
 
@@ -482,6 +497,7 @@ class LocalRun:
     async def _settle(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Work]:
         """Decide and record what follows from an outcome (None: the step was cancelled); what starts now."""
         self.working.pop(work.key, None)
+        self._quarantine.discard(work.row.id)
         self._give_slot_back(work)
         facts: list[Fact] = []
         if work.context is not None and work.context.log is not None:

@@ -15,6 +15,7 @@ from towpath.service import Engine
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.records import Records
 from towpath.store.runs import open_store
+from towpath.user_code import noting_interrupts
 
 if TYPE_CHECKING:
     from towpath.store.fsck import Report
@@ -117,6 +118,7 @@ async def _engine(
     temporal: Any,
 ) -> AsyncIterator[Engine]:
     async with (
+        _interrupts_noted(),
         open_store(
             settings.store,
             blobs=settings.blobs,
@@ -209,6 +211,12 @@ async def open_worker(
         ) as worker,
     ):
         yield worker
+
+
+@asynccontextmanager
+async def _interrupts_noted() -> AsyncIterator[None]:
+    with noting_interrupts():
+        yield
 
 
 @asynccontextmanager

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Key = tuple[str, int | None]
 
 LOST_LIMIT = 3  # a step whose process died so often is given up
-SUSPECT = 2  # one whose process died so often is tried while no other suspect is: the next death names the culprit
+SUSPECT = 2  # one whose process died so often is tried by itself: the next death names the culprit
 
 
 @dataclass(slots=True)

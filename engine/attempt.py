@@ -30,7 +30,12 @@ from .user_code import StepRaised, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
+MOST_CAUSES = 1_000  # exceptions of a group that are looked at
 MESSAGE_LIMIT = 2_000  # characters of an exception's own text
+_TRACEBACK: Any = vars(BaseException)["__traceback__"]
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
+_MEMBERS: Any = vars(BaseExceptionGroup)["exceptions"]
 _OUR_FOLDERS = (str(Path(__file__).resolve().parent), str(Path(anyio.__file__).resolve().parent))
 
 
@@ -103,7 +108,7 @@ async def _tried(
     keep = partial(_keep_parts, found, context, files, new_id, versions)
     # A stream is the user's code still, and its task is its own too.
     streams = any(isinstance(file.data, AsyncIterable) for file in found.files)
-    return await (in_own_task(keep, copy_context()) if streams else keep())
+    return await (in_own_task(keep, context.variables or copy_context()) if streams else keep())
 
 
 def _told_apart(error: BaseException) -> BaseException:
@@ -267,11 +272,11 @@ def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The exceptions of a group, those of groups in it too; else the exception itself."""
-    todo, found = [error], False
-    while todo:
-        at = todo.pop(0)
+    todo, found, left = [error], False, MOST_CAUSES
+    while todo and left:
+        at, left = todo.pop(0), left - 1
         if isinstance(at, BaseExceptionGroup):
-            todo[:0] = at.exceptions
+            todo[:0] = _MEMBERS.__get__(at)[:MOST_CAUSES]  # past what a subclass says of itself
         else:
             found = True
             yield at
@@ -295,15 +300,35 @@ def printable(text: str) -> str:
 def user_traceback(error: BaseException) -> str:
     """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
     try:
+        if not _is_finite(error):
+            raise ValueError
         kept = traceback.TracebackException.from_exception(error)
         _drop_our_frames(kept)
         lines = [
             line if len(line) <= MESSAGE_LIMIT else f"{redacted(line, MESSAGE_LIMIT)}…\n" for line in kept.format()
         ]
     except Exception:  # an exception whose attributes raise when they are looked at
-        lines = traceback.format_tb(error.__traceback__)
+        lines = traceback.format_tb(_TRACEBACK.__get__(error))
     text = printable(redacted_end(lines, TRACEBACK_LIMIT))
     return text.encode()[-TRACEBACK_LIMIT:].decode(errors="ignore")
+
+
+def _is_finite(error: BaseException) -> bool:
+    """Does following an error's causes and members come to an end? A group's class may say what it likes of them."""
+    todo, seen = [error], set[int]()
+    while todo:
+        at = todo.pop()
+        if id(at) in seen:
+            continue
+        seen.add(id(at))
+        if len(seen) > MOST_CAUSES:
+            return False
+        if isinstance(at, BaseExceptionGroup):
+            if type(at).exceptions is not _MEMBERS:
+                return False
+            todo += at.exceptions
+        todo += [one for one in (_CAUSE.__get__(at), _CONTEXT.__get__(at)) if one is not None]
+    return True
 
 
 def _drop_our_frames(kept: traceback.TracebackException) -> None:

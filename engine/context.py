@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from pathlib import Path
 
 from .artifact import Artifact, File
@@ -42,6 +42,12 @@ def waiting_for_a_run() -> Iterator[None]:
         return
     with step.lend():
         yield
+
+
+def own_run() -> str | None:
+    """The run of the step that is asking, if a step is."""
+    step = _current.get(None)
+    return None if step is None else step.run_id
 
 
 def _number(value: object) -> float | None:
@@ -108,6 +114,7 @@ class StepContext:
         self.asks_approval = False
         self.regeneration = 0
         self.lend: Callable[[], AbstractContextManager[None]] | None = None
+        self.variables: Context | None = None  # the context variables of the function
         self._logger: logging.Logger | None = None
         self._folder = folder
         self._made: Path | None = None

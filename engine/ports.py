@@ -190,6 +190,10 @@ class Store(Protocol):
         """
         ...
 
+    async def leaving(self, lease: Lease) -> None:
+        """Say that this process is about to stop working on the run, before its steps have ended."""
+        ...
+
     async def lost_attempts(self, run_id: str) -> dict[str, int]:
         """By row that is executing: how often the process that tried it died on it, since its last outcome."""
         ...

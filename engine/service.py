@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,10 @@ import anyio.abc
 from .artifact import File
 from .chain_file import ChainFile
 from .chains import Chain
-from .context import waiting_for_a_run
+from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
+from .logs import guarded_logger
 from .model import ChainStatus
 from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
@@ -28,7 +28,7 @@ from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .starting import Reads, new_run, refuse_unbuilt
 
-_log = logging.getLogger("towpath")
+_log = guarded_logger("towpath")
 
 MAX_RUN_ID = 200
 POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
@@ -204,6 +204,7 @@ class Engine:
         return await self._finish(new.id, wait)
 
     async def _finish(self, run_id: str, wait: bool, ended: Ended | None = None) -> Run:
+        _refuse_own(run_id)
         with waiting_for_a_run():
             return await self._finished(run_id, wait, ended)
 
@@ -211,7 +212,8 @@ class Engine:
         while True:
             if ended is None:
                 ended = await self._work_on(run_id)
-            if ended.ledger is not None and ended.status is not ChainStatus.PAUSED:
+            over = ended.status is not ChainStatus.PAUSED or ended.reason == "interrupted"
+            if ended.ledger is not None and over:
                 return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason, partial(self.resume, run_id))
             snapshot = await self._snapshot(run_id)
             if snapshot.status.final or not (wait and snapshot.reason == "approval"):
@@ -394,6 +396,11 @@ class Engine:
         return regeneration_parameters(plan.step(gate.step_id), given)
 
 
+def _refuse_own(run_id: str) -> None:
+    if own_run() == run_id:
+        raise RunRefused("E_RUN_OWNED", "a step cannot wait for the run that it is a step of", found=run_id)
+
+
 class RunHandle:
     """A run, whoever works on it."""
 
@@ -404,6 +411,7 @@ class RunHandle:
     async def result(self) -> Run:
         """Wait until the run is over or paused. Raises what stopped it here, if something did."""
         self._engine._here()
+        _refuse_own(self.id)
         with waiting_for_a_run():
             return await self._result()
 

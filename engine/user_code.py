@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
-import opcode
 import signal
 import threading
-from asyncio import runners
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -24,14 +21,14 @@ import anyio.to_thread
 
 from .context import StepContext
 from .forks import OneProcess, keep_to_this_process
+from .logs import guarded_logger
 from .steps import Step
 
 T = TypeVar("T")
 
 GRACE = 10.0  # seconds that an async function is given to end once it is cancelled
 
-_log = logging.getLogger("towpath")
-_RAISE = opcode.opmap["RAISE_VARARGS"]
+_log = guarded_logger("towpath")
 _left: set[asyncio.Task[Any]] = set()
 """Tasks that did not end when they were cancelled: asyncio itself keeps no hold of them."""
 
@@ -64,6 +61,7 @@ async def call_step(
     args, kwargs = step.call_arguments(arguments)
     own = copy_context() if variables is None else variables.copy()
     own.run(context.enter)
+    context.variables = own
     keep_to_this_process(asyncio.get_running_loop())
     call = partial(step.function, *args, **kwargs)
     entered = around or nullcontext()
@@ -121,25 +119,55 @@ async def _stop(task: asyncio.Task[Any]) -> None:
     with anyio.CancelScope(shield=True):
         _, working = await asyncio.wait({task}, timeout=GRACE)
     if working:
+        _leave(task)
         _log.warning("a step does not end %g s after it was cancelled: its task is left to itself", GRACE)
-        _left.add(task)
-        task.add_done_callback(_left.discard)
-        task.cancel()
+
+
+def _leave(task: asyncio.Task[Any]) -> None:
+    """Let a task that does not end go on by itself. The loop does not wait for it when it is closed."""
+    _left.add(task)
+    task.add_done_callback(_left.discard)
+    task.cancel()
+    asyncio._unregister_task(task)  # `asyncio.run` would wait for its end for ever
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # we have said what becomes of it
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[None]:
+    """While an engine is open: a handler of ours in place of Python's own, so that a Ctrl-C has a frame that tells it
+    from a `KeyboardInterrupt` of a step. It raises the same at the same moment. Other handlers are left alone.
+    """
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if ours and signal.getsignal(signal.SIGINT) is _interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _pressed(error: BaseException) -> bool:
     """Is this somebody's Ctrl-C, which asks the whole process to stop? Else the function raised it itself.
 
-    Only the main thread gets signals. Python's own handler lets the error appear at whatever instruction runs, so
-    it comes from no `raise`; a handler in Python, as that of `asyncio.run`, has a frame of its own.
+    Only the main thread gets signals, and what a signal raises comes out of its handler's frame.
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None:
-        return True
-    code = last.tb_frame.f_code
-    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
-    return code.co_code[last.tb_lasti] != _RAISE or code is handler or code.co_filename == runners.__file__
+    handler: Any = signal.getsignal(signal.SIGINT)
+    while isinstance(handler, partial):  # that of `asyncio.run` is one
+        handler = handler.func
+    called = type(handler).__call__ if callable(handler) and not hasattr(handler, "__code__") else handler
+    code, at = getattr(called, "__code__", None), error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code is code:
+            return True
+        at = at.tb_next
+    return False

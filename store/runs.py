@@ -200,6 +200,9 @@ class RunStore:
                 # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
                 connection.execute("UPDATE chains SET lease_until = ? WHERE id = ?", (self._until(at), run_id))
             return _owned(run_id, owner, owner.left(min(until, self._until(at)), at))
+        if owner is not None and not owner.service and not owner.dead:
+            # It stood still for longer than its lease, or left without a word: it did not die on a step.
+            _event(connection, run_id, crashes.RELEASED, at, {})
         # A service has no clock that jumps: its claim does not run out.
         written = claimer if claimer.service else claimer.leased(self.lease_seconds)
         connection.execute(
@@ -243,6 +246,10 @@ class RunStore:
         sql = "UPDATE chains SET owner = NULL, lease_until = NULL WHERE id = ? AND epoch = ?"
         let_go = Write(*crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))
         await self.database.submit([Write(sql, (lease.run_id, lease.epoch)), let_go])
+
+    async def leaving(self, lease: Lease) -> None:
+        """Say that this process is about to stop working on the run, before its steps have ended."""
+        await self.database.submit([Write(*crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))])
 
     async def lost_attempts(self, run_id: str) -> dict[str, int]:
         """By row that is executing: how often the process that tried it died on it, since its last outcome."""

@@ -117,6 +117,23 @@ class Outlet(io.TextIOBase):
     def fileno(self) -> int:
         return self._descriptor
 
+    @property
+    def name(self) -> str:
+        return "<stderr>" if self._descriptor == 2 else "<stdout>"
+
+    mode = "w"
+    line_buffering = True
+    write_through = True
+
+    def reconfigure(self, *, encoding: str | None = None, **_: Any) -> None:
+        """As a text stream's: another encoding is taken, the rest stays ours."""
+        if encoding is not None and codecs.lookup(encoding):
+            self._encoding = encoding
+
+    def detach(self) -> Any:
+        """The bytes below; the stream itself stays usable."""
+        return self.buffer
+
     def writable(self) -> bool:
         return True
 
@@ -224,6 +241,16 @@ class Outlet(io.TextIOBase):
 
 class _Bytes(io.RawIOBase):
     """The bytes below an `Outlet`."""
+
+    mode = "wb"
+
+    @property
+    def raw(self) -> io.RawIOBase:
+        return self
+
+    @property
+    def name(self) -> str:
+        return self._outlet.name
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet = outlet

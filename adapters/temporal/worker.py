@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from types import CodeType
 from typing import Any
@@ -17,7 +17,7 @@ from towpath.adapters.background import background_tasks
 from towpath.adapters.telemetry import Spans
 from towpath.adapters.watchdog import Watchdog
 from towpath.adapters.work import Farm
-from towpath.errors import TowpathError
+from towpath.errors import StepNotRegistered, TowpathError
 from towpath.logs import guarded_logger
 from towpath.ports import Listener, Store
 from towpath.steps import find_step, known_steps
@@ -129,5 +129,10 @@ async def running_worker(  # noqa: PLR0913
 
 def _codes() -> dict[CodeType, str]:
     """The functions of known steps: the watchdog names the one that holds everything up, heartbeats too."""
-    functions = {name: find_step(name).function for name in known_steps()}
-    return {function.__code__: name for name, function in functions.items() if hasattr(function, "__code__")}
+    codes = {}
+    for name in known_steps():
+        with suppress(StepNotRegistered):  # two functions go by this name: none of them runs
+            function = find_step(name).function
+            if hasattr(function, "__code__"):
+                codes[function.__code__] = name
+    return codes

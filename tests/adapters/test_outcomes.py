@@ -19,7 +19,7 @@ from tests.adapters.conftest import OpenEngine, check
 from tests.conformance import hostile_steps as steps
 from tests.conformance.outcomes import *  # noqa: F403
 from tests.conformance.outcomes import looks, tenant
-from towpath import Engine, InputInvalid, chain, step
+from towpath import Engine, InputInvalid, chain, context, step
 from towpath import open_engine as open_real_engine
 from towpath.adapters.background import HeldOpen, kept_running
 from towpath.adapters.slots import Slots
@@ -398,3 +398,247 @@ def test_trio_is_told_what_is_missing(store: Path) -> None:
 
     with pytest.raises(InputInvalid, match="E_SETTING"):
         contextvars.Context().run(opened().send, None)
+
+
+# ---- closing, stopping, listening
+
+
+@step
+async def long_work() -> int:
+    await asyncio.sleep(30)
+    return 1
+
+
+@chain
+def long_chain():
+    return long_work()
+
+
+async def test_closing_an_engine_pauses_the_runs_that_other_tasks_wait_for(store: Path) -> None:
+    """As often as it happens: `engine.run` returns the paused run, nothing is counted as a death."""
+    for _ in range(4):
+        async with open_real_engine(store) as engine:
+            waits = asyncio.create_task(engine.run(long_chain, run_id="long"))
+            while not engine.adapter.working("long"):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+        run = await waits
+        assert (run.status, run.reason) == ("paused", "interrupted")
+    async with open_real_engine(store) as engine:
+        assert await engine.store.lost_attempts("long") == {}
+        await engine.cancel("long")
+
+
+async def test_a_step_may_close_its_engine(store: Path) -> None:
+    """Its run is paused like all others, and goes on in the next engine."""
+    engine = await Engine.open(store)
+
+    @step
+    async def closes(n: int) -> int:
+        if not (store.parent / "closed").exists():
+            (store.parent / "closed").touch()
+            await engine.close()
+        return n
+
+    @chain
+    def closing():
+        return closes(5)
+
+    with anyio.fail_after(30):
+        run = await engine.run(closing)
+        assert run.status == "paused"
+        await engine.close()
+    async with open_real_engine(store) as again:
+        assert (await again.run(closing, run_id=run.id)).value == 5
+
+
+async def test_a_step_cannot_wait_for_its_own_run(open_engine: OpenEngine) -> None:
+    """It would wait for itself."""
+
+    @step
+    async def circles() -> str:
+        try:
+            await _engine[0].resume("circle")
+        except Exception as error:
+            return str(error)
+        return "?"
+
+    @chain
+    def circle():
+        return circles()
+
+    async with open_engine() as engine:
+        _engine[:] = [engine]
+        with anyio.fail_after(20):
+            assert "E_RUN_OWNED" in (await engine.run(circle, run_id="circle")).value
+
+
+async def test_a_listener_cannot_change_what_it_hears(open_engine: OpenEngine) -> None:
+    """Later steps, the result and the store have what the step returned."""
+
+    @step
+    async def gives() -> dict[str, Any]:
+        return {"x": [1, 2, 3], "y": {"z": 1}}
+
+    @step
+    async def adds(v: dict[str, Any], w: list[int]) -> Any:
+        return sum(v["x"]) + v["y"]["z"] + sum(w)
+
+    @chain
+    def adding(w: list[int]):
+        return adds(gives(), w)
+
+    def spoils(_: str, fact: Any) -> None:
+        for data in (getattr(fact, "value", None), getattr(fact, "parameters", None)):
+            if isinstance(data, dict):
+                for inner in data.values():
+                    inner.clear() if isinstance(inner, list | dict) else None
+                data.clear()
+
+    async with open_engine(listener=spoils) as engine:
+        run = await engine.run(adding, w=[10])
+        assert run.value == 17
+        rows = {row.step_id: row for row in await engine.list_workflows(limit=10, chain_id=run.id)}
+        assert rows["adds"].parameters == {"v": {"x": [1, 2, 3], "y": {"z": 1}}, "w": [10]}
+
+
+class _SaysOthers(BaseExceptionGroup[BaseException]):
+    """A group that tells of itself that it is its own member, for ever."""
+
+    @property
+    def exceptions(self) -> Any:
+        return (self,)
+
+
+def _interrupts(how: str) -> Any:
+    """A KeyboardInterrupt that comes from no `raise` of the step's own, or from an odd place."""
+    if how == "future":
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future.set_exception(KeyboardInterrupt())
+        return future
+    if how == "thrown":
+        return (n for n in range(3)).throw(KeyboardInterrupt())
+    if how == "group":
+        raise _SaysOthers("x", [ValueError("v"), KeyboardInterrupt()])
+    if how == "deep":
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("again") from error
+    raise type("MyInterrupt", (KeyboardInterrupt,), {})()
+
+
+@pytest.mark.parametrize("how", ["future", "thrown", "group", "deep", "subclass"])
+async def test_an_interrupt_that_nobody_pressed_is_a_failure(open_engine: OpenEngine, how: str) -> None:
+    """Wherever it comes from: only what comes out of the signal's handler is a Ctrl-C."""
+
+    @step
+    async def interrupted() -> int:
+        result = _interrupts(how)
+        return await result if asyncio.isfuture(result) else 1
+
+    @chain
+    def one():
+        return interrupted()
+
+    async with open_engine() as engine:
+        good = await engine.start(small, n=1)
+        with anyio.fail_after(20):
+            run = await engine.run(one)
+        assert run.status == "failed"
+        assert (await good.result()).value == 1
+
+
+async def test_a_stream_sees_what_its_step_sees(open_engine: OpenEngine) -> None:
+    """`context()` and variables that the step has set, also behind its return."""
+
+    @step
+    async def streams() -> Any:
+        tenant.set("the step")
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield f"{context().step_id} {tenant.get()}".encode()
+
+        return stream()
+
+    @chain
+    def streaming():
+        return streams()
+
+    async with open_engine() as engine:
+        run = await engine.run(streaming)
+        assert await run["streams"].artifact.read_bytes() == b"streams the step"
+
+
+NEIGHBOURS = """
+import asyncio, os, sys
+from towpath import chain, open_engine, step
+
+@step
+async def work(n: int) -> int:
+    if n:
+        await asyncio.sleep(0.2)
+        os._exit(9)
+    await asyncio.sleep(0.6)
+    return n
+
+@chain
+def neighbours():
+    return work.map([0, 1, 2, 3])
+
+async def main(store):
+    async with open_engine(store, durability="normal", concurrency=2) as engine:
+        run = await engine.run(neighbours, run_id="n")
+        rows = await engine.list_workflows(limit=10, chain_id="n")
+        print(sorted(row.item_index for row in rows if row.status == "completed" and row.item_index is not None))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_nobody_is_blamed_for_the_death_that_a_neighbour_brought(store: Path) -> None:
+    """Several that end the process, one that only works beside them, two slots."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(20):
+        command = [sys.executable, "-c", NEIGHBOURS, str(store)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 9:
+            break
+    assert done.stdout.strip() == "[0]", done.stderr
+    check(store)
+
+
+STUBBORN = """
+import asyncio, sys
+from towpath import chain, open_engine, step
+
+@step(timeout=0.1)
+async def stubborn() -> int:
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            pass
+
+@chain
+def one():
+    return stubborn()
+
+async def main(store):
+    import importlib
+    importlib.import_module("towpath.user_code").GRACE = 0.1
+    async with open_engine(store, durability="normal") as engine:
+        print((await engine.run(one)).status)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_task_that_does_not_end_keeps_no_process(store: Path) -> None:
+    """`asyncio.run` waits for all tasks that it knows; this one it knows no more."""
+    command = [sys.executable, "-c", STUBBORN, str(store)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "failed"), done.stderr
+    assert "destroyed" not in done.stderr

@@ -335,3 +335,25 @@ def test_a_person_can_still_stop_a_run(folder: Path, number: signal.Signals) -> 
     assert process.returncode == 130
     assert b"stopping" in said
     assert statuses(folder) == ["paused"]
+
+
+def test_the_stream_of_a_run_is_a_text_stream_to_modules(tmp_path: Path) -> None:
+    """What modules do to `sys.stdout` when they are imported works as on any stream."""
+    (tmp_path / "m.py").write_text(
+        "import sys\n"
+        "for stream in (sys.stdout, sys.stderr):\n"
+        "    stream.reconfigure(encoding='utf-8', errors='replace', line_buffering=True)\n"
+        "    assert stream.name and stream.mode and stream.buffer.raw and stream.encoding\n"
+        "    assert stream.line_buffering and stream.write_through and not stream.closed\n"
+        "import io\n"
+        "missing = [name for name in dir(io.TextIOWrapper) if not hasattr(sys.stdout, name)]\n"
+        "assert not [name for name in missing if not name.startswith('_')], missing\n"
+        "from towpath import chain, step\n"
+        "@step\ndef one() -> int:\n    return 1\n"
+        "@chain\ndef c():\n    return one()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "towpath", "run", "m.py:c", "--store", "s.db"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -182,7 +183,11 @@ def reporting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         titles.append(title)
         return f"{title}: {photo.size}"
 
-    # The name has to be right when the step is made: another test's `mypkg.steps:report` would be found else.
+    # Another test of this process may have a step of this name: each keeps its own.
+    steps = import_module("towpath.steps")
+    monkeypatch.setattr(steps, "_registry", dict(steps._registry))
+    monkeypatch.setattr(steps, "_ambiguous", set(steps._ambiguous) - {"mypkg.steps:report"})
+    steps._registry.pop("mypkg.steps:report", None)
     report.__module__, report.__qualname__ = "mypkg.steps", "report"
     package, module = ModuleType("mypkg"), ModuleType("mypkg.steps")
     module.report = step(report)  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -543,7 +544,10 @@ def test_the_inputs_of_the_seed() -> None:
     assert (given.type, given.required, given.source) == ("file", False, "reference.png")
 
 
-def test_the_chain_of_the_design(tmp_path: Path) -> None:
+def test_the_chain_of_the_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = import_module("towpath.steps")  # another test of this process may have a step of this name
+    monkeypatch.setattr(steps, "_registry", dict(steps._registry))
+    monkeypatch.setattr(steps, "_ambiguous", set(steps._ambiguous))
     (tmp_path / "mypkg").mkdir()
     code = "from towpath import step\n\n@step\ndef report(photo, title): ...\n"
     (tmp_path / "mypkg" / "steps.py").write_text(code)

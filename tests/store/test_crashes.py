@@ -78,3 +78,19 @@ async def test_the_audit_trail_is_read_as_it_is_written(tmp_path: Path) -> None:
         assert await store.lost_attempts("run") == {}
         await store.record(again, [StepStarted("row", "work", None, 5), ChainPaused("interrupted")])
         assert await store.lost_attempts("run") == {}
+
+
+async def test_an_owner_that_lives_did_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood still for longer than its lease, or works on in another store object: the start it made is no death."""
+    async with open_store(tmp_path / "s.db", durability="normal", lease_seconds=0.05) as store:
+        await store.create_run(await new_run(store, "run", one.plan, {}))
+        first = await store.claim("run")
+        await store.record(first, [ChainResumed(), StepReady("row", "work", None, "m:work", True, 1)])
+        monkeypatch.setattr("towpath.store.runs._owned_here", set())  # as another process would see it
+        again = await store.claim("run")
+        assert await store.lost_attempts("run") == {}
+        await store.record(again, [StepStarted("row", "work", None, 2)])
+        monkeypatch.setattr("towpath.store.runs._owned_here", set())
+        monkeypatch.setattr("towpath.store.owners.Owner.dead", True)
+        await store.claim("run")
+        assert await store.lost_attempts("run") == {"row": 1}

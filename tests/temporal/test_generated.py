@@ -19,7 +19,6 @@ pytestmark = pytest.mark.anyio
 
 def generated(seed: int) -> Any:
     """A chain of 5 to 14 steps: lines, forks, joins, fan-outs, files, failures, conditions, chains inside steps."""
-    chance = random.Random(seed)
 
     @chain
     def small(n: int):
@@ -27,6 +26,7 @@ def generated(seed: int) -> Any:
 
     @chain
     def made():
+        chance = random.Random(seed)  # the function is asked anew for each run
         numbers: list[Any] = [steps.number(seed % 7).named("s0")]
         for at in range(1, chance.randrange(5, 15)):
             one, two, name = chance.choice(numbers), chance.choice(numbers), f"s{at}"
