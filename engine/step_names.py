@@ -7,6 +7,7 @@ notebook was run again.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,12 @@ class Named(Protocol):
 
     name: str
     function: Callable[..., Any]
+
+
+class Alike:
+    """What does the same as the function that it wraps, and nothing else: a step."""
+
+    __wrapped__: Callable[..., Any]
 
 
 def step_name(function: Callable[..., Any], given: str | None = None) -> str:
@@ -61,7 +68,13 @@ def same_function(one: Any, other: Any, depth: int = 0) -> bool:
     if isinstance(one, FunctionType):
         same = one.__code__ == other.__code__ and one.__globals__ is other.__globals__
         return same and _same_values(_held(one), _held(other), depth)
-    if hasattr(one, "__wrapped__"):  # a step, or a function behind a cache
+    if isinstance(one, functools.partial):
+        given = [*one.args, *(value for _, value in sorted(one.keywords.items()))]
+        others = [*other.args, *(value for _, value in sorted(other.keywords.items()))]
+        same = one.keywords.keys() == other.keywords.keys() and same_function(one.func, other.func, depth + 1)
+        return same and _same_values(given, others, depth)
+    if isinstance(one, functools._lru_cache_wrapper | Alike):
+        # Other objects too say what they wrap, and may do what they like with it.
         return same_function(one.__wrapped__, other.__wrapped__, depth + 1)
     return False
 

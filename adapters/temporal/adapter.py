@@ -66,7 +66,7 @@ class TemporalAdapter:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
         return prepared(plan, self.farm)
 
-    def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
+    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> Mapping[str, Step[..., Any]]:
         """Every step must have a name under which a worker can import it. Raises StepNotRegistered."""
         for step in _python_steps(plan):
             module, _, name = step.target.partition(":")
@@ -77,6 +77,14 @@ class TemporalAdapter:
                     place=Place(step=step.id),
                     cure="move the function to the top level of a module, or of a script that is a file",
                 )
+        return given
+
+    def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:
+        """Workers find functions by their names."""
+
+    def kept(self, run_id: str) -> Mapping[str, Step[..., Any]]:
+        """Workers find functions by their names."""
+        return {}
 
     # ---- working
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -232,6 +233,117 @@ async def test_a_run_id_with_other_inputs_is_refused(open_engine: OpenEngine, tm
             assert "recorded" in problem.found
             assert "asked for" in problem.found
             assert "rerun" in problem.cure
+
+
+async def test_of_two_that_ask_for_one_run_id_at_once_the_loser_is_refused(open_engine: OpenEngine) -> None:
+    """Both saw that there was no such run. One of them made it; the other one got its result."""
+
+    @chain
+    def other(x: int):
+        return plus_ten(x)
+
+    @chain
+    def same_name(x: int):
+        return plus_ten(x)
+
+    same_name.name = uses_plus_one.name
+    rivals: dict[str, tuple[Any, dict[str, Any], str]] = {
+        "inputs": (uses_plus_one, {"x": 2}, "E_RUN_INPUTS"),
+        "chain": (other, {"x": 1}, "E_RUN_CHAIN"),
+        "version": (same_name, {"x": 1}, "E_RUN_CHAIN"),
+        "unknown input": (uses_plus_one, {"x": "1"}, "E_INPUT_TYPE"),
+    }
+    async with open_engine() as engine, open_engine() as another:
+        for kind, (rival, given, code) in rivals.items():
+            for n, (one, two) in enumerate(((engine, engine), (engine, another))):
+                run_id = f"{kind} {n}"
+                results = await asyncio.gather(
+                    one.run(uses_plus_one, run_id=run_id, x=1),
+                    two.run(rival, run_id=run_id, inputs=given),
+                    two.run(uses_plus_one, run_id=run_id, x=1),
+                    return_exceptions=True,
+                )
+                lost = [getattr(r, "code", None) for r in results]
+                values = [r.value for r in results if not isinstance(r, BaseException)]
+                assert lost[1] == code or (lost[0] == lost[2] and lost[0] in (code, "E_RUN_INPUTS")), results
+                assert len(set(map(str, values))) == 1
+
+
+@chain
+def uses_plus_one(x: int):
+    return plus_one(x)
+
+
+async def test_a_known_run_id_with_another_function_of_the_same_name_is_refused(open_engine: OpenEngine) -> None:
+    """The plan is the same, letter by letter: it names its functions, and both go by one name."""
+
+    def chains(k: int) -> tuple[Any, Any]:
+        times = make(k)
+
+        @chain
+        def over(x: int):
+            return times(x)
+
+        @chain
+        def gated(x: int):
+            return times(plus_one(x).with_approval())
+
+        return over, gated
+
+    (over, gated), (over_3, gated_3) = chains(2), chains(3)
+    async with open_engine() as engine:
+        assert (await engine.run(over, run_id="r", x=5)).value == 10
+        assert (await engine.run(gated, run_id="g", x=5)).status == "paused"
+        for ask in (engine.run, engine.start):
+            for other, run_id in ((over_3, "r"), (gated_3, "g")):
+                with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+                    await ask(other, run_id=run_id, x=5)
+                with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+                    await engine.run(other, run_id=run_id)
+        assert (await engine.run(over, run_id="r", x=5)).value == 10
+        for gate in await engine.approvals():
+            await engine.approve(gate, by="kim")
+        assert (await engine.run(gated, run_id="g", x=5)).value == 12
+        assert (await engine.run(over_3, x=5)).value == 15, "a run of its own"
+    async with open_engine() as engine:
+        for either in (over, over_3):
+            with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+                await engine.run(either, run_id="r", x=5)
+
+
+def chain_of(times: Any) -> Any:
+    @chain
+    def alone(x: int):
+        return times(x)
+
+    return alone
+
+
+async def test_a_rerun_uses_the_functions_that_the_run_had(open_engine: OpenEngine) -> None:
+    """A step of a factory, made anew in every test of a module, and another engine for each test."""
+    for k in (2, 3):
+        alone = chain_of(make(k))
+        async with open_engine() as engine:
+            run = await engine.run(alone, x=5)
+            again = await engine.rerun(run, from_steps=["times"])
+            assert (run.value, again.value) == (5 * k, 5 * k)
+            assert (await engine.rerun(again, from_steps=["times"])).value == 5 * k
+
+
+async def test_a_function_in_place_of_a_steps_own_is_called(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @step
+    async def slow(x: int) -> str:
+        raise StepFailed("it asks the network")
+
+    @chain
+    def asks(x: int):
+        return slow(x)
+
+    monkeypatch.setattr(slow, "function", lambda x: f"fake {x}")
+    async with open_engine() as engine:
+        assert (await engine.run(asks, x=1)).value == "fake 1"
 
 
 async def test_inputs_of_a_known_run_are_checked_like_any(open_engine: OpenEngine) -> None:
