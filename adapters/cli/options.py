@@ -14,7 +14,7 @@ import anyio
 import click
 
 from towpath.adapters.wiring import open_engine
-from towpath.errors import InputInvalid, ProcessEnded, RunRefused, TowpathError
+from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
 from towpath.ports import Listener
 from towpath.service import Engine
 
@@ -100,12 +100,15 @@ async def find_ids(engine: Engine, what: str, text: str, code: str, refused: typ
 
 
 def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`k=v` options as a dict. Raises InputInvalid (E_INPUT_FORM)."""
+    """`k=v` options as a dict, each name once. Raises InputInvalid (E_INPUT_FORM)."""
     result: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
             raise InputInvalid("E_INPUT_FORM", "an input is NAME=VALUE", found=pair)
+        if name in result:
+            cure = f"give it once; a list is one value: {name}=[1, 2]"
+            raise InputInvalid("E_INPUT_FORM", f"{name} is given twice", place=Place(field=name), cure=cure)
         result[name] = value
     return result
 
