@@ -320,6 +320,25 @@ def _by_strictness(shapes: Iterable[Shape]) -> list[Shape]:
     return sorted(shapes, key=lambda shape: order.index(shape) if isinstance(shape, str) else -1)
 
 
+def of_shape(shape: Shape, value: Json) -> Json:
+    """The same for values that are one value to the shape: 1 is 1.0 where a number is asked for."""
+    if shape == "number" and isinstance(value, int) and not isinstance(value, bool) and float(value) == value:
+        return float(value)
+    if not isinstance(shape, dict):
+        return value
+    ((key, inner),) = shape.items()
+    if key == "any_of":
+        holder = "dict" if isinstance(value, dict) else "list" if isinstance(value, list) else "number"
+        fitting = [one for one in inner if one == holder or (isinstance(one, dict) and holder in one)]
+        return of_shape(fitting[0], value) if len(fitting) == 1 and "integer" not in inner else value
+    if key == "dict" and isinstance(value, dict):
+        return {name: of_shape(inner, one) for name, one in value.items()}
+    if key in ("list", "tuple") and isinstance(value, list):
+        shapes = inner if key == "tuple" else [inner] * len(value)
+        return [of_shape(one, v) for one, v in zip(shapes, value, strict=False)]
+    return value
+
+
 # ---- texts
 
 

@@ -122,10 +122,19 @@ def defined_again(old: Callable[..., Any], new: Callable[..., Any], specs: tuple
     one, other = _code(old), _code(new)
     if one is None or other is None:
         return False
+    if _typed_in(new, other):
+        return True
     if one.co_filename != other.co_filename:
         return not (os.path.exists(one.co_filename) and os.path.exists(other.co_filename))
     executed_again = getattr(old, "__globals__", None) is not getattr(new, "__globals__", None)
     return executed_again or specs[0] is not specs[1]
+
+
+def _typed_in(function: Callable[..., Any], code: CodeType) -> bool:
+    """Is it from no file: a cell of a notebook whose kernel gives `__main__` a file, or text that was executed?"""
+    module = sys.modules.get(function.__module__)
+    loose = function.__module__ == "__main__" or getattr(module, "__spec__", None) is None
+    return loose and code.co_filename != getattr(module, "__file__", None) and not os.path.exists(code.co_filename)
 
 
 def spec_now(function: Callable[..., Any]) -> object:
@@ -143,6 +152,17 @@ def where(function: Callable[..., Any]) -> str:
     """`file.py:12`, where a function is written; empty if nobody knows."""
     code = _code(function)
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
+
+
+def cure_of(name: str) -> str:
+    """What helps where nobody can find that name in its module; empty for a name that could be found."""
+    if "<lambda>" in name:
+        return 'a lambda has no name: give it one, @step(name="…")'
+    if "<locals>" in name:
+        return (
+            'give it a name of its own, @step(name="…"), at the top level of a module; in a decorator, functools.wraps'
+        )
+    return ""
 
 
 def named_twice(name: str, one: Named, other: Named, place: Place) -> Problem:

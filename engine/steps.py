@@ -18,7 +18,7 @@ from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistere
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
 from .secrets import secret_names
-from .step_names import CURE, Alike, defined_again, same_function, spec_now, step_name
+from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
 from .tracing import Node, Ref, current_trace, is_reference, user_place
 
 P = ParamSpec("P")
@@ -375,7 +375,7 @@ def find_step(name: str) -> Step[..., Any]:
             "E_STEP_NOT_REGISTERED",
             f"no step called {name} in this process: {reason}",
             place=Place(step=name),
-            cure=f"pass --import {module} (or the path of its file), or import it before running",
+            cure=cure_of(name) or f"pass --import {module} (or the path of its file), or import it before running",
         )
     if is_ambiguous(name):
         raise _ambiguous_name(name)

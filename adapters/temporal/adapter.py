@@ -23,6 +23,7 @@ from towpath.ledger import restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
 from towpath.ports import Ended, Listener, RunRow, Standing, Store
+from towpath.step_names import cure_of
 from towpath.steps import Step
 
 from . import messages as m
@@ -75,7 +76,8 @@ class TemporalAdapter:
                     "E_STEP_NOT_IMPORTABLE",
                     f"a worker cannot import {step.target}: it has no name of its own in a module",
                     place=Place(step=step.id),
-                    cure="move the function to the top level of a module, or of a script that is a file",
+                    cure=cure_of(name)
+                    or "move the function to the top level of a module, or of a script that is a file",
                 )
         return given
 

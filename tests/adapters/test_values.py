@@ -235,6 +235,54 @@ async def test_a_run_id_with_other_inputs_is_refused(open_engine: OpenEngine, tm
             assert "rerun" in problem.cure
 
 
+@step
+def same(value: Any) -> Any:
+    return value
+
+
+@chain
+def takes_numbers(x: float, many: list[float] | None = None, named: dict[str, float | str] | None = None):
+    return same([x, many, named])
+
+
+async def test_one_number_written_in_two_ways_is_the_same_input(open_engine: OpenEngine) -> None:
+    """Where a float is asked for, 1 is one; where anything may stand, 1 and 1.0 are two."""
+    one: dict[str, Any] = {"x": 1, "many": [1, 2.5], "named": {"a": 1, "b": "1"}}
+    other: dict[str, Any] = {"x": 1.0, "many": [1.0, 2.5], "named": {"a": 1.0, "b": "1"}}
+    async with open_engine() as engine:
+        first = await engine.run(takes_numbers, run_id="r", inputs=one)
+        assert (await engine.run(takes_numbers, run_id="r", inputs=other)).value == first.value
+        for wrong in ({"x": 1.5}, {"x": 2}, {"many": [1, 2]}, {"named": {"a": 1, "b": "1.0"}}):
+            with pytest.raises(RunRefused, match="E_RUN_INPUTS"):
+                await engine.run(takes_numbers, run_id="r", inputs={**one, **wrong})
+
+
+async def test_both_sides_are_shown_from_where_they_differ(open_engine: OpenEngine) -> None:
+    """The beginnings of two long texts say nothing."""
+
+    @chain
+    def long(x: Any):
+        return same(x)
+
+    start = "the same words again and again, " * 5
+    async with open_engine() as engine:
+        for n, (one, other, shows) in enumerate(
+            [
+                (start + "left", start + "right", ("left", "right")),
+                ([start, 1], [start, 2], (", 1]".replace(" ", ""), ",2]")),
+                ({"a": start, "b": "one"}, {"a": start, "c": "one"}, ('"b"', '"c"')),
+                (start, start + "more", ('"', "more")),
+                ("left", "right", ("left", "right")),
+                ("left" + start, "right" + start, ('"left', '"right')),
+            ]
+        ):
+            await engine.run(long, run_id=f"r{n}", x=one)
+            with pytest.raises(RunRefused) as refused:
+                await engine.run(long, run_id=f"r{n}", x=other)
+            recorded, asked = refused.value.problem.found.split(", asked for ")
+            assert (shows[0] in recorded, shows[1] in asked) == (True, True), refused.value.problem.found
+
+
 async def test_of_two_that_ask_for_one_run_id_at_once_the_loser_is_refused(open_engine: OpenEngine) -> None:
     """Both saw that there was no such run. One of them made it; the other one got its result."""
 

@@ -7,6 +7,7 @@ import importlib
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -318,6 +319,146 @@ def test_a_function_of_a_notebook_is_defined_again(monkeypatch: pytest.MonkeyPat
     cell(4, "old = f\n@step\ndef f(x): return 0")
     with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
         find_step("__main__:f")
+
+
+def test_a_kernel_that_gives_main_a_file_has_cells_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor that runs cells gives `__main__` the file of the notebook, and a module may be made by exec."""
+    for name, file in (("__main__", "notebook.py"), ("no_spec", "notebook.py"), ("no_file", None)):
+        module = ModuleType(name)
+        if file is not None:
+            module.__file__ = file
+        monkeypatch.setitem(sys.modules, name, module)
+        for k in (1, 1000):
+            text = f"from towpath import step\n@step(name='of_a_cell')\ndef f(x): return x + {k}"
+            exec(compile(text, "/nowhere/cell_A.py", "exec"), vars(module))
+        assert find_step(module.f.name).function(1) == 1001
+        exec(compile(f"old = f\n{text}", "/nowhere/cell_B.py", "exec"), vars(module))
+        with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+            find_step(module.f.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("tests.engine.test_steps:<lambda>", '@step(name="…")'),
+        ("tests.engine.test_steps:f.<locals>.<lambda>", '@step(name="…")'),
+        ("tests.engine.test_steps:loud.<locals>.unheard", "functools.wraps"),
+        ("tests.engine.test_steps:nobody", "--import"),
+    ],
+)
+def test_a_name_that_no_module_has_is_cured_by_a_name(name: str, cure: str) -> None:
+    """Importing its module does not help."""
+    with pytest.raises(StepNotRegistered) as refused:
+        find_step(name)
+    assert refused.value.code == "E_STEP_NOT_REGISTERED"
+    assert cure in refused.value.problem.cure
+
+
+class HoldsChains:
+    @chain
+    def method(self, x: int):
+        return plain(x)
+
+    @staticmethod
+    @chain
+    def static(x: int):
+        return plain(x)
+
+
+def test_a_method_is_no_chain() -> None:
+    assert codes(HoldsChains.method) == {"E_CHAIN_TRACE"}
+    with pytest.raises(ChainInvalid, match=r"is a method: .*\n.*staticmethod"):
+        _ = HoldsChains().method.plan
+    assert HoldsChains.static.plan.steps
+
+    @chain
+    def no_method(self: int):
+        return plain(self)
+
+    assert no_method.plan.steps
+
+
+# ---- what is written into a chain
+
+
+def itself() -> list[Any]:
+    found: list[Any] = [1]
+    found.append(found)
+    return found
+
+
+def itself_by_key() -> dict[str, Any]:
+    found: dict[str, Any] = {"a": [1]}
+    found["b"] = [found]
+    return found
+
+
+LITERALS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a set": (lambda: anything(a={1}), "the argument a is"),
+    "inside a list": (lambda: anything(a=[1, {2}]), "the argument a is"),
+    "inside a mapping": (lambda: anything(a={"b": {2}}), "b in the argument a is"),
+    "a date, by position": (lambda: positional(date(2026, 1, 1)), "the argument a is"),
+    "not a number": (lambda: plain(float("nan")), "the argument x is"),
+    "half a character": (lambda: plain("\udc80"), "the argument x is"),
+    "mapped over": (lambda: plain.map([{1}]), "what is mapped over is"),
+    "a large number": (lambda: plain(2**64), "the argument x is"),
+    "a list that contains itself": (lambda: plain(itself()), "the argument x is nested"),
+    "a mapping that contains itself": (lambda: plain(itself_by_key()), "the argument x is nested"),
+    "mapped over itself": (lambda: plain.map(itself()), "what is mapped over is nested"),
+}
+
+
+@pytest.mark.parametrize("kind", LITERALS)
+def test_a_literal_that_cannot_be_kept_is_named_with_the_line_of_the_call(kind: str) -> None:
+    make_it, says = LITERALS[kind]
+
+    @chain
+    def calls(x: int):
+        plain(x)
+        return make_it()
+
+    with pytest.raises(ChainInvalid) as refused:
+        _ = calls.plan
+    (problem,) = refused.value.problems
+    assert problem.code == "E_VALUE_TYPE"
+    assert problem.message.startswith(says)
+    assert problem.place.line == make_it.__code__.co_firstlineno
+
+
+def test_a_default_or_a_result_that_cannot_be_kept_is_called_that() -> None:
+    def described(x: Any) -> Any:
+        plain(1)
+        return x
+
+    with_set: Any = chain(lambda x={1}: described(x))
+    with_list: Any = chain(lambda x=[{1}]: described(x))
+    returns: Any = chain(lambda: described({1}))
+    loops: Any = chain(lambda: described(itself()))
+    for made, says in (
+        (with_set, "the default is"),
+        (with_list, "[0] in the default is"),
+        (returns, "what the chain returns is"),
+        (loops, "what the chain returns is nested"),
+    ):
+        with pytest.raises(ChainInvalid) as refused:
+            _ = made.plan
+        assert refused.value.code == "E_VALUE_TYPE"
+        assert refused.value.problem.message.startswith(says)
+
+
+@pytest.mark.parametrize("key", ["\ud800", "a\udfff", 2**63, -(2**63) - 1])
+def test_a_key_that_cannot_be_kept_is_refused(key: Any) -> None:
+    """It ended in an error of the encoder, without a line."""
+
+    @chain
+    def of_input(x: Any):
+        return plain(x[key])
+
+    @chain
+    def of_step(x: Any):
+        return plain(plain(x)["a"][key])
+
+    assert codes(of_input) == codes(of_step) == {"E_CHAIN_TRACE"}
 
 
 def test_importing_the_module_finds_names_that_a_factory_made(module: Callable[..., Any]) -> None:
