@@ -455,4 +455,9 @@ def import_module(name_or_path: str) -> None:
             sys.path.insert(0, folder)
         importlib.import_module(path.stem)
     except Exception as error:
-        raise InputInvalid("E_IMPORT", f"cannot import {name_or_path}: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError | FileNotFoundError)
+        cure = "the name of a module that lies here or is installed, or the path of its .py file"
+        message = f"cannot import {name_or_path}: {type(error).__name__}: {error}"
+        raise InputInvalid(
+            "E_IMPORT", message, cure=cure if missing else "mend the module, which is run when imported"
+        ) from error

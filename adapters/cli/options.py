@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from towpath.adapters.wiring import open_engine
 from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
 from towpath.ports import Listener
 from towpath.service import Engine
+from towpath.steps import import_module
 
 from . import INTERRUPTED
 from .outlet import hurry, last_words, write
@@ -50,6 +52,19 @@ def import_option(command: F) -> F:
     """`--import MODULE`."""
     about = "Import a module (or a .py file) that defines steps. May be repeated."
     return click.option("--import", "modules", metavar="MODULE", multiple=True, help=about)(command)
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import what `--import` names, as `python -m` would: the current folder is looked into first.
+
+    Raises InputInvalid (E_IMPORT).
+    """
+    with suppress(OSError):  # the folder is gone
+        here = os.getcwd()
+        if here not in sys.path and "" not in sys.path:
+            sys.path.insert(0, here)
+    for module in modules:
+        import_module(module)
 
 
 def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
