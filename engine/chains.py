@@ -18,7 +18,19 @@ from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
 from .secrets import secret_problems
 from .step_names import named_twice, same_function
 from .steps import ItemMark, Step, StepOptions
-from .tracing import InputRef, Node, Ref, Trace, current_trace, is_reference, text_of, tracing, user_frame, user_place
+from .tracing import (
+    InputRef,
+    Node,
+    Ref,
+    Trace,
+    current_trace,
+    is_reference,
+    of_the_user,
+    text_of,
+    tracing,
+    user_frame,
+    user_place,
+)
 from .values import MAX_DEPTH, take_apart
 
 P = ParamSpec("P")
@@ -96,8 +108,7 @@ class Chain(Generic[P, R]):
         try:
             return _Compiling().compiled(self)
         except ChainInvalid as error:
-            kept = user_frame(error.__traceback__) or error.__traceback__
-            raise error.with_traceback(kept) from None
+            raise of_the_user(error) from None
 
 
 class _Compiling:

@@ -94,9 +94,9 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         )
         cure = "import what it names where the chain is described, or write Any"
         code = getattr(function, "__code__", None)
-        where = (code.co_filename, code.co_firstlineno) if code is not None else ("<unknown>", 1)
+        file, line = (code.co_filename, code.co_firstlineno) if code is not None else ("<unknown>", 1)
         told = getattr(function, "__globals__", {}).setdefault("__warningregistry__", {})  # once for each line
-        warnings.warn_explicit(f"{message} ({type(error).__name__}): {cure}", UserWarning, *where, registry=told)
+        warnings.warn_explicit(f"{message} ({type(error).__name__}): {cure}", UserWarning, file, line, registry=told)
         return Any
 
 

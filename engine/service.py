@@ -19,7 +19,7 @@ from .artifact import File
 from .chain_file import ChainFile
 from .chains import Chain
 from .context import waiting_for_a_run
-from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
+from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
 from .model import ChainStatus
 from .ports import Adapter, Ended, RunRow, Store
@@ -28,6 +28,7 @@ from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .starting import Reads, new_run, refuse_unbuilt
 from .steps import is_ambiguous, refuse_other_functions
+from .tracing import of_the_user
 
 _log = logging.getLogger("towpath")
 
@@ -112,7 +113,10 @@ class Engine:
             StoreFailed, Fenced: on the way.
         """
         self._here()
-        run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        try:
+            run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        except ChainInvalid as error:
+            raise of_the_user(error) from None
         return await self._finish(run_id, wait)
 
     async def start(
@@ -125,7 +129,10 @@ class Engine:
     ) -> RunHandle:
         """Start a chain and return at once; the run goes on beside your code until the engine closes."""
         self._here()
-        run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        try:
+            run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        except ChainInvalid as error:
+            raise of_the_user(error) from None
         self._failed.pop(run_id, None)
         await self._tasks.start(self._execute_quietly, run_id)
         return RunHandle(self, run_id)

@@ -297,6 +297,11 @@ def user_frame(traceback: TracebackType | None) -> TracebackType | None:
     return None if found is None else TracebackType(None, found.tb_frame, found.tb_lasti, found.tb_lineno)
 
 
+def of_the_user(error: ChainInvalid) -> ChainInvalid:
+    """The same error with one frame below whoever raises it: the user's line in the chain, if there is one."""
+    return error.with_traceback(user_frame(error.__traceback__))
+
+
 # ---- the trace
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,31 @@ async def test_an_ambiguous_name_is_refused_by_an_engine_that_has_only_the_name(
         with pytest.raises(StepNotRegistered, match="two different functions") as refused:
             await (engine.resume("r") if again == "resume" else engine.rerun("r"))
         assert refused.value.code == "E_STEP_NAME_TWICE"
+
+
+async def test_a_wrong_chain_shows_one_frame_of_ours_and_the_users_line(open_engine: OpenEngine) -> None:
+    """Thirty lines of towpath's own frames hid what was wrong."""
+
+    @chain
+    def asks(x: int):
+        return plus_one(x * 2)
+
+    @chain
+    def keeps(x: int):
+        return plus_one({1})
+
+    @chain
+    def outer(x: int):
+        return asks(x)
+
+    here = test_a_wrong_chain_shows_one_frame_of_ours_and_the_users_line.__name__
+    async with open_engine() as engine:
+        for ask in (engine.run, engine.start):
+            for wrong, last in ((asks, ["asks"]), (keeps, []), (outer, ["asks"])):
+                with pytest.raises(ChainInvalid) as refused:
+                    await ask(wrong, x=1)
+                frames = [frame.name for frame in traceback.extract_tb(refused.value.__traceback__)]
+                assert frames == [here, ask.__name__, *last]
 
 
 # ---- what is replaced

@@ -378,89 +378,6 @@ def test_a_method_is_no_chain() -> None:
     assert no_method.plan.steps
 
 
-# ---- what is written into a chain
-
-
-def itself() -> list[Any]:
-    found: list[Any] = [1]
-    found.append(found)
-    return found
-
-
-def itself_by_key() -> dict[str, Any]:
-    found: dict[str, Any] = {"a": [1]}
-    found["b"] = [found]
-    return found
-
-
-LITERALS: dict[str, tuple[Callable[[], Any], str]] = {
-    "a set": (lambda: anything(a={1}), "the argument a is"),
-    "inside a list": (lambda: anything(a=[1, {2}]), "the argument a is"),
-    "inside a mapping": (lambda: anything(a={"b": {2}}), "b in the argument a is"),
-    "a date, by position": (lambda: positional(date(2026, 1, 1)), "the argument a is"),
-    "not a number": (lambda: plain(float("nan")), "the argument x is"),
-    "half a character": (lambda: plain("\udc80"), "the argument x is"),
-    "mapped over": (lambda: plain.map([{1}]), "what is mapped over is"),
-    "a large number": (lambda: plain(2**64), "the argument x is"),
-    "a list that contains itself": (lambda: plain(itself()), "the argument x is nested"),
-    "a mapping that contains itself": (lambda: plain(itself_by_key()), "the argument x is nested"),
-    "mapped over itself": (lambda: plain.map(itself()), "what is mapped over is nested"),
-}
-
-
-@pytest.mark.parametrize("kind", LITERALS)
-def test_a_literal_that_cannot_be_kept_is_named_with_the_line_of_the_call(kind: str) -> None:
-    make_it, says = LITERALS[kind]
-
-    @chain
-    def calls(x: int):
-        plain(x)
-        return make_it()
-
-    with pytest.raises(ChainInvalid) as refused:
-        _ = calls.plan
-    (problem,) = refused.value.problems
-    assert problem.code == "E_VALUE_TYPE"
-    assert problem.message.startswith(says)
-    assert problem.place.line == make_it.__code__.co_firstlineno
-
-
-def test_a_default_or_a_result_that_cannot_be_kept_is_called_that() -> None:
-    def described(x: Any) -> Any:
-        plain(1)
-        return x
-
-    with_set: Any = chain(lambda x={1}: described(x))
-    with_list: Any = chain(lambda x=[{1}]: described(x))
-    returns: Any = chain(lambda: described({1}))
-    loops: Any = chain(lambda: described(itself()))
-    for made, says in (
-        (with_set, "the default is"),
-        (with_list, "[0] in the default is"),
-        (returns, "what the chain returns is"),
-        (loops, "what the chain returns is nested"),
-    ):
-        with pytest.raises(ChainInvalid) as refused:
-            _ = made.plan
-        assert refused.value.code == "E_VALUE_TYPE"
-        assert refused.value.problem.message.startswith(says)
-
-
-@pytest.mark.parametrize("key", ["\ud800", "a\udfff", 2**63, -(2**63) - 1])
-def test_a_key_that_cannot_be_kept_is_refused(key: Any) -> None:
-    """It ended in an error of the encoder, without a line."""
-
-    @chain
-    def of_input(x: Any):
-        return plain(x[key])
-
-    @chain
-    def of_step(x: Any):
-        return plain(plain(x)["a"][key])
-
-    assert codes(of_input) == codes(of_step) == {"E_CHAIN_TRACE"}
-
-
 def test_importing_the_module_finds_names_that_a_factory_made(module: Callable[..., Any]) -> None:
     module(
         "again_f",
@@ -808,6 +725,89 @@ def test_another_function_in_place_of_a_steps_own_is_asked_whether_it_is_async(m
     monkeypatch.setattr(quick, "function", awaited)
     assert (slow.is_async, quick.is_async) == (False, True)
     assert quick.with_options(retries=1).is_async
+
+
+# ---- what is written into a chain
+
+
+def itself() -> list[Any]:
+    found: list[Any] = [1]
+    found.append(found)
+    return found
+
+
+def itself_by_key() -> dict[str, Any]:
+    found: dict[str, Any] = {"a": [1]}
+    found["b"] = [found]
+    return found
+
+
+LITERALS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a set": (lambda: anything(a={1}), "the argument a is"),
+    "inside a list": (lambda: anything(a=[1, {2}]), "the argument a is"),
+    "inside a mapping": (lambda: anything(a={"b": {2}}), "b in the argument a is"),
+    "a date, by position": (lambda: positional(date(2026, 1, 1)), "the argument a is"),
+    "not a number": (lambda: plain(float("nan")), "the argument x is"),
+    "half a character": (lambda: plain("\udc80"), "the argument x is"),
+    "mapped over": (lambda: plain.map([{1}]), "what is mapped over is"),
+    "a large number": (lambda: plain(2**64), "the argument x is"),
+    "a list that contains itself": (lambda: plain(itself()), "the argument x is nested"),
+    "a mapping that contains itself": (lambda: plain(itself_by_key()), "the argument x is nested"),
+    "mapped over itself": (lambda: plain.map(itself()), "what is mapped over is nested"),
+}
+
+
+@pytest.mark.parametrize("kind", LITERALS)
+def test_a_literal_that_cannot_be_kept_is_named_with_the_line_of_the_call(kind: str) -> None:
+    make_it, says = LITERALS[kind]
+
+    @chain
+    def calls(x: int):
+        plain(x)
+        return make_it()
+
+    with pytest.raises(ChainInvalid) as refused:
+        _ = calls.plan
+    (problem,) = refused.value.problems
+    assert problem.code == "E_VALUE_TYPE"
+    assert problem.message.startswith(says)
+    assert problem.place.line == make_it.__code__.co_firstlineno
+
+
+def test_a_default_or_a_result_that_cannot_be_kept_is_called_that() -> None:
+    def described(x: Any) -> Any:
+        plain(1)
+        return x
+
+    with_set: Any = chain(lambda x={1}: described(x))
+    with_list: Any = chain(lambda x=[{1}]: described(x))
+    returns: Any = chain(lambda: described({1}))
+    loops: Any = chain(lambda: described(itself()))
+    for made, says in (
+        (with_set, "the default is"),
+        (with_list, "[0] in the default is"),
+        (returns, "what the chain returns is"),
+        (loops, "what the chain returns is nested"),
+    ):
+        with pytest.raises(ChainInvalid) as refused:
+            _ = made.plan
+        assert refused.value.code == "E_VALUE_TYPE"
+        assert refused.value.problem.message.startswith(says)
+
+
+@pytest.mark.parametrize("key", ["\ud800", "a\udfff", 2**63, -(2**63) - 1])
+def test_a_key_that_cannot_be_kept_is_refused(key: Any) -> None:
+    """It ended in an error of the encoder, without a line."""
+
+    @chain
+    def of_input(x: Any):
+        return plain(x[key])
+
+    @chain
+    def of_step(x: Any):
+        return plain(plain(x)["a"][key])
+
+    assert codes(of_input) == codes(of_step) == {"E_CHAIN_TRACE"}
 
 
 # ---- sameness
