@@ -483,10 +483,10 @@ def _json(text: str) -> Json:
     """Raises ValueError for what is no JSON, InputInvalid (E_INPUT_FORM) for a key that is given twice."""
     try:
         data = msgspec.json.decode(text)
+        if isinstance(data, dict | list) and text.count(":") > 1:
+            json.loads(text, object_pairs_hook=_each_once)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise ValueError("no JSON") from error
-    if isinstance(data, dict | list) and text.count(":") > 1:
-        json.loads(text, object_pairs_hook=_each_once)
     return data
 
 
