@@ -31,6 +31,7 @@ from .work import Farm, InnerEnd, Work, abandon_left, needs_farm, prepared
 
 CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
 THREADS = 40
+ENDED = 1_000  # runs that are over whose functions are still known
 POLL = 0.5  # seconds between looks for what other processes asked of our runs
 
 _log = guarded_logger("towpath")
@@ -53,6 +54,7 @@ class LocalAdapter:
         self._executing: set[str] = set()
         self._edits = 0  # the event up to which we know of edits
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
+        self._ended: dict[str, dict[str, Step[..., Any]]] = {}  # the same, of the last runs that are over
         self.listeners: list[Listener] = []
         self._audience = Audience(self.listeners)
 
@@ -66,13 +68,18 @@ class LocalAdapter:
         """Cancel the prompts that a run which nobody works on has left at servers."""
         await abandon_left(self._store, self.farm, run_id)
 
-    def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
-        """Resolve every step of a run before anything of it starts. Raises StepNotRegistered, FeatureMissing.
-
-        Each run keeps its own: two closures may go by the same name.
-        """
+    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
+        """Every step of a plan, before anything of it starts. Raises StepNotRegistered, FeatureMissing."""
         needs_farm(plan, self.farm)
-        self._functions[run_id] = dict(_resolved(plan, given))
+        return dict(_resolved(plan, given))
+
+    def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:
+        """Each run keeps its own: two closures may go by the same name."""
+        self._functions[run_id] = dict(functions)
+
+    def kept(self, run_id: str) -> Mapping[str, Step[..., Any]]:
+        """Those of a run that is over too, as far as it is one of the last."""
+        return self._functions.get(run_id) or self._ended.get(run_id, {})
 
     async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
         """Own and work on a run until it is over, or paused. `taken` is called when it is in hand.
@@ -135,7 +142,7 @@ class LocalAdapter:
         try:
             row = await self._store.load(run_id)
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
-            self.functions(run_id, row.plan, given)
+            self.keep(run_id, self.functions(row.plan, given))
             await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables)
             if self.spans is not None:
@@ -161,8 +168,15 @@ class LocalAdapter:
         finally:
             del self._runs[run_id], self._scopes[run_id]
             if run.status.final:
-                self._functions.pop(run_id, None)
+                self._over(run_id, self._functions.pop(run_id, {}), inner=parent is not None)
         return run
+
+    def _over(self, run_id: str, functions: dict[str, Step[..., Any]], *, inner: bool) -> None:
+        """Its functions are wanted again by a rerun, or by whoever asks for its id with other functions."""
+        if not inner:
+            self._ended[run_id] = functions
+        while len(self._ended) > ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def _make(self, lease: Lease, row: RunRow, variables: Context | None) -> LocalRun:
         listener = self._audience.tell if self.listeners else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -18,8 +18,20 @@ from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
 from .secrets import secret_problems
 from .step_names import named_twice, same_function
 from .steps import ItemMark, Step, StepOptions
-from .tracing import InputRef, Node, Ref, Trace, current_trace, is_reference, text_of, tracing, user_frame, user_place
-from .values import take_apart
+from .tracing import (
+    InputRef,
+    Node,
+    Ref,
+    Trace,
+    current_trace,
+    is_reference,
+    of_the_user,
+    text_of,
+    tracing,
+    user_frame,
+    user_place,
+)
+from .values import MAX_DEPTH, take_apart
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,8 +108,7 @@ class Chain(Generic[P, R]):
         try:
             return _Compiling().compiled(self)
         except ChainInvalid as error:
-            kept = user_frame(error.__traceback__) or error.__traceback__
-            raise error.with_traceback(kept) from None
+            raise of_the_user(error) from None
 
 
 class _Compiling:
@@ -135,7 +146,7 @@ class _Compiling:
             steps=tuple(described.steps()),
             inputs=inputs,
             description=inspect.getdoc(chain.function) or "",
-            output=described.binding(returned, chain.name)[0],
+            output=described.binding(returned, described._place_of(chain.name), "what the chain returns")[0],
             concurrency=chain.concurrency,
             folder=str(Path(place.file).parent) if place.file else "",
         )
@@ -165,12 +176,22 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
         cure = "use `def`, and call the steps without await or yield; what works is inside the steps"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     signature = inspect.signature(chain.function)
+    if _is_method(function, signature):
+        message = f"{chain.name} is a method: the object it belongs to would not be there when the run goes on"
+        cure = "make it a function, and give what it needs as inputs; a @staticmethod above @chain works too"
+        raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             message = f"chain {chain.name} takes {parameter}: the inputs of a chain have names"
             cure = "write each input as a parameter, or take one list or dict"
             raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, found=str(parameter), cure=cure)])
     return signature
+
+
+def _is_method(function: Callable[..., Any], signature: inspect.Signature) -> bool:
+    """Is it written in the body of a class, and takes its object?"""
+    body = getattr(function, "__qualname__", "").rpartition(".")[0]
+    return bool(body) and not body.endswith("<locals>") and next(iter(signature.parameters), "") in ("self", "cls")
 
 
 def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, place: Place) -> Any:
@@ -234,7 +255,7 @@ class _Described:
             self.problems += secret_problems(spec, place, references=True)
             return
         try:
-            files = take_apart(spec.default, place)[1]
+            files = take_apart(spec.default, place, "the default")[1]
         except ValueRefused as refused:
             self.problems.append(refused.problem)
             return
@@ -242,59 +263,63 @@ class _Described:
             cure = "give a path as the default"
             self.problems.append(Problem("E_VALUE_TYPE", "a file's bytes cannot be a default", place, cure=cure))
 
-    def binding(self, value: Any, step_id: str) -> tuple[Json, list[str]]:
-        """An argument as a binding, and the steps it takes data from."""
+    def binding(self, value: Any, place: Place, what: str, depth: int = 0) -> tuple[Json, list[str]]:
+        """An argument as a binding, and the steps it takes data from. `what` it is, is for messages."""
         if is_reference(value):
-            return self._reference(value, step_id)
+            return self._reference(value, place)
         if isinstance(value, ItemMark):
             return {"$item": []}, []
+        if depth > MAX_DEPTH:
+            message = f"{what} is nested more than {MAX_DEPTH} levels deep"
+            raise ChainInvalid([Problem("E_VALUE_TYPE", message, place, cure="a list cannot contain itself")])
         if isinstance(value, list | tuple):
-            pairs = [self.binding(inner, step_id) for inner in value]
+            pairs = [self.binding(inner, place, what, depth + 1) for inner in value]
             return [b for b, _ in pairs], [d for _, ds in pairs for d in ds]
         if isinstance(value, dict) and any(is_reference(v) or isinstance(v, _HOLDERS) for v in value.values()):
             wrong = [key for key in value if not isinstance(key, str) or key in MARKS]
             if wrong:
                 cure = "use other keys, of text"
-                self._problem("E_VALUE_TYPE", f"a mapping with the key {wrong[0]!r}", step_id, cure)
+                self._problem("E_VALUE_TYPE", f"a mapping with the key {wrong[0]!r}", place, cure)
                 return None, []
-            named = {key: self.binding(inner, step_id) for key, inner in value.items()}
+            named = {key: self.binding(inner, place, what, depth + 1) for key, inner in value.items()}
             return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
-        return self._literal(value, step_id), []
+        return self._literal(value, place, what), []
 
-    def _reference(self, value: Ref[Any], step_id: str) -> tuple[Json, list[str]]:
+    def _reference(self, value: Ref[Any], place: Place) -> tuple[Json, list[str]]:
         node, keys = value._node, list(value._keys)
         if not self.trace.knows(value):
             cure = "call the step inside this chain, or give the value to the chain as an input"
-            self._problem("E_TEMPLATE_UNKNOWN", f"{text_of(value)} belongs to another chain", step_id, cure)
+            self._problem("E_TEMPLATE_UNKNOWN", f"{text_of(value)} belongs to another chain", place, cure)
             return None, []
         if node.kind == "input":
             return {"$ref": {"input": node.target, "keys": keys}}, []
         return {"$ref": {"step": node.id, "keys": keys}}, [node.id]
 
-    def _literal(self, value: Any, step_id: str) -> Json:
+    def _literal(self, value: Any, place: Place, what: str) -> Json:
         try:
-            data, files = take_apart(value, Place(self.place.file, self.place.line, 1, step_id))
+            data, files = take_apart(value, place, what)
         except ValueRefused as refused:
             self.problems.append(refused.problem)
             return None
         if files:
             cure = "pass its path as text, or declare a file input of the chain"
-            self._problem("E_VALUE_TYPE", "a file cannot be written into a chain", step_id, cure)
+            self._problem("E_VALUE_TYPE", "a file cannot be written into a chain", place, cure)
         return escape(data)
 
     def _step(self, node: Node) -> StepPlan:
-        self._check_id(node.id)
+        place = replace(node.place, step=node.id) if node.place.file else self._place_of(node.id)
+        self._check_id(node.id, place)
         parameters, needs = {}, [other.id for other in node.after]
         for name, value in node.arguments.items():
-            parameters[name], more = self.binding(value, node.id)
+            parameters[name], more = self.binding(value, place, f"the argument {name}")
             needs += more
-        foreach, more = self.binding(node.foreach, node.id) if node.mapped else (None, [])
+        foreach, more = self.binding(node.foreach, place, "what is mapped over") if node.mapped else (None, [])
         condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
         inner = self.compiling.compiled(node.source) if node.kind == "chain" else None
         options = node.step.options if inner is None else StepOptions()
         for name, function in ({node.target: node.step} if inner is None else inner.steps).items():
-            self._function(name, function, node.id)
+            self._function(name, function, place)
         return StepPlan(
             id=node.id,
             kind=node.kind,
@@ -317,11 +342,10 @@ class _Described:
             secret=node.kind == "python" and node.step.is_secret,
         )
 
-    def _function(self, name: str, function: Step[..., Any], step_id: str) -> None:
+    def _function(self, name: str, function: Step[..., Any], place: Place) -> None:
         """A plan names its functions, so one name has to be one function."""
         known = self.functions.setdefault(name, function)
         if not same_function(known.function, function.function):
-            place = Place(self.place.file, self.place.line, 1, step_id)
             self.problems.append(named_twice(name, known, function, place))
 
     def _condition(self, node: Node, needs: frozenset[str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
@@ -343,10 +367,13 @@ class _Described:
         watches = tuple(dict.fromkeys(r.step for r in condition.references if r.part in ("status", "error")))
         return node.condition, watches, named
 
-    def _check_id(self, step_id: str) -> None:
+    def _check_id(self, step_id: str, place: Place) -> None:
         if not STEP_ID.fullmatch(step_id) or step_id in RESERVED_IDS or _DUNDER.fullmatch(step_id):
-            self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", step_id, "use .named(id)")
+            self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", place, "use .named(id)")
 
-    def _problem(self, code: str, message: str, step_id: str, cure: str) -> None:
-        place = Place(self.place.file, self.place.line, 1, step_id)
+    def _place_of(self, step_id: str) -> Place:
+        """Where the chain is written: for what has no line of its own."""
+        return Place(self.place.file, self.place.line, 1, step_id)
+
+    def _problem(self, code: str, message: str, place: Place, cure: str) -> None:
         self.problems.append(Problem(code, message, place, cure=cure))

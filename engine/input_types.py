@@ -10,12 +10,21 @@ A shape is kept with the plan, where no annotation survives:
 
 from __future__ import annotations
 
+import collections
 import collections.abc
+import dataclasses
+import datetime
+import decimal
+import enum
 import inspect
+import json
 import math
+import os
 import re
 import types
 import typing
+import uuid
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -24,7 +33,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from .artifact import Artifact, File
-from .errors import InputInvalid, Place
+from .errors import InputInvalid, Place, shown
 from .model import InputSpec, Json
 from .secrets import Secret, secret_type
 
@@ -34,8 +43,10 @@ Leaf: TypeAlias = Callable[[str, Any], Any]
 _BASES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 _FILES = (Artifact, File, Path, bytes)
 _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Set,
-          collections.abc.Collection, collections.abc.Iterable)  # fmt: skip
-_DICTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+          collections.abc.Collection, collections.abc.Iterable, collections.abc.Iterator, collections.abc.Reversible,
+          collections.abc.MutableSet, collections.deque)  # fmt: skip
+_DICTS = (collections.abc.Mapping, collections.abc.MutableMapping)
+_TEXTS = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)  # no data; as text they are
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _DEPTH = 20
 # Imported for type checkers only, these have no value where the chain is described.
@@ -49,35 +60,66 @@ _WELL_KNOWN = {
 
 def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> InputSpec:
     """The input that a parameter of a `@chain` is."""
-    secret, hint = secret_type(_hint(parameter.annotation, function))
+    secret, hint = secret_type(_hint(parameter, function))
     shape = shape_of(hint)
     if isinstance(parameter.default, Path) and shape is None:
         shape = "file"
     required = parameter.default is parameter.empty
     default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
-    default = default.mark if isinstance(default, Secret) else default
-    kind, plain = _kind(shape), isinstance(shape, str) or shape is None
+    default = default.mark if isinstance(default, Secret) else plain(default)
+    kind, word = _kind(shape), isinstance(shape, str) or shape is None
+    # As text it would be text where that is allowed too: what names a file is kept as what names a file.
+    source = os.path.abspath(parameter.default) if isinstance(parameter.default, Path) and kind != "file" else ""
     return InputSpec(
         parameter.name,
         kind,
         required,
-        None if required else default,
-        shape=None if plain else shape,
+        None if required or source else default,
+        shape=None if word else shape,
         secret=secret,
+        source=source,
     )
 
 
-def _hint(annotation: Any, function: Callable[..., Any]) -> Any:
-    """The annotation as types. One that cannot be resolved says nothing."""
-    if annotation is inspect.Parameter.empty:
+def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
+    """The annotation as types. One that cannot be resolved says nothing, of which Python's warnings tell."""
+    if parameter.annotation is inspect.Parameter.empty:
         return Any
     function = inspect.unwrap(function)
+    try:
+        return _resolved(parameter.annotation, function)
+    except Exception as error:  # whatever evaluating the user's text raises
+        message = (
+            f"input {parameter.name} is not checked: its annotation {shown(parameter.annotation)} says nothing here"
+        )
+        cure = "import what it names where the chain is described, or write Any"
+        code = getattr(function, "__code__", None)
+        file, line = (code.co_filename, code.co_firstlineno) if code is not None else ("<unknown>", 1)
+        told = getattr(function, "__globals__", {}).setdefault("__warningregistry__", {})  # once for each line
+        warnings.warn_explicit(f"{message} ({type(error).__name__}): {cure}", UserWarning, file, line, registry=told)
+        return Any
+
+
+def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
     names = {**_WELL_KNOWN, **getattr(function, "__globals__", {}), **_closed_over(function)}
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    try:
-        return typing.get_type_hints(holder, names, names, include_extras=True)["it"]
-    except Exception:  # whatever evaluating the user's text raises
-        return Any
+    for _ in range(_DEPTH):
+        try:
+            return typing.get_type_hints(holder, names, names, include_extras=True)["it"]
+        except NameError as error:
+            if error.name is None or not re.search(rf"\b{re.escape(error.name)}\s*\.", str(annotation)):
+                raise
+            names[error.name] = _Unimported()
+    return Any
+
+
+class _Unimported:
+    """A module that only type checkers import: `tp.Artifact` can only mean one thing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _WELL_KNOWN:
+            raise AttributeError(name)
+        return _WELL_KNOWN[name]
 
 
 def _closed_over(function: Any) -> dict[str, Any]:
@@ -97,7 +139,7 @@ def shape_of(hint: Any, depth: int = 0) -> Shape:
     if depth > _DEPTH:
         return None
     if origin is typing.Literal:
-        return {"one_of": list(arguments)} if all(type(a) in _BASES for a in arguments) else None
+        return _one_of(arguments)
     if origin in (typing.Union, types.UnionType):
         return _any_of([shape_of(argument, depth + 1) for argument in arguments])
     meant = _meant(hint, origin, arguments)
@@ -130,23 +172,45 @@ def _any_of(shapes: list[Shape]) -> Shape:
     return flat[0] if len(flat) == 1 else {"any_of": flat}
 
 
+def _one_of(constants: Iterable[Any]) -> Shape:
+    """Members of an enum are their values."""
+    values = [plain(constant) for constant in constants]
+    return {"one_of": values} if values and all(type(value) in _BASES for value in values) else None
+
+
+def plain(value: Any) -> Any:
+    """A member of an enum as the value that it stands for; else the value itself."""
+    return value.value if isinstance(value, enum.Enum) else value
+
+
 def _of_class(kind: type, arguments: tuple[Any, ...], depth: int) -> Shape:
+    if issubclass(kind, enum.Enum) and not issubclass(kind, enum.Flag):
+        return _one_of(kind)
+    return _one_thing(kind, arguments) or _holder(kind, arguments, depth)
+
+
+def _one_thing(kind: type, arguments: tuple[Any, ...]) -> Shape:
     if (
         issubclass(kind, _FILES)
         or kind is PathLike
         or (kind is collections.abc.AsyncIterable and arguments == (bytes,))
     ):
         return "file"
-    for base, name in _BASES.items():
-        if issubclass(kind, base):
-            return name
-    if kind is tuple:
-        if not arguments or arguments[-1] is Ellipsis:
-            return {"list": shape_of(arguments[0], depth + 1) if arguments else None}
+    if issubclass(kind, _TEXTS):
+        return "string"
+    return next((name for base, name in _BASES.items() if issubclass(kind, base)), None)
+
+
+def _holder(kind: type, arguments: tuple[Any, ...], depth: int) -> Shape:
+    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         return {"tuple": [shape_of(argument, depth + 1) for argument in arguments]}
-    if kind in _LISTS:
+    if kind is tuple or kind in _LISTS:
         return {"list": shape_of(arguments[0], depth + 1) if arguments else None}
-    if kind in _DICTS:
+    if issubclass(kind, tuple):
+        return {"list": None}
+    if kind is collections.Counter:
+        return {"dict": "integer"}
+    if kind in _DICTS or issubclass(kind, dict) or dataclasses.is_dataclass(kind):
         return {"dict": shape_of(arguments[1], depth + 1) if len(arguments) == 2 else None}
     return None
 
@@ -210,6 +274,7 @@ class _Fitting:
             return self._one(shape, value, at)
         ((key, inner),) = shape.items()
         if key == "one_of":
+            value = plain(value)
             if any(type(one) is type(value) and one == value for one in inner):
                 return value
         elif key == "any_of":
@@ -255,6 +320,25 @@ def _by_strictness(shapes: Iterable[Shape]) -> list[Shape]:
     return sorted(shapes, key=lambda shape: order.index(shape) if isinstance(shape, str) else -1)
 
 
+def of_shape(shape: Shape, value: Json) -> Json:
+    """The same for values that are one value to the shape: 1 is 1.0 where a number is asked for."""
+    if shape == "number" and isinstance(value, int) and not isinstance(value, bool) and float(value) == value:
+        return float(value)
+    if not isinstance(shape, dict):
+        return value
+    ((key, inner),) = shape.items()
+    if key == "any_of":
+        holder = "dict" if isinstance(value, dict) else "list" if isinstance(value, list) else "number"
+        fitting = [one for one in inner if one == holder or (isinstance(one, dict) and holder in one)]
+        return of_shape(fitting[0], value) if len(fitting) == 1 and "integer" not in inner else value
+    if key == "dict" and isinstance(value, dict):
+        return {name: of_shape(inner, one) for name, one in value.items()}
+    if key in ("list", "tuple") and isinstance(value, list):
+        shapes = inner if key == "tuple" else [inner] * len(value)
+        return [of_shape(one, v) for one, v in zip(shapes, value, strict=False)]
+    return value
+
+
 # ---- texts
 
 
@@ -262,7 +346,7 @@ def parsed(spec: InputSpec, text: str) -> Any:
     """What a text of the command line is by the input's shape; `@path` is a file.
 
     Raises:
-        InputInvalid: E_INPUT_TYPE.
+        InputInvalid: E_INPUT_TYPE; E_INPUT_FORM for JSON with a doubled key.
     """
     shape = spec.shape if spec.shape is not None else None if spec.type == "json" else spec.type
     try:
@@ -282,19 +366,25 @@ def _read(shape: Shape, text: str) -> Any:
         return _constant(inner, text)
     if key == "any_of":
         return _any_read(inner, text)
-    try:
-        data = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise ValueError("no JSON") from error
+    data = _json(text)
     if not isinstance(data, dict if key == "dict" else list):
         raise ValueError(key)
     return _with_paths(shape, data)
 
 
 def _any_read(shapes: list[Shape], text: str) -> Any:
+    """One of several: what more than one of them could read is what JSON makes of it."""
     if text.startswith("@") and "file" in shapes:
         return Path(text[1:])
     for shape in _by_strictness(shapes):
+        if (
+            shape == "boolean"
+            and text.lower() not in ("true", "false")
+            and set(map(str, shapes)) != {"boolean", "null"}
+        ):
+            continue  # a 1 is a number, and a no is a text
+        if shape in ("boolean", "integer", "number") and "string" in shapes and not _as_json_writes(text):
+            continue  # 007 and 1e5 beside text are text
         if shape == "file" and any(s is not shape and s != "null" for s in shapes):
             continue  # beside something else, a file is written with @
         if shape == "null" and "string" in shapes:
@@ -304,6 +394,13 @@ def _any_read(shapes: list[Shape], text: str) -> Any:
         except ValueError:
             continue
     raise ValueError(text)
+
+
+def _as_json_writes(text: str) -> bool:
+    try:
+        return msgspec.json.encode(msgspec.json.decode(text)).decode() == text
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
 
 
 def _constant(constants: list[Json], text: str) -> Json:
@@ -375,8 +472,27 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def json_or_text(text: str) -> Any:
-    """JSON if the text is JSON, else the text itself."""
+    """JSON if the text is JSON, else the text itself. Raises InputInvalid (E_INPUT_FORM) for a doubled key."""
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+        return _json(text)
+    except ValueError:
         return text
+
+
+def _json(text: str) -> Json:
+    """Raises ValueError for what is no JSON, InputInvalid (E_INPUT_FORM) for a key that is given twice."""
+    try:
+        data = msgspec.json.decode(text)
+        if isinstance(data, dict | list) and text.count(":") > 1:
+            json.loads(text, object_pairs_hook=_each_once)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError("no JSON") from error
+    return data
+
+
+def _each_once(pairs: list[tuple[str, Json]]) -> Json:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputInvalid("E_INPUT_FORM", "a mapping has a key twice", found=twice, cure="give each key once")
+    return dict(pairs)

@@ -305,8 +305,16 @@ class Adapter(Protocol):
         """Cancel what a run that nobody works on has left at servers."""
         ...
 
-    def functions(self, run_id: str, plan: Plan, given: Mapping[str, Any]) -> None:
-        """Resolve every step of a run before anything of it starts. Raises StepNotRegistered."""
+    def functions(self, plan: Plan, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
+        ...
+
+    def keep(self, run_id: str, functions: Mapping[str, Any]) -> None:
+        """The functions that a run of this process works with. Each run has its own: names may be ambiguous."""
+        ...
+
+    def kept(self, run_id: str) -> Mapping[str, Any]:
+        """The functions that a run of this process works with, or worked with; empty if nobody here knows."""
         ...
 
     async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:

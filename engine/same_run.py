@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 
 from .errors import Place, RunRefused
 from .events import StepEnded
+from .input_types import of_shape
 from .ledger import INPUTS
 from .model import Json, Plan, StepPlan
 from .ports import NewRun, RunRow
@@ -76,12 +78,14 @@ def refuse_other_inputs(recorded: RunRow, asked: NewRun, folder: Path) -> None:
         if isinstance(fact, StepEnded) and fact.step == INPUTS
         for a in fact.artifacts
     }
+    shapes = {spec.name: spec.shape if spec.shape is not None else spec.type for spec in recorded.plan.inputs}
     # A file that was edited or deleted since has no digest to compare with.
     known = {name: digest for name, digest in new.items() if name in old}
     for name in sorted(recorded.inputs.keys() | asked.inputs.keys()):
         one = _with_digests(recorded.inputs.get(name), old)
         other = _with_digests(asked.inputs.get(name), known)
-        if _json(_opened(one, folder)) != _json(_opened(other, folder)):
+        as_shape = partial(of_shape, shapes.get(name))
+        if _json(as_shape(_opened(one, folder))) != _json(as_shape(_opened(other, folder))):
             raise RunRefused(
                 "E_RUN_INPUTS",
                 f"run {recorded.id} was made with another {name}",
@@ -121,12 +125,18 @@ def _json(value: Json) -> bytes:
 
 
 def _both(recorded: Json, asked: Json) -> str:
-    return f"recorded {_brief(recorded)}, asked for {_brief(asked)}"
+    """Both, from a little before their first difference."""
+    one, other = (redacted(_json(_hidden(value)).decode()) for value in (recorded, asked))
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = 0 if max(len(one), len(other)) <= _EACH or same <= _BEFORE else same - _BEFORE
+    return f"recorded {_from(one, start)}, asked for {_from(other, start)}"
 
 
-def _brief(value: Json) -> str:
-    text = redacted(_json(_hidden(value)).decode())
-    return text if len(text) <= _EACH else text[: _EACH - 1] + "…"
+def _from(text: str, start: int) -> str:
+    begin = "…" if start else ""
+    rest = text[start:]
+    return begin + rest if len(begin + rest) <= _EACH else (begin + rest)[: _EACH - 1] + "…"
 
 
+_BEFORE = 8  # characters that are shown before the first difference
 _EACH = 28  # characters of each value, so that an error shows both

@@ -18,7 +18,7 @@ from .artifact import File
 from .chain_file import ChainFile
 from .chains import Chain
 from .context import own_run, waiting_for_a_run
-from .errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
+from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
 from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
@@ -27,6 +27,8 @@ from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .starting import Reads, new_run, refuse_unbuilt
+from .steps import is_ambiguous, refuse_other_functions
+from .tracing import of_the_user
 
 _log = guarded_logger("towpath")
 
@@ -111,7 +113,10 @@ class Engine:
             StoreFailed, Fenced: on the way.
         """
         self._here()
-        run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        try:
+            run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        except ChainInvalid as error:
+            raise of_the_user(error) from None
         return await self._finish(run_id, wait)
 
     async def start(
@@ -124,7 +129,10 @@ class Engine:
     ) -> RunHandle:
         """Start a chain and return at once; the run goes on beside your code until the engine closes."""
         self._here()
-        run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        try:
+            run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+        except ChainInvalid as error:
+            raise of_the_user(error) from None
         self._failed.pop(run_id, None)
         await self._tasks.start(self._execute_quietly, run_id)
         return RunHandle(self, run_id)
@@ -140,14 +148,19 @@ class Engine:
         if found is not None:
             refuse_other_plan(found.id, found.plan, plan)
         run_id = run_id or self.store.new_id()
-        self.adapter.functions(run_id, plan, described.steps)
-        if found is not None and not given and any(spec.required for spec in plan.inputs):
-            return run_id  # no run could begin so: it can only mean the one that is there
-        new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
+        functions = self.adapter.functions(plan, described.steps)
+        meant = found is not None and not given and any(spec.required for spec in plan.inputs)
+        if not meant:  # else no run could begin so: it can only mean the one that is there
+            new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
+            if found is None and not await self.store.create_run(new):
+                found = await self.store.load(run_id)  # somebody else asked for that id meanwhile
+                refuse_other_plan(found.id, found.plan, plan)
+            if found is not None:
+                refuse_other_inputs(found, new, self.store.files.folder)
         if found is not None:
-            refuse_other_inputs(found, new, self.store.files.folder)
-        else:
-            await self.store.create_run(new)
+            refuse_other_functions(self.adapter.kept(run_id), functions)
+        if found is None or not found.status.final:
+            self.adapter.keep(run_id, functions)
         return run_id
 
     async def _recorded(self, run_id: str) -> RunRow | None:
@@ -199,8 +212,10 @@ class Engine:
         new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING)
         refuse_unbuilt(new.plan)
         new = replace(new, plan=self.adapter.prepared(new.plan))
-        self.adapter.functions(new.id, new.plan, {})
+        known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}
+        functions = self.adapter.functions(new.plan, known)
         await self.store.create_run(new)
+        self.adapter.keep(new.id, functions)
         return await self._finish(new.id, wait)
 
     async def _finish(self, run_id: str, wait: bool, ended: Ended | None = None) -> Run:

@@ -7,6 +7,7 @@ notebook was run again.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,12 @@ class Named(Protocol):
 
     name: str
     function: Callable[..., Any]
+
+
+class Alike:
+    """What does the same as the function that it wraps, and nothing else: a step."""
+
+    __wrapped__: Callable[..., Any]
 
 
 def step_name(function: Callable[..., Any], given: str | None = None) -> str:
@@ -61,7 +68,13 @@ def same_function(one: Any, other: Any, depth: int = 0) -> bool:
     if isinstance(one, FunctionType):
         same = one.__code__ == other.__code__ and one.__globals__ is other.__globals__
         return same and _same_values(_held(one), _held(other), depth)
-    if hasattr(one, "__wrapped__"):  # a step, or a function behind a cache
+    if isinstance(one, functools.partial):
+        given = [*one.args, *(value for _, value in sorted(one.keywords.items()))]
+        others = [*other.args, *(value for _, value in sorted(other.keywords.items()))]
+        same = one.keywords.keys() == other.keywords.keys() and same_function(one.func, other.func, depth + 1)
+        return same and _same_values(given, others, depth)
+    if isinstance(one, functools._lru_cache_wrapper | Alike):
+        # Other objects too say what they wrap, and may do what they like with it.
         return same_function(one.__wrapped__, other.__wrapped__, depth + 1)
     return False
 
@@ -109,10 +122,19 @@ def defined_again(old: Callable[..., Any], new: Callable[..., Any], specs: tuple
     one, other = _code(old), _code(new)
     if one is None or other is None:
         return False
+    if _typed_in(new, other):
+        return True
     if one.co_filename != other.co_filename:
         return not (os.path.exists(one.co_filename) and os.path.exists(other.co_filename))
     executed_again = getattr(old, "__globals__", None) is not getattr(new, "__globals__", None)
     return executed_again or specs[0] is not specs[1]
+
+
+def _typed_in(function: Callable[..., Any], code: CodeType) -> bool:
+    """Is it from no file: a cell of a notebook whose kernel gives `__main__` a file, or text that was executed?"""
+    module = sys.modules.get(function.__module__)
+    loose = function.__module__ == "__main__" or getattr(module, "__spec__", None) is None
+    return loose and code.co_filename != getattr(module, "__file__", None) and not os.path.exists(code.co_filename)
 
 
 def spec_now(function: Callable[..., Any]) -> object:
@@ -130,6 +152,17 @@ def where(function: Callable[..., Any]) -> str:
     """`file.py:12`, where a function is written; empty if nobody knows."""
     code = _code(function)
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
+
+
+def cure_of(name: str) -> str:
+    """What helps where nobody can find that name in its module; empty for a name that could be found."""
+    if "<lambda>" in name:
+        return 'a lambda has no name: give it one, @step(name="…")'
+    if "<locals>" in name:
+        return (
+            'give it a name of its own, @step(name="…"), at the top level of a module; in a decorator, functools.wraps'
+        )
+    return ""
 
 
 def named_twice(name: str, one: Named, other: Named, place: Place) -> Problem:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
 from .secrets import secret_names
-from .step_names import CURE, defined_again, same_function, spec_now, step_name
+from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
 from .tracing import Node, Ref, current_trace, is_reference, user_place
 
 P = ParamSpec("P")
@@ -42,7 +43,7 @@ class StepOptions:
     secret: bool = False
 
 
-class Step(Generic[P, R]):
+class Step(Alike, Generic[P, R]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
 
     `name` is `module:function`, the name under which plans and other processes find it; `function` is
@@ -59,7 +60,6 @@ class Step(Generic[P, R]):
         self.options = options
         self.name = step_name(function, name)
         self.description = description
-        self.is_async = inspect.iscoroutinefunction(function)
         self.signature = inspect.signature(function)
         self.spec = spec_now(function)
         self.__doc__ = function.__doc__
@@ -67,6 +67,11 @@ class Step(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
+
+    @property
+    def is_async(self) -> bool:
+        """Asked anew, for a test may put another function in its place."""
+        return inspect.iscoroutinefunction(self.function)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As the attribute of an object it is the method, for unit tests; a chain cannot keep the object."""
@@ -121,13 +126,23 @@ class Step(Generic[P, R]):
         return changed
 
     def call_arguments(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Named arguments as the call wants them: positional-only ones by position."""
+        """Named arguments as a plain call passes them: by position as far as that goes, the rest by name.
+
+        A decorator may look at `*args` alone. What is left out before a positional-only one is its default.
+        """
         named = dict(arguments)
-        args = [
-            named.pop(p.name)
-            for p in self.signature.parameters.values()
-            if p.kind is p.POSITIONAL_ONLY and p.name in named
-        ]
+        args: list[Any] = []
+        room = positional_room(self.function)
+        for parameter in self.signature.parameters.values():
+            by_name = parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            if by_name or len(args) >= room:
+                break
+            if parameter.name in named:
+                args.append(named.pop(parameter.name))
+            elif parameter.kind is parameter.POSITIONAL_ONLY and named and parameter.default is not parameter.empty:
+                args.append(parameter.default)
+            else:
+                break
         return args, named
 
     @cached_property
@@ -151,6 +166,7 @@ class Step(Generic[P, R]):
         raise self._wrong("takes no argument that an item could be passed to")
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        self._refuse_hidden(kwargs)
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -161,11 +177,17 @@ class Step(Generic[P, R]):
                 raise self._wrong(f"*{parameter.name} cannot be used in a chain; pass a list")
             if parameter.kind is parameter.VAR_KEYWORD:
                 more = arguments.pop(parameter.name, {})
-                if twice := sorted(arguments.keys() & more.keys()):
-                    cure = f"give the positional parameter {twice[0]} another name: a step gets its arguments by name"
-                    raise self._wrong(f"{twice[0]} is given twice", cure)
                 arguments.update(more)
         return arguments
+
+    def _refuse_hidden(self, kwargs: dict[str, Any]) -> None:
+        """A keyword of the name of a positional-only parameter is another argument, and a plan has one of each name."""
+        parameters = self.signature.parameters.values()
+        hidden = {p.name for p in parameters if p.kind is p.POSITIONAL_ONLY} & kwargs.keys()
+        if hidden and any(p.kind is p.VAR_KEYWORD for p in parameters):
+            name = min(hidden)
+            cure = f"give the positional parameter {name} another name: a step gets its arguments by name"
+            raise self._wrong(f"{name} is the name of a positional parameter, and of a keyword", cure)
 
     def _wrong(self, why: str, cure: str = "") -> ChainInvalid:
         message = f"{why}: {self.name}{self.signature}"
@@ -180,6 +202,20 @@ class Step(Generic[P, R]):
         message = f"{self.name} is a method: the object it belongs to would not be there when the run goes on"
         cure = "make it a function, and pass what it needs as arguments; a @staticmethod above @step works too"
         return ChainInvalid([Problem("E_STEP_KIND", message, user_place(self.name), cure=cure)])
+
+
+def positional_room(function: Any) -> float:
+    """How many arguments it takes by position itself; what it wraps is not asked."""
+    bound = 0
+    if not isinstance(function, FunctionType | MethodType | BuiltinFunctionType):
+        called = getattr(type(function), "__call__", None)  # noqa: B004 - the method itself is wanted
+        function, bound = (called, 1) if isinstance(called, FunctionType) else (function, 0)
+    elif isinstance(function, MethodType):
+        function, bound = function.__func__, 1
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType) or code.co_flags & inspect.CO_VARARGS:
+        return math.inf
+    return code.co_argcount - bound
 
 
 def _check_kind(function: Any) -> None:
@@ -339,12 +375,39 @@ def find_step(name: str) -> Step[..., Any]:
             "E_STEP_NOT_REGISTERED",
             f"no step called {name} in this process: {reason}",
             place=Place(step=name),
-            cure=f"pass --import {module} (or the path of its file), or import it before running",
+            cure=cure_of(name) or f"pass --import {module} (or the path of its file), or import it before running",
         )
-    if name in _ambiguous or (name in _replaced and _kept_elsewhere(found)):
-        message = f"two different functions go by the name {name}: nobody can tell which one a recorded run means"
-        raise StepNotRegistered("E_STEP_NAME_TWICE", message, place=Place(step=name), cure=CURE)
+    if is_ambiguous(name):
+        raise _ambiguous_name(name)
     return found
+
+
+def is_ambiguous(name: str) -> bool:
+    """Do two functions of this process go by that name?"""
+    return name in _ambiguous or (name in _replaced and _kept_elsewhere(_registry[name]))
+
+
+def _ambiguous_name(name: str) -> StepNotRegistered:
+    message = f"two different functions go by the name {name}: nobody can tell which one a recorded run means"
+    return StepNotRegistered("E_STEP_NAME_TWICE", message, place=Place(step=name), cure=CURE)
+
+
+def refuse_other_functions(kept: Mapping[str, Step[..., Any]], asked: Mapping[str, Step[..., Any]]) -> None:
+    """Refuse a run id that is known, if its functions are others: a plan knows them by their names alone.
+
+    `kept` are those that the run works with, as far as this process knows. Without them a name has to be enough.
+    Raises StepNotRegistered (E_STEP_NAME_TWICE).
+    """
+    for name, step in asked.items():
+        known = kept.get(name)
+        if known is None:
+            wrong = is_ambiguous(name)
+        elif same_function(known.function, step.function):
+            wrong = False
+        else:  # one that was defined again is the one that runs
+            wrong = is_ambiguous(name) or not same_function(_registry[name].function, step.function)
+        if wrong:
+            raise _ambiguous_name(name)
 
 
 def is_loaded(name: str) -> bool:
@@ -392,4 +455,9 @@ def import_module(name_or_path: str) -> None:
             sys.path.insert(0, folder)
         importlib.import_module(path.stem)
     except Exception as error:
-        raise InputInvalid("E_IMPORT", f"cannot import {name_or_path}: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError | FileNotFoundError)
+        cure = "the name of a module that lies here or is installed, or the path of its .py file"
+        message = f"cannot import {name_or_path}: {type(error).__name__}: {error}"
+        raise InputInvalid(
+            "E_IMPORT", message, cure=cure if missing else "mend the module, which is run when imported"
+        ) from error

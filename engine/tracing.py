@@ -44,6 +44,7 @@ class Node:
     after: list[Node] = field(default_factory=list)
     condition: str | None = None
     approval: ApprovalPolicy | None = None
+    place: Place = field(default_factory=Place)  # of the call
 
     @property
     def step(self) -> Step[..., Any]:
@@ -187,12 +188,21 @@ def _kind_of(value: object) -> str:
 
 def _key(key: object) -> str | int:
     """A key that is known now."""
-    if type(key) in (str, int):
-        return key  # type: ignore[return-value]
-    if type(key) is not bool and issubclass(type(key), str | int):  # members of enums that are texts or numbers
-        return str.__str__(key) if issubclass(type(key), str) else int.__int__(key)  # type: ignore[arg-type]
+    if type(key) is not bool and issubclass(type(key), str | int):  # members of enums that are texts or numbers too
+        plain = str.__str__(key) if issubclass(type(key), str) else int.__int__(key)  # type: ignore[arg-type]
+        _refuse_unkeepable(plain)
+        return plain
     cure = "a step that takes both and returns the part"
     raise refused(f"a part of a value by {_kind_of(key)}", cure, "a text key or an index that is written down")
+
+
+def _refuse_unkeepable(key: str | int) -> None:
+    """A plan is JSON: whole characters, and numbers of 64 bits."""
+    cure, allowed = "a step that takes the value and returns the part", "text in UTF-8, or an index of 64 bits"
+    if isinstance(key, str) and not key.isascii() and any("\ud800" <= c <= "\udfff" for c in key):
+        raise refused("a part of a value by text with half a character in it", cure, allowed)
+    if isinstance(key, int) and not -(2**63) <= key < 2**63:
+        raise refused("a part of a value by a number that does not fit 64 bits", cure, allowed)
 
 
 # ---- what a reference refuses
@@ -287,6 +297,11 @@ def user_frame(traceback: TracebackType | None) -> TracebackType | None:
     return None if found is None else TracebackType(None, found.tb_frame, found.tb_lasti, found.tb_lineno)
 
 
+def of_the_user(error: ChainInvalid) -> ChainInvalid:
+    """The same error with one frame below whoever raises it: the user's line in the chain, if there is one."""
+    return error.with_traceback(user_frame(error.__traceback__))
+
+
 # ---- the trace
 
 
@@ -309,6 +324,7 @@ class Trace:
             node.id = f"{node.wanted_id}_{n}"
         self._numbers[node.wanted_id] = n
         self._ids.add(node.id)
+        node.place = user_place()
         self.nodes[node] = None
         return Ref(node)
 

@@ -24,6 +24,7 @@ from .secrets import MARK, NOT_KEPT, Secret
 
 REFERENCE = "$artifact"
 STORED_VALUE = "$stored"  # in a row: the value itself is the artifact of this name
+RETURNED = "the returned value"
 MAX_DEPTH = 100
 MAX_INTEGER = 2**63
 INLINE_VALUE = 64 * 1024  # bytes of JSON that a row holds itself; larger values become the artifact `value`
@@ -51,13 +52,15 @@ class Found(NamedTuple):
     secrets: list[tuple[dict[str, Json], Secret[Any]]]
 
 
-def take_apart(value: object, place: Place) -> tuple[Json, list[NewFile]]:
+def take_apart(value: object, place: Place, what: str = RETURNED) -> tuple[Json, list[NewFile]]:
     """Split a returned value into JSON data with references, and the files that were in it.
+
+    `what` it is, where it is no returned value, is for messages.
 
     Raises:
         ValueRefused: E_VALUE_TYPE with the place inside the value; E_ARTIFACT_NAME_TWICE.
     """
-    data, files, secrets = take_apart_with_secrets(value, place)
+    data, files, secrets = take_apart_with_secrets(value, place, what)
     if secrets:
         raise ValueRefused(
             "E_SECRET_PLACE", "a secret cannot be kept here", place=place, cure="declare an input `Secret[str]`"
@@ -65,11 +68,11 @@ def take_apart(value: object, place: Place) -> tuple[Json, list[NewFile]]:
     return data, files
 
 
-def take_apart_with_secrets(value: object, place: Place) -> Found:
+def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -> Found:
     """As `take_apart`, for places where secrets can be kept."""
     if value is None or value is True or value is False or (type(value) is str and value.isascii()):
         return Found(value, [], [])
-    walk = _Walk([], place)
+    walk = _Walk([], place, what)
     data = walk.visit(value, "", 0)
     names = [file.name for file in walk.files]
     if len(set(names)) != len(names):
@@ -81,11 +84,12 @@ def take_apart_with_secrets(value: object, place: Place) -> Found:
 class _Walk:
     """One walk over a returned value; the place is carried as text, for names and for errors."""
 
-    __slots__ = ("files", "place", "secrets")
+    __slots__ = ("files", "place", "secrets", "what")
 
-    def __init__(self, files: list[NewFile], place: Place) -> None:
+    def __init__(self, files: list[NewFile], place: Place, what: str) -> None:
         self.files = files
         self.place = place
+        self.what = what
         self.secrets: list[tuple[dict[str, Json], Secret[Any]]] = []
 
     def visit(self, value: object, path: str, depth: int) -> Json:
@@ -169,9 +173,10 @@ class _Walk:
         return mark
 
     def _refused(self, path: str, why: str, found: object) -> ValueRefused:
+        inside = f"{path.removeprefix('output')} in {self.what}" if path and self.what != RETURNED else path
         return ValueRefused(
             "E_VALUE_TYPE",
-            f"{path or 'the returned value'} is {why}",
+            f"{inside or self.what} is {why}",
             place=self.place,
             found=found,
             allowed="None, bool, int, float, str, list, dict with str keys; bytes, Path, async byte stream, File",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_readme_script_runs(tmp_path: Path) -> None:
     """The first thing a newcomer copies prints what it should."""
-    (script,) = blocks("python")
+    script, _ = blocks("python")
     (tmp_path / "script.py").write_text(script)
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -34,6 +35,57 @@ def test_the_readme_chain_is_valid(tmp_path: Path) -> None:
     chain = blocks("yaml")[0]
     (tmp_path / "report.yaml").write_text(chain)
     assert [len(level) for level in load_chain(tmp_path / "report.yaml", imports=False).plan.levels] == [1, 1, 1]
+
+
+def towpath(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The installed command: unlike `python -m` it does not look for modules in the folder by itself."""
+    command = [str(Path(sys.executable).parent / "towpath"), *arguments]
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("TOWPATH_", "PYTHONPATH")) and k != "DATABASE_URL"
+    }
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+
+
+def test_the_readme_chain_runs_with_the_steps_shown_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "report.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "mysteps.py").write_text(blocks("python")[1])
+    done = towpath(tmp_path, "run", "report.yaml", "--input", "title=Monthly", "--no-wait")
+    assert done.returncode == 3, done.stderr
+    assert "publish waits for an approval" in done.stdout
+
+
+def test_the_readme_shows_what_validate_prints(tmp_path: Path) -> None:
+    """Word by word, for the two mistakes that are named above it."""
+    text = (ROOT / "README.md").read_text()
+    wrong = blocks("yaml")[0].replace("    retry:", "    tiemout: 5s\n    retry:")
+    (tmp_path / "report.yaml").write_text(wrong.replace("depends_on: [pages]", "depends_on: [numbers]"))
+    (tmp_path / "mysteps.py").write_text(blocks("python")[1])
+    done = towpath(tmp_path, "validate", "report.yaml")
+    assert done.returncode == 2
+    shown = re.search(r"\$ towpath validate report.yaml\n(.*?)```", text, re.DOTALL)
+    assert shown is not None
+    assert done.stdout + done.stderr == shown[1]
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "resume", "worker", "serve", "mysteps:c", "./mysteps.py:c"])
+def test_modules_of_the_current_folder_are_found_by_name(tmp_path: Path, verb: str) -> None:
+    """Started there, as the documents say. What follows the import fails at once, and of itself."""
+    (tmp_path / "mysteps.py").write_text(
+        "import sys\nfrom towpath import chain, step\nprint('imported', file=sys.stderr)\n"
+        "@step\ndef f(): return 1\n@chain\ndef c(): return f()\n"
+    )
+    arguments = {
+        "run": ["run", "nothing.yaml", "--import", "mysteps"],
+        "plan": ["plan", "nothing.yaml", "--import", "mysteps"],
+        "resume": ["resume", "nothing", "--import", "mysteps", "--store", "no.db"],
+        "worker": ["worker", "--import", "mysteps", "--adapter", "nonsense", "--store", "no.db"],
+        "serve": ["serve", "--import", "mysteps", "--store", "nonsense://x"],
+    }.get(verb, ["plan", verb])
+    done = towpath(tmp_path, *arguments)
+    assert "imported" in done.stderr, done.stderr
+    assert "E_IMPORT" not in done.stderr
+    missing = towpath(tmp_path, "plan", "nothing.yaml", "--import", "mystep")
+    assert (missing.returncode, "E_IMPORT" in missing.stderr, "cure: " in missing.stderr) == (2, True, True)
 
 
 def test_every_verb_is_in_the_readme() -> None:

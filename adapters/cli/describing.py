@@ -8,10 +8,9 @@ from towpath.chain_file import load_chain
 from towpath.chain_schema import schema
 from towpath.errors import ChainInvalid, TowpathError
 from towpath.graph import mermaid
-from towpath.steps import import_module
 
 from . import tell_problems
-from .options import import_option, json_option
+from .options import import_modules, import_option, json_option
 from .outlet import shown_lines, write
 from .running import load_runnable
 from .screen import print_json, say, terminal
@@ -25,8 +24,7 @@ from .tables import plan_json, plan_text
 @json_option
 def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bool) -> int:
     """Show the levels, the critical path and the picture of a chain."""
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     plan = load_runnable(file).plan
     if as_json:
         print_json({**plan_json(plan), "mermaid": mermaid(plan)})

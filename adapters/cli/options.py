@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,9 +15,10 @@ import anyio
 import click
 
 from towpath.adapters.wiring import open_engine
-from towpath.errors import InputInvalid, ProcessEnded, RunRefused, TowpathError
+from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
 from towpath.ports import Listener
 from towpath.service import Engine
+from towpath.steps import import_module
 
 from . import INTERRUPTED
 from .outlet import hurry, last_words, write
@@ -50,6 +52,19 @@ def import_option(command: F) -> F:
     """`--import MODULE`."""
     about = "Import a module (or a .py file) that defines steps. May be repeated."
     return click.option("--import", "modules", metavar="MODULE", multiple=True, help=about)(command)
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import what `--import` names, as `python -m` would: the current folder is looked into first.
+
+    Raises InputInvalid (E_IMPORT).
+    """
+    with suppress(OSError):  # the folder is gone
+        here = os.getcwd()
+        if here not in sys.path and "" not in sys.path:
+            sys.path.insert(0, here)
+    for module in modules:
+        import_module(module)
 
 
 def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
@@ -100,12 +115,15 @@ async def find_ids(engine: Engine, what: str, text: str, code: str, refused: typ
 
 
 def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`k=v` options as a dict. Raises InputInvalid (E_INPUT_FORM)."""
+    """`k=v` options as a dict, each name once. Raises InputInvalid (E_INPUT_FORM)."""
     result: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
             raise InputInvalid("E_INPUT_FORM", "an input is NAME=VALUE", found=pair)
+        if name in result:
+            cure = f"give it once; a list is one value: {name}=[1, 2]"
+            raise InputInvalid("E_INPUT_FORM", f"{name} is given twice", place=Place(field=name), cure=cure)
         result[name] = value
     return result
 

@@ -19,12 +19,12 @@ from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.run import Run
 from towpath.secrets import Secret
 from towpath.service import Engine
-from towpath.steps import import_module
 
 from . import INTERRUPTED, tell
 from .options import (
     engine_of,
     find_run,
+    import_modules,
     import_option,
     interruptible,
     json_option,
@@ -48,7 +48,7 @@ def load_runnable(text: str, *, imports: bool = True) -> Runnable:
     head, separator, name = text.rpartition(":")
     if not separator or Path(text).exists() or text.endswith((".yaml", ".yml")):
         return load_chain(text, imports=imports)
-    import_module(head)
+    import_modules((head,))
     module = sys.modules[Path(head).stem if head.endswith(".py") else head]
     found = getattr(module, name, None)
     if not isinstance(found, Chain):
@@ -128,8 +128,7 @@ def run_verb(
     as_json: bool,
 ) -> int:
     """Run a chain: a YAML FILE, or module:chain, or file.py:chain."""
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     chain = load_runnable(file)
     inputs = typed_inputs(chain.plan, parse_inputs(pairs))
     waits = sys.stdout.isatty() if wait is None else wait
@@ -154,8 +153,7 @@ def resume_verb(
     """Go on with RUN (an id, part of one, or `last`): after a crash, a pause, or a decision."""
     if (run is None) == (not every):
         raise click.UsageError("name a run, or --all")
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     with beside_a_run():
         if run is not None:
             return run_async(_resume_one, store, run_async(_named, store, run), wait, as_json)
@@ -236,8 +234,7 @@ def rerun_verb(
     as_json: bool,
 ) -> int:
     """Make a new run of RUN that takes over what was completed and runs the rest again."""
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     with beside_a_run():
         return run_async(_rerun, store, run, steps, parse_inputs(pairs), parse_inputs(changes), wait, as_json)
 

@@ -19,9 +19,8 @@ from rich.table import Table
 from towpath.adapters.background import background_tasks
 from towpath.adapters.settings import settle
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
-from towpath.steps import import_module
 
-from .options import engine_of, import_option, json_option, run_async, store_option
+from .options import engine_of, import_modules, import_option, json_option, run_async, store_option
 from .outlet import beside_a_run, guard_logs, hurry
 from .screen import print_json, say, terminal, words
 from .tables import when
@@ -51,8 +50,7 @@ def serve_verb(modules: tuple[str, ...], store: str | None, as_json: bool, **how
 
     Without a key (`towpath keys add`) only this machine is let in.
     """
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     table: Mapping[str, Any] = getattr(settle(store), "server", {})
     with beside_a_run():
         return run_async(_serve, table, store, as_json, **how)

@@ -68,4 +68,6 @@ def fsck_verb(repair: bool, grace: float, quick: bool, store: str | None, as_jso
         say(f"note {note}")
     looked = ", ".join(f"{n} {what}" for what, n in report.counts.items())
     say(f"{'clean' if not left else f'{len(left)} problems'}: looked at {looked}")
+    if report.counts.get("blobs", 0) > report.counts.get("blob files", 0):
+        say("blobs that have no file of their own are small: they lie in the database")
     return 1 if left else 0

@@ -13,9 +13,9 @@ import click
 
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.retry import seconds
-from towpath.steps import import_module, known_steps
+from towpath.steps import known_steps
 
-from .options import import_option, interruptible, run_async, store_option
+from .options import import_modules, import_option, interruptible, run_async, store_option
 from .outlet import beside_a_run
 from .screen import say
 
@@ -32,8 +32,7 @@ _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1 there.")
 def worker_verb(modules: tuple[str, ...], store: str | None, **how: Any) -> int:
     """Carry out the steps of runs on Temporal, until it is told to stop (Ctrl-C or SIGTERM)."""
-    for module in modules:
-        import_module(module)
+    import_modules(modules)
     with beside_a_run():
         return run_async(_work, store, **how)
 

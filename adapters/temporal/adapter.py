@@ -23,6 +23,7 @@ from towpath.ledger import restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
 from towpath.ports import Ended, Listener, RunRow, Standing, Store
+from towpath.step_names import cure_of
 from towpath.steps import Step
 
 from . import messages as m
@@ -66,7 +67,7 @@ class TemporalAdapter:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
         return prepared(plan, self.farm)
 
-    def functions(self, run_id: str, plan: Plan, given: Mapping[str, Step[..., Any]]) -> None:
+    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> Mapping[str, Step[..., Any]]:
         """Every step must have a name under which a worker can import it. Raises StepNotRegistered."""
         for step in _python_steps(plan):
             module, _, name = step.target.partition(":")
@@ -75,8 +76,17 @@ class TemporalAdapter:
                     "E_STEP_NOT_IMPORTABLE",
                     f"a worker cannot import {step.target}: it has no name of its own in a module",
                     place=Place(step=step.id),
-                    cure="move the function to the top level of a module, or of a script that is a file",
+                    cure=cure_of(name)
+                    or "move the function to the top level of a module, or of a script that is a file",
                 )
+        return given
+
+    def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:
+        """Workers find functions by their names."""
+
+    def kept(self, run_id: str) -> Mapping[str, Step[..., Any]]:
+        """Workers find functions by their names."""
+        return {}
 
     # ---- working
 

@@ -127,6 +127,9 @@ def test_run_show_artifacts_get_and_fsck_tell_one_story(cli: Cli, folder: Path) 
     cli("get", "last", "-o", "out")
     assert (folder / "out/pages/0/page-0.txt").read_text() == "Weekly 0\n"
     assert json.loads(cli("fsck", "--json").stdout)["clean"] is True
+    looked = cli("fsck").stdout
+    assert "0 blob files" in looked.replace("\n", " ")
+    assert "they lie in the database" in looked
 
 
 def test_plain_output_names_every_step_once(cli: Cli) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,31 @@ async def test_an_ambiguous_name_is_refused_by_an_engine_that_has_only_the_name(
         assert refused.value.code == "E_STEP_NAME_TWICE"
 
 
+async def test_a_wrong_chain_shows_one_frame_of_ours_and_the_users_line(open_engine: OpenEngine) -> None:
+    """Thirty lines of towpath's own frames hid what was wrong."""
+
+    @chain
+    def asks(x: int):
+        return plus_one(x * 2)
+
+    @chain
+    def keeps(x: int):
+        return plus_one({1})
+
+    @chain
+    def outer(x: int):
+        return asks(x)
+
+    here = test_a_wrong_chain_shows_one_frame_of_ours_and_the_users_line.__name__
+    async with open_engine() as engine:
+        for ask in (engine.run, engine.start):
+            for wrong, last in ((asks, ["asks"]), (keeps, []), (outer, ["asks"])):
+                with pytest.raises(ChainInvalid) as refused:
+                    await ask(wrong, x=1)
+                frames = [frame.name for frame in traceback.extract_tb(refused.value.__traceback__)]
+                assert frames == [here, ask.__name__, *last]
+
+
 # ---- what is replaced
 
 
@@ -232,6 +259,165 @@ async def test_a_run_id_with_other_inputs_is_refused(open_engine: OpenEngine, tm
             assert "recorded" in problem.found
             assert "asked for" in problem.found
             assert "rerun" in problem.cure
+
+
+@step
+def same(value: Any) -> Any:
+    return value
+
+
+@chain
+def takes_numbers(x: float, many: list[float] | None = None, named: dict[str, float | str] | None = None):
+    return same([x, many, named])
+
+
+async def test_one_number_written_in_two_ways_is_the_same_input(open_engine: OpenEngine) -> None:
+    """Where a float is asked for, 1 is one; where anything may stand, 1 and 1.0 are two."""
+    one: dict[str, Any] = {"x": 1, "many": [1, 2.5], "named": {"a": 1, "b": "1"}}
+    other: dict[str, Any] = {"x": 1.0, "many": [1.0, 2.5], "named": {"a": 1.0, "b": "1"}}
+    async with open_engine() as engine:
+        first = await engine.run(takes_numbers, run_id="r", inputs=one)
+        assert (await engine.run(takes_numbers, run_id="r", inputs=other)).value == first.value
+        for wrong in ({"x": 1.5}, {"x": 2}, {"many": [1, 2]}, {"named": {"a": 1, "b": "1.0"}}):
+            with pytest.raises(RunRefused, match="E_RUN_INPUTS"):
+                await engine.run(takes_numbers, run_id="r", inputs={**one, **wrong})
+
+
+async def test_both_sides_are_shown_from_where_they_differ(open_engine: OpenEngine) -> None:
+    """The beginnings of two long texts say nothing."""
+
+    @chain
+    def long(x: Any):
+        return same(x)
+
+    start = "the same words again and again, " * 5
+    async with open_engine() as engine:
+        for n, (one, other, shows) in enumerate(
+            [
+                (start + "left", start + "right", ("left", "right")),
+                ([start, 1], [start, 2], (", 1]".replace(" ", ""), ",2]")),
+                ({"a": start, "b": "one"}, {"a": start, "c": "one"}, ('"b"', '"c"')),
+                (start, start + "more", ('"', "more")),
+                ("left", "right", ("left", "right")),
+                ("left" + start, "right" + start, ('"left', '"right')),
+            ]
+        ):
+            await engine.run(long, run_id=f"r{n}", x=one)
+            with pytest.raises(RunRefused) as refused:
+                await engine.run(long, run_id=f"r{n}", x=other)
+            recorded, asked = refused.value.problem.found.split(", asked for ")
+            assert (shows[0] in recorded, shows[1] in asked) == (True, True), refused.value.problem.found
+
+
+async def test_of_two_that_ask_for_one_run_id_at_once_the_loser_is_refused(open_engine: OpenEngine) -> None:
+    """Both saw that there was no such run. One of them made it; the other one got its result."""
+
+    @chain
+    def other(x: int):
+        return plus_ten(x)
+
+    @chain
+    def same_name(x: int):
+        return plus_ten(x)
+
+    same_name.name = uses_plus_one.name
+    rivals: dict[str, tuple[Any, dict[str, Any], str]] = {
+        "inputs": (uses_plus_one, {"x": 2}, "E_RUN_INPUTS"),
+        "chain": (other, {"x": 1}, "E_RUN_CHAIN"),
+        "version": (same_name, {"x": 1}, "E_RUN_CHAIN"),
+        "unknown input": (uses_plus_one, {"x": "1"}, "E_INPUT_TYPE"),
+    }
+    async with open_engine() as engine, open_engine() as another:
+        for kind, (rival, given, code) in rivals.items():
+            for n, (one, two) in enumerate(((engine, engine), (engine, another))):
+                run_id = f"{kind} {n}"
+                results = await asyncio.gather(
+                    one.run(uses_plus_one, run_id=run_id, x=1),
+                    two.run(rival, run_id=run_id, inputs=given),
+                    two.run(uses_plus_one, run_id=run_id, x=1),
+                    return_exceptions=True,
+                )
+                lost = [getattr(r, "code", None) for r in results]
+                values = [r.value for r in results if not isinstance(r, BaseException)]
+                assert lost[1] == code or (lost[0] == lost[2] and lost[0] in (code, "E_RUN_INPUTS")), results
+                assert len(set(map(str, values))) == 1
+
+
+@chain
+def uses_plus_one(x: int):
+    return plus_one(x)
+
+
+async def test_a_known_run_id_with_another_function_of_the_same_name_is_refused(open_engine: OpenEngine) -> None:
+    """The plan is the same, letter by letter: it names its functions, and both go by one name."""
+
+    def chains(k: int) -> tuple[Any, Any]:
+        times = make(k)
+
+        @chain
+        def over(x: int):
+            return times(x)
+
+        @chain
+        def gated(x: int):
+            return times(plus_one(x).with_approval())
+
+        return over, gated
+
+    (over, gated), (over_3, gated_3) = chains(2), chains(3)
+    async with open_engine() as engine:
+        assert (await engine.run(over, run_id="r", x=5)).value == 10
+        assert (await engine.run(gated, run_id="g", x=5)).status == "paused"
+        for ask in (engine.run, engine.start):
+            for other, run_id in ((over_3, "r"), (gated_3, "g")):
+                with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+                    await ask(other, run_id=run_id, x=5)
+                with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+                    await engine.run(other, run_id=run_id)
+        assert (await engine.run(over, run_id="r", x=5)).value == 10
+        for gate in await engine.approvals():
+            await engine.approve(gate, by="kim")
+        assert (await engine.run(gated, run_id="g", x=5)).value == 12
+        assert (await engine.run(over_3, x=5)).value == 15, "a run of its own"
+    async with open_engine() as engine:
+        for either in (over, over_3):
+            with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+                await engine.run(either, run_id="r", x=5)
+
+
+def chain_of(times: Any) -> Any:
+    @chain
+    def alone(x: int):
+        return times(x)
+
+    return alone
+
+
+async def test_a_rerun_uses_the_functions_that_the_run_had(open_engine: OpenEngine) -> None:
+    """A step of a factory, made anew in every test of a module, and another engine for each test."""
+    for k in (2, 3):
+        alone = chain_of(make(k))
+        async with open_engine() as engine:
+            run = await engine.run(alone, x=5)
+            again = await engine.rerun(run, from_steps=["times"])
+            assert (run.value, again.value) == (5 * k, 5 * k)
+            assert (await engine.rerun(again, from_steps=["times"])).value == 5 * k
+
+
+async def test_a_function_in_place_of_a_steps_own_is_called(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @step
+    async def slow(x: int) -> str:
+        raise StepFailed("it asks the network")
+
+    @chain
+    def asks(x: int):
+        return slow(x)
+
+    monkeypatch.setattr(slow, "function", lambda x: f"fake {x}")
+    async with open_engine() as engine:
+        assert (await engine.run(asks, x=1)).value == "fake 1"
 
 
 async def test_inputs_of_a_known_run_are_checked_like_any(open_engine: OpenEngine) -> None:

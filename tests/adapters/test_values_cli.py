@@ -46,6 +46,9 @@ def compares(n: int):
     return each(n)
 
 @chain
+def doubled(x): return each(x)
+
+@chain
 def depths(depths: list[int]): return each.map(depths)
 
 @chain
@@ -80,6 +83,29 @@ def test_wrong_chains_and_inputs_are_refused_in_few_words(
     if code != "E_INPUT_TYPE":
         assert "wrong.py:" in done.stderr
     assert json.loads(cli("ls", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("run", ["wrong.py:one", "--input", "mode=a", "--input", "mode=b"]),
+        ("run", ["wrong.py:one", "--input", "mode=a", "--input", "f=@a", "--input", "mode=a"]),
+        ("run", ["wrong.py:doubled", "--input", 'x={"a": 1, "a": 2}']),
+        ("rerun", ["done", "--input", "mode=a", "--input", "mode=b"]),
+        ("rerun", ["done", "--set", "each.x=1", "--set", "each.x=2"]),
+        ("rerun", ["done", "--set", 'each.x={"a": 1, "a": 2}']),
+        ("reject", ["gate", "--set", "x=1", "--set", "x=2"]),
+        ("reject", ["gate", "--set", 'x=[{"a": 1, "a": 2}]']),
+    ],
+)
+def test_what_is_given_twice_is_refused(cli: Cli, chains: Path, verb: str, arguments: list[str]) -> None:
+    """The last one counted, in silence."""
+    if verb == "rerun":
+        cli("run", "wrong.py:one", "--run-id", "done")
+    done = cli(verb, *arguments, code=2)
+    assert "E_INPUT_FORM" in done.stderr
+    assert "twice" in done.stderr
+    assert len(json.loads(cli("ls", "--json").stdout)) == (verb == "rerun")
 
 
 def test_files_reach_optional_inputs_and_lists_are_lists(cli: Cli, chains: Path) -> None:

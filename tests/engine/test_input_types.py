@@ -3,17 +3,23 @@
 # ruff: noqa: UP007, UP045 - every way to write a type is what is tested
 from __future__ import annotations
 
+import enum
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence  # noqa: F401 - named in texts
-from datetime import datetime  # noqa: F401
+import warnings
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence  # noqa: F401 - named in texts
+from dataclasses import dataclass
+from datetime import datetime, timedelta  # noqa: F401
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
+from uuid import UUID
 
 import pytest
 
 from towpath import Artifact, InputInvalid, chain, step
-from towpath.input_types import in_words, input_spec, parsed
-from towpath.starting import settle_inputs
+from towpath.input_types import in_words, input_spec, json_or_text, parsed
+from towpath.starting import Reads, settle_inputs
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]  # noqa: F401
@@ -26,6 +32,47 @@ Photos = list[Artifact]
 
 class PathOfALibrary(type(Path())):  # type: ignore[misc]
     """A subclass of Path, as libraries have them."""
+
+
+class Shape(TypedDict):
+    a: int
+
+
+class Pair(NamedTuple):
+    a: int
+
+
+@dataclass
+class Point:
+    a: int
+
+
+class OwnDict(dict[str, int]):
+    pass
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class TextColor(str, enum.Enum):  # noqa: UP042 - as it was written before there was StrEnum
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Flags(enum.IntFlag):
+    ONE = 1
+
+
+class Opaque(enum.Enum):
+    """Its values are no data: nothing can be said of it."""
+
+    IT = object()
 
 
 class Word(str):
@@ -75,7 +122,29 @@ ANNOTATIONS: list[tuple[str, str, str]] = [
     ("Any", "json", "anything"),
     ("object", "json", "anything"),
     ("Optional[Any]", "json", "anything"),
-    ("datetime", "json", "anything"),
+    ("datetime", "string", "string"),
+    ("Optional[Decimal]", "string", "string or null"),
+    ("UUID", "string", "string"),
+    ("timedelta", "string", "string"),
+    ("OrderedDict[str, int]", "json", "a mapping of integer"),
+    ("OrderedDict", "json", "a mapping"),
+    ("defaultdict[str, list[int]]", "json", "a mapping of a list of integer"),
+    ("Counter[str]", "json", "a mapping of integer"),
+    ("Shape", "json", "a mapping"),
+    ("Point", "json", "a mapping"),
+    ("list[Point]", "json", "a list of a mapping"),
+    ("OwnDict", "json", "a mapping"),
+    ("deque[int]", "json", "a list of integer"),
+    ("Iterator[int]", "json", "a list of integer"),
+    ("Pair", "json", "a list"),
+    ("Color", "string", '"red" or "blue"'),
+    ("TextColor", "string", '"red"'),
+    ("Level", "json", "1 or 2"),
+    ("Literal[Color.RED]", "string", '"red"'),
+    ("Literal[Level.HIGH, 'none']", "json", '2 or "none"'),
+    ("Optional[Color]", "string", '"red" or "blue" or null'),
+    ("Flags", "integer", "integer"),
+    ("Opaque", "json", "anything"),
     ("Unknown", "json", "anything"),
     ("list[Unknown]", "json", "anything"),
     ("not python (", "json", "anything"),
@@ -98,6 +167,32 @@ def test_names_that_only_type_checkers_import_are_known() -> None:
     exec("def f(a: 'Artifact | None', b: 'list[Path]', c: 'Optional[File]'): ...", scope)
     specs = [input_spec(p, scope["f"]) for p in inspect.signature(scope["f"]).parameters.values()]
     assert [s.type for s in specs] == ["file", "json", "file"]
+
+
+def test_modules_that_only_type_checkers_import_mean_what_they_mean() -> None:
+    """`if TYPE_CHECKING: import towpath as tp`, `import typing as t`."""
+    scope: dict[str, Any] = {}
+    texts = ["tp.Artifact", "list[tp.File]", "t.Optional[tp.Artifact]", "t.Literal['a']", "p.Path | None"]
+    exec(f"def f({', '.join(f'a{i}: {text!r}' for i, text in enumerate(texts))}): ...", scope)
+    specs = [input_spec(p, scope["f"]) for p in inspect.signature(scope["f"]).parameters.values()]
+    assert [s.type for s in specs] == ["file", "json", "file", "string", "file"]
+    assert in_words(specs[1].shape) == "a list of file"
+
+
+@pytest.mark.parametrize("annotation", ["Unknown", "list[Unknown]", "pd.DataFrame", "not python (", "int[", "1 / 0"])
+def test_an_annotation_that_says_nothing_is_told_of(annotation: str) -> None:
+    """What it is given is not checked, which nobody wants to find out from a result."""
+
+    def takes(x: Any) -> Any:
+        return echo(x)
+
+    takes.__annotations__ = {"x": annotation}
+    described = chain(takes)
+    with pytest.warns(UserWarning, match="input x is not checked: .* import what it names"):
+        assert described.plan.inputs[0].type == "json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert accepts(Any, 1) == 1
 
 
 def test_a_local_class_in_an_annotation_is_found() -> None:
@@ -144,6 +239,16 @@ FITS: list[tuple[Any, Any]] = [
     (Union[Artifact, str], "text is text"),
     (UserId, 4),
     (Any, {"a": [None]}),
+    (Color, "red"),
+    (TextColor, "red"),
+    (Literal[Level.HIGH], 2),
+    (Shape, {"a": 1}),
+    (Point, {"a": 1}),
+    (Pair, [1]),
+    (deque, [1]),
+    (defaultdict[str, int], {"a": 1}),
+    (datetime, "2026-01-01"),
+    (Decimal, "1.50"),
 ]
 
 
@@ -177,6 +282,22 @@ MISFITS: list[tuple[Any, Any]] = [
     (Number, "x"),
     (Either, 1.5),
     (Annotated[int, "n"], "1"),
+    (OrderedDict[str, int], [1]),
+    (defaultdict[str, int], {"a": "1"}),
+    (Counter[str], {"a": 1.5}),
+    (Shape, "a"),
+    (Point, [1]),
+    (Pair, {"a": 1}),
+    (deque, "abc"),
+    (Iterator[int], "12"),
+    (Color, "green"),
+    (Color, "RED"),
+    (Level, True),
+    (Literal[Color.RED], "blue"),
+    (Literal[Color.RED], Color.BLUE),
+    (datetime, 3),
+    (Decimal, 1.5),
+    (UUID, {"hex": "0"}),
 ]
 
 
@@ -188,6 +309,48 @@ def test_values_that_do_not_fit_are_refused(annotation: Any, value: Any) -> None
     assert refused.value.code == "E_INPUT_TYPE"
     assert refused.value.problem.allowed
     assert refused.value.problem.place.field.startswith("inputs.x")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "member", "value"),
+    [
+        (Color, Color.BLUE, "blue"),
+        (TextColor, TextColor.RED, "red"),
+        (Level, Level.HIGH, 2),
+        (Literal[Color.RED], Color.RED, "red"),
+        (Optional[Color], Color.RED, "red"),
+        (list[Color], [Color.RED], ["red"]),
+    ],
+)
+def test_a_member_of_an_enum_is_its_value(annotation: Any, member: Any, value: Any) -> None:
+    taken = accepts(annotation, member)
+    assert (taken, type(taken)) == (value, type(value))
+    if not isinstance(member, list):
+        default = spec_of(annotation, default=member).default
+        assert (default, type(default)) == (value, type(value))
+
+
+def test_a_path_as_the_default_is_a_file_where_text_is_allowed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d.txt").write_text("d")
+
+    def described(
+        a: str | Path = Path("d.txt"),
+        b: Union[Path, str, None] = Path("d.txt"),
+        c: Path = Path("d.txt"),
+        d: str | Path = "d.txt",
+        e: Any = Path("d.txt"),
+        f: int | Path = Path("d.txt"),
+    ):
+        return echo([a, b, c, d, e, f])
+
+    taken = settle_inputs(chain(described).plan, {}, Reads.ANYTHING)
+    assert [type(value) is str for value in taken.values()] == [False, False, False, True, False, False]
+    assert [Path(value).resolve() for value in taken.values()] == [tmp_path / "d.txt"] * 6
+    with pytest.raises(InputInvalid, match="E_INPUT_SOURCE"):
+        settle_inputs(chain(described).plan, {}, Reads.NOTHING)
 
 
 def test_a_misfit_inside_a_value_has_its_place() -> None:
@@ -221,6 +384,26 @@ TEXTS: list[tuple[Any, str, Any]] = [
     (int | str, "3", 3),
     (int | str, "x", "x"),
     (bool | int, "true", True),
+    (bool | int, "1", 1),
+    (int | bool | None, "0", 0),
+    (bool | float, "1", 1.0),
+    (bool | str, "no", "no"),
+    (bool | str, "1", "1"),
+    (bool | str, "True", "True"),
+    (bool | str, "true", True),
+    (bool | None, "yes", True),
+    (int | str, "007", "007"),
+    (int | str, "+7", "+7"),
+    (int | str, "-0", "-0"),
+    (int | str, "-7", -7),
+    (float | str, "1e5", "1e5"),
+    (float | str, "1.50", "1.50"),
+    (float | str, "1.5", 1.5),
+    (float | str, ".5", ".5"),
+    (str | float | None, "3", 3.0),
+    (int | float, "1e5", 100000.0),
+    (Color, "blue", "blue"),
+    (Level, "2", 2),
     (Literal["a", "b"], "b", "b"),
     (Literal[1, 2], "2", 2),
     (Literal["1", 1], "1", "1"),
@@ -274,6 +457,20 @@ def test_texts_that_do_not_say_it_are_refused(annotation: Any, text: str) -> Non
         parsed(spec_of(annotation), text)
     assert refused.value.code == "E_INPUT_TYPE"
     assert refused.value.problem.allowed
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "a": 1}}]', '{"a": 1, "\\u0061": 2}', '{"": [], "": {}}']
+)
+def test_a_key_that_is_given_twice_is_refused(text: str) -> None:
+    """The last one would count, in silence."""
+    for annotation in (Any, dict, list, dict[str, Any] | list[Any], dict | str | list):
+        with pytest.raises(InputInvalid) as refused:
+            parsed(spec_of(annotation), text)
+        fits = annotation not in (dict, list) or (text[0] == "{") == (annotation is dict)
+        assert not fits or refused.value.code == "E_INPUT_FORM"
+    with pytest.raises(InputInvalid, match="E_INPUT_FORM"):
+        json_or_text(text)
 
 
 def test_functions_keep_their_annotations_apart() -> None:

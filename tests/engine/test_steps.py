@@ -7,6 +7,7 @@ import importlib
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,6 +89,29 @@ class Kept:
         return x + self.n
 
 
+class Times:
+    """A decorator that is an object."""
+
+    def __init__(self, function: Callable[..., Any], k: int) -> None:
+        functools.update_wrapper(self, function)
+        self.k = k
+
+    def __call__(self, x: int) -> Any:
+        return x * self.k
+
+
+def plain_one(x: int) -> int:
+    return x
+
+
+def multiplied(x: int, k: int = 1) -> int:
+    return x * k
+
+
+def partly(**given: Any) -> Any:
+    return functools.update_wrapper(functools.partial(multiplied, **given), multiplied)
+
+
 def sub_chain(k: int) -> Any:
     times = make(k)
 
@@ -128,6 +152,18 @@ TWO: dict[str, Callable[[], tuple[Any, Any]]] = {
     "bound methods of two objects": lambda: (step(Kept(1).add), step(Kept(2).add)),
     "one name given twice": lambda: (make(2, name="mine"), make(3, name="mine")),
     "caches around two functions": lambda: (step(functools.cache(lambda x: x)), step(functools.cache(lambda x: -x))),
+    "objects that wrap one function": lambda: (step(Times(plain_one, 2)), step(Times(plain_one, 3))),
+    "partials that wrap one function": lambda: (step(partly(k=2)), step(partly(k=3))),
+    "closures over objects that wrap one function": lambda: (
+        step(loud(Times(plain_one, 2))),
+        step(loud(Times(plain_one, 3))),
+    ),
+    "closures over partials": lambda: (step(loud(partly(k=2))), step(loud(partly(k=True)))),
+    "closures over partials by position": lambda: (
+        step(loud(functools.partial(multiplied, 2))),
+        step(loud(functools.partial(multiplied, 3))),
+    ),
+    "a function, and an object that wraps it": lambda: (step(plain_one), step(Times(plain_one, 3))),
     "options do not make one function of two": lambda: (make(2).with_options(retries=1), make(3)),
 }
 
@@ -162,6 +198,8 @@ ONE: dict[str, Callable[[], tuple[Any, Any]]] = {
     "one bound method": one_bound_method,
     "a chain inside, and its step": lambda: (sub_chain(2), make(2)),
     "closures over the same step": lambda: (make(plain), make(plain)),
+    "partials of the same": lambda: (step(partly(k=2)), step(partly(k=2))),
+    "caches around one function": lambda: (step(functools.cache(plain_one)), step(functools.cache(plain_one))),
 }
 
 
@@ -206,6 +244,13 @@ def test_an_ambiguous_name_is_worth_nothing_to_a_recorded_run() -> None:
         find_step(double.name)
     assert refused.value.code == "E_STEP_NAME_TWICE"
     assert "@step(name=" in refused.value.problem.cure
+
+
+@pytest.mark.parametrize("kind", ["objects that wrap one function", "partials that wrap one function"])
+def test_a_name_of_two_objects_is_worth_nothing_to_a_recorded_run(kind: str) -> None:
+    first, _ = TWO[kind]()
+    with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+        find_step(first.name)
 
 
 @pytest.fixture
@@ -274,6 +319,63 @@ def test_a_function_of_a_notebook_is_defined_again(monkeypatch: pytest.MonkeyPat
     cell(4, "old = f\n@step\ndef f(x): return 0")
     with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
         find_step("__main__:f")
+
+
+def test_a_kernel_that_gives_main_a_file_has_cells_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor that runs cells gives `__main__` the file of the notebook, and a module may be made by exec."""
+    for name, file in (("__main__", "notebook.py"), ("no_spec", "notebook.py"), ("no_file", None)):
+        module = ModuleType(name)
+        if file is not None:
+            module.__file__ = file
+        monkeypatch.setitem(sys.modules, name, module)
+        for k in (1, 1000):
+            text = f"from towpath import step\n@step(name='of_a_cell')\ndef f(x): return x + {k}"
+            exec(compile(text, "/nowhere/cell_A.py", "exec"), vars(module))
+        assert find_step(module.f.name).function(1) == 1001
+        exec(compile(f"old = f\n{text}", "/nowhere/cell_B.py", "exec"), vars(module))
+        with pytest.raises(StepNotRegistered, match="E_STEP_NAME_TWICE"):
+            find_step(module.f.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("tests.engine.test_steps:<lambda>", '@step(name="…")'),
+        ("tests.engine.test_steps:f.<locals>.<lambda>", '@step(name="…")'),
+        ("tests.engine.test_steps:loud.<locals>.unheard", "functools.wraps"),
+        ("tests.engine.test_steps:nobody", "--import"),
+    ],
+)
+def test_a_name_that_no_module_has_is_cured_by_a_name(name: str, cure: str) -> None:
+    """Importing its module does not help."""
+    with pytest.raises(StepNotRegistered) as refused:
+        find_step(name)
+    assert refused.value.code == "E_STEP_NOT_REGISTERED"
+    assert cure in refused.value.problem.cure
+
+
+class HoldsChains:
+    @chain
+    def method(self, x: int):
+        return plain(x)
+
+    @staticmethod
+    @chain
+    def static(x: int):
+        return plain(x)
+
+
+def test_a_method_is_no_chain() -> None:
+    assert codes(HoldsChains.method) == {"E_CHAIN_TRACE"}
+    with pytest.raises(ChainInvalid, match=r"is a method: .*\n.*staticmethod"):
+        _ = HoldsChains().method.plan
+    assert HoldsChains.static.plan.steps
+
+    @chain
+    def no_method(self: int):
+        return plain(self)
+
+    assert no_method.plan.steps
 
 
 def test_importing_the_module_finds_names_that_a_factory_made(module: Callable[..., Any]) -> None:
@@ -476,8 +578,16 @@ def anything(**kw: Any) -> Any:
     return kw
 
 
+@step
+def hidden(a: Any = 1, b: Any = 2, /, **kw: Any) -> Any:
+    return [a, b, kw]
+
+
 ARGUMENTS: dict[str, Callable[[], Any]] = {
     "a positional parameter and a keyword of one name": lambda: positional(1, a=2),
+    "a keyword of the name of a positional parameter that is left out": lambda: hidden(a=5),
+    "the same beside others": lambda: hidden(1, b=5),
+    "the same of a second one, mapped": lambda: hidden.map([1], b=5, c=2),
     "the same, mapped": lambda: positional.map([1], a=2),
     "map over two lists": lambda: plain.map([1], [2]),
     "map over nothing": plain.map,
@@ -522,6 +632,182 @@ def test_arguments_that_fit_are_the_right_ones() -> None:
     assert plan.step("anything").parameters == {"self": 1, "function": 2, "args": 3, "kwargs": 4, "values": 5}
     assert [plan.step("plain").foreach, plan.step("plain_2").foreach] == [[0, 1, 2], [4, 5]]
     assert positional.call_arguments({"a": 1, "b": 2}) == ([1], {"b": 2})
+
+
+def of_args(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that passes on positional arguments alone."""
+
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        return function(*args)
+
+    return inner
+
+
+def of_keywords(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(**kwargs: Any) -> Any:
+        return function(**kwargs)
+
+    return inner
+
+
+def of_both(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(first: Any, **kwargs: Any) -> Any:
+        return function(first, **kwargs)
+
+    return inner
+
+
+class Calls:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
+
+
+def named_only(a: Any, *, b: Any = 2) -> Any:
+    return [a, b]
+
+
+def left_out(a: Any = 1, b: Any = 2, /, c: Any = 3, **kw: Any) -> Any:
+    return [a, b, c, kw]
+
+
+def collects(a: Any, *rest: Any, b: Any = 0, **kw: Any) -> Any:
+    return [a, list(rest), b, kw]
+
+
+def three(a: Any, b: Any = 2, c: Any = 3) -> Any:
+    return [a, b, c]
+
+
+CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any], Any]] = {
+    "all": (three, {"a": 7, "b": 8, "c": 9}, [7, 8, 9]),
+    "one left out in the middle": (three, {"a": 7, "c": 9}, [7, 2, 9]),
+    "by name only": (named_only, {"b": 8, "a": 7}, [7, 8]),
+    "positional ones left out": (left_out, {"b": 8, "d": 4}, [1, 8, 3, {"d": 4}]),
+    "a keyword of the name of *rest": (
+        collects,
+        {"a": 7, "rest": 1, "kw": 2, "b": 3},
+        [7, [], 3, {"rest": 1, "kw": 2}],
+    ),
+    "a decorator that takes *args": (of_args(three), {"a": 7, "b": 8}, [7, 8, 3]),
+    "a decorator that takes **kwargs": (of_keywords(three), {"a": 7, "b": 8}, [7, 8, 3]),
+    "a decorator that takes one, and **kwargs": (of_both(three), {"a": 7, "c": 8}, [7, 2, 8]),
+    "an object that calls it": (Calls(three), {"a": 7, "b": 8}, [7, 8, 3]),
+    "a cache": (functools.lru_cache(three), {"a": 7, "b": 8}, [7, 8, 3]),
+    "singledispatch": (functools.singledispatch(three), {"a": 7, "b": 8}, [7, 8, 3]),
+    "a bound method": (Kept(1).add, {"x": 4}, 5),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_step_is_called_as_a_plain_call_would(kind: str) -> None:
+    """A decorator that keys a cache by `*args` gave the first value for all."""
+    function, arguments, value = CALLS[kind]
+    made = step(function)
+    args, kwargs = made.call_arguments(arguments)
+    assert made.function(*args, **kwargs) == value
+
+
+def test_another_function_in_place_of_a_steps_own_is_asked_whether_it_is_async(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`monkeypatch.setattr(step, "function", fake)`, whichever of the two is async."""
+
+    async def awaited(x: int) -> int:
+        return x
+
+    slow, quick = step(awaited), step(three)
+    assert (slow.is_async, quick.is_async) == (True, False)
+    monkeypatch.setattr(slow, "function", lambda x: x)
+    monkeypatch.setattr(quick, "function", awaited)
+    assert (slow.is_async, quick.is_async) == (False, True)
+    assert quick.with_options(retries=1).is_async
+
+
+# ---- what is written into a chain
+
+
+def itself() -> list[Any]:
+    found: list[Any] = [1]
+    found.append(found)
+    return found
+
+
+def itself_by_key() -> dict[str, Any]:
+    found: dict[str, Any] = {"a": [1]}
+    found["b"] = [found]
+    return found
+
+
+LITERALS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a set": (lambda: anything(a={1}), "the argument a is"),
+    "inside a list": (lambda: anything(a=[1, {2}]), "the argument a is"),
+    "inside a mapping": (lambda: anything(a={"b": {2}}), "b in the argument a is"),
+    "a date, by position": (lambda: positional(date(2026, 1, 1)), "the argument a is"),
+    "not a number": (lambda: plain(float("nan")), "the argument x is"),
+    "half a character": (lambda: plain("\udc80"), "the argument x is"),
+    "mapped over": (lambda: plain.map([{1}]), "what is mapped over is"),
+    "a large number": (lambda: plain(2**64), "the argument x is"),
+    "a list that contains itself": (lambda: plain(itself()), "the argument x is nested"),
+    "a mapping that contains itself": (lambda: plain(itself_by_key()), "the argument x is nested"),
+    "mapped over itself": (lambda: plain.map(itself()), "what is mapped over is nested"),
+}
+
+
+@pytest.mark.parametrize("kind", LITERALS)
+def test_a_literal_that_cannot_be_kept_is_named_with_the_line_of_the_call(kind: str) -> None:
+    make_it, says = LITERALS[kind]
+
+    @chain
+    def calls(x: int):
+        plain(x)
+        return make_it()
+
+    with pytest.raises(ChainInvalid) as refused:
+        _ = calls.plan
+    (problem,) = refused.value.problems
+    assert problem.code == "E_VALUE_TYPE"
+    assert problem.message.startswith(says)
+    assert problem.place.line == make_it.__code__.co_firstlineno
+
+
+def test_a_default_or_a_result_that_cannot_be_kept_is_called_that() -> None:
+    def described(x: Any) -> Any:
+        plain(1)
+        return x
+
+    with_set: Any = chain(lambda x={1}: described(x))
+    with_list: Any = chain(lambda x=[{1}]: described(x))
+    returns: Any = chain(lambda: described({1}))
+    loops: Any = chain(lambda: described(itself()))
+    for made, says in (
+        (with_set, "the default is"),
+        (with_list, "[0] in the default is"),
+        (returns, "what the chain returns is"),
+        (loops, "what the chain returns is nested"),
+    ):
+        with pytest.raises(ChainInvalid) as refused:
+            _ = made.plan
+        assert refused.value.code == "E_VALUE_TYPE"
+        assert refused.value.problem.message.startswith(says)
+
+
+@pytest.mark.parametrize("key", ["\ud800", "a\udfff", 2**63, -(2**63) - 1])
+def test_a_key_that_cannot_be_kept_is_refused(key: Any) -> None:
+    """It ended in an error of the encoder, without a line."""
+
+    @chain
+    def of_input(x: Any):
+        return plain(x[key])
+
+    @chain
+    def of_step(x: Any):
+        return plain(plain(x)["a"][key])
+
+    assert codes(of_input) == codes(of_step) == {"E_CHAIN_TRACE"}
 
 
 # ---- sameness

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -53,3 +54,15 @@ async def test_steps_of_a_factory_are_known_by_their_names(open_site: OpenSite) 
         await until(site, "named", "completed")
         run = await site.engine.snapshot("named")
         assert [one.value for one in run.steps] == [20, 25, 15, 10]
+
+
+async def test_of_requests_that_ask_for_one_run_id_at_once_one_is_started(open_site: OpenSite) -> None:
+    """The others are told; none of them gets the result of another one's run."""
+    async with open_site(execute=False) as site:
+        targets = ["by_four", "by_five", "by_four", "by_five"]
+        asked = [{"yaml": chain_of(target), "run_id": "race"} for target in targets]
+        answers = await asyncio.gather(*(site.post("/api/v1/chains", "operator", json=body) for body in asked))
+        assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409]
+        assert {a.json()["error"]["code"] for a in answers if a.status_code == 409} == {"E_RUN_EXISTS"}
+        (started,) = (target for target, answer in zip(targets, answers, strict=True) if answer.status_code == 202)
+        assert (await site.engine.store.load("race")).plan.steps[0].target == f"{__name__}:{started}"

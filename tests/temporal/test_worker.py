@@ -102,6 +102,7 @@ async def test_a_function_that_no_worker_can_import(open_engine: OpenEngine) -> 
         with pytest.raises(StepNotRegistered) as refused:
             await engine.run(one)
         assert refused.value.code == "E_STEP_NOT_IMPORTABLE"
+        assert "@step(name=" in refused.value.problem.cure
         assert await engine.list_chains() == []
 
 
