@@ -212,7 +212,7 @@ def test_an_edited_value_names_no_other_secret() -> None:
 
     before = {"token": {"$secret": {"env": NAME}}}
     kept = b'{"token": {"$secret": {"env": "UPSTREAM_KEY"}}, "n": 1}'
-    assert check_replacement(kept, Place(), before)["n"] == 1
+    assert check_replacement(kept, Place(), before).value["n"] == 1
     with pytest.raises(ValueRefused):
         check_replacement(b'{"token": {"$secret": {"env": "HOME"}}}', Place(), before)
 

@@ -142,3 +142,51 @@ def mapping(key: Secret[str]):
 def filing():
     """A secret with a file in it."""
     return with_file()
+
+
+@step(requires_approval=True)
+async def offered(found: Any) -> Any:
+    """Waits for a person, who may replace what it returns."""
+    return found
+
+
+@step(requires_approval=True)
+async def offered_secret(found: Any) -> Secret[Any]:
+    """Waits for a person; what it returns is secret, if there is anything."""
+    return found  # type: ignore[no-any-return]
+
+
+@step(requires_approval=True)
+async def offered_part(key: str) -> dict[str, Any]:
+    """Waits for a person; a part of what it returns is secret."""
+    return {"name": "bob", "token": Secret(key)}
+
+
+@step
+async def told(found: Any) -> dict[str, Any]:
+    """What it is given, in the open."""
+    return {"got": str(found)}
+
+
+@step
+async def measured(found: Any) -> dict[str, Any]:
+    """What it is given, turned round, so that nothing hides it."""
+    return {"got": str(found)[::-1]}
+
+
+@chain
+def offering(found: Any):
+    """A plain value at a gate."""
+    return measured(offered(found))
+
+
+@chain
+def offering_secret(found: Any):
+    """A secret value at a gate."""
+    return measured(offered_secret(found))
+
+
+@chain
+def offering_part(key: Secret[str]):
+    """A value with a secret in it at a gate."""
+    return measured(offered_part(key))
