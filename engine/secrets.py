@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -209,13 +210,42 @@ def secret_type(annotation: Any) -> tuple[bool, Any]:
 _WRITTEN = re.compile(r"\s*(?:Optional\[)?(?:\w+\.)*Secret(?:\[(?P<inner>\w+)[^\]]*\]?)?\]*\s*(?:\|\s*None)?\s*")
 
 
+def holds_secret_type(annotation: Any) -> bool:
+    """Does an annotation ask for data with secrets inside of it (`list[Secret[str]]`)? No argument is made so."""
+    if secret_type(annotation)[0]:
+        return False
+    if isinstance(annotation, str):
+        return _INSIDE.search(annotation) is not None
+    return any(secret_type(part)[0] or holds_secret_type(part) for part in get_args(annotation))
+
+
+_INSIDE = re.compile(r"\[.*\bSecret\b")
+
+
+def check_annotations(function: Callable[..., Any], place: Place) -> list[Problem]:
+    """What is wrong with how a function asks for secrets."""
+    wrong = [name for name, hint in _hints(function).items() if name != "return" and holds_secret_type(hint)]
+    return [
+        Problem(
+            "E_SECRET_INPUT",
+            f"{name} asks for data with secrets inside of it",
+            replace(place, field=name),
+            allowed="Secret[…] around the whole: Secret[list[str]], Secret[dict[str, str]]",
+        )
+        for name in wrong
+    ]
+
+
 def secret_names(function: Callable[..., Any]) -> frozenset[str]:
     """The parameters of a function that ask for a secret, and `return` if it gives one."""
+    return frozenset(name for name, hint in _hints(function).items() if secret_type(hint)[0])
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        hints = get_type_hints(function, include_extras=True)
+        return get_type_hints(function, include_extras=True)
     except Exception:  # a name that is only there for type checkers
-        hints = getattr(function, "__annotations__", {})
-    return frozenset(name for name, hint in hints.items() if secret_type(hint)[0])
+        return dict(getattr(function, "__annotations__", {}))
 
 
 def secret_problems(spec: InputSpec, place: Place, *, references: bool) -> list[Problem]:

@@ -154,3 +154,16 @@ async def test_arguments_of_a_rejection_name_no_secret(mark: Any, site: Site) ->
     body = {"action": "regenerate", "parameters": {"found": mark}}
     answer = await site.post(f"/api/v1/approvals/{gate['id']}/reject", "approver", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "E_VALUE_TYPE")
+
+
+async def test_arguments_for_a_secret_are_not_given_in_the_open(site: Site) -> None:
+    """Neither with a rejection nor for a rerun: they would be kept and shown as they are."""
+    run, _ = await at_the_gate(site, steps.offering_taken, key=CANARY)
+    (gate,) = await site.engine.approvals()
+    body = {"action": "regenerate", "parameters": {"key": NEW}}
+    answer = await site.post(f"/api/v1/approvals/{gate['id']}/reject", "approver", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "E_SECRET_PLACE")
+    await site.engine.cancel(run)
+    answer = await site.post(f"/api/v1/chains/{run}/rerun", "operator", json={"parameters": {"offered_taken.key": NEW}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "E_SECRET_PLACE")
+    assert NEW not in await recorded(site.engine, run)
