@@ -30,10 +30,12 @@ _OVERLAP = 4096  # characters looked at behind a cut, so that a secret that lies
 _MOST_ENCODED = 16 * 1024  # characters; of a longer secret only the plain form is looked for
 
 
-def redacted(text: str, limit: int = MOST_TEXT) -> str:
-    """The first `limit` characters of a text, with `***` in place of every secret that begins in them."""
+def redacted(text: str, limit: int = MOST_TEXT, overlap: int = _OVERLAP) -> str:
+    """The first `limit` characters of a text, with `***` in place of every secret that begins in them and ends
+    `overlap` characters behind them at the latest.
+    """
     text = str.__str__(text)  # whatever a subclass makes of itself
-    looked_at = text if len(text) <= limit else text[: limit + _OVERLAP]
+    looked_at = text if len(text) <= limit else text[: limit + overlap]
     spans = sorted([*_known(looked_at), *_shaped(looked_at)])
     if not spans:
         return text[:limit]
@@ -136,6 +138,15 @@ class _Known:
 def remember(secret: str) -> None:
     """Tell the redaction a secret; it is known for as long as the process lives, unless too many are."""
     _KNOWN.remember(secret)
+
+
+def is_plain_word(text: str) -> bool:
+    """Is this what others may say without knowing the secret: a word, a name, a code, a path without digits?"""
+    return len(text) < _LONGEST_WORD and _WORDS.fullmatch(text) is not None
+
+
+_LONGEST_WORD = 24
+_WORDS = re.compile(r"[_.:/]?(?:[A-Z]?[a-z]+|[A-Z]+)(?:[_.:/]?(?:[A-Z]?[a-z]{2,}+|[A-Z]{2,}+))*+")
 
 
 def named_like_a_secret(name: str) -> bool:
@@ -263,14 +274,15 @@ def _is_path(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Something that looks like a secret: where one of the `anchors` (in small letters) stands, behind `before`,
-    the group `value` of the pattern is one. `needs` must stand somewhere, or nothing has to be tried.
+    """Something that looks like a secret: where one of the `anchors` (in small letters) stands,
+    the group `value` of the pattern is one. `needs` must stand somewhere, or nothing has to be tried. Where a run of
+    characters (`run`) does not fit, it does not fit from any other anchor inside of it either.
     """
 
     anchors: tuple[str, ...]
     pattern: str
-    before: str = ""
     needs: str = ""
+    run: str = ""
 
 
 @cache
@@ -282,12 +294,23 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _ENDING = r"s?(?:[_-]?(?:id|value|key|\d{1,3}))?"
 _SEPARATOR = r"(?:\\{0,3}[\"'\]]{0,2}\s{0,3}(?::|=>?|%3d)\s{0,3}|[\"']\s?,\s?)(?:b(?=[\"']))?"
 _SCHEMES = r"(?:(?:bearer|basic|digest|token|negotiate|apikey)\s{1,3})?"
+_A_NAME = r"(?!\{\{|\$\{|\$\(|env:)"  # of a place where a secret is
 _QUOTED_OR_BARE = (
-    r"(?P<quote>\\{0,3}[\"'])?" + _SCHEMES + r"(?P<value>(?(quote)[^\"'\n]{1,4096}|[^\s\"'&,;<>)}\]]{1,4096}))"
+    r"(?P<quote>\\{0,3}[\"'])?"
+    + _SCHEMES
+    + _A_NAME
+    + r"(?P<value>(?(quote)[^\"'\n]{1,4096}|[^\s\"'&,;<>)}\]]{1,4096}))"
 )
 _VALUE = _ENDING + _SEPARATOR + _QUOTED_OR_BARE
 _PASSWORDS = r"(?:pass(?:word|wd|phrase|code)|pass(?==)|pwd)"
 _OTHERS = r"(?:secret|token|credential|authorization|signature|sig(?==))"
+# What stands in front is asked first: behind it thousands of characters may be walked over.
+_KEYS = (
+    "api access secret private auth account subscription encryption signing master shared license session client "
+    "service storage"
+)
+_KEY_OF = "(?:" + "|".join(f"(?<={word})|(?<={word}[_-])" for word in _KEYS.split()) + ")"
+_NOT_IN_A_WORD = "(?<![A-Za-z0-9])"
 # A port is no password; behind the last @ of an address begins its host.
 _ADDRESS_WITH_LOGIN = (
     r"://[^\s/:@\[\]\"'<>]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))"
@@ -302,16 +325,12 @@ _SHAPES = (
     ),
     _Shape(
         ("key",),
-        f"key{_VALUE}",
-        r"(?:api|access|secret|private|auth|account|subscription|encryption|signing|master|shared|license|session"
-        r"|client|service|storage)[_-]?\Z",
+        f"{_KEY_OF}key{_VALUE}",
     ),
     _Shape(
-        ("pass", "token", "secret", "api-key", "api_key", "apikey"),
-        rf"(?P<sure>{_PASSWORDS}|{_OTHERS}|api[_-]?key)[\"']?,?\s{{1,3}}[\"']?"
-        r"(?P<value>[^\s\"'-][^\s\"']{0,4095})",
-        r"--[\w-]{0,24}\Z",
-        needs="--",
+        ("--",),
+        rf"--[\w-]{{0,24}}?(?P<sure>{_PASSWORDS}|{_OTHERS}|api[_-]?key)[\"']?,?\s{{1,3}}[\"']?"
+        rf"{_A_NAME}(?P<value>[^\s\"'-][^\s\"']{{0,4095}})",
     ),
     _Shape(("bearer", "basic"), r"(?:bearer|basic)\s{1,3}(?P<value>[A-Za-z0-9._~+/=-]{8,8192})"),
     _Shape(("cookie",), r"cookie[\"']?\s{0,3}(?::|,\s?b?[\"'])\s{0,3}[\"']?(?P<value>[^\r\n\"']{1,8192})"),
@@ -321,16 +340,16 @@ _SHAPES = (
     ),
     _Shape(
         ("gh", "glpat-", "sk", "rk_", "xox", "hf_", "npm_", "pypi-", "shpat_", "dop_v1_", "whsec_"),
-        r"(?P<value>(?-i:gh[pousr]_|github_pat_|glpat-|sk-|[sr]k_(?:live|test)_|xox[abeprs]-|hf_|npm_|pypi-|shpat_"
+        _NOT_IN_A_WORD
+        + r"(?P<value>(?-i:gh[pousr]_|github_pat_|glpat-|sk-|[sr]k_(?:live|test)_|xox[abeprs]-|hf_|npm_|pypi-|shpat_"
         r"|dop_v1_|whsec_)[A-Za-z0-9_-]{16,512})",
-        r"(?<![A-Za-z0-9])\Z",
     ),
     _Shape(
         ("akia", "asia", "aiza", "sg.", "eyj"),
-        r"(?P<value>(?-i:(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
+        _NOT_IN_A_WORD + r"(?P<value>(?-i:(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
         r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"
         r"|eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,8192}(?:\.[A-Za-z0-9_-]{0,1024})?))",
-        r"(?<![A-Za-z0-9])\Z",
+        run=r"[A-Za-z0-9_-]*",
     ),
     _Shape(("hooks.slack.com/",), r"hooks.slack.com/(?:services|workflows)/(?P<value>[\w/-]{8,256})"),
     _Shape(("/api/webhooks/",), r"/api/webhooks/(?P<value>\d{5,30}/[\w-]{8,256})"),
@@ -341,7 +360,6 @@ _ORDINARY = frozenset(
     "invalid expected wrong empty unknown expired given set unset is are was not and or for to must needs has with in "
     "the a an of from".split()
 )
-_BEFORE = 32  # characters in front of an anchor that are looked at
 
 
 def _shaped(text: str) -> Iterator[tuple[int, int]]:
@@ -357,25 +375,30 @@ def _shaped(text: str) -> Iterator[tuple[int, int]]:
                 found = _match(shape, text, at)
                 if found is not None:
                     yield found.span("value")
-                at = small.find(anchor, at + len(anchor) if found is None else max(found.end(), at + 1))
+                at = small.find(anchor, _behind(shape, anchor, text, at) if found is None else max(found.end(), at + 1))
+
+
+def _behind(shape: _Shape, anchor: str, text: str, at: int) -> int:
+    """Where to look for the anchor again, that led to nothing at this place."""
+    run = _compiled(shape.run).match(text, at) if shape.run else None
+    return max(at + len(anchor), 0 if run is None else run.end())
 
 
 def _match(shape: _Shape, text: str, at: int) -> re.Match[str] | None:
     found = _compiled(shape.pattern).match(text, at)
-    if found is None or not _compiled(shape.before or r"\Z").search(text, max(0, at - _BEFORE), at):
-        return None
-    return None if _is_ordinary(found) else found
+    return None if found is None or _is_ordinary(found) else found
 
 
 def _is_ordinary(found: re.Match[str]) -> bool:
-    """Is this a word of a sentence, or the name of a place where a secret is, and no secret?"""
+    """Is this a word of a sentence, and no secret?"""
     value, named = found["value"], found.groupdict()
-    if value.startswith(("{{", "${", "$(", "env:")) or value.lower().rstrip(".,:!?") in _ORDINARY:
+    word = value.rstrip(".,:!?`)")
+    if word.lower() in _ORDINARY:
         return True
     if "quote" not in named or named["quote"] or named.get("sure"):
         return False
     in_sentence = found[0][: -len(value)][-1].isspace()
-    return (in_sentence and value.isalpha() and len(value) < 16) or value.replace(".", "").isdigit()
+    return (in_sentence and word.isalpha() and len(word) < 16) or value.replace(".", "").isdigit()
 
 
 _KNOWN = _Known()

@@ -34,7 +34,7 @@ import msgspec
 
 from .errors import FeatureMissing, Place, Problem, SecretMissing, StoreFailed
 from .model import InputSpec, Json
-from .redaction import HIDDEN, SHORTEST, remember, secrets_of_environment
+from .redaction import HIDDEN, SHORTEST, is_plain_word, remember, secrets_of_environment
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -45,6 +45,7 @@ MARK = "$secret"
 NOT_KEPT: Json = {MARK: {}}
 KEY_VARIABLE = "TOWPATH_SECRET_KEY"
 KEY_FILE = "secrets.key"
+SURE_LENGTH = 8  # characters; a shorter text is found in what has nothing to do with the secret
 _NOT_YET: Any = object()
 
 
@@ -109,11 +110,15 @@ class Secret(Generic[T]):
 
 
 def _remember(value: object) -> None:
-    """Tell the redaction every text in a secret value."""
+    """Tell the redaction every text in a secret value that only the secret can be the reason for.
+
+    Whoever starts a run chooses its secrets: one that is a common word would take it out of what all others are told.
+    """
     if isinstance(value, str):
-        remember(value)
-    elif isinstance(value, bool | int | float):
-        remember(str(value))
+        if len(value) >= SURE_LENGTH and not is_plain_word(value):
+            remember(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _remember(str(value))
     elif isinstance(value, Mapping):
         for inner in value.values():
             _remember(inner)
