@@ -14,10 +14,12 @@ import logging
 import os
 import re
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -161,15 +163,100 @@ def secrets_of_environment() -> dict[str, str]:
 
 def _known(text: str) -> Iterator[tuple[int, int]]:
     _KNOWN.look_around()
-    forms = _KNOWN.forms
-    if not forms:
+    if not _KNOWN.forms:
         return
+    yield from _known_as_written(text)
+    if _ESCAPE.search(text):
+        plain = _Undone(text)
+        for start, end in _known_as_written(plain.text):
+            yield plain.place(start), plain.place(end)
+
+
+def _known_as_written(text: str) -> Iterator[tuple[int, int]]:
+    forms = _KNOWN.forms
     # A list of places is twice as fast as asking at each of them what to do.
     for start in [i for i in range(len(text) - SHORTEST + 1) if text[i : i + SHORTEST] in forms]:
         for form in forms.get(text[start : start + SHORTEST], ()):
             if text.startswith(form, start):
                 yield start, _padded(text, start + len(form)) if form in _KNOWN.open else start + len(form)
                 break
+
+
+# What languages, formats and formatters put in the place of a character, however often one was applied on the other:
+# percent signs, backslashes, entities; and line breaks with the blanks around them, which stand for nothing.
+_ESCAPE = re.compile(
+    r"(?P<percent>(?:%(?:25)*[0-9a-f]{2})++)"
+    r"|(?P<units>(?:\\++(?-i:u)[0-9a-f]{4})++)"
+    r"|(?P<bytes>(?:\\++x[0-9a-f]{2})++)"
+    r"|\\++(?-i:U)(?P<point>[0-9a-f]{8})"
+    r"|(?P<line>\\++[nr]\s*+|(?<!\s)[^\S\r\n]*+[\r\n]\s*+)"
+    r"|\\++(?P<char>[^\\])?"
+    r"|(?P<entity>&(?:amp;)*(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z]{2,6});)",
+    re.IGNORECASE,
+)
+
+
+class _Undone:
+    """A text without its escapes, and where each character of it stands in the text."""
+
+    def __init__(self, text: str) -> None:
+        self._places: list[tuple[int, int]] = []  # in the new text and in the old one; from there on they go together
+        parts: list[str] = []
+        done = size = 0
+        for found in _ESCAPE.finditer(text):
+            self._places.append((size, done))
+            parts.append(text[done : found.start()])
+            size += found.start() - done
+            done = found.end()
+            characters = _meant_by(found)
+            units = [_units_of(found.lastgroup, character) for character in characters]
+            wide, taken = sum(units), 0
+            for character, unit in zip(characters, units, strict=True):
+                self._places.append((size, found.start() + taken * (done - found.start()) // wide))
+                parts.append(character)
+                size, taken = size + 1, taken + unit
+        self._places.append((size, done))
+        parts.append(text[done:])
+        self.text = "".join(parts)
+
+    def place(self, at: int) -> int:
+        """Where in the old text the character at this place of the new one stands."""
+        new, old = self._places[bisect_right(self._places, at, key=itemgetter(0)) - 1]
+        return old + at - new
+
+
+def _meant_by(found: re.Match[str]) -> str:
+    """The characters that an escape, or a row of them, stands for."""
+    kind = found.lastgroup
+    if kind in ("percent", "bytes"):
+        return _from_bytes(bytes.fromhex("".join(_PAIR.findall(found[0]))))
+    if kind == "units":
+        units = bytes.fromhex("".join(_UNIT.findall(found[0])))
+        return units.decode("utf-16-be", "surrogatepass")
+    if kind == "point":
+        return chr(min(int(found["point"], 16), 0x10FFFF))
+    if kind == "entity":
+        return html.unescape(_AMPERSANDS.sub("&", found[0]))
+    return found["char"] or ""
+
+
+def _units_of(kind: str | None, character: str) -> int:
+    """How many of the escapes in a row stand for this character."""
+    if kind == "units":
+        return 2 if ord(character) > 0xFFFF else 1
+    return len(character.encode("utf-8", "surrogatepass")) if kind in ("percent", "bytes") else 1
+
+
+_PAIR = re.compile("(?:%(?:25)*|x)([0-9a-f]{2})", re.IGNORECASE)
+_UNIT = re.compile("u([0-9a-f]{4})", re.IGNORECASE)
+_AMPERSANDS = re.compile("&(?:amp;)+(?=.)", re.IGNORECASE)
+
+
+def _from_bytes(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
@@ -204,7 +291,8 @@ def _written(secret: str) -> set[str]:
     page = {html.escape(secret), html.escape(secret, quote=False)}
     page |= {form.replace("&#x27;", "&#39;").replace("&quot;", "&#34;") for form in page}
     shell = {secret.replace("'", "'\"'\"'"), secret.replace("'", "'\\''")}
-    return {secret, raw.hex(), raw.hex().upper(), *percent, *escaped, *python, *page, *shell}
+    plain = _Undone(secret).text  # one that holds what looks like an escape, or lines
+    return {secret, plain, raw.hex(), raw.hex().upper(), *percent, *escaped, *python, *page, *shell}
 
 
 _PERCENT = re.compile("%[0-9A-F]{2}")

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import shlex
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,6 +70,24 @@ FORMS: dict[str, Callable[[str], str]] = {
     "a page's text": lambda s: html.escape(s, quote=False),
     "a page by another library": lambda s: html.escape(s).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
     "a shell": shlex.quote,
+    "a shell's backslashes": lambda s: "".join(c if c.isalnum() else f"\\{c}" for c in s),
+    "ASCII only": ascii,
+    "Python's escapes": lambda s: s.encode("unicode_escape").decode(),
+    "JSON of Go": lambda s: _units(json.dumps(s), "&<>", "\\u%04x"),
+    "JSON of .NET": lambda s: _units(json.dumps(s), "&<>'+", "\\u%04X"),
+    "JSON in ASCII with large letters": lambda s: _units(s, {c for c in s if ord(c) > 126}, "\\u%04X"),
+    "percent signs everywhere": lambda s: "".join(f"%{b:02x}" for b in s.encode()),
+    "percent signs twice": lambda s: quote(quote(s, safe=""), safe=""),
+    "percent signs three times": lambda s: quote(quote(quote(s, safe=""), safe=""), safe=""),
+    "percent signs in JSON": lambda s: json.dumps(quote(s)),
+    "entities of XML": lambda s: html.escape(s).replace("&#x27;", "&apos;"),
+    "entities by number": lambda s: html.escape(s).encode("ascii", "xmlcharrefreplace").decode(),
+    "a page inside of a page": lambda s: html.escape(html.escape(s)),
+    "JSON three times": lambda s: json.dumps(json.dumps(json.dumps(s))),
+    "JSON in Python's text": lambda s: repr(json.dumps(s)),
+    "lines, indented": lambda s: textwrap.indent(s, "    ").lstrip(),
+    "base64 of a letter": lambda s: "\r\n".join(textwrap.wrap(base64.b64encode(s.encode()).decode(), 16)),
+    "base64 in a URL": lambda s: quote(base64.b64encode(s.encode()).decode(), safe=""),
     "hex": lambda s: s.encode().hex(),
     "hex with large letters": lambda s: s.encode().hex().upper(),
     "base64": lambda s: base64.b64encode(s.encode()).decode(),
@@ -80,10 +99,20 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("secret", [ODD, PLAIN])
+def _units(text: str, which: Any, form: str) -> str:
+    return "".join(form % ord(c) if c in which else c for c in text)
+
+
+LINES = "Zq8wRt5Tn\n2xYb7LmKp4\n\nVdQQQ"
+LETTERS = "p\u00e4ssw\u00f6rd-\u65e5\u672c-Zq8"
+SHELL = 'cor&rect <hor$e> "bat\'tery" \\stap+le/`x`'
+
+
+@pytest.mark.parametrize("secret", [ODD, PLAIN, LETTERS, LINES, SHELL])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_known_secret_is_hidden_in_every_form(form: str, secret: str) -> None:
     """Libraries quote what they tell of: URLs in HTTP errors, headers, JSON bodies, `repr` in tracebacks."""
+    remember(secret)
     written = FORMS[form](secret)
     clean = redacted(f"it said {written} twice {written}.")
     assert clean.count(HIDDEN) == 2
@@ -271,6 +300,37 @@ def test_hostile_texts_are_matched_a_bounded_number_of_times(unit: str, monkeypa
     assert counts[1] <= 11 * counts[0] + 20
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "a%20b%C3%A4%zz%",
+        "x\\u00e4\\ud83d\\udd11y\\",
+        "a &amp;amp;lt; b &#x27; &bogus; &",
+        "one \n   two\\nthree",
+        "\\\\\\x41\\U0001f511!",
+        "",
+    ],
+)
+def test_places_in_a_text_without_its_escapes_are_those_of_the_text(text: str) -> None:
+    """What is found there is hidden here: from the first to behind the last character, and nothing beside it."""
+    undone = redaction._Undone(text)
+    places = [undone.place(at) for at in range(len(undone.text) + 1)]
+    assert places == sorted(places)
+    assert all(0 <= place <= len(text) for place in places)
+    assert undone.place(len(undone.text)) == len(text)
+    for at, character in enumerate(undone.text):
+        assert text[places[at]] == character or text[places[at]] in "%\\&x", (at, character)
+
+
+@pytest.mark.parametrize("escaped", ["\\u005a", "%5A", "&#90;", "\\x5A", "\\\\u005a", "%25255a", "\\U0000005a"])
+def test_nothing_beside_an_escaped_secret_is_hidden(escaped: str) -> None:
+    """The copy without escapes has other places than the text."""
+    remember("Zq8wRt5Tn2xYb7Z")
+    text = f"%41 b\n c <{escaped}q8wRt5Tn2xYb7{escaped}> &amp; {escaped} d"
+    assert redacted(text) == f"%41 b\n c <***> &amp; {escaped} d"
+
+
 HOSTILE = [
     "key=",
     "apikey=",
@@ -296,6 +356,15 @@ HOSTILE = [
     "%25",
     "&#",
     "hooks.slack.com/services/",
+    "\\\\",
+    " ",
+    "\n ",
+    " \n",
+    "&amp;",
+    "&amp;amp;amp",
+    "%2525",
+    "\\x4",
+    "\\ud83d",
 ]
 
 
