@@ -10,6 +10,8 @@ from towpath.binding import bind
 from towpath.errors import ExpressionFailed, Place
 from towpath.ledger import Ledger
 from towpath.model import MAX_ITEMS, Json, StepPlan
+from towpath.secrets import NOT_KEPT, Secret
+from towpath.steps import Step
 from towpath.values import recorded
 
 RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; a larger argument is recorded as where it came from
@@ -52,11 +54,16 @@ class Arguments:
         return self._elements[step.id]
 
 
-def recorded_parameters(arguments: dict[str, Any], step: StepPlan) -> Json:
-    """What the row says the step was called with; arguments too large for it, as where they came from."""
+def recorded_parameters(arguments: dict[str, Any], step: StepPlan, function: Step[..., Any] | None = None) -> Json:
+    """What the row says the step was called with; arguments too large for it, as where they came from, and of what is
+    taken as a secret only that. The function is asked where the plan was made without it.
+    """
+    secrets = {*step.secrets, *(() if function is None else function.secrets_among(arguments))}
     result: dict[str, Json] = {}
     for name, value in arguments.items():
-        if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
+        if name in secrets and value is not None and not isinstance(value, Secret):
+            result[name] = NOT_KEPT
+        elif isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
             data = recorded(value)
             small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
             result[name] = data if small else {"$from": step.parameters.get(name)}

@@ -345,7 +345,7 @@ class LocalRun:
         if lost >= LOST_LIMIT:
             self._facts.outcomes[step.id, item] = failure(crashed(step, lost))
             return self._state.failed(step.id, item)
-        parameters = recorded_parameters(arguments, step)
+        parameters = recorded_parameters(arguments, step, self.functions.get(step.target))
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
         work.lost, work.lend = lost, partial(self._lend, work)
         work.row.parameters = parameters

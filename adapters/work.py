@@ -211,8 +211,9 @@ class StepExecutor:
             revealed(arguments)  # what cannot be had here is no failure of the step
             return partial(self._on_server, work, arguments, context)
         function, span = self._functions[work.step.target], self._span(work)
-        if function.secrets or self._ledger.has_secrets:
-            arguments = opened(arguments, function.secrets)
+        secrets = function.secrets_among(arguments)
+        if secrets or self._ledger.has_secrets:
+            arguments = opened(arguments, secrets)
         call = partial(call_step, function, arguments, context, self._threads, self.variables, span)
         return partial(_in_secret, call) if work.step.secret or function.is_secret else call
 

@@ -10,10 +10,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from .artifact import Artifact
-from .errors import ExpressionFailed, Place
+from .errors import ExpressionFailed, Place, Problem
 from .expressions import Condition, Reference, look_up, parse_condition, parse_template
 from .model import Json, StepPlan
 from .secrets import Secret, holds_secret, marks_in, revealed
@@ -126,6 +127,34 @@ def _in_the_open(value: Any, place: Place) -> Any:
 def _misused(message: str, place: Place) -> ExpressionFailed:
     cure = "let a step that gets the secret return what may be known"
     return ExpressionFailed("E_SECRET_USE", message, place=place, cure=cure)
+
+
+def literal_secrets(step: StepPlan, place: Place) -> list[Problem]:
+    """Arguments for secrets that are written into the plan, which everybody may see."""
+    wrong = [name for name in step.secrets if name in step.parameters and _is_written(step.parameters[name], step)]
+    return [literal_secret(name, replace(place, field=f"parameters.{name}")) for name in wrong]
+
+
+def literal_secret(name: str, place: Place) -> Problem:
+    """What to say of an argument that is given in the open and taken as a secret."""
+    message = f"{name} is a secret, and what is given here is kept and shown as it is"
+    allowed = "an input, or what a step returned"
+    return Problem("E_SECRET_PLACE", message, place, allowed=allowed, cure="give it as a secret input")
+
+
+def _is_written(binding: Json, step: StepPlan) -> bool:
+    if isinstance(binding, dict) and "$item" in binding:
+        return step.foreach is not None and not _is_bound(step.foreach)
+    return binding is not None and not _is_bound(binding)
+
+
+def _is_bound(binding: Json) -> bool:
+    """Is anything of it known only at run time?"""
+    if isinstance(binding, list):
+        return any(map(_is_bound, binding))
+    if not isinstance(binding, dict) or "$literal" in binding:
+        return False
+    return bool(MARKS & binding.keys()) or any(map(_is_bound, binding.values()))
 
 
 def inputs_used(step: StepPlan) -> frozenset[str]:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .binding import literal_secrets
 from .chain_schema import STEP_KINDS, PlainCopy, place_of, size_problem, structure_problems, top_problem
 from .errors import ChainInvalid, InputInvalid, Place, Problem, shown
 from .graph import compile_plan, cycle_problem
-from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, StepPlan
+from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, StepPlan, secret_inputs
 from .references import (
     Expressions,
     Keys,
@@ -310,7 +311,8 @@ class _Draft:
         given = fields.get("parameters", {})
         foreach = names.foreach(fields["foreach"], ("foreach",), entry) if "foreach" in fields else None
         condition = fields.get("condition")
-        return StepPlan(
+        secrets = secret_inputs(inner) if inner else step.secrets_among(given) if step else frozenset[str]()
+        plan = StepPlan(
             id=entry.step,
             kind=kind,
             target=inner.name if inner else name,
@@ -326,8 +328,11 @@ class _Draft:
             requires=fields.get("requires", {}),
             description=fields.get("description", ""),
             chain=inner,
+            secrets=tuple(sorted(secrets)),
             **self._options(entry, _defaults(kind, step)),
         )
+        self.problems += (replace(p, place=entry.place(("parameters",))) for p in literal_secrets(plan, Place()))
+        return plan
 
     def _options(self, entry: _Entry, base: StepOptions) -> dict[str, Any]:
         """How the step runs: the keys that are written, over those of the decorator."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .binding import MARKS, escape
+from .binding import MARKS, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .expressions import Scope, parse_condition
 from .graph import compile_plan
 from .input_types import input_spec
-from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan
-from .secrets import secret_problems
+from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
+from .secrets import check_annotations, secret_problems
 from .step_names import named_twice, same_function
 from .steps import ItemMark, Step, StepOptions
 from .tracing import (
@@ -133,6 +133,9 @@ class _Compiling:
     def _described(self, chain: Chain[..., Any]) -> Compiled:
         place = _place(chain)
         signature = _signature(chain, place)
+        problems = check_annotations(chain.function, place)
+        if problems:
+            raise ChainInvalid(problems)
         inputs = tuple(input_spec(p, chain.function) for p in signature.parameters.values())
         trace = Trace(chain.name, [spec.name for spec in inputs], place.file)
         returned = _traced(chain, signature, trace, place)
@@ -320,7 +323,7 @@ class _Described:
         options = node.step.options if inner is None else StepOptions()
         for name, function in ({node.target: node.step} if inner is None else inner.steps).items():
             self._function(name, function, place)
-        return StepPlan(
+        step = StepPlan(
             id=node.id,
             kind=node.kind,
             target=node.target,
@@ -340,7 +343,10 @@ class _Described:
             description=node.step.description if inner is None else inner.plan.description,
             chain=None if inner is None else inner.plan,
             secret=node.kind == "python" and node.step.is_secret,
+            secrets=tuple(sorted(node.step.secrets_among(parameters) if inner is None else secret_inputs(inner.plan))),
         )
+        self.problems += literal_secrets(step, place)
+        return step
 
     def _function(self, name: str, function: Step[..., Any], place: Place) -> None:
         """A plan names its functions, so one name has to be one function."""

@@ -31,6 +31,7 @@ from typing import Any
 
 from .redaction import redacted
 
+FOUND_OVERLAP = 1024  # characters behind it in which a secret that begins in it may end
 FOUND_LIMIT = 80  # characters of a user's text that an error repeats
 
 
@@ -59,7 +60,7 @@ class Place:
 def shown(value: object) -> str:
     """A user's value without secrets, cut to 80 characters, with control characters escaped, safe for any terminal."""
     text = value if isinstance(value, str) else repr(value)
-    text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1) + "…"
+    text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1, FOUND_OVERLAP) + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

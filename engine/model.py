@@ -156,7 +156,8 @@ class StepPlan:
     `parameters` and `foreach` are bindings: JSON in which `{"$ref": …}`, `{"$item": …}` and
     `{"$template": …}` stand for values known only at run time (see `binding.py`). `watches` are the
     dependencies whose `.status` or `.error` the condition names. A step with `pairs_with` maps over a
-    mapped step and starts item i when item i of that step is recorded.
+    mapped step and starts item i when item i of that step is recorded. `secret` says that the value is one, and
+    `secrets` names the parameters that are: of what they get only that it is secret is recorded.
     """
 
     id: str
@@ -179,6 +180,7 @@ class StepPlan:
     cheap: bool = False
     cache: Json = None
     secret: bool = False
+    secrets: tuple[str, ...] = ()
     description: str = ""
     level: int = 0
     chain: Plan | None = None
@@ -216,6 +218,11 @@ class Plan:
         for step in self.steps:
             grouped.setdefault(step.level, []).append(step.id)
         return tuple(tuple(grouped[level]) for level in sorted(grouped))
+
+
+def secret_inputs(plan: Plan) -> frozenset[str]:
+    """The inputs of a chain that are declared secret."""
+    return frozenset(spec.name for spec in plan.inputs if spec.secret)
 
 
 @dataclass(frozen=True, slots=True)

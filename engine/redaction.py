@@ -14,10 +14,12 @@ import logging
 import os
 import re
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -30,10 +32,12 @@ _OVERLAP = 4096  # characters looked at behind a cut, so that a secret that lies
 _MOST_ENCODED = 16 * 1024  # characters; of a longer secret only the plain form is looked for
 
 
-def redacted(text: str, limit: int = MOST_TEXT) -> str:
-    """The first `limit` characters of a text, with `***` in place of every secret that begins in them."""
+def redacted(text: str, limit: int = MOST_TEXT, overlap: int = _OVERLAP) -> str:
+    """The first `limit` characters of a text, with `***` in place of every secret that begins in them and ends
+    `overlap` characters behind them at the latest.
+    """
     text = str.__str__(text)  # whatever a subclass makes of itself
-    looked_at = text if len(text) <= limit else text[: limit + _OVERLAP]
+    looked_at = text if len(text) <= limit else text[: limit + overlap]
     spans = sorted([*_known(looked_at), *_shaped(looked_at)])
     if not spans:
         return text[:limit]
@@ -138,6 +142,15 @@ def remember(secret: str) -> None:
     _KNOWN.remember(secret)
 
 
+def is_plain_word(text: str) -> bool:
+    """Is this what others may say without knowing the secret: a word, a name, a code, a path without digits?"""
+    return len(text) < _LONGEST_WORD and _WORDS.fullmatch(text) is not None
+
+
+_LONGEST_WORD = 24
+_WORDS = re.compile(r"[_.:/]?(?:[A-Z]?[a-z]+|[A-Z]+)(?:[_.:/]?(?:[A-Z]?[a-z]{2,}+|[A-Z]{2,}+))*+")
+
+
 def named_like_a_secret(name: str) -> bool:
     """Is this the name of an environment variable that holds a secret?"""
     return _rank_of(name) in (_SURE, _LIKELY)
@@ -150,15 +163,100 @@ def secrets_of_environment() -> dict[str, str]:
 
 def _known(text: str) -> Iterator[tuple[int, int]]:
     _KNOWN.look_around()
-    forms = _KNOWN.forms
-    if not forms:
+    if not _KNOWN.forms:
         return
+    yield from _known_as_written(text)
+    if _ESCAPE.search(text):
+        plain = _Undone(text)
+        for start, end in _known_as_written(plain.text):
+            yield plain.place(start), plain.place(end)
+
+
+def _known_as_written(text: str) -> Iterator[tuple[int, int]]:
+    forms = _KNOWN.forms
     # A list of places is twice as fast as asking at each of them what to do.
     for start in [i for i in range(len(text) - SHORTEST + 1) if text[i : i + SHORTEST] in forms]:
         for form in forms.get(text[start : start + SHORTEST], ()):
             if text.startswith(form, start):
                 yield start, _padded(text, start + len(form)) if form in _KNOWN.open else start + len(form)
                 break
+
+
+# What languages, formats and formatters put in the place of a character, however often one was applied on the other:
+# percent signs, backslashes, entities; and line breaks with the blanks around them, which stand for nothing.
+_ESCAPE = re.compile(
+    r"(?P<percent>(?:%(?:25)*[0-9a-f]{2})++)"
+    r"|(?P<units>(?:\\++(?-i:u)[0-9a-f]{4})++)"
+    r"|(?P<bytes>(?:\\++x[0-9a-f]{2})++)"
+    r"|\\++(?-i:U)(?P<point>[0-9a-f]{8})"
+    r"|(?P<line>\\++[nr]\s*+|(?<!\s)[^\S\r\n]*+[\r\n]\s*+)"
+    r"|\\++(?P<char>[^\\])?"
+    r"|(?P<entity>&(?:amp;)*(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z]{2,6});)",
+    re.IGNORECASE,
+)
+
+
+class _Undone:
+    """A text without its escapes, and where each character of it stands in the text."""
+
+    def __init__(self, text: str) -> None:
+        self._places: list[tuple[int, int]] = []  # in the new text and in the old one; from there on they go together
+        parts: list[str] = []
+        done = size = 0
+        for found in _ESCAPE.finditer(text):
+            self._places.append((size, done))
+            parts.append(text[done : found.start()])
+            size += found.start() - done
+            done = found.end()
+            characters = _meant_by(found)
+            units = [_units_of(found.lastgroup, character) for character in characters]
+            wide, taken = sum(units), 0
+            for character, unit in zip(characters, units, strict=True):
+                self._places.append((size, found.start() + taken * (done - found.start()) // wide))
+                parts.append(character)
+                size, taken = size + 1, taken + unit
+        self._places.append((size, done))
+        parts.append(text[done:])
+        self.text = "".join(parts)
+
+    def place(self, at: int) -> int:
+        """Where in the old text the character at this place of the new one stands."""
+        new, old = self._places[bisect_right(self._places, at, key=itemgetter(0)) - 1]
+        return old + at - new
+
+
+def _meant_by(found: re.Match[str]) -> str:
+    """The characters that an escape, or a row of them, stands for."""
+    kind = found.lastgroup
+    if kind in ("percent", "bytes"):
+        return _from_bytes(bytes.fromhex("".join(_PAIR.findall(found[0]))))
+    if kind == "units":
+        units = bytes.fromhex("".join(_UNIT.findall(found[0])))
+        return units.decode("utf-16-be", "surrogatepass")
+    if kind == "point":
+        return chr(min(int(found["point"], 16), 0x10FFFF))
+    if kind == "entity":
+        return html.unescape(_AMPERSANDS.sub("&", found[0]))
+    return found["char"] or ""
+
+
+def _units_of(kind: str | None, character: str) -> int:
+    """How many of the escapes in a row stand for this character."""
+    if kind == "units":
+        return 2 if ord(character) > 0xFFFF else 1
+    return len(character.encode("utf-8", "surrogatepass")) if kind in ("percent", "bytes") else 1
+
+
+_PAIR = re.compile("(?:%(?:25)*|x)([0-9a-f]{2})", re.IGNORECASE)
+_UNIT = re.compile("u([0-9a-f]{4})", re.IGNORECASE)
+_AMPERSANDS = re.compile("&(?:amp;)+(?=.)", re.IGNORECASE)
+
+
+def _from_bytes(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
@@ -193,7 +291,8 @@ def _written(secret: str) -> set[str]:
     page = {html.escape(secret), html.escape(secret, quote=False)}
     page |= {form.replace("&#x27;", "&#39;").replace("&quot;", "&#34;") for form in page}
     shell = {secret.replace("'", "'\"'\"'"), secret.replace("'", "'\\''")}
-    return {secret, raw.hex(), raw.hex().upper(), *percent, *escaped, *python, *page, *shell}
+    plain = _Undone(secret).text  # one that holds what looks like an escape, or lines
+    return {secret, plain, raw.hex(), raw.hex().upper(), *percent, *escaped, *python, *page, *shell}
 
 
 _PERCENT = re.compile("%[0-9A-F]{2}")
@@ -263,14 +362,15 @@ def _is_path(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Something that looks like a secret: where one of the `anchors` (in small letters) stands, behind `before`,
-    the group `value` of the pattern is one. `needs` must stand somewhere, or nothing has to be tried.
+    """Something that looks like a secret: where one of the `anchors` (in small letters) stands,
+    the group `value` of the pattern is one. `needs` must stand somewhere, or nothing has to be tried. Where a run of
+    characters (`run`) does not fit, it does not fit from any other anchor inside of it either.
     """
 
     anchors: tuple[str, ...]
     pattern: str
-    before: str = ""
     needs: str = ""
+    run: str = ""
 
 
 @cache
@@ -282,12 +382,23 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _ENDING = r"s?(?:[_-]?(?:id|value|key|\d{1,3}))?"
 _SEPARATOR = r"(?:\\{0,3}[\"'\]]{0,2}\s{0,3}(?::|=>?|%3d)\s{0,3}|[\"']\s?,\s?)(?:b(?=[\"']))?"
 _SCHEMES = r"(?:(?:bearer|basic|digest|token|negotiate|apikey)\s{1,3})?"
+_A_NAME = r"(?!\{\{|\$\{|\$\(|env:)"  # of a place where a secret is
 _QUOTED_OR_BARE = (
-    r"(?P<quote>\\{0,3}[\"'])?" + _SCHEMES + r"(?P<value>(?(quote)[^\"'\n]{1,4096}|[^\s\"'&,;<>)}\]]{1,4096}))"
+    r"(?P<quote>\\{0,3}[\"'])?"
+    + _SCHEMES
+    + _A_NAME
+    + r"(?P<value>(?(quote)[^\"'\n]{1,4096}|[^\s\"'&,;<>)}\]]{1,4096}))"
 )
 _VALUE = _ENDING + _SEPARATOR + _QUOTED_OR_BARE
 _PASSWORDS = r"(?:pass(?:word|wd|phrase|code)|pass(?==)|pwd)"
 _OTHERS = r"(?:secret|token|credential|authorization|signature|sig(?==))"
+# What stands in front is asked first: behind it thousands of characters may be walked over.
+_KEYS = (
+    "api access secret private auth account subscription encryption signing master shared license session client "
+    "service storage"
+)
+_KEY_OF = "(?:" + "|".join(f"(?<={word})|(?<={word}[_-])" for word in _KEYS.split()) + ")"
+_NOT_IN_A_WORD = "(?<![A-Za-z0-9])"
 # A port is no password; behind the last @ of an address begins its host.
 _ADDRESS_WITH_LOGIN = (
     r"://[^\s/:@\[\]\"'<>]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))"
@@ -302,16 +413,12 @@ _SHAPES = (
     ),
     _Shape(
         ("key",),
-        f"key{_VALUE}",
-        r"(?:api|access|secret|private|auth|account|subscription|encryption|signing|master|shared|license|session"
-        r"|client|service|storage)[_-]?\Z",
+        f"{_KEY_OF}key{_VALUE}",
     ),
     _Shape(
-        ("pass", "token", "secret", "api-key", "api_key", "apikey"),
-        rf"(?P<sure>{_PASSWORDS}|{_OTHERS}|api[_-]?key)[\"']?,?\s{{1,3}}[\"']?"
-        r"(?P<value>[^\s\"'-][^\s\"']{0,4095})",
-        r"--[\w-]{0,24}\Z",
-        needs="--",
+        ("--",),
+        rf"--[\w-]{{0,24}}?(?P<sure>{_PASSWORDS}|{_OTHERS}|api[_-]?key)[\"']?,?\s{{1,3}}[\"']?"
+        rf"{_A_NAME}(?P<value>[^\s\"'-][^\s\"']{{0,4095}})",
     ),
     _Shape(("bearer", "basic"), r"(?:bearer|basic)\s{1,3}(?P<value>[A-Za-z0-9._~+/=-]{8,8192})"),
     _Shape(("cookie",), r"cookie[\"']?\s{0,3}(?::|,\s?b?[\"'])\s{0,3}[\"']?(?P<value>[^\r\n\"']{1,8192})"),
@@ -321,16 +428,16 @@ _SHAPES = (
     ),
     _Shape(
         ("gh", "glpat-", "sk", "rk_", "xox", "hf_", "npm_", "pypi-", "shpat_", "dop_v1_", "whsec_"),
-        r"(?P<value>(?-i:gh[pousr]_|github_pat_|glpat-|sk-|[sr]k_(?:live|test)_|xox[abeprs]-|hf_|npm_|pypi-|shpat_"
+        _NOT_IN_A_WORD
+        + r"(?P<value>(?-i:gh[pousr]_|github_pat_|glpat-|sk-|[sr]k_(?:live|test)_|xox[abeprs]-|hf_|npm_|pypi-|shpat_"
         r"|dop_v1_|whsec_)[A-Za-z0-9_-]{16,512})",
-        r"(?<![A-Za-z0-9])\Z",
     ),
     _Shape(
         ("akia", "asia", "aiza", "sg.", "eyj"),
-        r"(?P<value>(?-i:(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
+        _NOT_IN_A_WORD + r"(?P<value>(?-i:(?:AKIA|ASIA)[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
         r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64}"
         r"|eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,8192}(?:\.[A-Za-z0-9_-]{0,1024})?))",
-        r"(?<![A-Za-z0-9])\Z",
+        run=r"[A-Za-z0-9_-]*",
     ),
     _Shape(("hooks.slack.com/",), r"hooks.slack.com/(?:services|workflows)/(?P<value>[\w/-]{8,256})"),
     _Shape(("/api/webhooks/",), r"/api/webhooks/(?P<value>\d{5,30}/[\w-]{8,256})"),
@@ -341,7 +448,6 @@ _ORDINARY = frozenset(
     "invalid expected wrong empty unknown expired given set unset is are was not and or for to must needs has with in "
     "the a an of from".split()
 )
-_BEFORE = 32  # characters in front of an anchor that are looked at
 
 
 def _shaped(text: str) -> Iterator[tuple[int, int]]:
@@ -357,25 +463,30 @@ def _shaped(text: str) -> Iterator[tuple[int, int]]:
                 found = _match(shape, text, at)
                 if found is not None:
                     yield found.span("value")
-                at = small.find(anchor, at + len(anchor) if found is None else max(found.end(), at + 1))
+                at = small.find(anchor, _behind(shape, anchor, text, at) if found is None else max(found.end(), at + 1))
+
+
+def _behind(shape: _Shape, anchor: str, text: str, at: int) -> int:
+    """Where to look for the anchor again, that led to nothing at this place."""
+    run = _compiled(shape.run).match(text, at) if shape.run else None
+    return max(at + len(anchor), 0 if run is None else run.end())
 
 
 def _match(shape: _Shape, text: str, at: int) -> re.Match[str] | None:
     found = _compiled(shape.pattern).match(text, at)
-    if found is None or not _compiled(shape.before or r"\Z").search(text, max(0, at - _BEFORE), at):
-        return None
-    return None if _is_ordinary(found) else found
+    return None if found is None or _is_ordinary(found) else found
 
 
 def _is_ordinary(found: re.Match[str]) -> bool:
-    """Is this a word of a sentence, or the name of a place where a secret is, and no secret?"""
+    """Is this a word of a sentence, and no secret?"""
     value, named = found["value"], found.groupdict()
-    if value.startswith(("{{", "${", "$(", "env:")) or value.lower().rstrip(".,:!?") in _ORDINARY:
+    word = value.rstrip(".,:!?`)")
+    if word.lower() in _ORDINARY:
         return True
     if "quote" not in named or named["quote"] or named.get("sure"):
         return False
     in_sentence = found[0][: -len(value)][-1].isspace()
-    return (in_sentence and value.isalpha() and len(value) < 16) or value.replace(".", "").isdigit()
+    return (in_sentence and word.isalpha() and len(word) < 16) or value.replace(".", "").isdigit()
 
 
 _KNOWN = _Known()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .binding import escape, inputs_used
+from .binding import escape, inputs_used, literal_secret
 from .errors import InputInvalid, Place, RunRefused, StepNotRegistered
 from .events import Fact, NewArtifact, StepEnded, StepReady
 from .ledger import INPUTS, restored_ledger
@@ -32,7 +32,7 @@ async def rerun_of(
     `reads` says which paths `inputs` may open.
 
     Raises:
-        RunRefused: E_RUN_ACTIVE. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER, E_INPUT_….
+        RunRefused: E_RUN_ACTIVE. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER, E_SECRET_PLACE, E_INPUT_….
     """
     if not old.status.final:
         raise RunRefused(
@@ -67,6 +67,7 @@ def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:
         step = steps.get(step_id)
         if step is None or not parameter:
             raise InputInvalid("E_PARAMETER", "a parameter is STEP.NAME", found=name, allowed=" ".join(steps))
+        _refuse_secret(step, parameter)
         data = _plain(value, step_id, parameter, "use an input")
         steps[step_id] = replace(step, parameters={**step.parameters, parameter: escape(data)})
     return replace(plan, steps=tuple(steps.values()))
@@ -77,7 +78,7 @@ def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[st
 
     They are taken as they are: nothing in them is a template. Those of a ComfyUI workflow are checked when it runs.
 
-    Raises InputInvalid: E_PARAMETER.
+    Raises InputInvalid: E_PARAMETER, E_SECRET_PLACE for one that is taken as a secret.
     """
     known = _known_parameters(step)
     for name, value in given.items():
@@ -87,10 +88,17 @@ def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[st
             raise InputInvalid(
                 "E_PARAMETER", "the step has no such parameter", place=place, found=name, allowed=allowed
             )
+        _refuse_secret(step, name)
         size = len(msgspec.json.encode(_plain(value, step.id, name, "edit the artifact instead")))
         if size > INLINE_VALUE:
             raise InputInvalid("E_PARAMETER", "the parameter is too large", found=f"{size} bytes", allowed="64 KiB")
     return dict(given)
+
+
+def _refuse_secret(step: StepPlan, name: str) -> None:
+    if name in step.secrets:
+        problem = literal_secret(name, Place(step=step.id, field=name))
+        raise InputInvalid(problem.code, problem.message, place=problem.place, cure=problem.cure)
 
 
 def _known_parameters(step: StepPlan) -> frozenset[str] | None:

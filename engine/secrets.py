@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -33,7 +34,7 @@ import msgspec
 
 from .errors import FeatureMissing, Place, Problem, SecretMissing, StoreFailed
 from .model import InputSpec, Json
-from .redaction import HIDDEN, SHORTEST, remember, secrets_of_environment
+from .redaction import HIDDEN, SHORTEST, is_plain_word, remember, secrets_of_environment
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -44,6 +45,7 @@ MARK = "$secret"
 NOT_KEPT: Json = {MARK: {}}
 KEY_VARIABLE = "TOWPATH_SECRET_KEY"
 KEY_FILE = "secrets.key"
+SURE_LENGTH = 8  # characters; a shorter text is found in what has nothing to do with the secret
 _NOT_YET: Any = object()
 
 
@@ -108,11 +110,15 @@ class Secret(Generic[T]):
 
 
 def _remember(value: object) -> None:
-    """Tell the redaction every text in a secret value."""
+    """Tell the redaction every text in a secret value that only the secret can be the reason for.
+
+    Whoever starts a run chooses its secrets: one that is a common word would take it out of what all others are told.
+    """
     if isinstance(value, str):
-        remember(value)
-    elif isinstance(value, bool | int | float):
-        remember(str(value))
+        if len(value) >= SURE_LENGTH and not is_plain_word(value):
+            remember(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _remember(str(value))
     elif isinstance(value, Mapping):
         for inner in value.values():
             _remember(inner)
@@ -209,13 +215,42 @@ def secret_type(annotation: Any) -> tuple[bool, Any]:
 _WRITTEN = re.compile(r"\s*(?:Optional\[)?(?:\w+\.)*Secret(?:\[(?P<inner>\w+)[^\]]*\]?)?\]*\s*(?:\|\s*None)?\s*")
 
 
+def holds_secret_type(annotation: Any) -> bool:
+    """Does an annotation ask for data with secrets inside of it (`list[Secret[str]]`)? No argument is made so."""
+    if secret_type(annotation)[0]:
+        return False
+    if isinstance(annotation, str):
+        return _INSIDE.search(annotation) is not None
+    return any(secret_type(part)[0] or holds_secret_type(part) for part in get_args(annotation))
+
+
+_INSIDE = re.compile(r"\[.*\bSecret\b")
+
+
+def check_annotations(function: Callable[..., Any], place: Place) -> list[Problem]:
+    """What is wrong with how a function asks for secrets."""
+    wrong = [name for name, hint in _hints(function).items() if name != "return" and holds_secret_type(hint)]
+    return [
+        Problem(
+            "E_SECRET_INPUT",
+            f"{name} asks for data with secrets inside of it",
+            replace(place, field=name),
+            allowed="Secret[…] around the whole: Secret[list[str]], Secret[dict[str, str]]",
+        )
+        for name in wrong
+    ]
+
+
 def secret_names(function: Callable[..., Any]) -> frozenset[str]:
     """The parameters of a function that ask for a secret, and `return` if it gives one."""
+    return frozenset(name for name, hint in _hints(function).items() if secret_type(hint)[0])
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        hints = get_type_hints(function, include_extras=True)
+        return get_type_hints(function, include_extras=True)
     except Exception:  # a name that is only there for type checkers
-        hints = getattr(function, "__annotations__", {})
-    return frozenset(name for name, hint in hints.items() if secret_type(hint)[0])
+        return dict(getattr(function, "__annotations__", {}))
 
 
 def secret_problems(spec: InputSpec, place: Place, *, references: bool) -> list[Problem]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import unquote
 
 import anyio
@@ -479,7 +480,8 @@ def check_run_id(run_id: str) -> None:
     readings = (run_id, unquote(run_id))  # what is decoded once too often leads nowhere else, either
     apart = any(not text.isprintable() or "/" in text or "\\" in text or text[:1] == "." for text in readings)
     edges = not run_id[:1].isalnum() or run_id != run_id.strip() or run_id.endswith(".")
-    if apart or edges or len(run_id) > MAX_RUN_ID or _POSITION.fullmatch(run_id):
+    looks = "".join(normalize("NFKC", run_id).split())  # what a person reads, and types
+    if apart or edges or len(run_id) > MAX_RUN_ID or _POSITION.fullmatch(looks):
         raise InputInvalid(
             "E_RUN_ID",
             "a run id",

@@ -17,7 +17,7 @@ from .input_types import fitted
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
-from .secrets import Secret, of_plain
+from .secrets import MARK, Secret, of_plain
 
 
 class Reads(Enum):
@@ -137,8 +137,8 @@ def _secret(spec: InputSpec, value: Any) -> Any:
         value = of_plain(value)
     if value.mark is None:
         _typed(spec, value.reveal(), may_read=False)
-    elif spec.type not in ("string", "json"):
-        raise _wrong_type(spec, value)
+    elif spec.type not in ("string", "json") and "env" in value.mark[MARK]:
+        raise _wrong_type(spec, value)  # a variable holds text; what is encrypted was checked when it was given
     return value
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
-from .secrets import secret_names
+from .secrets import check_annotations, secret_names
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
 from .tracing import Node, Ref, current_trace, is_reference, user_place
 
@@ -150,6 +150,14 @@ class Step(Alike, Generic[P, R]):
         """The parameters that take a `Secret`."""
         return secret_names(self.function) - {"return"}
 
+    def secrets_among(self, names: Iterable[str]) -> frozenset[str]:
+        """The arguments that are taken as a `Secret`: also those that `**more: Secret[str]` takes."""
+        if not self.secrets:
+            return frozenset()
+        rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+        known = self.signature.parameters.keys() - {rest}
+        return frozenset(n for n in names if (n if n in known else rest) in self.secrets)
+
     @cached_property
     def is_secret(self) -> bool:
         """Is what it returns secret?"""
@@ -219,7 +227,10 @@ def positional_room(function: Any) -> float:
 
 
 def _check_kind(function: Any) -> None:
-    """Raises ChainInvalid (E_STEP_KIND) for what cannot be called again, by name, in another process."""
+    """Raises ChainInvalid (E_STEP_KIND) for what cannot be called again, by name, in another process.
+
+    And E_SECRET_INPUT for a parameter with secrets inside of it.
+    """
     if isinstance(function, Step):
         found, cure = "a step already", "@step once; `step_a.with_options(…)` is the same step with other options"
     elif isinstance(function, type):
@@ -229,6 +240,9 @@ def _check_kind(function: Any) -> None:
     elif not callable(function) or not isinstance(getattr(function, "__qualname__", None), str):
         found, cure = f"{shown(type(function).__name__)}, no function", "write a `def` around it"
     else:
+        problems = check_annotations(function, user_place())
+        if problems:
+            raise ChainInvalid(problems)
         return
     problem = Problem("E_STEP_KIND", "this cannot be a step", user_place(), f"it is {found}", "a function", cure)
     raise ChainInvalid([problem])
@@ -281,7 +295,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Raises:
         InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN for an option.
-        ChainInvalid: E_STEP_KIND for what is no function.
+        ChainInvalid: E_STEP_KIND for what is no function, E_SECRET_INPUT for a parameter with secrets inside of it.
     """
     name = options.pop("name", None)
     settled = step_options(StepOptions(), **options)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import msgspec
 from .artifact import Artifact, File, KeptFile, Origin
 from .errors import Place, ValueRefused
 from .model import Json
+from .redaction import HIDDEN
 from .secrets import MARK, NOT_KEPT, Secret
 
 REFERENCE = "$artifact"
@@ -205,9 +207,22 @@ def copied(value: Any) -> Any:
     return [copied(inner) for inner in value] if isinstance(value, list) else value
 
 
-def check_replacement(encoded: bytes, place: Place, before: Json = None) -> Json:
-    """The value in bytes that are to replace a kept value. Files in it are those that stood in it `before`
-    (None: not known yet).
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What replaces a kept value. Each of `secrets` is a mark inside of `value` that is to hold what stands there in
+    the open; `changed` tells that `value` is not what was sent.
+    """
+
+    value: Json
+    secrets: tuple[tuple[dict[str, Json], Json], ...] = ()
+    changed: bool = False
+
+
+def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: bool = False) -> Replacement:
+    """The value in bytes that are to replace the kept value `before`.
+
+    Files and secrets in it are those that stood in it `before`; nobody names another one. What stands where a
+    secret stood is one again: `***` is the same, anything else is a new one. With `secret` all of it is.
 
     Raises ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE.
     """
@@ -220,11 +235,49 @@ def check_replacement(encoded: bytes, place: Place, before: Json = None) -> Json
         raise ValueRefused(
             "E_VALUE_TYPE", f"what replaces a value has to be JSON: {error}", place=place, allowed="JSON, in UTF-8"
         ) from None
-    unknown = set() if before is None else _references(value) - _references(before)
-    if unknown:
+    if _references(value) - _references(before):
         allowed = "the files and secrets that the value named before"
         raise ValueRefused("E_VALUE_TYPE", "the value names another file or secret", place=place, allowed=allowed)
+    secrets: list[tuple[dict[str, Json], Json]] = []
+    if secret and not _is_mark(before):
+        before = NOT_KEPT
+    kept = _with_secrets(value, before, secrets, place)
+    return Replacement(kept, tuple(secrets), kept != value)
+
+
+def _with_secrets(value: Json, before: Json, secrets: list[tuple[dict[str, Json], Json]], place: Place) -> Json:
+    """The value with secrets again where secrets stood `before`; the new ones are put into `secrets`."""
+    if _is_mark(before):
+        return _as_secret(value, before, secrets, place)
+    if isinstance(value, dict) and isinstance(before, dict):
+        return {key: _with_secrets(one, before.get(key), secrets, place) for key, one in value.items()}
+    if isinstance(value, list) and isinstance(before, list):
+        pairs = zip_longest(value, before[: len(value)])
+        return [_with_secrets(one, old, secrets, place) for one, old in pairs]
     return value
+
+
+def _as_secret(value: Json, before: Json, secrets: list[tuple[dict[str, Json], Json]], place: Place) -> Json:
+    if value is None or _is_mark(value):
+        return value
+    if value == HIDDEN and before != NOT_KEPT:
+        return before
+    if _references(value):
+        raise ValueRefused("E_VALUE_TYPE", "a secret with a file or another secret in it", place=place, allowed="data")
+    mark: dict[str, Json] = {MARK: {}}
+    secrets.append((mark, value))
+    return mark
+
+
+def _is_mark(value: Json) -> bool:
+    return isinstance(value, dict) and MARK in value and REFERENCE not in value
+
+
+def without_marks(value: Json) -> Json:
+    """Kept data as it is shown: `***` in place of secrets, whatever is kept of them."""
+    if isinstance(value, dict):
+        return HIDDEN if MARK in value else {key: without_marks(inner) for key, inner in value.items()}
+    return [without_marks(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _references(value: Json) -> set[str]:
@@ -232,13 +285,6 @@ def _references(value: Json) -> set[str]:
     found: set[str] = set()
     restore(value, lambda name, item: found.add(f"{name!r} {item!r}"), lambda mark: found.add(f"{mark!r}"))
     return found
-
-
-def has_references(value: Json) -> bool:
-    """Does any file stand in this value?"""
-    if isinstance(value, dict):
-        return REFERENCE in value or any(map(has_references, value.values()))
-    return isinstance(value, list) and any(map(has_references, value))
 
 
 def of_item(value: Json, item: int) -> Json:

@@ -11,20 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import msgspec
 import sqlalchemy as sa
 
 from towpath.artifact import File, KeptFile
 from towpath.errors import InputInvalid, Place, StoreFailed
 from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json, StepStatus, kind_of
-from towpath.values import check_replacement, has_references
+from towpath.secrets import MARK, sealed
+from towpath.values import check_replacement
 
 from . import gates, rows, transitions
 from .clock import new_id, now
+from .definitions import elsewhere
 from .keyed import insert_once, page
-from .rows import Record, encode, record, record_or_none
+from .rows import Record, decode, encode, record, record_or_none
 from .session import Session
-from .tables import artifact_deletions, artifacts, blobs, chains, workflows
+from .tables import artifact_deletions, artifacts, blobs, chains, definitions, workflows
 
 _LINEAGE_DEPTH = 10_000
 
@@ -181,16 +185,32 @@ async def _editable(session: Session, workflow_id: str) -> Record:
 
 
 async def _as_value(session: Session, workflow_id: str, name: str, kept: KeptFile) -> KeptFile:
-    """What replaces a value that is kept as an artifact is a value again."""
+    """What replaces a value that is kept as an artifact is a value again, and its secrets are kept as secrets."""
     old = await get_latest_artifact(session, workflow_id, name) if name == "value" else None
     if old is None or old["media_type"] != "application/json":
         return kept
     encoded = kept.inline if kept.inline is not None else await session.files.blobs.read(kept.digest)
-    value = check_replacement(encoded, Place(field=name))
-    if has_references(value):
-        before = check_replacement(await session.files.read_bytes(rows.artifact(old)), Place(field=name))
-        check_replacement(encoded, Place(field=name), before)
+    before = decode((await session.files.read_bytes(rows.artifact(old))).decode())
+    new = check_replacement(encoded, Place(field=name), before, secret=await _is_secret(session, workflow_id))
+    for mark, value in new.secrets:
+        mark[MARK] = await anyio.to_thread.run_sync(sealed, value, session.files.folder)
+    if new.changed:
+        return await session.files.keep(msgspec.json.encode(new.value), kept.filename, "application/json")
     return replace(kept, media_type="application/json")
+
+
+async def _is_secret(session: Session, workflow_id: str) -> bool:
+    """Was the value of this row's step declared secret?"""
+    query = sa.select(workflows.c.step_id, chains.c.chain_definition).join(chains, chains.c.id == workflows.c.chain_id)
+    row = await session.fetch_one(query.where(workflows.c.id == workflow_id))
+    digest = None if row is None else elsewhere(row["chain_definition"])
+    if digest is not None:
+        large = await session.fetch_one(sa.select(definitions.c.definition).where(definitions.c.sha256 == digest))
+        plan = None if large is None else decode(large["definition"])
+    else:
+        plan = None if row is None else decode(row["chain_definition"])
+    steps = plan.get("steps", []) if isinstance(plan, dict) else []
+    return row is not None and any(step["id"] == row["step_id"] and step.get("secret") for step in steps)
 
 
 async def _tell_edited(session: Session, place: Record, row: Record) -> None:

@@ -28,7 +28,7 @@ from .event_feed import EventFeed
 from .principals import ANYONE, Role
 from .queries import check_query
 from .records import Records
-from .refusals import Refused, of_http, refusal
+from .refusals import Refused, echoes, of_http, refusal
 from .server_settings import ServerSettings, server_secret
 from .webhooks import Webhooks
 
@@ -98,7 +98,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(ours, Refused | TowpathError)
     if not request.url.path.startswith(PREFIX) and "text/html" in request.headers.get("accept", ""):
         return pages.refusal_page(request, ours)
-    return refusal(ours)
+    return refusal(ours, echo=not echoes(ours) or request.app.state.door.may_echo(request))
 
 
 @asynccontextmanager

@@ -129,6 +129,9 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._look()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Not logged: anybody may ask, with or without a key, and is answered as if they had not."""
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._look()

@@ -47,6 +47,7 @@ HEADERS = (
 )
 WINDOW = 60.0  # seconds in which wrong keys, and changes, are counted
 _MOST_ADDRESSES = 1_000
+_MOST_ECHOES = 60  # refusals of one key in `WINDOW` that repeat what was sent
 
 
 class Sessions:
@@ -114,6 +115,7 @@ class Doorkeeper:
         self.sessions = Sessions(secret)
         self._wrong = Tries(failed_keys)
         self._changes = Tries(changes)
+        self._echoes = Tries(_MOST_ECHOES)
         self._records = records
 
     async def admit(self, scope: Scope) -> None:
@@ -145,7 +147,6 @@ class Doorkeeper:
                 400,
                 "E_HOST",
                 "this server does not go by that name",
-                found=given[0] if given else "",
                 cure="call it by a name that it was started with (--allow-host)",
             )
 
@@ -206,6 +207,13 @@ class Doorkeeper:
         """The sign-in that was counted had a right key."""
         self._wrong.take_back(address)
 
+    def may_echo(self, connection: HTTPConnection) -> bool:
+        """May an answer repeat what was sent? Never to nobody, and not to a key that is refused again and again: it
+        would tell which guesses at secrets are right.
+        """
+        principal: Principal | None = getattr(connection.state, "principal", None)
+        return principal is not None and self._echoes.count(f"{principal.way} {principal.name}") is None
+
     async def still_good(self, principal: Principal, connection: HTTPConnection) -> bool:
         """Would they be let in again now? For streams that live longer than a key."""
         try:
@@ -239,9 +247,9 @@ class Guard:
         try:
             await self._door.admit(scope)
         except Refused as refused:
-            app = _to_login(scope, refused) or refusal(refused)
+            app = _to_login(scope, refused) or refusal(refused, echo=False)
         except TowpathError as error:  # the store is busy, say: nobody is let in unseen
-            app = refusal(error)
+            app = refusal(error, echo=False)
         await app(scope, receive, send)
 
 
@@ -265,7 +273,7 @@ def _nobody() -> Refused:
         401,
         "E_AUTH_MISSING",
         "this needs a key",
-        cure="send `Authorization: Bearer tp_…`; `towpath keys add NAME --role ROLE` makes one",
+        cure="send `Authorization: Bearer KEY`; `towpath keys add NAME --role ROLE` makes one",
         headers={"WWW-Authenticate": 'Bearer realm="towpath"'},
     )
 
@@ -295,9 +303,9 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
         # Forms of our pages have the origin `null`: that is how browsers take `Referrer-Policy: no-referrer`.
         hidden = origin == "null" and (site == "same-origin" or _is_form(scope, headers))
         if not hidden and (_site_of(origin) != host or not host):
-            raise _forged(origin)
+            raise _forged()
     if scope["method"] not in _SAFE and site not in ("same-origin", "none"):
-        raise _forged(site)
+        raise _forged()
 
 
 def _site_of(origin: str) -> str:
@@ -322,11 +330,11 @@ def _check_session_post(scope: Scope, headers: Headers) -> None:
         return
     if _is_form(scope, headers):
         return
-    raise _forged("no Origin")
+    raise _forged()
 
 
-def _forged(found: str) -> Refused:
-    return Refused(403, "E_CSRF", "this request was not made by a page of this server", found=found)
+def _forged() -> Refused:
+    return Refused(403, "E_CSRF", "this request was not made by a page of this server")
 
 
 def _to_login(scope: Scope, refused: Refused) -> Response | None:

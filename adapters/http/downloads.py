@@ -16,12 +16,16 @@ from typing import Any
 from urllib.parse import quote
 
 import anyio
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from towpath.errors import StoreFailed
 from towpath.logs import guarded_logger
 from towpath.model import ArtifactRow
+from towpath.ports import Files
+from towpath.secrets import MARK, marks_in
+from towpath.values import MAX_VALUE, without_marks
 
 from .records import engine_of
 from .refusals import Refused
@@ -59,6 +63,11 @@ _INLINE: dict[str, tuple[bytes, ...]] = {
 
 _TEXT = frozenset({"text/plain", "text/csv", "text/markdown", "application/json"})
 _SANDBOX = "default-src 'none'; style-src 'none'; script-src 'none'; frame-ancestors 'none'; sandbox"
+_HARMLESS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": _SANDBOX,
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def may_be_shown(media_type: str) -> bool:
@@ -71,6 +80,9 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
 
     Raises Refused (416 E_RANGE), StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT).
     """
+    shown = await value_shown(engine_of(request).store.files, row)
+    if shown is not None:
+        return _masked_answer(request, shown, row, attachment)
     tag = f'"{row.digest}"'
     common = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _known(request.headers.get("if-none-match", ""), tag):
@@ -89,6 +101,38 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
     headers["Content-Length"] = str(last - first + 1)
     headers["Content-Range"] = f"bytes {first}-{last}/{row.size}"
     return await kept.part(first, last, headers)
+
+
+async def value_shown(files: Files, row: ArtifactRow) -> bytes | None:
+    """A kept value with secrets in it as everybody may see it; None for all that is shown as it is.
+
+    Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT).
+    """
+    if row.name != "value" or row.media_type != "application/json" or row.size > MAX_VALUE:
+        return None
+    data = await files.read_bytes(row)
+    if MARK.encode() not in data:
+        return None
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return msgspec.json.encode(without_marks(value)) if any(marks_in(value)) else None
+
+
+def _masked_answer(request: Request, data: bytes, row: ArtifactRow, attachment: bool) -> Response:
+    """A whole answer: parts and digests are those of what is kept, which this is not."""
+    tag = f'"{row.digest}-shown"'
+    headers = {
+        "ETag": tag,
+        "Cache-Control": "private, no-cache",
+        "Content-Type": "application/octet-stream" if attachment else "application/json; charset=utf-8",
+        "Content-Disposition": disposition(row.filename, inline=not attachment),
+        **_HARMLESS,
+    }
+    if _known(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    return Response(data, headers=headers)
 
 
 def _known(tags: str, tag: str) -> bool:
@@ -126,9 +170,7 @@ async def _headers(kept: _Kept, row: ArtifactRow, attachment: bool) -> dict[str,
     return {
         "Content-Type": media,
         "Content-Disposition": disposition(row.filename, inline=shown),
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": _SANDBOX,
-        "Cross-Origin-Resource-Policy": "same-origin",
+        **_HARMLESS,
     }
 
 

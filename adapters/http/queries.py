@@ -61,6 +61,9 @@ def page_of(request: Request, what: str, **fixed: Any) -> Page:
     conditions = [Condition(name, "", value) for name, value in fixed.items()]
     asked = [key for key in dict.fromkeys(given.keys()) if key not in _PAGING]
     conditions += [_condition(listing, key, given.getlist(key), fixed) for key in asked]
+    meant = [(one.field, one.operator) for one in conditions]
+    if len(set(meant)) < len(meant):  # `size=1&size[eq]=2`
+        raise Refused(422, "E_PARAM_TYPE", "a filter is given twice", cure="say it once")
     sort = given.get("sort", "")
     sort_of(listing, sort)
     falling = _falling(given.get("order"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -82,16 +83,39 @@ def status_of(error: TowpathError) -> int:
     return 500 if isinstance(error, StoreFailed) else 422
 
 
-def refusal(error: Refused | TowpathError) -> Response:
-    """The answer for an error of ours."""
+def refusal(error: Refused | TowpathError, *, echo: bool = True) -> Response:
+    """The answer for an error of ours. Without `echo` it repeats nothing that was sent: `***` in the place of a guess
+    would tell that the guess is a secret.
+    """
+    told = _as_it_is if echo else unechoed
     if isinstance(error, Refused):
-        return problem_answer(error.status_code, error.problem, error.headers, **error.more)
-    problem, status = error.problem, status_of(error)
+        return problem_answer(error.status_code, told(error.problem), error.headers, **error.more)
+    problem, status = told(error.problem), status_of(error)
     if isinstance(error, StoreFailed) and status == 500:
         _log.error("%s", error)
         problem = Problem(problem.code, problem.message)
-    more = {"problems": [clean(p) for p in error.problems]} if len(error.problems) > 1 else {}
+    more = {"problems": [clean(told(p)) for p in error.problems]} if len(error.problems) > 1 else {}
     return problem_answer(status, problem, None, **more)
+
+
+def echoes(error: Refused | TowpathError) -> bool:
+    """Does the answer repeat something that was sent?"""
+    if not isinstance(error, Refused) and len(error.problems) > 1:
+        return True
+    return bool(error.problem.found) or error.problem.code in _WITHOUT_NAMES
+
+
+def unechoed(problem: Problem) -> Problem:
+    """A problem without what was found."""
+    return replace(problem, found="", message=_WITHOUT_NAMES.get(problem.code, problem.message))
+
+
+def _as_it_is(problem: Problem) -> Problem:
+    return problem
+
+
+# Sentences that name what was sent, and what is said instead.
+_WITHOUT_NAMES = {"E_BODY_FIELD": "a field of the body is wrong, or there is one too many"}
 
 
 def problem_answer(status: int, problem: Problem, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
@@ -102,7 +126,13 @@ def problem_answer(status: int, problem: Problem, headers: Mapping[str, str] | N
 
 def clean(problem: Problem) -> dict[str, object]:
     """A problem as data, without the folders of this machine and without secrets."""
-    return {key: safe_text(value) if isinstance(value, str) else value for key, value in problem.as_json().items()}
+    return {
+        key: safe_text(value) if isinstance(value, str) and key not in _OURS else value
+        for key, value in problem.as_json().items()
+    }
+
+
+_OURS = ("code", "field")  # words of ours, whatever a secret is
 
 
 def safe_text(text: str) -> str:

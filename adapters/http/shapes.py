@@ -381,7 +381,8 @@ def shown_error(error: Json) -> Json:
     if not isinstance(error, dict):
         return error
     trace = error.get("traceback")
-    return _cleaned({**error, "traceback": _FRAME.sub(r"\1\2", trace)} if isinstance(trace, str) else error)
+    told = _cleaned({**error, "traceback": _FRAME.sub(r"\1\2", trace)} if isinstance(trace, str) else error)
+    return {**told, "code": error["code"]} if "code" in error else told
 
 
 def masked(value: Json) -> Json:

@@ -21,7 +21,7 @@ from towpath.adapters.telemetry import Spans
 from towpath.adapters.work import LOST_LIMIT, Farm, StepExecutor, Work, crashed, total_timeout
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
-from towpath.errors import StoreFailed, TowpathError
+from towpath.errors import StepNotRegistered, StoreFailed, TowpathError
 from towpath.events import AttemptReleased, Fact, LogKept, StepReady, StepRetried
 from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, StepPlan, StepStatus
@@ -194,7 +194,7 @@ class Trying:
             return False
         known = row is not None
         row = row or LedgerRow(self._recorder.store.new_id(), *self._key)
-        row.parameters = recorded_parameters(arguments, self.step)
+        row.parameters = recorded_parameters(arguments, self.step, self._function())
         self._view.facts.begin_attempt(self.step, row, facts, recorded=known)
         await self._recorder.record(self._lease, facts)
         self.work = Work(self.step, row, arguments, tries=self._tries, deadline=self._deadline(), scope=self.scope)
@@ -248,6 +248,12 @@ class Trying:
         self.called_off = True
         self._in_line.cancel()
         self.scope.cancel()
+
+    def _function(self) -> Step[..., Any] | None:
+        """The step's function, if it is a function and this worker has it."""
+        with suppress(StepNotRegistered):
+            return find_step(self.step.target) if self.step.kind == "python" else None
+        return None
 
     def _executor(self) -> StepExecutor:
         functions: dict[str, Step[..., Any]] = {}

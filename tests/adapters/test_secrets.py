@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -16,7 +17,17 @@ from cryptography.fernet import Fernet
 from tests.conformance import secret_steps as steps
 from tests.conformance.secrets import *  # noqa: F403
 from tests.conformance.secrets import CANARY, NAME, traces
-from towpath import ChainInvalid, ChainStatus, FeatureMissing, InputInvalid, Secret, SecretMissing, StoreFailed, chain
+from towpath import (
+    ChainInvalid,
+    ChainStatus,
+    FeatureMissing,
+    InputInvalid,
+    Secret,
+    SecretMissing,
+    StoreFailed,
+    chain,
+    step,
+)
 from towpath.chain_file import load_chain_from_dict
 from towpath.secrets import secret_names
 from towpath.values import check_replacement
@@ -212,7 +223,7 @@ def test_an_edited_value_names_no_other_secret() -> None:
 
     before = {"token": {"$secret": {"env": NAME}}}
     kept = b'{"token": {"$secret": {"env": "UPSTREAM_KEY"}}, "n": 1}'
-    assert check_replacement(kept, Place(), before)["n"] == 1
+    assert check_replacement(kept, Place(), before).value["n"] == 1
     with pytest.raises(ValueRefused):
         check_replacement(b'{"token": {"$secret": {"env": "HOME"}}}', Place(), before)
 
@@ -244,6 +255,108 @@ def test_annotations_that_ask_for_a_secret(annotation: str, secret: bool, future
     exec(f"{head}{names}def f(a: {annotation}): ...", space)
     found = secret_names(space["f"])  # type: ignore[arg-type]
     assert found == ({"a"} if secret else set())
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "list[Secret[str]]",
+        "dict[str, Secret[str]]",
+        "tuple[Secret[int], ...]",
+        "list[dict[str, Secret]]",
+        "list[Secret[str]] | None",
+        "Optional[list[Secret[str]]]",
+        "Annotated[list[Secret[str]], 'note']",
+        "list[towpath.Secret[str]]",
+    ],
+)
+@pytest.mark.parametrize("future", [True, False])
+def test_data_with_secrets_inside_is_no_parameter(annotation: str, future: bool) -> None:
+    """Nothing would say of the data which parts are to be kept as secrets: the whole is one, or none of it."""
+    names = "import towpath\nfrom towpath import Secret, chain, step\nfrom typing import Annotated, Optional\n"
+    head = "from __future__ import annotations\n" if future else ""
+    for body in (
+        f"@step\ndef f(a: {annotation}): ...",
+        f"@step\ndef f(x): ...\n@chain\ndef c(a: {annotation}): return f(a)\nc.compile()",
+    ):
+        with pytest.raises(ChainInvalid) as refused:
+            exec(f"{head}{names}{body}", {"__name__": "declared"})
+        assert refused.value.code == "E_SECRET_INPUT"
+        assert "Secret[list[str]]" in str(refused.value)
+
+
+@step
+async def takes(key: Secret[Any], plain: Any = None, **more: Secret[str]) -> None:
+    """Takes secrets."""
+
+
+@chain
+def written_text():
+    return takes("in the open")
+
+
+@chain
+def written_data():
+    return takes({"deep": ["in the open"]})
+
+
+@chain
+def written_among_others(key: Secret[str]):
+    return takes(key, other="in the open")
+
+
+@chain
+def written_items():
+    return takes.map(["in the open"])
+
+
+@chain
+def written_number():
+    return takes(7, plain=1)
+
+
+@chain
+def takes_inside(key: Secret[str]):
+    return takes(key)
+
+
+@chain
+def written_for_a_chain():
+    return takes_inside("in the open")
+
+
+@pytest.mark.parametrize(
+    "described",
+    [written_text, written_data, written_among_others, written_items, written_number, written_for_a_chain],
+)
+def test_no_argument_for_a_secret_is_written_into_a_chain(described: Any) -> None:
+    """A plan is shown to everybody: as text, inside of data, under any name, as an item, for a chain inside."""
+    with pytest.raises(ChainInvalid) as refused:
+        described.compile()
+    assert refused.value.code == "E_SECRET_PLACE"
+
+
+@chain
+def nothing_written(key: Secret[str], plain: str):
+    takes(key, plain="in the open").named("a")
+    takes(None).named("b")
+    takes({"part": plain}).named("c")
+    return takes.map([plain, key]).named("e")
+
+
+def test_arguments_for_a_secret_that_are_known_later_are_taken() -> None:
+    """And nothing, which is no secret."""
+    assert [step.secrets for step in nothing_written.compile().plan.steps] == [("key",)] * 4
+
+
+@pytest.mark.parametrize("value", ["in the open", ["in the open"], {"a": "in the open"}, 7])
+def test_no_argument_for_a_secret_is_written_into_a_chain_file(value: object) -> None:
+    """As in Python."""
+    described = {"id": "a", "python": f"{__name__}:takes", "parameters": {"key": value}}
+    with pytest.raises(ChainInvalid) as refused:
+        load_chain_from_dict({"name": "written", "steps": [described]})
+    assert [problem.code for problem in refused.value.problems] == ["E_SECRET_PLACE"]
+    assert "in the open" not in str(refused.value)
 
 
 # ---- the command line

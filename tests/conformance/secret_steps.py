@@ -142,3 +142,117 @@ def mapping(key: Secret[str]):
 def filing():
     """A secret with a file in it."""
     return with_file()
+
+
+@step(requires_approval=True)
+async def offered(found: Any) -> Any:
+    """Waits for a person, who may replace what it returns."""
+    return found
+
+
+@step(requires_approval=True)
+async def offered_secret(found: Any) -> Secret[Any]:
+    """Waits for a person; what it returns is secret, if there is anything."""
+    return found  # type: ignore[no-any-return]
+
+
+@step(requires_approval=True)
+async def offered_part(key: str) -> dict[str, Any]:
+    """Waits for a person; a part of what it returns is secret."""
+    return {"name": "bob", "token": Secret(key)}
+
+
+@step
+async def told(found: Any) -> dict[str, Any]:
+    """What it is given, in the open."""
+    return {"got": str(found)}
+
+
+@step
+async def measured(found: Any) -> dict[str, Any]:
+    """What it is given, turned round, so that nothing hides it."""
+    return {"got": str(found)[::-1]}
+
+
+@chain
+def offering(found: Any):
+    """A plain value at a gate."""
+    return measured(offered(found))
+
+
+@chain
+def offering_secret(found: Any):
+    """A secret value at a gate."""
+    return measured(offered_secret(found))
+
+
+@chain
+def offering_part(key: Secret[str]):
+    """A value with a secret in it at a gate."""
+    return measured(offered_part(key))
+
+
+@chain
+def with_number(key: Secret[int]):
+    """A secret that is no text."""
+    return ask("x", more=key)
+
+
+@chain
+def with_fraction(key: Secret[float]):
+    """A secret that is no text."""
+    return ask("x", more=key)
+
+
+@chain
+def with_flag(key: Secret[bool]):
+    """A secret that is no text."""
+    return ask("x", more=key)
+
+
+@chain
+def with_list(key: Secret[list[str]]):
+    """A secret that is no text."""
+    return ask("x", more=key)
+
+
+@chain
+def with_mapping(key: Secret[dict[str, int]]):
+    """A secret that is no text."""
+    return ask("x", more=key)
+
+
+@step
+async def signed(key: Secret[str], **more: Secret[str]) -> list[str]:
+    """Takes secrets by name, and under any other name."""
+    return [key.reveal()[::-1], *(one.reveal()[::-1] for one in more.values())]
+
+
+@chain
+def inner_secret(key: Secret[str]):
+    """An inner chain whose input is secret."""
+    return signed(key)
+
+
+@chain
+def undeclared(text: str):
+    """A plain input goes to parameters that take secrets."""
+    return {
+        "input": signed(text).named("of_input"),
+        "named": signed(text, other=text).named("of_names"),
+        "items": signed.map([text, text]).named("of_items"),
+        "inner": inner_secret(text).named("of_inner"),
+        "optional": maybe(text),
+    }
+
+
+@step(requires_approval=True)
+async def offered_taken(key: Secret[str]) -> int:
+    """Waits for a person, and takes a secret."""
+    return len(key.reveal())
+
+
+@chain
+def offering_taken(key: str):
+    """A step that takes a secret, at a gate."""
+    return offered_taken(key)

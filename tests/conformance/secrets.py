@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.conftest import OpenEngine
-from towpath import ChainStatus, RunRefused, Secret, SecretMissing
+from towpath import ChainStatus, InputInvalid, RunRefused, Secret, SecretMissing
 from towpath.redaction import _in_base64, _written
 
 from . import secret_steps as steps
@@ -149,6 +149,51 @@ async def test_a_known_run_is_found_again_by_the_value_of_its_secret(
             await engine.run(steps.session, run_id="known", key=f"{CANARY}-other")
     assert refused.value.code == "E_RUN_INPUTS"
     assert CANARY not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("chain", "value"),
+    [
+        ("with_number", 73918264),
+        ("with_number", 0),
+        ("with_fraction", 7391.25),
+        ("with_flag", True),
+        ("with_list", [CANARY]),
+        ("with_mapping", {"pin": 73918264}),
+    ],
+)
+async def test_a_rerun_keeps_secrets_that_are_no_text(chain: str, value: Any, open_engine: OpenEngine) -> None:
+    """What is encrypted was checked when it was given; only a variable always holds text."""
+    async with open_engine() as engine:
+        run = await engine.run(getattr(steps, chain), key=value)
+        again = await engine.rerun(run.id, from_steps=["ask"])
+        assert again.status is ChainStatus.COMPLETED, again.error
+        assert again.value == run.value
+        if chain in ("with_number", "with_fraction", "with_flag"):
+            with pytest.raises(InputInvalid) as refused:
+                await engine.run(getattr(steps, chain), key=Secret.env(NAME))
+            assert refused.value.code == "E_INPUT_TYPE"
+
+
+async def test_what_a_parameter_takes_as_a_secret_is_recorded_as_one(open_engine: OpenEngine) -> None:
+    """Though it came as a plain input: under its name, under any name, of an item, of a chain inside, optional."""
+    async with open_engine() as engine:
+        run = await engine.run(steps.undeclared, text=CANARY)
+        assert run.status is ChainStatus.COMPLETED, run.error
+        assert run.value["input"] == [CANARY[::-1]]
+        assert len(run.value["named"]) == 2
+        row = await engine.store.load(run.id)
+        kept = {(one.step, one.item): one.parameters for one in row.rows}
+        assert CANARY not in str(kept)
+        assert kept["of_input", None] == {"key": {"$secret": {}}}
+        assert kept["of_names", None] == {"key": {"$secret": {}}, "other": {"$secret": {}}}
+        assert kept["of_items", 1] == {"key": {"$secret": {}}}
+        assert kept["of_inner", None] == {"key": {"$secret": {}}}
+        assert kept["maybe", None] == {"key": {"$secret": {}}}
+        for name in ("of_input.key", "of_inner.key", "maybe.key"):
+            with pytest.raises(InputInvalid) as refused:
+                await engine.rerun(run.id, parameters={name: "in the open"})
+            assert refused.value.code == "E_SECRET_PLACE"
 
 
 def test_a_missing_secret_is_an_error_of_its_own() -> None:

@@ -29,6 +29,11 @@ def story(text: str) -> Any:
     return shout(note)
 
 
+@chain
+def outer(text: str) -> Any:
+    return story(text)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -76,6 +81,27 @@ async def test_every_deed_has_a_name(site: Site) -> None:
         assert who(rows, kind)[-1] == names["admin"], kind
     text = str(rows)
     assert not any(key in text for key in site.keys.values()) and link.json()["url"].rpartition("/")[2] not in text
+
+
+async def test_who_did_what_outlives_the_run(site: Site) -> None:
+    """Who started, decided and cancelled it, also in a run inside of it; what it was about is gone with it."""
+    names = {role: (await site.get("/api/v1/me", role)).json()["name"] for role in ("operator", "approver", "admin")}
+    run = await site.engine.run(outer, text="a-canary-text")
+    (gate,) = await site.engine.approvals()
+    inner = gate["chain_id"]
+    assert inner != run.id
+    body = {"seen": gate["artifact_ids"], "reason": "a-canary-reason"}
+    assert (await site.post(f"/api/v1/approvals/{gate['id']}/approve", "approver", json=body)).status_code == 200
+    assert (await site.post(f"/api/v1/chains/{run.id}/cancel", "operator")).status_code == 202
+    before = [row for row in await events(site) if "by" in row["data"]]
+    assert (await site.client("admin").delete(f"/api/v1/chains/{run.id}")).json()["deleted"]
+    rows = await events(site)
+    kept = {(row["seq"], row["type"], row["at"], row["data"]["by"]) for row in rows if "by" in row["data"]}
+    assert kept > {(row["seq"], row["type"], row["at"], row["data"]["by"]) for row in before}
+    assert names["approver"] in [row["data"]["by"] for row in rows if row["data"].get("run_id") == inner]
+    assert names["operator"] in [row["data"]["by"] for row in rows if row["data"].get("run_id") == run.id]
+    assert all(row["chain_id"] is None for row in rows)
+    assert "canary" not in str(rows)
 
 
 async def test_going_on_is_noted(open_site: OpenSite) -> None:
@@ -192,6 +218,24 @@ async def test_a_parameter_is_given_once(site: Site, query: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "E_PARAM_TYPE"), answer.text
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "file_size=1&file_size[eq]=2",
+        "file_size[eq]=2&file_size=1",
+        "file_size[gte]=1&file_size[gte]=2",
+        "file_type=image&file_type[eq]=video",
+        "created_at[gte]=1&created_at[gte]=1",
+        "workflow_id=a&workflow_id[eq]=a",
+        "is_latest=true&is_latest[eq]=false",
+    ],
+)
+async def test_one_filter_has_one_value(site: Site, query: str) -> None:
+    """However it is written: the second one would silently count, or the first."""
+    answer = await site.get(f"/api/v1/artifacts?{query}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "E_PARAM_TYPE"), answer.text
+
+
 async def test_words_of_a_filter_may_be_given_apart(site: Site) -> None:
     assert (await site.get("/api/v1/chains?status=failed&status=partial")).status_code == 200
 
@@ -200,7 +244,8 @@ UNNAMED = (
     "last", "last~1", "last~0", "LAST", "last~", " ", "", "  a", "a ", ".", "..", ".a", "a.", "-a", "--all", "a/b",
     "a\\b", "%2e%2e", "%2E", "a%2fb", "a%5cb", "a%00", "a\0b", "a\nb", "a\tb", "a\x1b[2J", "a\x7fb", "a\x9bb",
     "a\u202eb", "a\u200bb", "a\u2066b", "\ufeffa", "a\u00a0b", "a\u2028b", "a%E2%80%AEb", "?a", "#a", "*", "'a", "$a",
-    ";a", "(a)", "{a}", "[a]", "~a", "!1", "\ud800", "a" * 201,
+    "\uff4c\uff41\uff53\uff54", "\uff2c\uff21\uff33\uff34", "la\uff53t", "last \uff5e1", "l a s t", "la st", "last ~1",
+    "last\u3000~1", ";a", "(a)", "{a}", "[a]", "~a", "!1", "\ud800", "a" * 201,
 )  # fmt: skip
 
 

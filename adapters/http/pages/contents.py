@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import anyio
 import msgspec
 
+from towpath.adapters.http.downloads import value_shown
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, Json
 from towpath.ports import Files
@@ -72,7 +73,7 @@ async def content_of(files: Files, row: ArtifactRow) -> Content:
         return Content(trouble=f"{_TROUBLE.get(error.code, '')} {_CURE} {error.code}".strip())
     if not readable:
         return Content()
-    cut = row.size > len(data)
+    cut = len(data) >= TEXT_LIMIT and row.size > len(data)
     text = data.decode("utf-8", "replace")
     whole = None if cut or "\ufffd" in text else text
     if show == "json" and not cut:
@@ -98,6 +99,9 @@ async def _check(files: Files, row: ArtifactRow) -> None:
 
 
 async def _beginning(files: Files, row: ArtifactRow) -> bytes:
+    shown = await value_shown(files, row)
+    if shown is not None:
+        return shown[:TEXT_LIMIT]
     if row.size <= TEXT_LIMIT:
         return await files.read_bytes(row)
     found = b""
@@ -148,7 +152,7 @@ async def with_peeks(files: Files, rows: Sequence[ArtifactRow]) -> list[Preview]
 
 async def _peek(files: Files, row: ArtifactRow) -> str:
     try:
-        data = await files.read_bytes(row)
+        data = await value_shown(files, row) or await files.read_bytes(row)
     except StoreFailed:
         return ""
     return data[: PEEK * 4].decode("utf-8", "replace")[:PEEK]

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from towpath.adapters.http.downloads import value_shown
 from towpath.adapters.http.records import engine_of, records_of
 from towpath.adapters.http.refusals import status_of
 from towpath.artifact import File
@@ -152,7 +153,8 @@ async def new_version(engine: Any, form: Any, artifact_id: str) -> File:
     before = form.get("line_ends")
     text = text.replace("\r\n", "\n")
     data = (text.replace("\n", "\r\n") if before == "crlf" else text).encode()
-    if data == await engine.store.files.read_bytes(artifact_row(old)):
+    files, row = engine.store.files, artifact_row(old)
+    if data == (await value_shown(files, row) or await files.read_bytes(row)):
         raise InputInvalid("E_UPLOAD", "nothing was changed", cure="choose a file, or edit the text")
     return File(data, filename=old["filename"])
 
