@@ -185,13 +185,14 @@ def _known_as_written(text: str) -> Iterator[tuple[int, int]]:
 # What languages, formats and formatters put in the place of a character, however often one was applied on the other:
 # percent signs, backslashes, entities; and line breaks with the blanks around them, which stand for nothing.
 _ESCAPE = re.compile(
-    r"(?P<percent>(?:%(?:25)*[0-9a-f]{2})++)"
+    r"(?=[%\\\\&\s])"  # most characters are none of it
+    r"(?:(?P<percent>(?:%(?:25)*[0-9a-f]{2})++)"
     r"|(?P<units>(?:\\++(?-i:u)[0-9a-f]{4})++)"
     r"|(?P<bytes>(?:\\++x[0-9a-f]{2})++)"
     r"|\\++(?-i:U)(?P<point>[0-9a-f]{8})"
     r"|(?P<line>\\++[nr]\s*+|(?<!\s)[^\S\r\n]*+[\r\n]\s*+)"
     r"|\\++(?P<char>[^\\])?"
-    r"|(?P<entity>&(?:amp;)*(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z]{2,6});)",
+    r"|(?P<entity>&(?:amp;)*(?:\#\d{1,7}|\#x[0-9a-f]{1,6}|[a-z]{2,6});))",
     re.IGNORECASE,
 )
 
