@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -68,8 +68,8 @@ class Engine:
         """
         from towpath import open_engine  # noqa: PLC0415 - the one arrow that points upwards
 
-        opened: Engine = await open_engine(store, **settings).__aenter__()
-        return opened
+        opened: Any = await open_engine(store, **settings).__aenter__()
+        return cast("Engine", opened)
 
     async def close(self) -> None:
         """Pause what still runs and close the store. Doing it twice is harmless."""

@@ -68,7 +68,7 @@ async def call_step(
     if step.is_async:
         return await in_own_task(call, own, entered)
     value, error = await anyio.to_thread.run_sync(
-        partial(own.run, _called, call, entered), abandon_on_cancel=True, limiter=limiter
+        lambda: own.run(_called, call, entered), abandon_on_cancel=True, limiter=limiter
     )
     if error is not None:
         raise StepRaised(error)
@@ -117,8 +117,8 @@ async def _stop(task: asyncio.Task[Any]) -> None:
     """Cancel a function's task and wait for its end. One that does not end is left to itself."""
     task.cancel()
     with anyio.CancelScope(shield=True):
-        _, working = await asyncio.wait({task}, timeout=GRACE)
-    if working:
+        await asyncio.wait({task}, timeout=GRACE)
+    if not task.done():
         _leave(task)
         _log.warning("a step does not end %g s after it was cancelled: its task is left to itself", GRACE)
 

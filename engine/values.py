@@ -115,7 +115,8 @@ class _Walk:
         """Plain `str` of a subclass too, past its own methods: what parsers and arrays return as text often is one."""
         text = str.__str__(value)
         try:
-            text.isascii() or text.encode()
+            if not text.isascii():
+                text.encode()
         except UnicodeEncodeError as error:
             why = "text with half a character in it (a file name that is no UTF-8?)"
             raise self._refused(path, why, ascii(text[max(0, error.start - 20) : error.end + 20])) from None
