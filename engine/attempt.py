@@ -267,7 +267,8 @@ def failure(error: BaseException) -> Outcome:
 def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
     if not isinstance(error, TowpathError):
         return None
-    return ErrorInfo(printable(str(error.code)), redacted(printable(str(error.problem.message))) + more, name)
+    text = redacted(printable(str(error.problem.message))) or name
+    return ErrorInfo(printable(str(error.code)) or "E_STEP_FAILED", text + more, name)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -230,7 +230,7 @@ class ErrorInfo:
     """Why something failed, as kept in the row. `traceback` holds the user's frames only."""
 
     code: str
-    message: str
+    message: str = ""  # an error that says nothing is recorded without one
     type: str = ""
     traceback: str = ""
     failed_items: tuple[int, ...] = ()

@@ -503,7 +503,7 @@ def _log_kept(fact: LogKept, run: str, at: int, made: list[Write]) -> None:
 def _error_json(error: ErrorInfo | None) -> Json:
     if error is None:
         return None
-    return {name: value for name, value in asdict(error).items() if value}
+    return {name: value for name, value in asdict(error).items() if value or name in ("code", "message")}
 
 
 def _short(error: ErrorInfo | None) -> Json:

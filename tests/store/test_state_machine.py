@@ -23,7 +23,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from tests.conformance.store import PLAN
 from towpath import store as api
-from towpath.errors import Fenced, StoreFailed
+from towpath.errors import Fenced, InputInvalid, StoreFailed
 from towpath.events import ChainEnded, ChainResumed, NewArtifact, StepDropped, StepEnded, StepReady
 from towpath.model import ChainStatus, StepStatus
 from towpath.ports import Lease, NewRun
@@ -185,6 +185,9 @@ class StoreMachine(RuleBasedStateMachine):
 
         if known is None:
             assert self.refused(work()) == "E_DB_REFERENCE"
+            return
+        if parent is not None and known.chain in self.leases and known.status in ("queued", "executing"):
+            assert self.refused(work()) == "E_ARTIFACT_BUSY"  # the run makes the next version itself
             return
         made = self.do(work())
         output = known.outputs.setdefault(name, Output())
@@ -401,7 +404,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = {row: known for row, known in self.model.items() if known.chain != chain}
 
     def refused(self, work: Coroutine[Any, Any, Any]) -> str:
-        with pytest.raises((StoreFailed, Fenced)) as caught:
+        with pytest.raises((StoreFailed, Fenced, InputInvalid)) as caught:
             self.do(work)
         return caught.value.code
 
