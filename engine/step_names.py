@@ -160,7 +160,8 @@ def cure_of(name: str) -> str:
         return 'a lambda has no name: give it one, @step(name="…")'
     if "<locals>" in name:
         return (
-            'give it a name of its own, @step(name="…"), at the top level of a module; in a decorator, functools.wraps'
+            'define it at the top level of a module, or name it, @step(name="…"), and pass --import with the module; '
+            "in a decorator, functools.wraps"
         )
     return ""
 
