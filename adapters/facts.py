@@ -219,9 +219,12 @@ def first_error(plan: Plan, rows: Iterable[StepRow | LedgerRow]) -> ErrorInfo | 
     Which one failed first in time depends on the machine; this does not, so both adapters tell the same.
     """
     order = {step.id: place for place, step in enumerate(plan.steps)}
-    failed = [row for row in rows if row.status is StepStatus.FAILED and row.error is not None and row.step in order]
-    first = min(failed, key=lambda row: (order[row.step], row.item is None, row.item or 0), default=None)
-    return None if first is None else _named(first.error, first.step, first.item)
+    failed = {
+        (order[row.step], row.item is None, row.item or 0): _named(row.error, row.step, row.item)
+        for row in rows
+        if row.status is StepStatus.FAILED and row.error is not None and row.step in order
+    }
+    return failed[min(failed)] if failed else None
 
 
 def restored(row: StepRow) -> RestoredRow:
@@ -243,10 +246,10 @@ def inner_failure(step: StepPlan, status: ChainStatus, error: ErrorInfo | None) 
     return Outcome(error=ErrorInfo(cause.code, message), retryable=False)
 
 
-def _named(error: ErrorInfo | None, step: str, item: int | None) -> ErrorInfo | None:
+def _named(error: ErrorInfo, step: str, item: int | None) -> ErrorInfo:
     """A step's error as the run's, with the step's name in front."""
     place = step if item is None else f"{step}[{item}]"
-    return None if error is None else ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
+    return ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
 
 
 def _rejection(wish: Wish) -> str:
