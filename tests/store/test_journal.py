@@ -722,3 +722,9 @@ def test_facts_are_recorded_in_their_order(tables: Tables) -> None:
     ready = StepReady("r", "a", None, "m:f", started=True, attempt=1)
     assert tables.record(ready, ended(S.COMPLETED), ChainEnded(C.COMPLETED)) is None
     assert [line[0] for line in tables.told()] == ["StepStarted", "StepCompleted", "ChainEnded"]
+
+
+def test_an_error_that_says_nothing_is_recorded_with_what_readers_ask_for() -> None:
+    """Code and message are there though they are empty; what is optional is left out."""
+    assert journal._error_json(ErrorInfo("", "")) == {"code": "", "message": ""}
+    assert journal._error_json(None) is None
