@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.ports import Adapter, Listener, Store
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 from .background import HeldOpen, background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
 from .settings import Settings, settle
-from .telemetry import Spans, spans_if_wanted
+from .telemetry import spans_if_wanted
 
 __all__ = ["check_store", "open_engine"]
+
+T = TypeVar("T")
 
 
 def open_engine(
@@ -118,7 +120,7 @@ async def _engine(
     temporal: Any,
 ) -> AsyncIterator[Engine]:
     async with (
-        _interrupts_noted(),
+        _entered(noting_interrupts()),
         open_store(
             settings.store,
             blobs=settings.blobs,
@@ -128,7 +130,7 @@ async def _engine(
             readonly=readonly,
         ) as opened,
         open_farm(opened, settings) as farm,
-        _spans() as spans,
+        _entered(spans_if_wanted()) as spans,
         _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal, spans) as chosen,
         background_tasks() as tasks,
     ):
@@ -197,7 +199,7 @@ async def open_worker(
     async with (
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
-        _spans() as spans,
+        _entered(spans_if_wanted()) as spans,
         temporal_worker(
             opened,
             settings.adapter,
@@ -214,15 +216,10 @@ async def open_worker(
 
 
 @asynccontextmanager
-async def _interrupts_noted() -> AsyncIterator[None]:
-    with noting_interrupts():
-        yield
-
-
-@asynccontextmanager
-async def _spans() -> AsyncIterator[Spans | None]:
-    with spans_if_wanted() as spans:
-        yield spans
+async def _entered(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """A plain context manager among those that are awaited."""
+    with manager as value:
+        yield value
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Work:
 
     @property
     def suspect(self) -> bool:
-        """Is it tried while no other suspect is?"""
+        """Is it tried by itself, because processes have died on it?"""
         return self.lost >= SUSPECT
 
 

@@ -182,12 +182,17 @@ ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-@pytest.mark.parametrize("password", ["pw", "p:w%2F1", "p@ss", "12345x"])
+@pytest.mark.parametrize(
+    ("address", "password"),
+    [
+        (address, password)
+        for address in ADDRESSES
+        for password in ("pw", "p:w%2F1", "p@ss", "12345x")
+        if "tcp(" not in address or password in ("pw", "12345x")  # no driver understands the others there
+    ],
+)
 def test_the_password_of_an_address_of_any_scheme(address: str, password: str) -> None:
     """Also one with an @ that nobody quoted. What is not the password stays: it says what is wrong."""
-    if "tcp(" in address and password in ("p:w%2F1", "p@ss"):
-        pytest.skip("no such address is understood by a driver")
     assert redacted(f"cannot reach {address.format(password)} now") == f"cannot reach {address.format(HIDDEN)} now"
 
 
