@@ -16,18 +16,18 @@ from towpath.events import ChainPaused
 from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
-from towpath.ports import Ended, Lease, Listener, RunRow, Store, Wish
+from towpath.new_run import Reads, new_run
+from towpath.ports import Ended, Lease, Listener, Request, RunRow, Store
 from towpath.secrets import check_kept, marks_in
-from towpath.starting import Reads, new_run
 from towpath.steps import Step, find_step
 
-from .background import background_tasks
 from .listening import Audience
 from .local_run import LocalRun
 from .slots import Slots
+from .step_executor import Farm, InnerEnd, Work, abandon_left, needs_farm, with_resources
+from .task_group import background_tasks
 from .telemetry import Spans
 from .watchdog import Watchdog
-from .work import Farm, InnerEnd, Work, abandon_left, needs_farm, prepared
 
 CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
 THREADS = 40
@@ -60,15 +60,15 @@ class LocalAdapter:
 
     # ---- the engine's port
 
-    def prepared(self, plan: Plan) -> Plan:
+    def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-        return prepared(plan, self.farm)
+        return with_resources(plan, self.farm)
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run which nobody works on has left at servers."""
         await abandon_left(self._store, self.farm, run_id)
 
-    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
+    def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
         """Every step of a plan, before anything of it starts. Raises StepNotRegistered, FeatureMissing."""
         needs_farm(plan, self.farm)
         return dict(_resolved(plan, given))
@@ -81,15 +81,15 @@ class LocalAdapter:
         """Those of a run that is over too, as far as it is one of the last."""
         return self._functions.get(run_id) or self._ended.get(run_id, {})
 
-    async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
-        """Own and work on a run until it is over, or paused. `taken` is called when it is in hand.
+    async def execute(self, run_id: str, on_claimed: Callable[[], None] | None = None) -> Ended:
+        """Own and work on a run until it is over, or paused. `on_claimed` is called when it is in hand.
 
         Raises RunRefused (E_RUN_OWNED, …), Fenced, StoreFailed. Cancelled from outside (Ctrl-C), it leaves
         the run `paused` with the reason `interrupted`.
         """
         self._executing.add(run_id)
         try:
-            run = await self._drive(run_id, taken=taken)
+            run = await self._drive(run_id, on_claimed=on_claimed)
             while run.status is ChainStatus.PAUSED and await self._asked_meanwhile(run):
                 run = await self._drive(run_id)
         finally:
@@ -98,24 +98,26 @@ class LocalAdapter:
 
     async def _asked_meanwhile(self, run: LocalRun) -> bool:
         """Did somebody decide, or cancel, while the run was about to pause?"""
-        asked = await self._store.wishes([run.id])
-        return any(wish.kind == "cancel" or (wish.kind != "pause" and run.reason == "approval") for wish in asked)
+        asked = await self._store.requests([run.id])
+        return any(
+            request.kind == "cancel" or (request.kind != "pause" and run.reason == "approval") for request in asked
+        )
 
-    async def look(self) -> None:
+    async def deliver_requests(self) -> None:
         """Find out now, not in half a second, what was asked of our runs."""
         if not self._runs:
             return
         self._edits, edited = await self._store.edits(list(self._runs), self._edits)
-        for wish in [*edited, *await self._store.wishes(list(self._runs))]:
-            run = self._runs.get(wish.run_id)
+        for request in [*edited, *await self._store.requests(list(self._runs))]:
+            run = self._runs.get(request.run_id)
             if run is not None:
-                run.obey(wish)
+                run.obey(request)
 
     def working(self, run_id: str) -> bool:
         """Does this process work on the run?"""
         return run_id in self._runs or run_id in self._executing
 
-    def went_on(self, run_id: str) -> bool:
+    def finishes_alone(self, run_id: str) -> bool:
         """Nothing goes on here by itself."""
         return False
 
@@ -134,7 +136,7 @@ class LocalAdapter:
         run_id: str,
         parent: LocalRun | None = None,
         work: Work | None = None,
-        taken: Callable[[], None] | None = None,
+        on_claimed: Callable[[], None] | None = None,
     ) -> LocalRun:
         if self._closing:
             raise StoreFailed("E_DB_CLOSED", "the engine is being closed", cure="open it again, and resume the run")
@@ -142,7 +144,7 @@ class LocalAdapter:
         try:
             row = await self._store.load(run_id)
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
-            self.keep(run_id, self.functions(row.plan, given))
+            self.keep(run_id, self.resolve_steps(row.plan, given))
             await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables)
             if self.spans is not None:
@@ -153,7 +155,7 @@ class LocalAdapter:
         self._runs[run_id] = run
         try:
             with anyio.CancelScope() as self._scopes[run_id]:
-                await run.drive(cancel_first=work is not None and work.cancelled, taken=taken)
+                await run.drive(cancel_first=work is not None and work.cancelled, on_claimed=on_claimed)
             if self._scopes[run_id].cancelled_caught and self._closing:
                 await self._interrupted(lease)
                 run.status, run.reason = ChainStatus.PAUSED, "interrupted"
@@ -233,7 +235,7 @@ class LocalAdapter:
         """Pass a cancel on to the chain inside a step; one that has not begun finds out when it does."""
         run = self._runs.get(parent.children.get(work.row.id, ""))
         if run is not None:
-            run.obey(Wish(run.id, "cancel"))
+            run.obey(Request(run.id, "cancel"))
 
     # ---- keeping in touch with the store
 
@@ -242,7 +244,7 @@ class LocalAdapter:
         while True:
             await anyio.sleep(min(POLL, self._lease_seconds / 6))
             try:
-                await self.look()
+                await self.deliver_requests()
                 await self._flush_logs()
                 if self._runs and anyio.current_time() - renewed > self._lease_seconds / 3:
                     renewed = anyio.current_time()

@@ -48,14 +48,14 @@ from towpath.events import (
 from towpath.ledger import Ledger, LedgerRow
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
-from towpath.ports import Lease, Listener, RunRow, Store, Wish
+from towpath.ports import Lease, Listener, Request, RunRow, Store
 from towpath.progress import RunState
 from towpath.steps import Step
 
-from .arguments import recorded_parameters
-from .facts import RunFacts, asks, inner_failure, restored
+from .run_facts import RunFacts, asks, inner_failure, restored
 from .slots import Lines, Slots
-from .work import LOST_LIMIT, SUSPECT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
+from .step_arguments import recorded_parameters
+from .step_executor import LOST_LIMIT, SUSPECT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
 
 _log = guarded_logger("towpath")
 
@@ -116,9 +116,9 @@ class LocalRun:
 
     # ---- driving
 
-    async def drive(self, *, cancel_first: bool = False, taken: Callable[[], None] | None = None) -> ChainStatus:
+    async def drive(self, *, cancel_first: bool = False, on_claimed: Callable[[], None] | None = None) -> ChainStatus:
         """Work until the run is over, or until nothing can happen without a person; its status then.
-        `taken` is called when the run is recorded as running.
+        `on_claimed` is called when the run is recorded as running.
 
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
         more. Both leave the run as recorded, to be resumed.
@@ -126,8 +126,8 @@ class LocalRun:
         try:
             async with anyio.create_task_group() as self._tasks:
                 await self._begin(cancel_first)
-                if taken is not None:
-                    taken()
+                if on_claimed is not None:
+                    on_claimed()
                 try:
                     await self._ended.wait()
                 except BaseException:
@@ -211,45 +211,45 @@ class LocalRun:
 
     # ---- what people ask for
 
-    def obey(self, wish: Wish) -> None:
+    def obey(self, request: Request) -> None:
         """Act on a cancel, a pause or a decision. Getting one twice is harmless.
 
         It is work of the run's own: it goes on when whoever asked is gone, and ends the run if it fails.
         """
         if self._tasks is not None and self._begun and not self._leaving:
-            self._tasks.start_soon(self._obey, wish)  # else it stays recorded, and is found again
+            self._tasks.start_soon(self._obey, request)  # else it stays recorded, and is found again
 
-    async def _obey(self, wish: Wish) -> None:
+    async def _obey(self, request: Request) -> None:
         facts: list[Fact] = []
-        row = self.ledger.row(wish.step, wish.item)
+        row = self.ledger.row(request.step, request.item)
         if self._leaving:
             return
-        if wish.kind == "cancel":
+        if request.kind == "cancel":
             await self._abandon_waiting()
             if not self._leaving and not self._cancelled:
                 self._cancel(facts)
-        elif wish.kind == "pause":
+        elif request.kind == "pause":
             if not self._pausing:
                 self._pause("requested", facts)
-        elif wish.kind == "edit":
+        elif request.kind == "edit":
             if row is not None and row.status.done:  # steps that start from now on get the new version
                 await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
-            if wish.kind == "decision":
-                await self._obey_decision(wish, row, facts)
-            elif wish.kind == "inner" and not self._pausing:
-                self._execute(self._state.woken(wish.step, wish.item), facts)
+            if request.kind == "decision":
+                await self._obey_decision(request, row, facts)
+            elif request.kind == "inner" and not self._pausing:
+                self._execute(self._state.woken(request.step, request.item), facts)
         await self._record(facts)
 
-    async def _obey_decision(self, wish: Wish, row: LedgerRow, facts: list[Fact]) -> None:
+    async def _obey_decision(self, request: Request, row: LedgerRow, facts: list[Fact]) -> None:
         latest, highest = await self._store.latest_artifacts(row.id), await self._store.versions(row.id)
-        if asks(row, wish):
+        if asks(row, request):
             await self.ledger.refresh(row, latest)
             row.highest = highest
-            if self._comes_to(wish) is GateAction.STOP:
+            if self._comes_to(request) is GateAction.STOP:
                 await self._abandon_waiting()
-            if asks(row, wish) and not self._leaving:
-                self._decide(wish, facts)
+            if asks(row, request) and not self._leaving:
+                self._decide(request, facts)
 
     async def _abandon_waiting(self) -> None:
         """End the chains inside steps that wait for a person: nobody needs their answer any more."""
@@ -260,20 +260,20 @@ class LocalRun:
 
     async def _abandon(self, run_id: str) -> None:
         with suppress(RunRefused):  # it is over already
-            await self._store.wish(run_id, "cancel")
+            await self._store.request(run_id, "cancel")
 
-    def _comes_to(self, wish: Wish) -> GateAction:
-        return self._state.comes_to(wish.step, wish.item, GateAction(wish.action))
+    def _comes_to(self, request: Request) -> GateAction:
+        return self._state.comes_to(request.step, request.item, GateAction(request.action))
 
-    def _decide(self, wish: Wish, facts: list[Fact]) -> None:
-        self._facts.decisions[wish.step, wish.item] = wish
-        action = self._comes_to(wish)
+    def _decide(self, request: Request, facts: list[Fact]) -> None:
+        self._facts.decisions[request.step, request.item] = request
+        action = self._comes_to(request)
         if action is GateAction.APPROVE:
-            self._execute(self._state.approved(wish.step, wish.item), facts)
+            self._execute(self._state.approved(request.step, request.item), facts)
             return
         self._stopped = self._stopped or action is GateAction.STOP
         unstarted = self._take_unstarted() if action is GateAction.STOP else []
-        self._execute(self._state.rejected(wish.step, wish.item, action), facts)
+        self._execute(self._state.rejected(request.step, request.item, action), facts)
         for work in unstarted:
             self._execute(self._state.cancelled(*work.key), facts)
 

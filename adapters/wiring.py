@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.ports import Adapter, Listener, Store
 from towpath.service import Engine
+from towpath.store.facade import Records
 from towpath.store.owners import LEASE_SECONDS
-from towpath.store.records import Records
 from towpath.store.runs import open_store
 from towpath.user_code import noting_interrupts
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from .comfyui.pool import ServerPool
     from .temporal.worker import RunWorker
 
-from .background import HeldOpen, background_tasks
 from .local import CONCURRENCY, THREADS, local_adapter
 from .settings import Settings, settle
+from .task_group import HeldOpen, background_tasks
 from .telemetry import spans_if_wanted
 
 __all__ = ["check_store", "open_engine"]

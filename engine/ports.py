@@ -39,7 +39,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Request:
     """What somebody asked of a run that another process may own: `cancel`, `pause`, or a decision.
 
     A decision has its `approval`, the status word `decision`, the `action` it comes to (`GateAction`), and
@@ -79,7 +79,7 @@ class StepRow:
     reason: str = ""
     waits_for_person: bool = False
     approval: str | None = None
-    decision: Wish | None = None
+    decision: Request | None = None
     regenerations: int = 0
     overrides: dict[str, Json] = field(default_factory=dict)
     rejected: bool = False
@@ -115,7 +115,7 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunStatus:
     """How a run stands: its status with the reason of a pause, its epoch, whether somebody owns it, and whether
     its end is asked for.
     """
@@ -144,8 +144,8 @@ class Files(ArtifactFiles, Protocol):
         """Can nothing be written now? Tells a full or broken disk from a step that says so."""
         ...
 
-    def whereabouts(self, row: ArtifactRow) -> tuple[str | None]:
-        """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
+    def path_of(self, row: ArtifactRow) -> str | None:
+        """The path of the blob that holds an artifact's bytes; None for bytes in the database."""
         ...
 
     async def write_to(self, row: ArtifactRow, target: Path) -> None:
@@ -214,7 +214,7 @@ class Store(Protocol):
         """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING)."""
         ...
 
-    async def standing(self, run_id: str) -> Standing:
+    async def status_of(self, run_id: str) -> RunStatus:
         """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
         ...
 
@@ -222,13 +222,13 @@ class Store(Protocol):
         """What is recorded of some steps with all their items, and of some items."""
         ...
 
-    async def asked(self) -> dict[str, int]:
+    async def runs_with_requests(self) -> dict[str, int]:
         """The runs (and those around them) of which something is asked, or whose gates' time is over, and since when.
 
         Times are UTC microseconds of the last such thing."""
         ...
 
-    async def called_off(self, run_ids: Sequence[str]) -> list[str]:
+    async def cancelled_among(self, run_ids: Sequence[str]) -> list[str]:
         """Those of these runs whose end, or the end of a run around them, is asked for."""
         ...
 
@@ -248,17 +248,17 @@ class Store(Protocol):
         """The highest version number ever given to each output of a row, deleted versions included."""
         ...
 
-    async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
+    async def requests(self, run_ids: Sequence[str]) -> list[Request]:
         """What was asked of these runs and not yet done. Gates in them whose time is over are closed first."""
         ...
 
-    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
-        """Rows of these runs whose files people replaced since event `after`, as wishes of kind `edit`, and the
+    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Request]]:
+        """Rows of these runs whose files people replaced since event `after`, as requests of kind `edit`, and the
         event up to which was looked.
         """
         ...
 
-    async def wish(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
+    async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
         """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
         ...
 
@@ -294,7 +294,7 @@ class Adapter(Protocol):
 
     listeners: list[Listener]
 
-    def prepared(self, plan: Plan) -> Plan:
+    def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run with what it needs from outside in it, such as workflow files.
 
         Raises ChainInvalid for what cannot run as it is, FeatureMissing.
@@ -305,7 +305,7 @@ class Adapter(Protocol):
         """Cancel what a run that nobody works on has left at servers."""
         ...
 
-    def functions(self, plan: Plan, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolve_steps(self, plan: Plan, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
         ...
 
@@ -317,14 +317,14 @@ class Adapter(Protocol):
         """The functions that a run of this process works with, or worked with; empty if nobody here knows."""
         ...
 
-    async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
-        """Work on a run until it is over or paused; `taken` is called when it is recorded as running.
+    async def execute(self, run_id: str, on_claimed: Callable[[], None] | None = None) -> Ended:
+        """Work on a run until it is over or paused; `on_claimed` is called when it is recorded as running.
 
         Raises RunRefused, Fenced, StoreFailed.
         """
         ...
 
-    async def look(self) -> None:
+    async def deliver_requests(self) -> None:
         """Act now on what was asked of the runs in hand."""
         ...
 
@@ -336,6 +336,6 @@ class Adapter(Protocol):
         """Does this process work on the run?"""
         ...
 
-    def went_on(self, run_id: str) -> bool:
+    def finishes_alone(self, run_id: str) -> bool:
         """May the run have come to its end by itself, since this process last told of it?"""
         ...

@@ -13,8 +13,8 @@ from .errors import InputInvalid, Place, RunRefused, StepNotRegistered
 from .events import Fact, NewArtifact, StepEnded, StepReady
 from .ledger import INPUTS, restored_ledger
 from .model import ArtifactApproval, ArtifactRow, Json, Plan, StepPlan, StepStatus
+from .new_run import Reads, new_run
 from .ports import NewRun, RunRow, StepRow, Store
-from .starting import Reads, new_run
 from .steps import find_step
 from .values import INLINE_VALUE, STORED_VALUE, take_apart
 
@@ -156,7 +156,7 @@ def _cached(store: Store, row: StepRow) -> list[Fact]:
 
 
 def _shared(store: Store, artifact: ArtifactRow, stored: bool) -> NewArtifact:
-    (path,) = store.files.whereabouts(artifact)
+    path = store.files.path_of(artifact)
     return NewArtifact(
         id=store.new_id(),
         name=artifact.name,

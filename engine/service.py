@@ -23,11 +23,11 @@ from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, Tow
 from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
+from .new_run import Reads, new_run, refuse_unbuilt
 from .ports import Adapter, Ended, RunRow, Store
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
-from .starting import Reads, new_run, refuse_unbuilt
 from .steps import is_ambiguous, refuse_other_functions
 from .tracing import of_the_user
 
@@ -142,14 +142,14 @@ class Engine:
         described = chain.compile() if isinstance(chain, Chain) else chain
         plan = described.plan
         refuse_unbuilt(plan)
-        plan = self.adapter.prepared(plan)
+        plan = self.adapter.with_resources(plan)
         if run_id is not None:
             check_run_id(run_id)
         found = None if run_id is None else await self._recorded(run_id)
         if found is not None:
             refuse_other_plan(found.id, found.plan, plan)
         run_id = run_id or self.store.new_id()
-        functions = self.adapter.functions(plan, described.steps)
+        functions = self.adapter.resolve_steps(plan, described.steps)
         meant = found is not None and not given and any(spec.required for spec in plan.inputs)
         if not meant:  # else no run could begin so: it can only mean the one that is there
             new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
@@ -181,7 +181,7 @@ class Engine:
         """
         self._here()
         found = await self.store.load(run_id)
-        if found.status.final and self.adapter.went_on(run_id):
+        if found.status.final and self.adapter.finishes_alone(run_id):
             return await self._snapshot(run_id)
         if found.status.final:
             raise RunRefused("E_RUN_OVER", f"run {run_id} is {found.status}", cure="`rerun` makes a new run of it")
@@ -212,9 +212,9 @@ class Engine:
         old = await self.store.load(run if isinstance(run, str) else run.id)
         new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING)
         refuse_unbuilt(new.plan)
-        new = replace(new, plan=self.adapter.prepared(new.plan))
+        new = replace(new, plan=self.adapter.with_resources(new.plan))
         known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}
-        functions = self.adapter.functions(new.plan, known)
+        functions = self.adapter.resolve_steps(new.plan, known)
         await self.store.create_run(new)
         self.adapter.keep(new.id, functions)
         return await self._finish(new.id, wait)
@@ -237,22 +237,22 @@ class Engine:
             await self._decision(run_id)
             ended = None
 
-    async def _work_on(self, run_id: str, taken: Callable[[], None] = lambda: None) -> Ended:
-        """Execute a run, or watch it where somebody else does; `taken` is called as soon as somebody does."""
+    async def _work_on(self, run_id: str, on_claimed: Callable[[], None] = lambda: None) -> Ended:
+        """Execute a run, or watch it where somebody else does; `on_claimed` is called as soon as somebody does."""
         while True:
             try:
-                return await self.adapter.execute(run_id, taken)
+                return await self.adapter.execute(run_id, on_claimed)
             except RunRefused as refused:
                 if refused.code == "E_RUN_OVER":
                     return Ended((await self.store.load(run_id)).status)
                 if refused.code != "E_RUN_OWNED":
                     raise
-            taken()
+            on_claimed()
             await anyio.sleep(POLL)
 
     async def _decision(self, run_id: str) -> None:
         """Wait until somebody decided something in a paused run, or ended it."""
-        while not await self.store.wishes([run_id]):
+        while not await self.store.requests([run_id]):
             if (await self.store.load(run_id)).status.final:
                 return
             await anyio.sleep(POLL)
@@ -260,19 +260,19 @@ class Engine:
     async def _execute_quietly(self, run_id: str, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         told = False
 
-        def taken() -> None:
+        def on_claimed() -> None:
             nonlocal told
             if not told:
                 told = True
                 task_status.started()
 
         try:
-            await self._work_on(run_id, taken)
+            await self._work_on(run_id, on_claimed)
         except Exception as error:  # one run's trouble is never another's
             if not isinstance(error, TowpathError):
                 _log.exception("run %s stopped, and can be resumed", run_id)
             self._failed[run_id] = error  # told to whoever asks for the result
-        taken()
+        on_claimed()
 
     # ---- looking and steering
 
@@ -298,10 +298,10 @@ class Engine:
         Raises RunRefused (E_RUN_OVER).
         """
         self._here()
-        status = await self.store.wish(run_id, "cancel", by)
+        status = await self.store.request(run_id, "cancel", by)
         if status is ChainStatus.CANCELLED:  # nobody worked on it, so nobody else tells the servers
             await self.adapter.abandon(run_id)
-        await self.adapter.look()
+        await self.adapter.deliver_requests()
         return status
 
     async def pause(self, run_id: str, *, by: str = "") -> ChainStatus:
@@ -310,8 +310,8 @@ class Engine:
         Raises RunRefused (E_RUN_OVER).
         """
         self._here()
-        status = await self.store.wish(run_id, "pause", by)
-        await self.adapter.look()
+        status = await self.store.request(run_id, "pause", by)
+        await self.adapter.deliver_requests()
         return status
 
     # ---- gates
@@ -384,7 +384,7 @@ class Engine:
         """
         self._here()
         new = await self._records.edit_artifact(artifact, data, by, reason=reason, approve=approve)
-        await self.adapter.look()
+        await self.adapter.deliver_requests()
         return new
 
     async def _decide(self, approval: str, decide: Callable[..., Any], by: str, **how: Any) -> Any:
@@ -394,15 +394,15 @@ class Engine:
             if refused.code == "E_APPROVAL_EXPIRED":
                 await self._time_out(approval)
             raise
-        await self.adapter.look()
+        await self.adapter.deliver_requests()
         return decided
 
     async def _time_out(self, approval: str) -> None:
         """The timeout takes effect now, not when somebody looks at the run again."""
         gate = await self._records.get_approval(approval)
         if gate.chain_id is not None:
-            await self.store.wishes([gate.chain_id])
-            await self.adapter.look()
+            await self.store.requests([gate.chain_id])
+            await self.adapter.deliver_requests()
 
     async def _parameters(self, approval: str, given: Mapping[str, Any]) -> dict[str, Any]:
         gate = await self._records.get_approval(approval)

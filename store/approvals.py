@@ -15,7 +15,7 @@ from towpath.model import ApprovalStatus, GateAction, Json
 
 from . import gates, transitions
 from .clock import new_id, now
-from .keyed import insert_once, page
+from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session, of_one_moment
 from .tables import approvals, artifacts, chains, workflows

@@ -25,7 +25,7 @@ from towpath.values import check_replacement
 from . import gates, rows, transitions
 from .clock import new_id, now
 from .definitions import elsewhere
-from .keyed import insert_once, page
+from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
 from .session import Session
 from .tables import artifact_deletions, artifacts, blobs, chains, definitions, workflows

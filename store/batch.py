@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from towpath.errors import TowpathError
 
-from .failures import OF_THE_VALUE, database_error
+from .driver_errors import OF_THE_VALUE, database_error
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from towpath.model import ChainStatus, Json
 from . import transitions
 from .clock import new_id, now
 from .definitions import elsewhere
-from .keyed import insert_once, page
+from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
 from .session import Session, of_one_moment
 from .tables import artifacts, chains, definitions, events, workflows

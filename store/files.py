@@ -92,9 +92,9 @@ class StoredFiles:
             return True
         return False
 
-    def whereabouts(self, row: ArtifactRow) -> tuple[str | None]:
-        """Where a kept artifact's bytes lie: the blob's path, or None for bytes in the database."""
-        return (None if row.size <= INLINE else str(self.blobs.path(row.digest)),)
+    def path_of(self, row: ArtifactRow) -> str | None:
+        """The path of the blob that holds an artifact\'s bytes; None for bytes in the database."""
+        return None if row.size <= INLINE else str(self.blobs.path(row.digest))
 
     async def read_bytes(self, row: ArtifactRow) -> bytes:
         """All bytes of an artifact, verified. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT)."""

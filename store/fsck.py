@@ -22,7 +22,8 @@ from anyio.to_thread import run_sync
 from towpath.errors import StoreFailed
 
 from .blobs import FileBlobs
-from .checks import (
+from .clock import now
+from .invariants import (
     CHECKS,
     ORPHANS,
     WRONG_LATEST,
@@ -33,7 +34,6 @@ from .checks import (
     integrity,
     quick_integrity,
 )
-from .clock import now
 from .runs import RunStore
 from .tables import metadata
 

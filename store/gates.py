@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from towpath.errors import ApprovalRefused
 from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json
-from towpath.ports import Wish
+from towpath.ports import Request
 
 from .clock import now, since_boot
 from .owners import this_boot
@@ -255,9 +255,9 @@ def around(connection: sqlite3.Connection, chain: str | None) -> Iterable[str]:
         chain = None if above is None else above[0]
 
 
-def undelivered(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Wish]:
+def undelivered(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Request]:
     """Decisions not yet acted on: for the run itself, or for a run inside one of its steps (`inner`)."""
-    found: list[Wish] = []
+    found: list[Request] = []
     query = "SELECT * FROM approvals WHERE status <> 'pending' AND delivered = 0 ORDER BY decided_at, id"
     cursor = connection.execute(query)
     names = [column[0] for column in cursor.description]
@@ -265,17 +265,17 @@ def undelivered(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Wi
         gate = dict(zip(names, values, strict=True))
         inside: str | None = gate["chain_id"]
         if inside in ours:
-            found.append(as_wish(gate))
+            found.append(as_request(gate))
         while inside is not None:
             inside, step, item = connection.execute(_PARENT, (inside,)).fetchone() or (None, None, None)
             if inside in ours:
-                found.append(Wish(str(inside), "inner", str(step), item))
+                found.append(Request(str(inside), "inner", str(step), item))
     return found
 
 
-def as_wish(gate: Row) -> Wish:
+def as_request(gate: Row) -> Request:
     """A decision as its run's owner is told of it. One without an action (a gate closed by hand) stops."""
-    return Wish(
+    return Request(
         run_id=gate["chain_id"],
         kind="decision",
         step=gate["step_id"] or "",

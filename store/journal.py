@@ -37,10 +37,10 @@ from towpath.events import (
 from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepStatus, kind_of
 from towpath.ports import Lease
 
-from . import gates, sending, transitions
-from .audit import about as _about
-from .audit import add as _add
-from .audit import log_event as _log_event
+from . import gates, server_facts, transitions
+from .audit_lines import about as _about
+from .audit_lines import add as _add
+from .audit_lines import log_event as _log_event
 from .batch import Guard, Write
 from .rows import encode
 from .session import Statement
@@ -300,7 +300,7 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
     if status.final:
         if status is not StepStatus.COMPLETED:
             _add(made, _CLOSE_GATES(row=fact.row, at=at))
-            sending.close_transfers(fact.row, at, made)
+            server_facts.close_transfers(fact.row, at, made)
     elif fact.approval is not None:
         _ask(fact, run, at, made)
     files = [f"{a.name} v{a.version}" for a in fact.artifacts]
@@ -522,7 +522,7 @@ _WRITERS: dict[type[Fact], Callable[[Any, str, int, list[Write]], None]] = {
     ChainResumed: _chain_resumed,
     ChainPaused: _chain_paused,
     ChainEnded: _chain_ended,
-    TransferMade: sending.transfer_made,
-    PromptSent: sending.prompt_sent,
+    TransferMade: server_facts.transfer_made,
+    PromptSent: server_facts.prompt_sent,
     LogKept: _log_kept,
 }

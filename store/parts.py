@@ -10,7 +10,7 @@ import msgspec
 
 from towpath.events import GateFact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, StepStatus
-from towpath.ports import Standing, StepRow, Wish
+from towpath.ports import Request, RunStatus, StepRow
 
 from . import gates, rows
 from .owners import Owner
@@ -48,7 +48,7 @@ def step_row(row: Row, files: tuple[ArtifactRow, ...], versions: dict[str, int],
         reason=row["error_message"] or "",
         waits_for_person=gate is not None,
         approval=gate["id"] if gate else None,
-        decision=gates.as_wish(gate) if gate and gate["status"] != "pending" else None,
+        decision=gates.as_request(gate) if gate and gate["status"] != "pending" else None,
         regenerations=past.regenerations,
         overrides=past.overrides,
         rejected=status is StepStatus.FAILED and past.rejected(row["attempt"]),
@@ -62,14 +62,14 @@ def step_row(row: Row, files: tuple[ArtifactRow, ...], versions: dict[str, int],
     )
 
 
-def standing(connection: sqlite3.Connection, run_id: str) -> Standing | None:
+def status_of(connection: sqlite3.Connection, run_id: str) -> RunStatus | None:
     """How a run stands now."""
     asked = "SELECT status, status_reason, epoch, owner, cancel_requested_at FROM chains WHERE id = ?"
     found = connection.execute(asked, (run_id,)).fetchone()
     if found is None:
         return None
     status = rows.word(ChainStatus, found[0], "chains", run_id, "status")
-    return Standing(status, found[1] or "", found[2], found[3] is not None, found[4] is not None)
+    return RunStatus(status, found[1] or "", found[2], found[3] is not None, found[4] is not None)
 
 
 def rows_of(
@@ -106,7 +106,7 @@ def asked(connection: sqlite3.Connection, at: int) -> dict[str, int]:
     return since
 
 
-def called_off(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[str]:
+def cancelled_among(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[str]:
     """Those of these runs whose end, or the end of a run around them, is asked for."""
     ends = "SELECT 1 FROM chains WHERE id = ? AND cancel_requested_at IS NOT NULL"
     return [
@@ -122,7 +122,7 @@ def running_in(connection: sqlite3.Connection, owner: Owner) -> list[str]:
     return [run for (run,) in connection.execute(query, (owner.to_json(),)).fetchall()]
 
 
-def edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+def edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) -> tuple[int, list[Request]]:
     """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
     (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
     asked = (
@@ -130,7 +130,7 @@ def edits(connection: sqlite3.Connection, run_ids: Sequence[str], after: int) ->
         " WHERE e.chain_id = ? AND e.seq > ? AND e.type = ?"
     )
     found = [
-        Wish(run_id, "edit", step, item)
+        Request(run_id, "edit", step, item)
         for run_id in run_ids
         for step, item in connection.execute(asked, (run_id, after, GateFact.EDITED)).fetchall()
     ]

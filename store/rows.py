@@ -12,7 +12,7 @@ import msgspec
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, Json
 
-from .failures import database_error
+from .driver_errors import database_error
 from .session import Row
 
 S = TypeVar("S", bound=StrEnum)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan
-from towpath.ports import Lease, NewRun, RunRow, Standing, StepRow, Wish
+from towpath.ports import Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
 from . import crashes, definitions, gates, listing, owners, parts, rows, sqlite_file
 from .batch import Write
@@ -26,7 +26,7 @@ from .journal import end_tree, guard, writes
 from .owners import LEASE_SECONDS, Owner, parse, this_process
 from .parts import step_row
 from .schema import init_schema
-from .sending import SENT_BEFORE
+from .server_facts import SENT_BEFORE
 from .session import Database, Row, Session, Statement, fetch
 from .session import value_of as b
 from .tables import artifact_deletions, artifacts, chains, events, step_logs, workflows
@@ -277,9 +277,9 @@ class RunStore:
             raise missing(run_id)
         return _run_row(run_id, found)
 
-    async def standing(self, run_id: str) -> Standing:
+    async def status_of(self, run_id: str) -> RunStatus:
         """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
-        found = await self.database.read(lambda c: parts.standing(c, run_id))
+        found = await self.database.read(lambda c: parts.status_of(c, run_id))
         if found is None:
             raise missing(run_id)
         return found
@@ -288,13 +288,13 @@ class RunStore:
         """What is recorded of some steps with all their items, and of some items, as of one moment."""
         return await self.database.read(lambda c: parts.rows_of(c, run_id, steps, items))
 
-    async def asked(self) -> dict[str, int]:
+    async def runs_with_requests(self) -> dict[str, int]:
         """The runs (and those around them) of which something is asked, or late gates and since when."""
         return await self.database.read(lambda c: parts.asked(c, now()))
 
-    async def called_off(self, run_ids: Sequence[str]) -> list[str]:
+    async def cancelled_among(self, run_ids: Sequence[str]) -> list[str]:
         """Those of these runs whose end, or the end of a run around them, is asked for."""
-        return await self.database.read(lambda c: parts.called_off(c, run_ids))
+        return await self.database.read(lambda c: parts.cancelled_among(c, run_ids))
 
     async def running_in(self, service: str) -> list[str]:
         """The running runs that a service owns, those inside steps left out."""
@@ -329,25 +329,25 @@ class RunStore:
 
     # ---- what people ask for
 
-    async def wishes(self, run_ids: Sequence[str]) -> list[Wish]:
+    async def requests(self, run_ids: Sequence[str]) -> list[Request]:
         """What was asked of these runs and not yet done. Gates in them whose time is over are closed first."""
         late = await self.database.read(lambda c: gates.expired(c, run_ids, now()))
         if late:
             await self.database.write(lambda c: gates.expire(c, late, now()))
-        return await self.database.read(lambda c: _wishes(c, run_ids))
+        return await self.database.read(lambda c: _requests(c, run_ids))
 
-    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Wish]]:
+    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Request]]:
         """Rows of these runs whose files people replaced since event `after`, and the event up to which was looked."""
         return await self.database.read(lambda c: parts.edits(c, run_ids, after))
 
-    async def wish(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
+    async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
         """Ask for `cancel` or `pause`. A run that nobody alive owns obeys at once. `by` stands in the audit trail.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
         """
-        return await self.database.write(lambda c: self._wish(c, run_id, kind, by))
+        return await self.database.write(lambda c: self._request(c, run_id, kind, by))
 
-    def _wish(self, connection: sqlite3.Connection, run_id: str, kind: str, by: str) -> ChainStatus:
+    def _request(self, connection: sqlite3.Connection, run_id: str, kind: str, by: str) -> ChainStatus:
         found = connection.execute("SELECT status, owner, lease_until FROM chains WHERE id = ?", (run_id,)).fetchone()
         if found is None:
             raise missing(run_id)
@@ -467,8 +467,8 @@ def _cancel_unowned(connection: sqlite3.Connection, run_id: str, at: int) -> Non
         connection.execute(write.sql, write.values)
 
 
-def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish]:
-    found: list[Wish] = []
+def _requests(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Request]:
+    found: list[Request] = []
     for run_id in run_ids:
         asked = connection.execute(
             "SELECT cancel_requested_at, pause_requested_at FROM chains WHERE id = ?", (run_id,)
@@ -476,9 +476,9 @@ def _wishes(connection: sqlite3.Connection, run_ids: Sequence[str]) -> list[Wish
         if asked is None:
             continue
         if asked[0] is not None:
-            found.append(Wish(run_id, "cancel"))
+            found.append(Request(run_id, "cancel"))
         elif asked[1] is not None:
-            found.append(Wish(run_id, "pause"))
+            found.append(Request(run_id, "pause"))
     return found + gates.undelivered(connection, frozenset(run_ids))
 
 

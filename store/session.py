@@ -31,7 +31,7 @@ from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
 from . import sqlite_file
 from .batch import Guard, Unit, Write, answer, in_snapshot, in_transaction, record_batch
-from .failures import OF_THE_VALUE, database_error
+from .driver_errors import OF_THE_VALUE, database_error
 
 if TYPE_CHECKING:
     from .files import StoredFiles

@@ -10,7 +10,7 @@ from towpath.model import TransferStatus
 
 from . import transitions
 from .clock import new_id, now
-from .keyed import insert_once, page
+from .idempotency import insert_once, page
 from .rows import Record, record, record_or_none
 from .session import Session
 from .tables import artifact_transfers as transfers

@@ -11,7 +11,7 @@ from towpath.model import Json, StepStatus
 
 from . import transitions
 from .clock import new_id, now
-from .keyed import insert_once, page
+from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Row, Session, of_one_moment
 from .tables import approvals, artifacts, events, workflows

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from towpath.adapters.background import background_tasks
 from towpath.adapters.settings import settle
+from towpath.adapters.task_group import background_tasks
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 
 from .options import engine_of, import_modules, import_option, json_option, run_async, store_option

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from towpath.adapters.background import background_tasks
+from towpath.adapters.task_group import background_tasks
 from towpath.binding import MARKS
 from towpath.errors import ChainInvalid, InputInvalid, Place, Problem
 from towpath.model import Json, Plan, StepPlan
@@ -34,7 +34,7 @@ class ComfyFarm:
 
     # ---- before a run starts
 
-    def prepared(self, plan: Plan) -> Plan:
+    def with_resources(self, plan: Plan) -> Plan:
         """The plan with its workflows in it. Raises ChainInvalid with everything that keeps it from running:
         E_WORKFLOW_…, E_PARAMETER_…, E_SERVER_UNKNOWN, E_SERVER_NONE.
         """

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from towpath.adapters.background import background_tasks
+from towpath.adapters.task_group import background_tasks
 from towpath.errors import ServerFailed
 
 from .client import ComfyClient

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Routed
 
-from towpath.adapters.background import background_tasks, kept_running
 from towpath.adapters.http.route_table import PREFIX, Endpoint, Page
 from towpath.adapters.http.routes import table
+from towpath.adapters.task_group import background_tasks, kept_running
 from towpath.errors import TowpathError
 from towpath.service import Engine
 

@@ -219,7 +219,7 @@ class _Kept:
     def __init__(self, request: Request, row: ArtifactRow) -> None:
         self.row = row
         self.files = engine_of(request).store.files
-        self.path = self.files.whereabouts(row)[0]
+        self.path = self.files.path_of(row)
         self._data: bytes | None = None
 
     async def head(self) -> bytes:

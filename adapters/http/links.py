@@ -17,7 +17,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.requests import Request
 
 from towpath.errors import ApprovalRefused, InputInvalid
-from towpath.store import Record, approvals, audit, links
+from towpath.store import Record, approval_links, approvals, audit_lines
 from towpath.store.clock import now
 
 from .principals import link_visitor
@@ -53,10 +53,10 @@ async def make_link(records: Records, secret: str, approval_id: str, hours: floa
     token = str(_signer(secret).dumps([approval_id, secrets.token_urlsafe(16)]))
     expires = now() + int(hours * 3600e6)
     async with records.session() as session:
-        ends = await links.keep_link(session, approval_id, token_digest(token), expires)
+        ends = await approval_links.keep_link(session, approval_id, token_digest(token), expires)
         gate = await approvals.get_approval(session, approval_id)
         run = None if gate is None else gate["chain_id"]
-        await audit.note(session, "LinkMade", by, run=run, approval=approval_id, expires_at=ends)
+        await audit_lines.note(session, "LinkMade", by, run=run, approval=approval_id, expires_at=ends)
         return token, ends
 
 
@@ -72,7 +72,7 @@ async def open_link(request: Request, token: str) -> Opened:
     digest = token_digest(token)
     async with records_of(request).session() as session:
         gate = await approvals.get_approval(session, str(approval_id))
-        late = gate is not None and await links.link_over(session, gate)
+        late = gate is not None and await approval_links.link_over(session, gate)
     if gate is None or not hmac.compare_digest(gate["link_token_hash"] or "", digest):
         raise _invalid()
     request.state.link = digest

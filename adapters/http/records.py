@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from towpath.service import Engine
-from towpath.store import Record, Session, access, artifacts, audit, chains, happenings, lineage, listing
+from towpath.store import Record, Session, api_keys, artifacts, audit_lines, chains, event_log, lineage, listing
 
 if TYPE_CHECKING:  # the verbs that look after keys need no web framework
     from starlette.requests import Request
@@ -34,52 +34,52 @@ class Records:
 
     async def any_key(self) -> bool:
         async with self.session() as session:
-            return await access.any_key(session)
+            return await api_keys.any_key(session)
 
     async def key_of_digest(self, digest: str) -> Record | None:
         async with self.session() as session:
-            return await access.find_key(session, digest)
+            return await api_keys.find_key(session, digest)
 
     async def key_of_session(self, digest: str) -> Record | None:
         async with self.session() as session:
-            return await access.key_of_session(session, digest)
+            return await api_keys.key_of_session(session, digest)
 
     async def sign_in(self, digest: str, key: Record, seconds: float) -> None:
         async with self.session() as session:
-            await access.begin_session(session, digest, key["id"], seconds)
-            await audit.note(session, "SignedIn", key["name"])
+            await api_keys.begin_session(session, digest, key["id"], seconds)
+            await audit_lines.note(session, "SignedIn", key["name"])
 
     async def sign_out(self, digest: str, by: str) -> None:
         async with self.session() as session:
-            if await access.end_session(session, digest):
-                await audit.note(session, "SignedOut", by)
+            if await api_keys.end_session(session, digest):
+                await audit_lines.note(session, "SignedOut", by)
 
     async def add_key(self, name: str, role: str, digest: str, by: str = COMMAND_LINE) -> Record:
         async with self.session() as session:
-            made = await access.create_key(session, name, role, digest)
-            await audit.note(session, "KeyMade", by, key=name, role=role)
+            made = await api_keys.create_key(session, name, role, digest)
+            await audit_lines.note(session, "KeyMade", by, key=name, role=role)
             return made
 
     async def list_keys(self) -> list[Record]:
         async with self.session() as session:
-            return await access.list_keys(session)
+            return await api_keys.list_keys(session)
 
     async def revoke_key(self, name: str, by: str = COMMAND_LINE) -> bool:
         async with self.session() as session:
-            revoked = await access.revoke_key(session, name)
+            revoked = await api_keys.revoke_key(session, name)
             if revoked:
-                await audit.note(session, "KeyRevoked", by, key=name)
+                await audit_lines.note(session, "KeyRevoked", by, key=name)
             return revoked
 
     async def resume_asked(self, run_id: str, by: str) -> None:
         async with self.session() as session:
-            await audit.note(session, "ResumeRequested", by, run=run_id)
+            await audit_lines.note(session, "ResumeRequested", by, run=run_id)
 
     async def delete_chain(self, run_id: str, by: str) -> bool:
         async with self.session() as session:
             deleted = await chains.delete_chain(session, run_id)
             if deleted:  # its own lines are gone with it
-                await audit.note(session, "ChainDeleted", by, run_id=run_id)
+                await audit_lines.note(session, "ChainDeleted", by, run_id=run_id)
             return deleted
 
     async def delete_artifact(self, artifact: Mapping[str, Any], chain_id: str | None, by: str) -> bool:
@@ -87,7 +87,7 @@ class Records:
             deleted = await artifacts.delete_artifact(session, artifact["id"])
             if deleted:
                 told = {name: artifact[name] for name in ("name", "version", "filename")}
-                await audit.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **told)
+                await audit_lines.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **told)
             return deleted
 
     async def page(self, what: str, page: listing.Page) -> listing.Rows:
@@ -100,15 +100,15 @@ class Records:
 
     async def last_event(self) -> int:
         async with self.session() as session:
-            return await happenings.last_event(session)
+            return await event_log.last_event(session)
 
     async def events_after(self, seq: int, **which: Any) -> list[Record]:
         async with self.session() as session:
-            return await happenings.events_after(session, seq, **which)
+            return await event_log.events_after(session, seq, **which)
 
     async def logs_after(self, chain_id: str, after: tuple[int, str] | None, **which: Any) -> list[Record]:
         async with self.session() as session:
-            return await happenings.logs_after(session, chain_id, after, **which)
+            return await event_log.logs_after(session, chain_id, after, **which)
 
 
 def engine_of(request: Request) -> Engine:

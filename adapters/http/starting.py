@@ -23,11 +23,7 @@ from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
 from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, TowpathError
 from towpath.model import InputSpec, Plan, StepPlan
-from towpath.references import find_chain
-from towpath.rerun import rerun_of
-from towpath.secrets import Secret
-from towpath.service import Engine, check_run_id
-from towpath.starting import (
+from towpath.new_run import (
     Reads,
     new_run,
     not_for_the_author,
@@ -35,6 +31,10 @@ from towpath.starting import (
     refuse_written_paths,
     written_path,
 )
+from towpath.references import find_chain
+from towpath.rerun import rerun_of
+from towpath.secrets import Secret
+from towpath.service import Engine, check_run_id
 from towpath.steps import find_step, is_loaded
 from towpath.store.rows import artifact as artifact_row
 
@@ -65,7 +65,7 @@ async def start(request: Request, body: StartBody) -> Started:
         refuse_written_paths(plan)
     reads = Reads.NOTHING if body.chain is None else Reads.WRITTEN
     run_id = body.run_id or engine.store.new_id()
-    new = await new_run(engine.store, run_id, engine.adapter.prepared(plan), inputs, reads=reads)
+    new = await new_run(engine.store, run_id, engine.adapter.with_resources(plan), inputs, reads=reads)
     if not await engine.store.create_run(replace(new, by=principal_of(request).name)):
         raise _taken(run_id)
     request.app.state.background.go_on(run_id)
@@ -79,7 +79,7 @@ async def rerun(request: Request, run_id: str, body: RerunBody) -> Started:
     inputs = await _inputs(engine, old.plan, body.inputs)
     new = await rerun_of(engine.store, old, tuple(body.from_steps), inputs, body.parameters)
     refuse_unbuilt(new.plan)
-    new = replace(new, plan=engine.adapter.prepared(new.plan), by=principal_of(request).name)
+    new = replace(new, plan=engine.adapter.with_resources(new.plan), by=principal_of(request).name)
     await engine.store.create_run(new)
     background: Background = request.app.state.background
     background.go_on(new.id)

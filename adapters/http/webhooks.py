@@ -24,7 +24,7 @@ import msgspec
 from towpath.adapters.comfyui.addresses import server_url
 from towpath.errors import InputInvalid, TowpathError
 from towpath.logs import guarded_logger
-from towpath.store import Record, happenings
+from towpath.store import Record, event_log
 
 from .records import Records
 from .server_settings import SIGNING, ServerSettings, Webhook
@@ -83,13 +83,13 @@ class Webhooks:
         while True:
             try:
                 async with self._records.session() as session:
-                    seq = await happenings.cursor_of(session, target)
+                    seq = await event_log.cursor_of(session, target)
                 lines = await self._records.events_after(seq, types=tuple(TYPES), limit=100)
                 for line in lines:
                     if not await self._tell(hook, client, line):
                         return
                     async with self._records.session() as session:
-                        await happenings.move_cursor(session, target, line["seq"])
+                        await event_log.move_cursor(session, target, line["seq"])
             except TowpathError as error:
                 _log.warning("webhooks: the store does not answer, trying again: %s", error.code)
                 lines = []
@@ -126,7 +126,7 @@ class Webhooks:
         if kind not in hook.events or line["chain_id"] is None:
             return None
         async with self._records.session() as session:
-            if kind == "chain.ended" and not await happenings.outermost(session, line["chain_id"]):
+            if kind == "chain.ended" and not await event_log.outermost(session, line["chain_id"]):
                 return None
         data = line["data"] if isinstance(line["data"], Mapping) else {}
         shown: dict[str, Any] = {"chain_id": line["chain_id"], **told(dict(data))}

@@ -14,9 +14,9 @@ from typing import Any
 import anyio
 from temporalio import activity
 
-from towpath.adapters.facts import restored
+from towpath.adapters.run_facts import restored
+from towpath.adapters.step_executor import Farm, Work
 from towpath.adapters.telemetry import Spans
-from towpath.adapters.work import Farm, Work
 from towpath.commands import (
     Cancel,
     Collect,
@@ -97,7 +97,7 @@ class RunActivities:
             except RunRefused as refused:
                 if refused.code != "E_RUN_OVER":
                     raise
-                return m.Begun(0, over=(await self._store.standing(start.run)).status.value)
+                return m.Begun(0, over=(await self._store.status_of(start.run)).status.value)
             epoch = lease.epoch
             if self._spans is not None:
                 self._spans.begins(await self._store.load(start.run), start.trace)
@@ -119,13 +119,13 @@ class RunActivities:
     @told
     async def look_at_run(self, look: m.Look) -> m.Seen:
         """How a run stands, and what is asked of it."""
-        if look.cancel and not (await self._store.standing(look.run)).cancel_requested:
+        if look.cancel and not (await self._store.status_of(look.run)).cancel_requested:
             with suppress(RunRefused):
-                await self._store.wish(look.run, "cancel")
-        wishes = await self._store.wishes([look.run])
-        standing = await self._store.standing(look.run)
-        asked = [m.Asked(w.kind, w.step, w.item, w.approval, w.action) for w in wishes if w.run_id == look.run]
-        called_off = bool(await self._store.called_off([look.run]))
+                await self._store.request(look.run, "cancel")
+        requests = await self._store.requests([look.run])
+        standing = await self._store.status_of(look.run)
+        asked = [m.Asked(w.kind, w.step, w.item, w.approval, w.action) for w in requests if w.run_id == look.run]
+        called_off = bool(await self._store.cancelled_among([look.run]))
         return m.Seen(standing.status.value, standing.reason, asked[: m.MOST_ASKED], called_off)
 
     @activity.defn(name=m.GIVE_UP)
@@ -133,7 +133,7 @@ class RunActivities:
     async def give_up_run(self, given: m.GaveUp) -> m.Seen:
         """A workflow cannot go on: the run is left to be resumed, and not as if somebody worked on it."""
         self._views.forget(given.run)
-        standing = await self._store.standing(given.run)
+        standing = await self._store.status_of(given.run)
         if not standing.status.final and standing.epoch == given.epoch:
             await self._recorder.record(Lease(given.run, given.epoch), [ChainPaused("interrupted")])
         return m.Seen(standing.status.value, standing.reason)
@@ -235,7 +235,7 @@ class RunActivities:
         inner = (await self._store.load(run)).children.get(row.id)
         if inner is not None:
             with suppress(RunRefused):
-                await self._store.wish(inner, "cancel")
+                await self._store.request(inner, "cancel")
 
     def _expand(self, view: RunView, step: str, facts: list[Fact], answers: list[m.Answer]) -> None:
         row, plan = view.ledger.row(step), view.steps[step]

@@ -13,16 +13,16 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
-from towpath.adapters.background import background_tasks
-from towpath.adapters.facts import first_error
+from towpath.adapters.run_facts import first_error
+from towpath.adapters.step_executor import Farm, abandon_left, with_resources
+from towpath.adapters.task_group import background_tasks
 from towpath.adapters.telemetry import Spans
-from towpath.adapters.work import Farm, abandon_left, prepared
 from towpath.errors import Place, RunRefused, ServerFailed, StepNotRegistered
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.ledger import restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
-from towpath.ports import Ended, Listener, RunRow, Standing, Store
+from towpath.ports import Ended, Listener, RunRow, RunStatus, Store
 from towpath.step_names import cure_of
 from towpath.steps import Step
 
@@ -63,11 +63,11 @@ class TemporalAdapter:
 
     # ---- before a run
 
-    def prepared(self, plan: Plan) -> Plan:
+    def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-        return prepared(plan, self.farm)
+        return with_resources(plan, self.farm)
 
-    def functions(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> Mapping[str, Step[..., Any]]:
+    def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> Mapping[str, Step[..., Any]]:
         """Every step must have a name under which a worker can import it. Raises StepNotRegistered."""
         for step in _python_steps(plan):
             module, _, name = step.target.partition(":")
@@ -90,21 +90,21 @@ class TemporalAdapter:
 
     # ---- working
 
-    async def execute(self, run_id: str, taken: Callable[[], None] | None = None) -> Ended:
+    async def execute(self, run_id: str, on_claimed: Callable[[], None] | None = None) -> Ended:
         """See that workers have a run, and wait until it is over or paused.
 
         Raises RunRefused (E_RUN_MISSING, E_RUN_OVER), ServerFailed (E_TEMPORAL_…). Cancelled from outside
         (Ctrl-C), it leaves the run to the workers.
         """
-        before = await self._store.standing(run_id)
+        before = await self._store.status_of(run_id)
         if before.status.final:
             raise RunRefused("E_RUN_OVER", f"run {run_id} is {before.status}", cure="`rerun` makes a new run of it")
         self._executing[run_id] = self._executing.get(run_id, 0) + 1
         try:
             await self._start(run_id, before)
-            if taken is not None and self.worker is None:
-                taken()
-            left = await self._wait(run_id, before, taken or (lambda: None))
+            if on_claimed is not None and self.worker is None:
+                on_claimed()
+            left = await self._wait(run_id, before, on_claimed or (lambda: None))
         finally:
             self._executing[run_id] -= 1
             if not self._executing[run_id]:
@@ -116,7 +116,7 @@ class TemporalAdapter:
         ledger = await restored_ledger(self._store, row) if left.status.final else None
         return Ended(left.status, left.reason, _whole_error(row), ledger)
 
-    async def _start(self, run_id: str, before: Standing) -> None:
+    async def _start(self, run_id: str, before: RunStatus) -> None:
         going = before.status is ChainStatus.RUNNING
         at = self.address
         trace = "" if self._spans is None else self._spans.here()
@@ -135,19 +135,19 @@ class TemporalAdapter:
         except (RPCError, RuntimeError) as error:
             raise unreachable(self.address, error) from error
 
-    async def _wait(self, run_id: str, before: Standing, taken: Callable[[], None]) -> Standing:
+    async def _wait(self, run_id: str, before: RunStatus, on_claimed: Callable[[], None]) -> RunStatus:
         """Wait for the end, or for a pause after the one that the run was found in."""
         failed: list[Exception] = []
-        left: Standing | None = None
+        left: RunStatus | None = None
         async with background_tasks() as tasks:
             tasks.start_soon(self._follow, run_id, failed)
             warn_at = anyio.current_time() + UNCLAIMED
             pause = SHORT
             while left is None:
                 broken = list(failed)
-                now = await self._store.standing(run_id)
+                now = await self._store.status_of(run_id)
                 if now.status is ChainStatus.RUNNING:
-                    taken()
+                    on_claimed()
                 if now.status.final or (
                     now.status is ChainStatus.PAUSED
                     and not now.owned
@@ -207,7 +207,7 @@ class TemporalAdapter:
         """Does this process wait for the run?"""
         return run_id in self._executing
 
-    def went_on(self, run_id: str) -> bool:
+    def finishes_alone(self, run_id: str) -> bool:
         """A run goes on after a decision without anybody's `resume`; its end is told once."""
         told = run_id in self._told
         self._told.add(run_id)
@@ -219,9 +219,9 @@ class TemporalAdapter:
 
     # ---- waking
 
-    async def look(self) -> None:
+    async def deliver_requests(self) -> None:
         """Wake the workflows of runs of which something is asked. What is not delivered now, a worker delivers."""
-        for run_id in await self._store.asked():
+        for run_id in await self._store.runs_with_requests():
             if await wake(self.client, self.address, run_id) and self.worker is not None:
                 self.worker.bustle.stir()
 

@@ -7,17 +7,17 @@ from contextlib import suppress
 import anyio
 from temporalio import activity
 
-from towpath.adapters.arguments import recorded_parameters
-from towpath.adapters.facts import inner_failure
-from towpath.adapters.work import Work
+from towpath.adapters.run_facts import inner_failure
+from towpath.adapters.step_arguments import recorded_parameters
+from towpath.adapters.step_executor import Work
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Wait
 from towpath.errors import ExpressionFailed, InputInvalid, RunRefused, ValueRefused
 from towpath.events import Fact
 from towpath.ledger import LedgerRow, chain_value, restored_ledger
 from towpath.model import ChainStatus, StepStatus
+from towpath.new_run import Reads, new_run
 from towpath.ports import Lease, RunRow, Store
-from towpath.starting import Reads, new_run
 
 from . import messages as m
 from .telling import told
@@ -117,7 +117,7 @@ class InnerActivities:
             if not stopped:
                 return Wait(*key), m.WAITING
             with suppress(RunRefused):
-                await self._store.wish(inner.id, "cancel")
+                await self._store.request(inner.id, "cancel")
             return Cancel(*key), m.CANCELLED
         if inner.status is ChainStatus.CANCELLED and stopped:
             return Cancel(*key), m.CANCELLED

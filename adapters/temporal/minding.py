@@ -35,7 +35,7 @@ async def leave_if_gone(store: Store, client: Client, address: TemporalAddress, 
         return False
     if found.status in (None, WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW):
         return False
-    now = await store.standing(run_id)  # after the workflow: its last act is to record the run's end
+    now = await store.status_of(run_id)  # after the workflow: its last act is to record the run's end
     if now.status.final or not now.owned:
         return False
     with suppress(TowpathError):

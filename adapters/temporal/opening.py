@@ -8,8 +8,8 @@ from typing import Any
 
 from temporalio.client import Client
 
+from towpath.adapters.step_executor import Farm
 from towpath.adapters.telemetry import Spans
-from towpath.adapters.work import Farm
 from towpath.ports import Store
 
 from .adapter import TemporalAdapter

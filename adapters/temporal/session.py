@@ -190,7 +190,7 @@ class Session:
     # ---- what people ask for
 
     def _obey(self, asked: m.Asked) -> list[Command]:
-        """Act on a wish. Getting one twice is harmless; one that comes too early is found again."""
+        """Act on a request. Getting one twice is harmless; one that comes too early is found again."""
         if asked.kind == "cancel":
             return [] if self._cancelling else self._cancel()
         if asked.kind == "pause":

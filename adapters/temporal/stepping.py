@@ -12,8 +12,8 @@ import anyio
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from towpath.adapters.facts import Key
-from towpath.adapters.work import Farm
+from towpath.adapters.run_facts import Key
+from towpath.adapters.step_executor import Farm
 from towpath.attempt import Outcome, failure
 from towpath.errors import RunRefused, SecretMissing, ServerFailed, StoreFailed, TowpathError
 from towpath.events import LogKept
@@ -180,7 +180,7 @@ class StepActivities:
 
     async def _called_off(self, task: m.StepTask) -> bool:
         """Is the run being cancelled? Told late, a try would begin only to be stopped."""
-        return bool(await self._store.called_off([task.run]))
+        return bool(await self._store.cancelled_among([task.run]))
 
     @asynccontextmanager
     async def _holding(self, trying: Trying) -> AsyncIterator[None]:
@@ -221,7 +221,7 @@ class StepActivities:
         for row in run.rows:
             if (row.step, row.item) == (task.step, task.item) and not row.status.final and row.id in run.children:
                 with suppress(RunRefused):
-                    await self._store.wish(run.children[row.id], "cancel")
+                    await self._store.request(run.children[row.id], "cancel")
 
     # ---- beside the work
 
@@ -230,7 +230,7 @@ class StepActivities:
         working = list(self.in_hand)
         if not working:
             return
-        off = set(await self._store.called_off(sorted({t.task.run for t in working})))
+        off = set(await self._store.cancelled_among(sorted({t.task.run for t in working})))
         for trying in working:
             if trying.task.run in off and not trying.called_off:
                 trying.call_off()

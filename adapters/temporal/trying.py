@@ -15,10 +15,10 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from towpath.adapters.arguments import recorded_parameters
 from towpath.adapters.listening import Audience
+from towpath.adapters.step_arguments import recorded_parameters
+from towpath.adapters.step_executor import LOST_LIMIT, Farm, StepExecutor, Work, crashed, total_timeout
 from towpath.adapters.telemetry import Spans
-from towpath.adapters.work import LOST_LIMIT, Farm, StepExecutor, Work, crashed, total_timeout
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
 from towpath.errors import StepNotRegistered, StoreFailed, TowpathError

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import anyio
 
-from towpath.adapters.facts import Key, RunFacts
-from towpath.adapters.work import Farm, StepExecutor
+from towpath.adapters.run_facts import Key, RunFacts
+from towpath.adapters.step_executor import Farm, StepExecutor
 from towpath.binding import steps_used
 from towpath.events import Fact
 from towpath.ledger import INPUTS, Ledger

@@ -15,7 +15,7 @@ from towpath.ports import Store
 from .connection import TemporalAddress
 from .messages import WAKE
 
-AGAIN = 30.0  # seconds until a wish that is still not delivered is told again
+AGAIN = 30.0  # seconds until a request that is still not delivered is told again
 _PATIENCE = timedelta(seconds=10)
 
 _log = guarded_logger("towpath")
@@ -50,7 +50,7 @@ class Waker:
     async def look(self) -> None:
         """Wake the workflows of runs of which something is asked."""
         try:
-            asked = await self._store.asked()
+            asked = await self._store.runs_with_requests()
         except StoreFailed as error:
             _log.warning("the store does not answer, trying again: %s", error)
             return

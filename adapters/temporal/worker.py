@@ -13,10 +13,10 @@ from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from towpath.adapters.background import background_tasks
+from towpath.adapters.step_executor import Farm
+from towpath.adapters.task_group import background_tasks
 from towpath.adapters.telemetry import Spans
 from towpath.adapters.watchdog import Watchdog
-from towpath.adapters.work import Farm
 from towpath.errors import StepNotRegistered, TowpathError
 from towpath.logs import guarded_logger
 from towpath.ports import Listener, Store

@@ -197,7 +197,7 @@ def test_a_door_that_is_not_built_is_refused_before_anything_starts(cli: Cli, fo
 
 
 def test_D1_a_script_needs_nothing_but_the_package(folder: Path) -> None:
-    """The seed's first wish: steps as callables, `await run(...)`, no service beside it."""
+    """The seed's first request: steps as callables, `await run(...)`, no service beside it."""
     script = (
         "import anyio\nfrom towpath import chain, open_engine\nfrom clisteps import numbers, bind\n"
         "@chain\ndef tiny(n: int = 2):\n    return bind(numbers(n))\n"

@@ -8,7 +8,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.adapters.facts import RunFacts, first_error
+from towpath.adapters.run_facts import RunFacts, first_error
 from towpath.attempt import Outcome
 from towpath.commands import Collect, Expand, Finish, Start
 from towpath.events import ChainEnded, Fact

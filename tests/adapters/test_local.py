@@ -427,7 +427,7 @@ async def test_the_same_decision_is_seen_twice(open_engine: OpenEngine, tmp_path
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: engine.approve(gate.id, by="anna"))
             for _ in range(5):
-                tasks.start_soon(engine.adapter.look)
+                tasks.start_soon(engine.adapter.deliver_requests)
         let_go(folder, "beside")
         run = await handle.result()
         assert run.value == ["x", "beside"]

@@ -21,8 +21,8 @@ from tests.conformance.outcomes import *  # noqa: F403
 from tests.conformance.outcomes import looks, tenant
 from towpath import Engine, InputInvalid, chain, context, step
 from towpath import open_engine as open_real_engine
-from towpath.adapters.background import HeldOpen, kept_running
 from towpath.adapters.slots import Slots
+from towpath.adapters.task_group import HeldOpen, kept_running
 
 pytestmark = pytest.mark.anyio
 
@@ -361,7 +361,7 @@ def test_a_slot_that_is_taken_back_is_repaid_before_another_starts() -> None:
 
 async def test_a_service_that_fails_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """And takes nothing with it."""
-    monkeypatch.setattr("towpath.adapters.background.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("towpath.adapters.task_group.FIRST_PAUSE", 0.001)
     tries: list[int] = []
 
     async def service() -> None:

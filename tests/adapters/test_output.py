@@ -220,7 +220,7 @@ def _has_ended(folder: Path) -> bool:
 
 @pytest.mark.parametrize("how", ["hangup", "closed", "both"])
 def test_a_terminal_that_goes_away_leaves_the_run_to_its_end(folder: Path, how: str) -> None:
-    """The signal of a closed terminal is no wish to stop; writing there is over."""
+    """The signal of a closed terminal is no request to stop; writing there is over."""
     ours, its = pty.openpty()
     arguments = command("run", "m.py:waiting", "--input", f"folder={folder}")
     process = subprocess.Popen(

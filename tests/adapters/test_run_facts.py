@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from towpath.adapters.facts import RunFacts, asks, first_error, inner_failure, restored
+from towpath.adapters.run_facts import RunFacts, asks, first_error, inner_failure, restored
 from towpath.attempt import Outcome
 from towpath.commands import AskApproval, Cancel, Collect, Complete, Fail, Finish, Pause, Skip, Start, Wait
 from towpath.events import (
@@ -26,7 +26,7 @@ from towpath.events import (
 )
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ApprovalPolicy, ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
-from towpath.ports import Files, StepRow, Wish
+from towpath.ports import Files, Request, StepRow
 
 S = StepStatus
 POLICY = ApprovalPolicy(on_rejected="regenerate", max_retries=2)
@@ -81,8 +81,8 @@ def artifact(name: str = "p", version: int = 1) -> NewArtifact:
     return NewArtifact("file 1", name, version, "p.png", "image/png", 3, "f" * 64)
 
 
-def wish(action: str = "stop", decision: str = "rejected", **more: Any) -> Wish:
-    return Wish("run", "decision", "b", approval="gate 1", decision=decision, action=action, **more)
+def request(action: str = "stop", decision: str = "rejected", **more: Any) -> Request:
+    return Request("run", "decision", "b", approval="gate 1", decision=decision, action=action, **more)
 
 
 def error(message: str = "no", code: str = "E_STEP_RAISED") -> ErrorInfo:
@@ -417,7 +417,7 @@ def test_arguments_that_cannot_be_had_are_an_outcome_of_the_step(run: Run) -> No
 def test_an_approved_row_is_told_as_a_decision_with_all_that_it_made(run: Run) -> None:
     """The value is recorded since the gate was asked, so it is not told again."""
     row = run.row("b", status=S.WAITING_APPROVAL, value="v", approval="gate 1")
-    run.facts.decisions["b", None] = wish("approve", "approved", by="anna", reason="fine")
+    run.facts.decisions["b", None] = request("approve", "approved", by="anna", reason="fine")
     assert run.told(Complete("b")) == [DecisionApplied("row b", "b", None, "gate 1", S.COMPLETED)]
     assert (row.status, row.error, row.value) == (S.COMPLETED, None, "v")
 
@@ -425,15 +425,15 @@ def test_an_approved_row_is_told_as_a_decision_with_all_that_it_made(run: Run) -
 @pytest.mark.parametrize(
     ("decision", "message"),
     [
-        (wish(by="anna", reason="blurred"), "rejected by anna: blurred"),
-        (wish(by="anna"), "rejected by anna"),
-        (wish(reason="blurred"), "rejected: blurred"),
-        (wish(), "rejected"),
-        (wish(decision="timed_out", reason="blurred"), "rejected because nobody decided in time"),
+        (request(by="anna", reason="blurred"), "rejected by anna: blurred"),
+        (request(by="anna"), "rejected by anna"),
+        (request(reason="blurred"), "rejected: blurred"),
+        (request(), "rejected"),
+        (request(decision="timed_out", reason="blurred"), "rejected because nobody decided in time"),
     ],
     ids=["who and why", "who", "why", "nobody", "time"],
 )
-def test_a_rejection_says_who_and_why(run: Run, decision: Wish, message: str) -> None:
+def test_a_rejection_says_who_and_why(run: Run, decision: Request, message: str) -> None:
     """As the error of a failed row and of its run, or as the reason of a skipped one."""
     row = run.row("b", status=S.WAITING_APPROVAL, approval="gate 1")
     run.facts.decisions["b", None] = decision
@@ -453,14 +453,14 @@ def test_a_rejection_says_who_and_why(run: Run, decision: Wish, message: str) ->
 def test_a_decision_about_one_item_is_not_told_of_another(run: Run) -> None:
     for item in (0, 1):
         run.row("each", item, S.WAITING_APPROVAL)
-    run.facts.decisions["each", 1] = wish("approve", "approved")
+    run.facts.decisions["each", 1] = request("approve", "approved")
     assert run.told(Complete("each", 0)) == [StepEnded("row each[0]", "each", 0, S.COMPLETED, 1)]
     assert run.told(Complete("each", 1)) == [DecisionApplied("row each[1]", "each", 1, "gate 1", S.COMPLETED)]
 
 
 def test_a_regeneration_sends_the_row_back_with_what_it_changed(run: Run) -> None:
     row = run.row("b", status=S.WAITING_APPROVAL, error=error(), prompt="p", overrides={"x": 3, "y": 4})
-    run.facts.decisions["b", None] = wish("regenerate", parameters={"y": 5})
+    run.facts.decisions["b", None] = request("regenerate", parameters={"y": 5})
     made: list[Fact] = []
     assert run.facts.regenerate("b", None, made) is row
     assert made == [DecisionApplied("row b", "b", None, "gate 1", S.EXECUTING)]
@@ -482,7 +482,7 @@ def test_a_regeneration_sends_the_row_back_with_what_it_changed(run: Run) -> Non
 def test_a_decision_counts_only_for_the_gate_that_the_row_waits_at(
     run: Run, status: StepStatus, gate: str | None, answer: bool
 ) -> None:
-    assert asks(run.row("b", status=status, approval=gate), wish("approve", "approved")) is answer
+    assert asks(run.row("b", status=status, approval=gate), request("approve", "approved")) is answer
 
 
 # ---- what a store has recorded

@@ -21,15 +21,15 @@ import pytest
 from tests.adapters.conftest import check as check_store
 from tests.comfyui.graphs import Graph
 from towpath import Engine, Run
-from towpath.adapters.background import background_tasks
 from towpath.adapters.comfyui.configuration import servers_of
 from towpath.adapters.comfyui.connection import Patience
 from towpath.adapters.comfyui.downloads import Limits
 from towpath.adapters.comfyui.farm import comfy_farm
 from towpath.adapters.comfyui.workflow_run import Rules
 from towpath.adapters.local import local_adapter
+from towpath.adapters.task_group import background_tasks
 from towpath.chain_file import ChainFile, load_chain_from_dict
-from towpath.store.records import Records
+from towpath.store.facade import Records
 from towpath.store.runs import open_store
 
 BRIEF = Patience(connect=2.0, read=0.5, reply=2.0, unreachable=1.0, silent=1.5, busy=5.0, broken=1.0, lost=0.5)

@@ -680,16 +680,16 @@ async def test_a_finished_run_records_nothing_more(store: RunStore) -> None:
     await store.record(lease, [ChainEnded(ChainStatus.COMPLETED)])
     for fact in (ChainResumed(), ChainPaused("requested"), ChainEnded(ChainStatus.FAILED)):
         await refused(store.record(lease, [fact]), "E_TRANSITION")
-    await refused(store.wish(lease.run_id, "cancel"), "E_RUN_OVER")
+    await refused(store.request(lease.run_id, "cancel"), "E_RUN_OVER")
     assert [e["type"] for e in await store.events(lease.run_id)][-1] == "ChainEnded"
 
 
 async def test_wishes_of_others_reach_the_owner(store: RunStore) -> None:
     lease = await a_run(store)
-    assert await store.wish(lease.run_id, "pause") == ChainStatus.RUNNING
-    assert [w.kind for w in await store.wishes([lease.run_id, "nothing"])] == ["pause"]
-    assert await store.wish(lease.run_id, "cancel") == ChainStatus.RUNNING
-    assert [w.kind for w in await store.wishes([lease.run_id])] == ["cancel"]
+    assert await store.request(lease.run_id, "pause") == ChainStatus.RUNNING
+    assert [w.kind for w in await store.requests([lease.run_id, "nothing"])] == ["pause"]
+    assert await store.request(lease.run_id, "cancel") == ChainStatus.RUNNING
+    assert [w.kind for w in await store.requests([lease.run_id])] == ["cancel"]
     await store.record(lease, [ChainEnded(ChainStatus.CANCELLED)])
 
 
@@ -700,7 +700,7 @@ async def test_a_run_that_nobody_owns_is_cancelled_with_all_inside_and_says_so(s
     below = await a_step(store, inner)
     for lease in (inner, outer):
         await store.release(lease)
-    assert await store.wish(outer.run_id, "cancel") == ChainStatus.CANCELLED
+    assert await store.request(outer.run_id, "cancel") == ChainStatus.CANCELLED
     for lease, step in ((outer, row), (inner, below)):
         loaded = await store.load(lease.run_id)
         assert (loaded.status, loaded.rows[0].status) == (ChainStatus.CANCELLED, StepStatus.CANCELLED)
@@ -722,12 +722,12 @@ async def test_a_gate_is_asked_decided_once_and_delivered(store: RunStore) -> No
     async with store.session() as session:
         assert [a.id for a in await api.get_pending_approvals(session)] == [gate.id]
         await api.approve(session, gate.id, "anna", seen=[made.id])
-    (wish,) = await store.wishes([lease.run_id])
-    assert (wish.kind, wish.approval, wish.decision, wish.by) == ("decision", gate.id, "approved", "anna")
+    (request,) = await store.requests([lease.run_id])
+    assert (request.kind, request.approval, request.decision, request.by) == ("decision", gate.id, "approved", "anna")
     await store.record(
         lease, [DecisionApplied(row, "a", None, gate.id, StepStatus.COMPLETED), ChainEnded(ChainStatus.COMPLETED)]
     )
-    assert await store.wishes([lease.run_id]) == []
+    assert await store.requests([lease.run_id]) == []
     loaded = await store.load(lease.run_id)
     assert loaded.rows[0].artifacts[0].approval_status == "approved"
 

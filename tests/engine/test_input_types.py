@@ -19,7 +19,7 @@ import pytest
 
 from towpath import Artifact, InputInvalid, chain, step
 from towpath.input_types import in_words, input_spec, json_or_text, parsed
-from towpath.starting import Reads, settle_inputs
+from towpath.new_run import Reads, settle_inputs
 
 if TYPE_CHECKING:
     from nowhere import Unknown  # type: ignore[import-not-found]  # noqa: F401

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.corpus import Case
-from towpath.store import links
+from towpath.store import approval_links
 
 from .conftest import OpenSite, Site, raw
 from .corpus_cases import fits, ids, of_corpus, played
@@ -56,12 +56,12 @@ async def test_links_end(site: Site, monkeypatch: pytest.MonkeyPatch, wanted: Ca
     """One second too late is too late, and a clock that is set back by a day opens nothing again."""
     path, gate = await link(site, hours=1)
     end = (await site.engine.get_approval(gate["id"])).link_expires_at
-    monkeypatch.setattr(links, "now", lambda: end - 1_000_000)
+    monkeypatch.setattr(approval_links, "now", lambda: end - 1_000_000)
     assert (await site.get(path, None)).status_code == 200
-    monkeypatch.setattr(links, "now", lambda: end + 1_000_000)
+    monkeypatch.setattr(approval_links, "now", lambda: end + 1_000_000)
     fits(await site.get(path, None), wanted)
     if set_back:
-        monkeypatch.setattr(links, "now", lambda: end - int(86_400e6))
+        monkeypatch.setattr(approval_links, "now", lambda: end - int(86_400e6))
         fits(await site.get(path, None), wanted)
     fits(await site.post(f"{path}/approve", None, json={"seen": gate["artifact_ids"]}), wanted)
     assert (await site.engine.get_approval(gate["id"])).status == "pending"
@@ -78,7 +78,7 @@ async def test_a_clock_that_was_set_back_before_anybody_looked(
         database.execute(
             "INSERT INTO events (chain_id, type, at, data) VALUES (?, 'X', ?, '{}')", (gate["chain_id"], late)
         )
-    monkeypatch.setattr(links, "now", lambda: gate["requested_at"] - int(86_400e6))
+    monkeypatch.setattr(approval_links, "now", lambda: gate["requested_at"] - int(86_400e6))
     fits(await site.get(path, None), wanted)
 
 

@@ -47,7 +47,7 @@ STAGES: dict[str, list[list[str]]] = {
         ],
         ["tests/engine/test_progress.py", "-k", "test_property or test_R36_all_orders"],
     ],
-    "adapters/facts.py": [
+    "adapters/run_facts.py": [
         ["tests/adapters/test_run_facts.py"],
         ["tests/adapters/test_local.py", "-k", "fail or kept or condition or gate or skip or map or S6"],
     ],

@@ -9,7 +9,7 @@ import pytest
 from towpath import chain, step
 from towpath.events import AttemptReleased, ChainPaused, ChainResumed, StepReady, StepRetried, StepStarted
 from towpath.model import ErrorInfo
-from towpath.starting import new_run
+from towpath.new_run import new_run
 from towpath.store.crashes import RELEASED, lost_attempts
 from towpath.store.runs import open_store
 

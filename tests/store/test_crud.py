@@ -12,7 +12,7 @@ from tests.conformance.store import a_version, a_workflow
 from towpath import store as api
 from towpath.errors import ApprovalRefused, InputInvalid, StoreFailed
 from towpath.store import RunStore, artifacts, chains, transfers, workflows
-from towpath.store.records import Records
+from towpath.store.facade import Records
 
 pytestmark = pytest.mark.anyio
 

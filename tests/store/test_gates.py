@@ -16,7 +16,7 @@ from towpath import store as api
 from towpath.errors import ApprovalRefused
 from towpath.events import GateFact
 from towpath.model import ApprovalStatus, GateAction
-from towpath.ports import Wish
+from towpath.ports import Request
 from towpath.store import Record, RunStore, gates
 from towpath.store.gates import Past
 
@@ -566,11 +566,11 @@ async def test_a_decision_is_told_to_its_run_and_to_every_run_around_it(store: R
     assert await asked_of(store, lambda c: gates.undelivered(c, everyone)) == [], "nothing is decided yet"
     async with store.session() as session:
         await api.reject(session, gate, "ben", reason="blurred", action="regenerate", parameters={"seed": 2})
-    decision = Wish(nest.inner, "decision", "c", 2, gate, "rejected", "regenerate", "blurred", "ben", {"seed": 2})
-    in_middle, in_outer = Wish(nest.middle, "inner", "b", 4), Wish(nest.outer, "inner", "a", None)
+    decision = Request(nest.inner, "decision", "c", 2, gate, "rejected", "regenerate", "blurred", "ben", {"seed": 2})
+    in_middle, in_outer = Request(nest.middle, "inner", "b", 4), Request(nest.outer, "inner", "a", None)
     assert await asked_of(store, lambda c: gates.undelivered(c, everyone)) == [decision, in_middle, in_outer]
-    for run, wish in ((nest.inner, decision), (nest.middle, in_middle), (nest.outer, in_outer)):
-        assert await asked_of(store, partial(gates.undelivered, ours=frozenset({run}))) == [wish]
+    for run, request in ((nest.inner, decision), (nest.middle, in_middle), (nest.outer, in_outer)):
+        assert await asked_of(store, partial(gates.undelivered, ours=frozenset({run}))) == [request]
     assert await asked_of(store, lambda c: gates.undelivered(c, frozenset({nest.beside}))) == []
     await change(store, "approvals", gate, delivered=1)
     assert await asked_of(store, lambda c: gates.undelivered(c, everyone)) == [], "it was acted on"
@@ -584,7 +584,7 @@ async def test_decisions_are_told_in_the_order_in_which_they_were_taken(store: R
         async with store.session() as session:
             await api.approve(session, gate, "anna")
     told = await asked_of(store, lambda c: gates.undelivered(c, frozenset({run})))
-    assert [wish.approval for wish in told] == [ids[2], ids[0], ids[1]]
+    assert [request.approval for request in told] == [ids[2], ids[0], ids[1]]
 
 
 async def test_a_gate_closed_by_hand_stops_its_step(store: RunStore) -> None:
@@ -593,4 +593,4 @@ async def test_a_gate_closed_by_hand_stops_its_step(store: RunStore) -> None:
     gate = await a_gate(store, await a_workflow(store), run, step_id=None)
     await change(store, "approvals", gate, status="cancelled", decided_at=EPOCH)
     (told,) = await asked_of(store, lambda c: gates.undelivered(c, frozenset({run})))
-    assert told == Wish(run, "decision", "", None, gate, "cancelled", "stop", "", "", {})
+    assert told == Request(run, "decision", "", None, gate, "cancelled", "stop", "", "", {})

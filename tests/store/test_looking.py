@@ -17,7 +17,7 @@ import pytest
 
 from towpath import StoreFailed, chain, open_engine, step
 from towpath.store import listing
-from towpath.store.failures import is_stopped
+from towpath.store.driver_errors import is_stopped
 from towpath.store.runs import open_store
 from towpath.store.session import Database
 

@@ -380,7 +380,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         async def work() -> None:
             await self.store.release(self.leases[run])
-            assert await self.store.wish(run, "cancel") == ChainStatus.CANCELLED
+            assert await self.store.request(run, "cancel") == ChainStatus.CANCELLED
 
         self.do(work())
         self.model_chains[run] = "cancelled"

@@ -200,7 +200,7 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
 
     from towpath.adapters.temporal.activities import RunActivities
     from towpath.adapters.temporal.messages import ChainStart, StepTask
-    from towpath.starting import new_run
+    from towpath.new_run import new_run
 
     async def deliver(activities: RunActivities, task: StepTask, results: list[Any]) -> None:
         results.append(await ActivityEnvironment().run(activities.steps.run_step, task))

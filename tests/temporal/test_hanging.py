@@ -266,7 +266,7 @@ async def test_recording_twice_is_recording_once(open_engine: OpenEngine, folder
 
     from towpath.commands import Decide, Finish, Pause, Skip
     from towpath.model import ChainStatus
-    from towpath.starting import new_run
+    from towpath.new_run import new_run
 
     @chain
     def decides():
@@ -370,7 +370,7 @@ async def test_a_step_that_is_ended_by_hand_has_failed(
     async with open_engine() as engine:
         handle = await engine.start(runnable, folder=folder)
         await began(folder, *working, within=30)
-        epoch = (await engine.store.standing(handle.id)).epoch
+        epoch = (await engine.store.status_of(handle.id)).epoch
         name = messages.workflow_id(parse_address(adapter).task_queue, handle.id, ended, str(epoch))
         await getattr((await client()).get_workflow_handle(name), how)()
         let_go(folder, *others)
@@ -403,7 +403,7 @@ async def test_steps_whose_group_is_cancelled_by_hand_have_failed(
     async with open_engine(adapter=f"{adapter}&granularity=auto") as engine:
         handle = await engine.start(grouped, folder=folder)
         await began(folder, "a", "b", within=30)
-        epoch = (await engine.store.standing(handle.id)).epoch
+        epoch = (await engine.store.status_of(handle.id)).epoch
         name = messages.workflow_id(parse_address(adapter).task_queue, handle.id, "cheap_hold+1", str(epoch))
         await (await client()).get_workflow_handle(name).cancel()
         with anyio.fail_after(30):

@@ -86,7 +86,7 @@ async def content_of(files: Files, row: ArtifactRow) -> Content:
 
 async def _check(files: Files, row: ArtifactRow) -> None:
     """Raises StoreFailed for a file whose bytes are not those that were kept; of a large one only if it is cut."""
-    (where,) = files.whereabouts(row)
+    where = files.path_of(row)
     if row.size <= CHECKED or where is None:
         await files.read_bytes(row)
         return

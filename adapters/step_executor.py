@@ -103,7 +103,7 @@ class Inner(Protocol):
 class Farm(ServerSlots, Protocol):
     """Servers that carry out steps. `towpath.adapters.comfyui.farm` fills it."""
 
-    def prepared(self, plan: Plan) -> Plan:
+    def with_resources(self, plan: Plan) -> Plan:
         """The plan with what its steps need from outside in it. Raises ChainInvalid for what cannot run."""
         ...
 
@@ -131,9 +131,9 @@ def needs_farm(plan: Plan, farm: Farm | None) -> bool:
     return workflow is not None
 
 
-def prepared(plan: Plan, farm: Farm | None) -> Plan:
+def with_resources(plan: Plan, farm: Farm | None) -> Plan:
     """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-    return farm.prepared(plan) if needs_farm(plan, farm) and farm is not None else plan
+    return farm.with_resources(plan) if needs_farm(plan, farm) and farm is not None else plan
 
 
 def _first_workflow(plan: Plan) -> StepPlan | None:

@@ -27,9 +27,9 @@ from towpath.events import (
 )
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ApprovalStatus, ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
-from towpath.ports import StepRow, Wish
+from towpath.ports import Request, StepRow
 
-from .arguments import Arguments
+from .step_arguments import Arguments
 
 Key = tuple[str, int | None]
 
@@ -45,7 +45,7 @@ class RunFacts:
         self.ledger = ledger
         self.arguments = Arguments(ledger)
         self.outcomes: dict[Key, Outcome] = {}
-        self.decisions: dict[Key, Wish] = {}
+        self.decisions: dict[Key, Request] = {}
         self._plan = plan
         self._steps = {step.id: step for step in plan.steps}
         self._new_id = new_id
@@ -234,9 +234,9 @@ def restored(row: StepRow) -> RestoredRow:
     return RestoredRow(row.step, row.item, row.status, waits, row.count, kept, row.rejected, row.regenerations)
 
 
-def asks(row: LedgerRow, wish: Wish) -> bool:
+def asks(row: LedgerRow, request: Request) -> bool:
     """Is the decision about what the row waits for now? Told late, it may be about what was made before."""
-    return row.status is StepStatus.WAITING_APPROVAL and row.approval == wish.approval
+    return row.status is StepStatus.WAITING_APPROVAL and row.approval == request.approval
 
 
 def inner_failure(step: StepPlan, status: ChainStatus, error: ErrorInfo | None) -> Outcome:
@@ -252,8 +252,8 @@ def _named(error: ErrorInfo, step: str, item: int | None) -> ErrorInfo:
     return ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
 
 
-def _rejection(wish: Wish) -> str:
-    if wish.decision == ApprovalStatus.TIMED_OUT:
+def _rejection(request: Request) -> str:
+    if request.decision == ApprovalStatus.TIMED_OUT:
         return "rejected because nobody decided in time"
-    by = f" by {wish.by}" if wish.by else ""
-    return f"rejected{by}" + (f": {wish.reason}" if wish.reason else "")
+    by = f" by {request.by}" if request.by else ""
+    return f"rejected{by}" + (f": {request.reason}" if request.reason else "")

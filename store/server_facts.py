@@ -9,7 +9,7 @@ from towpath.events import PromptSent, TransferMade
 from towpath.model import StepStatus, TransferStatus
 
 from . import transitions
-from .audit import about, add, log_event
+from .audit_lines import about, add, log_event
 from .batch import Write
 from .rows import encode
 from .session import Statement
