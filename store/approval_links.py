@@ -16,7 +16,7 @@ async def keep_link(session: Session, approval_id: str, token_sha256: str, expir
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
     """
-    gate = await gates.undecided(session, approval_id)
+    gate = await session.write(gates.undecided, approval_id)
     ends = expires_at if gate["expires_at"] is None else min(expires_at, gate["expires_at"])
     values = {"link_token_hash": token_sha256, "link_expires_at": ends, "updated_at": now()}
     await session.execute(sa.update(approvals).where(approvals.c.id == approval_id).values(values))

@@ -17,8 +17,9 @@ from . import gates, transitions
 from .clock import new_id, now
 from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
+from .run_tree import inside
 from .session import Session, of_one_moment
-from .tables import approvals, artifacts, chains, workflows
+from .tables import approvals, artifacts
 
 
 async def create_approval(
@@ -85,7 +86,7 @@ async def get_pending_approvals(session: Session, chain_id: str | None = None, l
     """
     query = sa.select(approvals).where(approvals.c.status == ApprovalStatus.PENDING)
     if chain_id is not None:
-        query = query.where(approvals.c.chain_id.in_(_runs_inside(chain_id)))
+        query = query.where(approvals.c.chain_id.in_(inside(sa.literal(chain_id))))
     query = query.order_by(approvals.c.requested_at, approvals.c.id)
     waiting = [record(row) for row in await session.fetch_all(page(query, limit, 0))]
     files = await _listed(session, [gate["id"] for gate in waiting])
@@ -93,13 +94,6 @@ async def get_pending_approvals(session: Session, chain_id: str | None = None, l
         gate["run"], gate["step"], gate["item"] = gate["chain_id"], gate["step_id"], gate["item_index"]
         gate["artifacts"] = [files[artifact] for artifact in gate["artifact_ids"] if artifact in files]
     return waiting
-
-
-def _runs_inside(chain_id: str) -> sa.Select[tuple[str]]:
-    tree = sa.select(sa.literal(chain_id).label("id")).cte("tree", recursive=True)
-    inside = sa.select(chains.c.id).join(workflows, workflows.c.id == chains.c.parent_workflow_id)
-    tree = tree.union(inside.join(tree, tree.c.id == workflows.c.chain_id))
-    return sa.select(tree.c.id)
 
 
 async def _listed(session: Session, gate_ids: list[str]) -> dict[str, Record]:
@@ -122,9 +116,10 @@ async def approve(
             changed. InputInvalid: E_APPROVAL_BY.
     """
     _named(by)
-    gate = await gates.undecided(session, approval_id)
+    gate = await session.write(gates.undecided, approval_id)
     await _check_seen(session, gate, seen)
-    return await gates.decide(session, gate, ApprovalStatus.APPROVED, by, action=GateAction.APPROVE, reason=reason)
+    decision = gates.Decision(ApprovalStatus.APPROVED, GateAction.APPROVE, by, reason)
+    return await session.write(gates.decide, gate, decision)
 
 
 async def reject(
@@ -146,7 +141,7 @@ async def reject(
         InputInvalid: E_APPROVAL_BY, E_APPROVAL_ACTION; E_PARAMETER for parameters that nothing would use.
     """
     _named(by)
-    gate = await gates.undecided(session, approval_id)
+    gate = await session.write(gates.undecided, approval_id)
     chosen = _action(action or gate["policy"].get("on_rejected", GateAction.STOP))
     if parameters and chosen is not GateAction.REGENERATE:
         raise InputInvalid(
@@ -164,15 +159,15 @@ async def reject(
             allowed=f"max_retries: {most}",
             cure="`stop` or `skip` it, or replace the artifact and approve that",
         )
-    status = ApprovalStatus.REJECTED
-    return await gates.decide(session, gate, status, by, action=chosen, reason=reason, parameters=parameters)
+    decision = gates.Decision(ApprovalStatus.REJECTED, chosen, by, reason, parameters)
+    return await session.write(gates.decide, gate, decision)
 
 
 async def cancel_approval(session: Session, approval_id: str, by: str = "towpath", reason: str = "") -> Record:
     """Close a gate without a decision; a run that waits for it stops. Raises ApprovalRefused as `reject` does."""
     _named(by)
-    gate = await gates.undecided(session, approval_id)
-    return await gates.decide(session, gate, ApprovalStatus.CANCELLED, by, reason=reason)
+    gate = await session.write(gates.undecided, approval_id)
+    return await session.write(gates.decide, gate, gates.Decision(ApprovalStatus.CANCELLED, None, by, reason))
 
 
 async def _check_seen(session: Session, gate: Record, seen: Collection[str] | None) -> None:

@@ -22,13 +22,14 @@ from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json, St
 from towpath.secrets import MARK, sealed
 from towpath.values import check_replacement
 
-from . import gates, rows, transitions
+from . import event_log, gates, rows, transitions
 from .clock import new_id, now
 from .definitions import elsewhere
 from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
 from .session import Session
 from .tables import artifact_deletions, artifacts, blobs, chains, definitions, workflows
+from .versions import GIVEN, highest
 
 _LINEAGE_DEPTH = 10_000
 
@@ -124,7 +125,7 @@ async def create_artifact(
         await _point_at_latest(session, workflow_id, name, row["id"])
         await gates.relist(session, workflow_id, name)
     if place is not None:
-        await _tell_edited(session, place, row)
+        await _log_edit(session, place, row)
     if place is not None and is_latest and word is ArtifactApproval.APPROVED:
         await _approve_gate(session, row)
     return row
@@ -213,21 +214,28 @@ async def _is_secret(session: Session, workflow_id: str) -> bool:
     return row is not None and any(step["id"] == row["step_id"] and step.get("secret") for step in steps)
 
 
-async def _tell_edited(session: Session, place: Record, row: Record) -> None:
-    told = {"artifact": row["id"], "file": f"{row['name']} v{row['version']}", "by": row["created_by"]}
-    reason = (row["extra_metadata"] or {}).get("reason") if isinstance(row["extra_metadata"], dict) else None
-    await gates.tell(
-        session, place, GateFact.EDITED, row["created_at"], **told, reason=reason, parent=row["parent_artifact_id"]
+async def _log_edit(session: Session, place: Record, row: Record) -> None:
+    metadata = row["extra_metadata"]
+    data = event_log.about_step(
+        place["step_id"],
+        place["item_index"],
+        artifact=row["id"],
+        file=f"{row['name']} v{row['version']}",
+        by=row["created_by"],
+        reason=metadata.get("reason") if isinstance(metadata, dict) else None,
+        parent=row["parent_artifact_id"],
     )
+    line = event_log.line(place["chain_id"], place["workflow_id"], GateFact.EDITED, row["created_at"], data)
+    await session.note(line)
 
 
 async def _approve_gate(session: Session, row: Record) -> None:
     """An approved new version decides the gate that waits for it. Raises ApprovalRefused (E_APPROVAL_EXPIRED)."""
     waiting = await gates.pending_of(session, row["workflow_id"])
     if waiting is not None and row["id"] in waiting["artifact_ids"]:
-        gate = await gates.undecided(session, waiting["id"])
-        by, action = row["created_by"], GateAction.APPROVE
-        await gates.decide(session, gate, ApprovalStatus.APPROVED, by, action=action, reason="edited")
+        gate = await session.write(gates.undecided, waiting["id"])
+        decision = gates.Decision(ApprovalStatus.APPROVED, GateAction.APPROVE, row["created_by"], "edited")
+        await session.write(gates.decide, gate, decision)
 
 
 async def _keep(
@@ -263,15 +271,9 @@ async def _parent(session: Session, workflow_id: str, name: str | None, parent_i
 
 async def next_version(session: Session, workflow_id: str, name: str) -> int:
     """The number the next version gets: one above the highest ever given, deleted ones included."""
-    highest = sa.union_all(
-        sa.select(artifacts.c.version).where(artifacts.c.workflow_id == workflow_id, artifacts.c.name == name),
-        sa.select(artifact_deletions.c.version).where(
-            artifact_deletions.c.workflow_id == workflow_id, artifact_deletions.c.name == name
-        ),
-    ).subquery()
-    row = await session.fetch_one(sa.select(sa.func.coalesce(sa.func.max(highest.c.version), 0).label("top")))
-    assert row is not None
-    return int(row["top"]) + 1
+    query = highest(GIVEN.c.workflow_id == workflow_id, GIVEN.c.name == name)
+    row = await session.fetch_one(query)
+    return 1 if row is None else int(row["highest"]) + 1
 
 
 async def _keep_inline(session: Session, kept: KeptFile) -> None:

@@ -13,7 +13,9 @@ from .clock import new_id, now
 from .definitions import elsewhere
 from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
+from .run_tree import inside
 from .session import Session, of_one_moment
+from .statements import json_object, json_text
 from .tables import artifacts, chains, definitions, events, workflows
 
 
@@ -131,16 +133,9 @@ async def _keep_names(session: Session, chain_id: str) -> None:
     """Lines of the audit trail that name a person outlive the run and those inside of it: who, what and when, and
     nothing of what the run was about.
     """
-    inside = sa.select(sa.literal(chain_id).label("id")).cte("inside", recursive=True)
-    # One flat join: SQLite takes a join in brackets for a query of its own, which must not look at itself.
-    steps = chains.join(workflows, chains.c.parent_workflow_id == workflows.c.id)
-    children = sa.select(chains.c.id).select_from(steps.join(inside, workflows.c.chain_id == inside.c.id))
-    inside = inside.union(children)
-    by = sa.func.json_extract(events.c.data, "$.by")
-    kept = sa.func.json_object(
-        "by", by, "run_id", events.c.chain_id, "step", sa.func.json_extract(events.c.data, "$.step")
-    )
-    named = sa.update(events).where(events.c.chain_id.in_(sa.select(inside.c.id)), by.is_not(None))
+    by = json_text(events.c.data, "by")
+    kept = json_object(by=by, run_id=events.c.chain_id, step=json_text(events.c.data, "step"))
+    named = sa.update(events).where(events.c.chain_id.in_(inside(sa.literal(chain_id))), by.is_not(None))
     await session.execute(named.values(data=kept, chain_id=None, workflow_id=None))
 
 

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from towpath.events import GateFact
 from towpath.model import StepStatus
 
-from .session import Row, Statement
-from .session import value_of as b
+from .backend import Row
+from .statements import Statement
+from .statements import param as b
 from .tables import chains, events, workflows
 
 RELEASED = "RunReleased"  # a process stopped to work on a run without ending or pausing it

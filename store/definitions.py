@@ -1,4 +1,4 @@
-"""Chain definitions: in the run's row while they are small, once per content in a table of their own above.
+"""Chain definitions: in the run's row up to 16 KiB of JSON; larger ones once per content, in a table of their own.
 
 The row of a run is written at every level and asked for its epoch with every commit. SQLite rewrites and walks
 a row as a whole, so a definition of a megabyte in it would make a long chain quadratic.
@@ -11,23 +11,22 @@ from dataclasses import replace
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from towpath.model import Plan
 
-from .batch import Write
-from .session import Statement, value_of
+from .backend import Write
+from .statements import Statement, param
 from .tables import definitions
 
 INLINE = 16 * 1024  # bytes of JSON
 _MARK = '{"$definition":"'
 
 _KEEP = Statement(
-    insert_sqlite(definitions)
-    .values(sha256=value_of("sha256"), definition=value_of("definition"))
-    .on_conflict_do_nothing()
+    lambda insert: (
+        insert(definitions).values(sha256=param("sha256"), definition=param("definition")).on_conflict_do_nothing()
+    )
 )
-FIND = Statement(sa.select(definitions.c.definition).where(definitions.c.sha256 == value_of("sha256")))
+FIND = Statement(sa.select(definitions.c.definition).where(definitions.c.sha256 == param("sha256")))
 
 
 def kept(plan: Plan) -> tuple[str, list[Write]]:

@@ -1,15 +1,73 @@
-"""The audit trail as a feed over all runs, how far receivers of webhooks were told of it, and what steps logged."""
+"""The audit trail: the `events` table, append-only, one line per fact. Writing lines, and reading them as a feed over
+all runs; how far receivers of webhooks have read; and what steps logged.
+"""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import sqlalchemy as sa
 
+from towpath.model import Json
+
+from .backend import Write, add
 from .clock import now
-from .rows import Record, record
+from .rows import Record, encode, record
 from .session import Session
+from .statements import Query, Statement
+from .statements import param as b
 from .tables import chains, events, step_logs, webhook_cursors, workflows
 
 MOST = 1_000  # lines read at once
+
+_LINE = Statement(
+    sa.insert(events).values(chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data"))
+)
+
+
+# ---- writing
+
+
+def line(run: str | None, row: str | None, kind: str, at: int, data: Json = None) -> Query:
+    """The statement that adds one line."""
+    return _LINE(run=run, row=row, type=kind, at=at, data=encode(data) if data else "{}")
+
+
+def log_event(out: list[Write], run: str, row: str | None, kind: str, at: int, data: Json = None) -> None:
+    """Add one line to a unit."""
+    add(out, line(run, row, kind, at, data))
+
+
+class AboutStep(Protocol):
+    """A fact about a step, or about one item of a mapped step."""
+
+    @property
+    def step(self) -> str: ...
+
+    @property
+    def item(self) -> int | None: ...
+
+
+def about(fact: AboutStep, **more: Json) -> dict[str, Json]:
+    """The data of a line about a fact; empty values are left out."""
+    return about_step(fact.step, fact.item, **more)
+
+
+def about_step(step: str | None, item: int | None, **more: Json) -> dict[str, Json]:
+    """The data of a line about a step or an item, by their names in a row."""
+    data: dict[str, Json] = {} if step is None else {"step": step}
+    if item is not None:
+        data["item"] = item
+    data.update({name: value for name, value in more.items() if value})
+    return data
+
+
+async def note(session: Session, kind: str, by: str, *, run: str | None = None, **data: Json) -> None:
+    """Add a line about what a person did, in the same transaction."""
+    await session.note(line(run, None, kind, now(), {**data, "by": by}))
+
+
+# ---- reading
 
 
 async def last_event(session: Session) -> int:

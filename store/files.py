@@ -17,25 +17,26 @@ from towpath.errors import StoreFailed, ValueRefused
 from towpath.media import HEAD, extension, media_type, safe_filename
 from towpath.model import ArtifactRow
 
+from .backend import Backend
 from .blobs import Blob, FileBlobs
 from .disk import write_whole
-from .session import Database, Statement, value_of
+from .statements import Statement, param
 from .tables import artifacts, blobs, workflows
 
 INLINE = 16 * 1024  # bytes; up to here a row is 10 to 66 times cheaper to write durably than a file
 
-_INLINE = Statement(sa.select(blobs.c.data).where(blobs.c.sha256 == value_of("sha256")))
+_INLINE = Statement(sa.select(blobs.c.data).where(blobs.c.sha256 == param("sha256")))
 _PLACE = Statement(
     sa.select(workflows.c.chain_id, workflows.c.step_id, workflows.c.item_index)
     .join(artifacts, artifacts.c.workflow_id == workflows.c.id)
-    .where(artifacts.c.id == value_of("artifact_id"))
+    .where(artifacts.c.id == param("artifact_id"))
 )
 
 
 class StoredFiles:
     """Keeps and finds the bytes of artifacts. Fills the engine's `ArtifactFiles` port."""
 
-    def __init__(self, database: Database, blob_store: FileBlobs, folder: Path) -> None:
+    def __init__(self, database: Backend, blob_store: FileBlobs, folder: Path) -> None:
         self.blobs = blob_store
         self.folder = folder
         self._database = database
@@ -128,7 +129,7 @@ class StoredFiles:
     async def _inline(self, row: ArtifactRow) -> bytes | None:
         if row.size > INLINE:
             return None
-        found = await self._database.rows(_INLINE(sha256=row.digest))
+        found = await self._database.fetch(_INLINE(sha256=row.digest))
         if not found:
             return None
         data = bytes(found[0]["data"])
@@ -139,7 +140,7 @@ class StoredFiles:
         return data
 
     async def _human_place(self, row: ArtifactRow) -> Path:
-        found = await self._database.rows(_PLACE(artifact_id=row.id))
+        found = await self._database.fetch(_PLACE(artifact_id=row.id))
         where = found[0] if found else {"chain_id": None, "step_id": None, "item_index": None}
         parts = [
             safe_filename(where["chain_id"] or "standalone"),

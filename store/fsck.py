@@ -10,32 +10,25 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
+import sqlalchemy as sa
 from anyio.to_thread import run_sync
 
 from towpath.errors import StoreFailed
 
+from .backend import Row, Script
 from .blobs import FileBlobs
 from .clock import now
-from .invariants import (
-    CHECKS,
-    ORPHANS,
-    WRONG_LATEST,
-    WRONG_POINTER,
-    Check,
-    Finding,
-    inline_bytes,
-    integrity,
-    quick_integrity,
-)
+from .invariants import ORPHANED, ROW_CHECKS, WRONG_LATEST, WRONG_POINTER, Check, Finding, each, inline_bytes
 from .runs import RunStore
-from .tables import metadata
+from .statements import Statement
+from .statements import param as b
+from .tables import artifacts, blobs, chains, metadata, workflows
+from .trails import trails
 
 _AT_ONCE = 100  # files removed while the write lock is held
 
@@ -78,9 +71,10 @@ async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, 
         deep: read every byte and compare digests; else only sizes.
     """
     database, blobs = store.database, store.files.blobs
-    snapshot = await database.read(partial(_look, deep=deep))
+    faults = [Finding("I15", *fault) for fault in await database.integrity(deep=deep)]
+    snapshot = await database.inspect(_look, deep)
     before = now() - int(grace * 1e6)
-    found = [*snapshot.found, *await _missing_files(store, snapshot, deep)]
+    found = [*faults, *snapshot.found, *await _missing_files(store, snapshot, deep)]
     orphans, others = await _stray_blobs(blobs, snapshot, before)
     leftovers = await run_sync(_leftovers, store.files.folder, snapshot.running, before)
     if repair:
@@ -96,47 +90,51 @@ async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, 
 # ---- looking at rows
 
 
-def _look(connection: sqlite3.Connection, deep: bool) -> _Snapshot:
+_COUNTS = {
+    table.name: Statement(sa.select(sa.func.count().label("many")).select_from(table))
+    for table in metadata.sorted_tables
+}
+_RUNNING = Statement(sa.select(chains.c.id).where(chains.c.status == "running"))
+_NAMED = sa.select(artifacts.c.id, artifacts.c.sha256, artifacts.c.file_size, blobs.c.size.label("inside")).select_from(
+    artifacts.outerjoin(blobs, blobs.c.sha256 == artifacts.c.sha256)
+)
+
+
+def _look(deep: bool) -> Script[_Snapshot]:
     snapshot = _Snapshot()
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    try:
-        checks: list[Check] = [integrity, inline_bytes] if deep else [quick_integrity]
-        checks += [*CHECKS, partial(_count, snapshot), partial(_name_files, snapshot)]
-        for check in checks:
-            snapshot.found += _checked(check, connection)
-    finally:
-        connection.text_factory = str
+    checks: list[Check] = [inline_bytes] if deep else []
+    for check in (*checks, *ROW_CHECKS, trails):
+        snapshot.found += yield from _checked(check)
+    snapshot.found += yield from _checked(lambda: _count(snapshot), "the counts")
+    snapshot.found += yield from _checked(lambda: _name_files(snapshot), "the artifacts")
     return snapshot
 
 
-def _checked(check: Check, connection: sqlite3.Connection) -> list[Finding]:
+def _checked(check: Check, name: str = "") -> Script[list[Finding]]:
     """What a check finds; a database too damaged to be read is a finding too."""
-    found: list[Finding] = []
     try:
-        found.extend(check(connection))
-    except sqlite3.Error as error:
-        name = getattr(check, "__name__", "a check")
-        found.append(Finding("I15", "E_DB_CORRUPT", "database", "", f"{name} could not read it all: {error}"))
-    return found
+        return (yield from check())
+    except StoreFailed as error:
+        name = name or getattr(check, "__name__", "a check")
+        why = f"{name} could not read it all: {error.problem.message}"
+        return [Finding("I15", "E_DB_CORRUPT", "database", "", why)]
 
 
-def _count(snapshot: _Snapshot, connection: sqlite3.Connection) -> Iterable[Finding]:
-    for table in metadata.sorted_tables:
-        query = f"SELECT count(*) FROM {table.name}"  # noqa: S608 - names of ours
-        snapshot.counts[table.name] = connection.execute(query).fetchone()[0]
-    active = connection.execute("SELECT id FROM chains WHERE status = 'running'")
-    snapshot.running = frozenset(_work_name(run) for (run,) in active)
-    return ()
+def _count(snapshot: _Snapshot) -> Script[list[Finding]]:
+    for table, many in _COUNTS.items():
+        snapshot.counts[table] = (yield many()).one()["many"]
+    snapshot.running = frozenset(_work_name(row["id"]) for row in (yield _RUNNING()).rows)
+    return []
 
 
-def _name_files(snapshot: _Snapshot, connection: sqlite3.Connection) -> Iterable[Finding]:
-    query = """SELECT a.id, a.sha256, a.file_size, b.sha256 IS NULL FROM artifacts a
-        LEFT JOIN blobs b ON b.sha256 = a.sha256 ORDER BY a.id"""
-    for row, digest, size, outside in connection.execute(query):
-        snapshot.named.add(digest)
-        if outside:
-            snapshot.files.setdefault(digest, []).append((row, size))
-    return ()
+def _name_files(snapshot: _Snapshot) -> Script[list[Finding]]:
+    def name(row: Row) -> tuple[Finding, ...]:
+        snapshot.named.add(row["sha256"])
+        if row["inside"] is None:
+            snapshot.files.setdefault(row["sha256"], []).append((row["id"], row["file_size"]))
+        return ()
+
+    return (yield from each(_NAMED, artifacts.c.id, "", name))
 
 
 def _work_name(run_id: str) -> str:
@@ -151,9 +149,9 @@ async def _missing_files(store: RunStore, snapshot: _Snapshot, deep: bool) -> li
     found: list[Finding] = []
     blobs = store.files.blobs
     snapshot.counts["blob files"] = len(snapshot.files)
-    for digest, artifacts in snapshot.files.items():
-        for row, size in artifacts:
-            damage = await _damage(blobs, digest, size, deep and row == artifacts[0][0])
+    for digest, named in snapshot.files.items():
+        for row, size in named:
+            damage = await _damage(blobs, digest, size, deep and row == named[0][0])
             if damage is not None and await _still_there(store, row):
                 found.append(Finding("I7", damage[0], "artifacts", row, damage[1]))
     return found
@@ -175,8 +173,11 @@ async def _damage(blobs: FileBlobs, digest: str, size: int, deep: bool) -> tuple
     return None
 
 
+_BY_ID = Statement(sa.select(artifacts.c.id).where(artifacts.c.id == b("row")))
+
+
 async def _still_there(store: RunStore, row: str) -> bool:
-    return bool(await store.database.rows(("SELECT 1 FROM artifacts WHERE id = ?", (row,))))
+    return bool(await store.database.fetch(_BY_ID(row=row)))
 
 
 Stray = tuple[Finding, Path]
@@ -245,7 +246,7 @@ async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
 
     Each mender tells the rows that it had to leave.
     """
-    menders: dict[str, Callable[[sqlite3.Connection], set[str]]] = {
+    menders: dict[str, Callable[[], Script[set[str]]]] = {
         "E_FSCK_LATEST": _mend_latest,
         "E_FSCK_POINTER": _mend_pointers,
         "E_FSCK_ORPHAN": _drop_orphans,
@@ -258,55 +259,80 @@ async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
     return found
 
 
-def _mend_latest(connection: sqlite3.Connection) -> set[str]:
+_MARK_LATEST = Statement(
+    sa.update(artifacts)
+    .where(
+        artifacts.c.workflow_id == b("row"), artifacts.c.name == b("output"), artifacts.c.version == b("new_version")
+    )
+    .values(is_latest=1, updated_at=b("at"))
+)
+
+
+def _mend_latest() -> Script[set[str]]:
     """The highest version, where none is marked. Which of several is right is for people to say: those are left."""
     left = set()
-    for row, name, count, highest in connection.execute(WRONG_LATEST).fetchall():
-        if count:
-            left.add(row)
+    for row in (yield WRONG_LATEST()).rows:
+        if row["marked"]:
+            left.add(row["workflow_id"])
             continue
-        sql = "UPDATE artifacts SET is_latest = 1, updated_at = ? WHERE workflow_id = ? AND name = ? AND version = ?"
-        connection.execute(sql, (now(), row, name, highest))
+        where = {"row": row["workflow_id"], "output": row["name"], "new_version": row["highest"]}
+        yield _MARK_LATEST(**where, at=now())
     return left
 
 
-_RIGHT_POINTER = """
-SELECT a.id FROM artifacts a WHERE a.workflow_id = ? AND a.is_latest = 1
-ORDER BY a.name IS NOT (SELECT old.name FROM artifacts old WHERE old.id = ?),
-    (SELECT min(f.id) FROM artifacts f WHERE f.workflow_id = a.workflow_id AND f.name = a.name) LIMIT 1
-"""
+_old, _first = artifacts.alias("old"), artifacts.alias("first")
+_another_name = sa.case(
+    (artifacts.c.name == sa.select(_old.c.name).where(_old.c.id == b("pointer")).scalar_subquery(), 0), else_=1
+)
+_made_first = sa.select(sa.func.min(_first.c.id)).where(
+    _first.c.workflow_id == artifacts.c.workflow_id, _first.c.name == artifacts.c.name
+)
+_RIGHT_POINTER = Statement(
+    sa.select(artifacts.c.id)
+    .where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1)
+    .order_by(_another_name, _made_first.scalar_subquery())
+    .limit(1)
+)
+_POINT = Statement(
+    sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact"), updated_at=b("at"))
+)
 
 
-def _mend_pointers(connection: sqlite3.Connection) -> set[str]:
+def _mend_pointers() -> Script[set[str]]:
     """The latest version of the output that was pointed at, else of the first output."""
-    for row, pointer, _ in connection.execute(WRONG_POINTER).fetchall():
-        right = connection.execute(_RIGHT_POINTER, (row, pointer)).fetchone() or (None,)
-        change = "UPDATE workflows SET latest_artifact_id = ?, updated_at = ? WHERE id = ?"
-        connection.execute(change, (right[0], now(), row))
-    return {row for row, *_ in connection.execute(WRONG_POINTER)}
+    for row in (yield WRONG_POINTER()).rows:
+        right = (yield _RIGHT_POINTER(row=row["id"], pointer=row["latest_artifact_id"])).first()
+        yield _POINT(row=row["id"], artifact=right["id"] if right else None, at=now())
+    return {row["id"] for row in (yield WRONG_POINTER()).rows}
 
 
-def _drop_orphans(connection: sqlite3.Connection) -> set[str]:
-    connection.execute(f"DELETE {ORPHANS}")
+_DROP_ORPHANS = Statement(sa.delete(blobs).where(ORPHANED))
+
+
+def _drop_orphans() -> Script[set[str]]:
+    yield _DROP_ORPHANS()
     return set()
 
 
+_NAMING = Statement(sa.select(artifacts.c.id).where(artifacts.c.sha256 == b("sha256")).limit(1))
+
+
 async def _collected(store: RunStore, orphans: list[Stray], before: int) -> list[Stray]:
-    """Orphans removed while no row can come to name them: each is asked about again under the write lock."""
-    blobs = store.files.blobs
-
-    def collect(connection: sqlite3.Connection, some: list[Stray]) -> list[Stray]:
-        result = []
-        for finding, path in some:
-            named = connection.execute("SELECT 1 FROM artifacts WHERE sha256 = ?", (finding.row,)).fetchone()
-            gone = named is None and blobs.collect(finding.row, before)
-            result.append((replace(finding, repaired=gone), path))
-        return result
-
+    """Orphans removed while no row can come to name them: each is looked up again under the write lock."""
     done: list[Stray] = []
     for start in range(0, len(orphans), _AT_ONCE):
-        done += await store.database.write(partial(collect, some=orphans[start : start + _AT_ONCE]))
+        some = orphans[start : start + _AT_ONCE]
+        done += await store.database.write(_collect, store.files.blobs, some, before)
     return done
+
+
+def _collect(blobs: FileBlobs, some: list[Stray], before: int) -> Script[list[Stray]]:
+    result = []
+    for finding, path in some:
+        named = (yield _NAMING(sha256=finding.row)).first()
+        gone = named is None and blobs.collect(finding.row, before)
+        result.append((replace(finding, repaired=gone), path))
+    return result
 
 
 def _removed(strays: list[Stray], before: int) -> list[Stray]:

@@ -1,19 +1,17 @@
-"""The one place that decides gates, whoever asks: a person, an edit that approves, or the end of the time.
+"""The one place that closes gates, whoever asks: a person, an edit that approves, or the end of the time.
 
 A decision is one compare-and-set on a pending row: the first one recorded wins. The same transaction says
-what it does (`action`), marks the artifacts that the gate lists, tells the audit trail, and leaves
+what it does (`action`), marks the artifacts that the gate lists, adds a line to the audit trail, and leaves
 `delivered = 0` until the owner of the run has acted on it.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from towpath.errors import ApprovalRefused
@@ -21,40 +19,173 @@ from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json
 from towpath.ports import Request
 
+from . import event_log, run_tree
+from .backend import Row, Script
 from .clock import now, since_boot
 from .owners import this_boot
 from .rows import Record, decode, encode, record, record_or_none
-from .session import Row, Session, Statement
-from .session import value_of as b
-from .tables import approvals, artifacts, events
-
-_MARKS = {
-    ApprovalStatus.APPROVED: ArtifactApproval.APPROVED,
-    ApprovalStatus.REJECTED: ArtifactApproval.REJECTED,
-}
+from .session import Session
+from .statements import Statement, any_of
+from .statements import param as b
+from .tables import approvals, artifacts
 
 OF_RUN = Statement(
     sa.select(approvals).where(approvals.c.chain_id == b("run")).order_by(approvals.c.attempt, approvals.c.id)
 )
 
 
+# ---- the end of the time
+#
+# A gate lasts as long as its policy says, whatever is done to the clock meanwhile: within the boot in which it
+# was asked, the time is what that clock would say if nobody had set it. After a reboot the time of day counts.
+
+
+def boot(at: int) -> tuple[str | None, int]:
+    """This boot and when it began, by a clock that says `at` now: kept with a gate that is asked now."""
+    return this_boot() or None, at - since_boot()
+
+
+def is_late() -> sa.ColumnElement[bool]:
+    """Is a pending gate's time over? To be asked with the values of `clock`."""
+    by_its_clock = sa.case((approvals.c.boot == b("this_boot"), approvals.c.booted_at + b("since_boot")), else_=b("at"))
+    return sa.and_(approvals.c.status == ApprovalStatus.PENDING, approvals.c.expires_at <= by_its_clock)
+
+
+def clock(at: int) -> dict[str, Any]:
+    """The values for `is_late` at a time of day."""
+    return {"this_boot": this_boot(), "since_boot": since_boot(), "at": at}
+
+
+LATE = Statement(
+    sa.select(approvals.c.id, approvals.c.chain_id, approvals.c.expires_at)
+    .where(is_late())
+    .order_by(approvals.c.expires_at, approvals.c.id)
+)
+_LATE_ONE = Statement(sa.select(approvals).where(approvals.c.id == b("approval"), is_late()).with_for_update())
+
+
+def expired(run_ids: Iterable[str], at: int) -> Script[list[str]]:
+    """Pending gates whose time is over, in these runs and in runs inside them."""
+    late = [gate for gate in (yield LATE(**clock(at))).rows if gate["chain_id"] is not None]
+    ours = frozenset(run_ids)
+    around = yield from run_tree.around([gate["chain_id"] for gate in late])
+    return [gate["id"] for gate in late if ours.intersection(run.id for run in around[gate["chain_id"]])]
+
+
+def expire(gates: Sequence[str], at: int) -> Script[None]:
+    """Close gates whose time is over; one that was decided meanwhile stays decided."""
+    for one in gates:
+        found = record_or_none((yield _LATE_ONE(approval=one, **clock(at))).first())
+        if found is None:
+            continue
+        action = _after_timeout(found["policy"])
+        approves = action is GateAction.APPROVE
+        mark = ArtifactApproval.AUTO_APPROVED if approves else ArtifactApproval.REJECTED
+        why = None if approves else "nobody decided in time"
+        yield from _close(found, Decision(ApprovalStatus.TIMED_OUT, action), mark, why, at)
+        data = event_log.about_step(found["step_id"], found["item_index"], approval=one, action=action)
+        yield event_log.line(found["chain_id"], found["workflow_id"], GateFact.TIMED_OUT, at, data)
+
+
+def _after_timeout(policy: Json) -> GateAction:
+    """What a timeout does. Never a regeneration: only a person can say what should be different."""
+    if policy.get("timeout_action") == "auto_approve":
+        return GateAction.APPROVE
+    return GateAction.SKIP if policy.get("on_rejected") == GateAction.SKIP else GateAction.STOP
+
+
 # ---- deciding
 
+_MARKS = {
+    ApprovalStatus.APPROVED: ArtifactApproval.APPROVED,
+    ApprovalStatus.REJECTED: ArtifactApproval.REJECTED,
+}
+_GATE = Statement(
+    sa.select(approvals, is_late().label("late")).where(approvals.c.id == b("approval")).with_for_update(of=approvals)
+)
+_CLOSE = Statement(
+    sa.update(approvals)
+    .where(approvals.c.id == b("approval"), approvals.c.status == ApprovalStatus.PENDING)
+    .values(
+        status=b("new_status"),
+        action=b("new_action"),
+        decided_at=b("at"),
+        decided_by=b("by"),
+        reason=b("new_reason"),
+        decision_parameters=b("parameters"),
+        delivered=0,
+        updated_at=b("at"),
+    )
+    .returning(approvals)
+)
+_MARK = Statement(
+    sa.update(artifacts)
+    .where(any_of(artifacts.c.id, "artifacts"))
+    .values(
+        approval_status=b("mark"),
+        approved_by=sa.func.coalesce(b("by"), artifacts.c.approved_by),
+        approved_at=b("at"),
+        rejection_reason=b("why"),
+        updated_at=b("at"),
+    )
+)
 
-async def undecided(session: Session, approval_id: str) -> Record:
-    """A gate that can still be decided, under the write lock.
+
+def undecided(approval_id: str) -> Script[Record]:
+    """A gate that can still be decided; nothing decides it before this transaction ends.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
     """
-    await session.begin()
-    query = sa.select(approvals).where(approvals.c.id == approval_id)
-    found = record_or_none(await session.fetch_one(query))
+    found = record_or_none((yield _GATE(approval=approval_id, **clock(now()))).first())
     if found is None:
         raise ApprovalRefused("E_APPROVAL_MISSING", "there is no such approval", found=approval_id)
-    refusal = _refusal(found)
+    refusal = _refusal(found, late=bool(found.pop("late")))
     if refusal is not None:
         raise refusal
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What closes a gate: a status and what it means for the run; who decided, why, and arguments for another try."""
+
+    status: ApprovalStatus
+    action: GateAction | None = None
+    by: str | None = None
+    reason: str = ""
+    parameters: Json = None
+
+
+def decide(gate: Record, decision: Decision) -> Script[Record]:
+    """Record a decision about a gate that `undecided` gave, in the same transaction."""
+    at, mark = now(), _MARKS.get(decision.status)
+    why = decision.reason if mark is ArtifactApproval.REJECTED else None
+    closed = yield from _close(gate, decision, mark, why, at)
+    data = event_log.about_step(gate["step_id"], gate["item_index"], approval=gate["id"], **_as_data(decision))
+    yield event_log.line(gate["chain_id"], gate["workflow_id"], GateFact.RECORDED, at, data)
+    return closed
+
+
+def _as_data(decision: Decision) -> dict[str, Json]:
+    return {field.name: getattr(decision, field.name) for field in fields(decision)}
+
+
+def _close(gate: Record, decision: Decision, mark: ArtifactApproval | None, why: str | None, at: int) -> Script[Record]:
+    """The compare-and-set on a pending gate, and the marks on the artifacts that it lists."""
+    closed = yield _CLOSE(
+        approval=gate["id"],
+        new_status=decision.status,
+        new_action=decision.action,
+        by=decision.by,
+        new_reason=decision.reason or None,
+        parameters=encode(decision.parameters or None),
+        at=at,
+    )
+    row = closed.first()
+    assert row is not None, "the write lock is held since the row was read"
+    if mark is not None:
+        yield _MARK(artifacts=gate["artifact_ids"], mark=mark, by=decision.by, why=why, at=at)
+    return record(row)
 
 
 async def pending_of(session: Session, workflow_id: str) -> Record | None:
@@ -63,42 +194,6 @@ async def pending_of(session: Session, workflow_id: str) -> Record | None:
         approvals.c.workflow_id == workflow_id, approvals.c.status == ApprovalStatus.PENDING
     )
     return record_or_none(await session.fetch_one(query))
-
-
-async def decide(
-    session: Session,
-    gate: Record,
-    status: ApprovalStatus,
-    by: str | None,
-    *,
-    action: GateAction | None = None,
-    reason: str = "",
-    parameters: Json = None,
-) -> Record:
-    """Record a decision about a gate that `undecided` gave."""
-    at = now()
-    values: dict[str, Any] = {
-        "status": status,
-        "action": action,
-        "decided_at": at,
-        "decided_by": by,
-        "reason": reason or None,
-        "decision_parameters": encode(parameters or None),
-        "delivered": 0,
-        "updated_at": at,
-    }
-    change = sa.update(approvals).where(approvals.c.id == gate["id"], approvals.c.status == ApprovalStatus.PENDING)
-    row = await session.fetch_one(change.values(values).returning(approvals))
-    assert row is not None, "the write lock is held since the row was read"
-    if status in _MARKS:
-        word = _MARKS[status]
-        rejected = word is ArtifactApproval.REJECTED
-        mark = {"approval_status": word, "approved_by": by, "approved_at": at, "updated_at": at}
-        change = sa.update(artifacts).where(artifacts.c.id.in_(gate["artifact_ids"]))
-        await session.execute(change.values(**mark, rejection_reason=reason if rejected else None))
-    told = {"status": status, "action": action, "by": by, "reason": reason, "parameters": parameters}
-    await tell(session, gate, GateFact.RECORDED, at, approval=gate["id"], **told)
-    return record(row)
 
 
 async def regenerations(session: Session, workflow_id: str) -> int:
@@ -131,18 +226,8 @@ async def relist(session: Session, workflow_id: str, name: str) -> None:
     await session.execute(change.values(artifact_ids=now_listed, updated_at=now()))
 
 
-async def tell(session: Session, place: Mapping[str, Any], kind: GateFact, at: int, **more: Json) -> None:
-    """Add to the audit trail; `place` is a row with `chain_id`, `workflow_id`, `step_id` and `item_index`."""
-    data: dict[str, Json] = {} if place["step_id"] is None else {"step": place["step_id"]}
-    if place["item_index"] is not None:
-        data["item"] = place["item_index"]
-    data.update({key: value for key, value in more.items() if value})
-    fact = {"chain_id": place["chain_id"], "workflow_id": place["workflow_id"], "at": at, "data": encode(data)}
-    await session.execute(sa.insert(events).values(type=kind, **fact))
-
-
-def _refusal(gate: Record) -> ApprovalRefused | None:
-    if gate["status"] == ApprovalStatus.TIMED_OUT or (gate["status"] == ApprovalStatus.PENDING and _late(gate)):
+def _refusal(gate: Record, *, late: bool) -> ApprovalRefused | None:
+    if gate["status"] == ApprovalStatus.TIMED_OUT or late:
         what = gate["action"] or _after_timeout(gate["policy"])
         return ApprovalRefused(
             "E_APPROVAL_EXPIRED",
@@ -164,113 +249,7 @@ def _clock(at: int) -> str:
     return f"at {datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-# ---- the end of the time
-#
-# A gate lasts as long as its policy says, whatever is done to the clock meanwhile: within the boot in which it
-# was asked, the time is what that clock would say if nobody had set it. After a reboot the time of day counts.
-
-
-def boot(at: int) -> tuple[str | None, int]:
-    """This boot and when it began, by a clock that says `at` now: what a gate asked now remembers."""
-    return this_boot() or None, at - since_boot()
-
-
-def _late(gate: Mapping[str, Any]) -> bool:
-    same = gate["boot"] is not None and gate["boot"] == this_boot()
-    at = gate["booted_at"] + since_boot() if same else now()
-    return gate["expires_at"] is not None and gate["expires_at"] <= at
-
-
-_LATE = "status = 'pending' AND expires_at <= CASE WHEN boot = ? THEN booted_at + ? ELSE ? END"
-_LATE_ONES = f"SELECT id, chain_id FROM approvals WHERE {_LATE} ORDER BY expires_at, id"  # noqa: S608 - fixed text
-_LATE_ONE = (
-    f"SELECT chain_id, workflow_id, step_id, item_index, artifact_ids, policy FROM approvals WHERE id = ? AND {_LATE}"  # noqa: S608
-)
-
-
-def _after_timeout(policy: Json) -> GateAction:
-    """Nobody can say what should be different: a regeneration is not tried without a person."""
-    if policy.get("timeout_action") == "auto_approve":
-        return GateAction.APPROVE
-    return GateAction.SKIP if policy.get("on_rejected") == GateAction.SKIP else GateAction.STOP
-
-
-def late(connection: sqlite3.Connection, at: int) -> list[tuple[str, int]]:
-    """The runs of gates whose time is over and that nobody has decided, and until when there was time."""
-    query = f"SELECT chain_id, expires_at FROM approvals WHERE chain_id IS NOT NULL AND {_LATE}"  # noqa: S608 - fixed
-    return connection.execute(query, (this_boot(), since_boot(), at)).fetchall()
-
-
-def expired(connection: sqlite3.Connection, run_ids: Iterable[str], at: int) -> list[str]:
-    """Gates in these runs, and in runs inside them, whose time is over and that nobody has decided."""
-    late = connection.execute(_LATE_ONES, (this_boot(), since_boot(), at)).fetchall()
-    ours = frozenset(run_ids)
-    return [gate for gate, chain in late if ours.intersection(around(connection, chain))]
-
-
-def expire(connection: sqlite3.Connection, gates: Sequence[str], at: int) -> None:
-    """Close gates whose time is over, inside a write transaction; one that was decided meanwhile stays decided."""
-    for gate in gates:
-        found = connection.execute(_LATE_ONE, (gate, this_boot(), since_boot(), at)).fetchone()
-        if found is None:
-            continue
-        chain, workflow, step, item, listed, policy = found
-        action = _after_timeout(msgspec.json.decode(policy))
-        connection.execute(
-            "UPDATE approvals SET status = 'timed_out', action = ?, decided_at = ?, delivered = 0, updated_at = ?"
-            " WHERE id = ?",
-            (action, at, at, gate),
-        )
-        approves = action is GateAction.APPROVE
-        word = ArtifactApproval.AUTO_APPROVED if approves else ArtifactApproval.REJECTED
-        why = None if approves else "nobody decided in time"
-        marked = [(word, at, why, at, artifact) for artifact in msgspec.json.decode(listed)]
-        for values in marked:
-            connection.execute(
-                "UPDATE artifacts SET approval_status = ?, approved_at = ?, rejection_reason = ?, updated_at = ?"
-                " WHERE id = ?",
-                values,
-            )
-        data = {"step": step, **({} if item is None else {"item": item}), "approval": gate, "action": action}
-        connection.execute(
-            "INSERT INTO events (chain_id, workflow_id, type, at, data) VALUES (?, ?, ?, ?, ?)",
-            (chain, workflow, GateFact.TIMED_OUT, at, encode(data)),
-        )
-
-
 # ---- telling the owner
-
-
-_PARENT = (
-    "SELECT w.chain_id, w.step_id, w.item_index FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id"
-    " WHERE c.id = ?"
-)
-
-
-def around(connection: sqlite3.Connection, chain: str | None) -> Iterable[str]:
-    """A run and the runs that it is inside of."""
-    while chain is not None:
-        yield chain
-        above = connection.execute(_PARENT, (chain,)).fetchone()
-        chain = None if above is None else above[0]
-
-
-def undelivered(connection: sqlite3.Connection, ours: frozenset[str]) -> list[Request]:
-    """Decisions not yet acted on: for the run itself, or for a run inside one of its steps (`inner`)."""
-    found: list[Request] = []
-    query = "SELECT * FROM approvals WHERE status <> 'pending' AND delivered = 0 ORDER BY decided_at, id"
-    cursor = connection.execute(query)
-    names = [column[0] for column in cursor.description]
-    for values in cursor.fetchall():
-        gate = dict(zip(names, values, strict=True))
-        inside: str | None = gate["chain_id"]
-        if inside in ours:
-            found.append(as_request(gate))
-        while inside is not None:
-            inside, step, item = connection.execute(_PARENT, (inside,)).fetchone() or (None, None, None)
-            if inside in ours:
-                found.append(Request(str(inside), "inner", str(step), item))
-    return found
 
 
 def as_request(gate: Row) -> Request:

@@ -1,26 +1,44 @@
-"""What must hold between rows: each check reads one snapshot and tells every row where it does not.
+"""What must hold between rows: each check reads one snapshot and reports every row where it does not.
 
-The numbers are the invariants of the reliability page: I3 versions, I4 latest, I5 pointer, I6 lineage, I10
-transfers, I12 statuses and their trail, I13 owners, I14 approvals, I15 the database itself.
+The numbers are the invariants of the reliability page: I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
+orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals. Checks are scripts; those that read
+whole tables do it in pages, so that a store of any size can be checked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
+from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 from towpath.values import REFERENCE, STORED_VALUE
 
+from .backend import Row, Script
 from .clock import now
-from .definitions import elsewhere
+from .definitions import FIND, elsewhere
 from .owners import parse
-from .tables import metadata
+from .statements import Statement, any_of
+from .statements import param as b
+from .tables import (
+    approvals,
+    artifact_deletions,
+    artifact_transfers,
+    artifacts,
+    blobs,
+    chains,
+    events,
+    workflows,
+)
+from .versions import GIVEN
+
+PAGE = 1_000  # rows read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,74 +59,72 @@ class Finding:
         return f"{self.invariant} {self.code} {self.table} {self.row}: {self.sentence}{mended}"
 
 
-Findings = Iterator[Finding]
-Check = Callable[[sqlite3.Connection], Iterable[Finding]]
-
-_STATUSES = (
-    ("chains", "status", ChainStatus),
-    ("workflows", "status", StepStatus),
-    ("artifact_transfers", "status", TransferStatus),
-    ("approvals", "status", ApprovalStatus),
-    ("approvals", "action", GateAction),
-    ("artifacts", "approval_status", ArtifactApproval),
-)
-_JSON = (
-    ("chains", "id", ("chain_definition", "inputs", "owner")),
-    ("workflows", "id", ("value", "parameters", "error", "workflow_definition")),
-    ("approvals", "id", ("artifact_ids", "policy", "decision_parameters")),
-    ("artifacts", "id", ("parameters", "extra_metadata")),
-    ("events", "seq", ("data",)),
-)
+Check = Callable[[], Script[list[Finding]]]
+_Judge = Callable[[Row], Iterable[Finding]]
 
 
-# ---- I15: the database itself
+def each(select: sa.Select[Any], key: sa.ColumnElement[Any], first: Any, judge: _Judge) -> Script[list[Finding]]:
+    """Judge every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
+    page = Statement(select.where(key > b("after")).order_by(key).limit(PAGE))
+    found: list[Finding] = []
+    after = first
+    while rows := (yield page(after=after)).rows:
+        for row in rows:
+            found.extend(judge(row))
+        after = rows[-1][key.key or "id"]
+    return found
 
 
-def integrity(connection: sqlite3.Connection) -> Findings:
-    for (text,) in connection.execute("PRAGMA integrity_check(100)"):
-        if text != "ok":
-            yield Finding("I15", "E_DB_CORRUPT", "database", "", text)
-
-
-def quick_integrity(connection: sqlite3.Connection) -> Findings:
-    for (text,) in connection.execute("PRAGMA quick_check(100)"):
-        if text != "ok":
-            yield Finding("I15", "E_DB_CORRUPT", "database", "", text)
-
-
-def references(connection: sqlite3.Connection) -> Findings:
-    for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-        yield Finding("I15", "E_DB_REFERENCE", table, str(rowid), f"refers to a row of {parent} that is not there")
-
-
-def schema(connection: sqlite3.Connection) -> Findings:
-    """A table or an index that is gone holds nothing true any more."""
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    for table in metadata.sorted_tables:
-        wanted = [table.name, *sorted(str(index.name) for index in table.indexes)]
-        for name in wanted:
-            if name not in found:
-                yield Finding("I15", "E_FSCK_SCHEMA", table.name, name, f"{name} was dropped from the database")
+def _rows(statement: Statement, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:
+    """A finding for every row of a select that finds only what is wrong."""
+    return [judge(row) for row in (yield statement()).rows]
 
 
 # ---- words and JSON
 
+_STATUSES = (
+    (chains.c.status, ChainStatus),
+    (workflows.c.status, StepStatus),
+    (artifact_transfers.c.status, TransferStatus),
+    (approvals.c.status, ApprovalStatus),
+    (approvals.c.action, GateAction),
+    (artifacts.c.approval_status, ArtifactApproval),
+)
+_WORDS = [
+    (column, Statement(sa.select(column.table.c.id, column.label("word")).where(column.not_in(list(kind)))))
+    for column, kind in _STATUSES
+]
+_JSON = (
+    (chains.c.id, "", ("chain_definition", "inputs", "owner")),
+    (workflows.c.id, "", ("value", "parameters", "error", "workflow_definition")),
+    (approvals.c.id, "", ("artifact_ids", "policy", "decision_parameters")),
+    (artifacts.c.id, "", ("parameters", "extra_metadata")),
+    (events.c.seq, -(2**63), ("data",)),
+)
 
-def words(connection: sqlite3.Connection) -> Findings:
-    for table, column, kind in _STATUSES:
-        listed = ", ".join(f"'{word}'" for word in kind)
-        query = f"SELECT id, {column} FROM {table} WHERE {column} NOT IN ({listed})"  # noqa: S608 - names of ours
-        for row, word in connection.execute(query):
-            yield Finding("I12", "E_DB_VALUE", table, row, f"{column} holds the unknown word {word!r:.80}")
+
+def words() -> Script[list[Finding]]:
+    found = []
+    for column, wrong in _WORDS:
+        for row in (yield wrong()).rows:
+            why = f"{column.key} holds the unknown word {row['word']!r:.80}"
+            found.append(Finding("I12", "E_DB_VALUE", column.table.name, row["id"], why))
+    return found
 
 
-def json_columns(connection: sqlite3.Connection) -> Findings:
-    for table, key, columns in _JSON:
-        for column in columns:
-            query = f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"  # noqa: S608 - names of ours
-            for row, text in connection.execute(query):
-                if not _is_json(text):
-                    yield Finding("I12", "E_DB_VALUE", table, str(row), f"{column} holds no JSON: {text!r:.80}")
+def json_columns() -> Script[list[Finding]]:
+    found = []
+    for key, first, columns in _JSON:
+        select = sa.select(key, *(key.table.c[name] for name in columns))
+        found += yield from each(select, key, first, partial(_no_json, key))
+    return found
+
+
+def _no_json(key: sa.Column[Any], row: Row) -> Iterator[Finding]:
+    for name, text in row.items():
+        if name != key.key and text is not None and not _is_json(text):
+            why = f"{name} holds no JSON: {text!r:.80}"
+            yield Finding("I12", "E_DB_VALUE", key.table.name, str(row[key.key]), why)
 
 
 def _is_json(text: Any) -> bool:
@@ -119,237 +135,336 @@ def _is_json(text: Any) -> bool:
     return True
 
 
-def definitions(connection: sqlite3.Connection) -> Findings:
+_LARGE = sa.select(chains.c.id, chains.c.chain_definition)
+
+
+def kept_definitions() -> Script[list[Finding]]:
     """What a run says it executes is there, and is what it names."""
-    for row, text in connection.execute("SELECT id, chain_definition FROM chains WHERE chain_definition IS NOT NULL"):
-        digest = elsewhere(text)
-        if digest is None:
-            continue
-        query = "SELECT definition FROM definitions WHERE sha256 = ?"
-        found = connection.execute(query, (digest,)).fetchone()
-        if found is None:
-            yield Finding("I7", "E_FSCK_DEFINITION", "chains", row, f"its definition {digest} is not in the store")
-        elif hashlib.sha256(found[0].encode()).hexdigest() != digest:
-            yield Finding("I7", "E_FSCK_DEFINITION", "chains", row, f"its definition is not the one it names, {digest}")
+    named: list[tuple[str, str]] = []
+
+    def judge(row: Row) -> Iterable[Finding]:
+        digest = elsewhere(row["chain_definition"])
+        named.extend([] if digest is None else [(row["id"], digest)])
+        return ()
+
+    yield from each(_LARGE.where(chains.c.chain_definition.is_not(None)), chains.c.id, "", judge)
+    wrong: dict[str, str] = {}
+    for digest in {digest for _, digest in named}:
+        row = (yield FIND(sha256=digest)).first()
+        if row is None:
+            wrong[digest] = f"its definition {digest} is not in the store"
+        elif hashlib.sha256(row["definition"].encode()).hexdigest() != digest:
+            wrong[digest] = f"its definition is not the one it names, {digest}"
+    code = "E_FSCK_DEFINITION"
+    return [Finding("I7", code, "chains", row, wrong[digest]) for row, digest in named if digest in wrong]
 
 
 # ---- I3 to I6: versions of artifacts
 
-_NUMBERS = """
-SELECT workflow_id, name, count(*), count(DISTINCT version), min(version), max(version) FROM (
-    SELECT workflow_id, name, version FROM artifacts
-    UNION ALL SELECT workflow_id, name, version FROM artifact_deletions)
-GROUP BY workflow_id, name
-HAVING count(*) <> count(DISTINCT version) OR count(DISTINCT version) <> max(version) OR min(version) < 1
-"""
+_many, _distinct = sa.func.count(), sa.func.count(GIVEN.c.version.distinct())
+_lowest, _highest = sa.func.min(GIVEN.c.version), sa.func.max(GIVEN.c.version)
+_NUMBERS = Statement(
+    sa.select(
+        GIVEN.c.workflow_id,
+        GIVEN.c.name,
+        _many.label("many"),
+        _distinct.label("distinct"),
+        _lowest.label("lowest"),
+        _highest.label("highest"),
+    )
+    .group_by(GIVEN.c.workflow_id, GIVEN.c.name)
+    .having(sa.or_(_many != _distinct, _distinct != _highest, _lowest < 1))
+)
 
 
-def versions(connection: sqlite3.Connection) -> Findings:
-    for row, name, count, distinct, lowest, highest in connection.execute(_NUMBERS):
-        if count != distinct:
-            why = "a version number was given twice"
-        elif lowest < 1:
-            why = f"a version is numbered {lowest}"
-        else:
-            why = f"{distinct} versions are there, the highest is {highest}, and no deletion explains the gap"
-        yield Finding("I3", "E_FSCK_VERSIONS", "artifacts", row, f"output {name}: {why}")
+def versions() -> Script[list[Finding]]:
+    return (yield from _rows(_NUMBERS, _wrong_numbers))
 
 
-WRONG_LATEST = """
-SELECT workflow_id, name, total(is_latest = 1), max(version) FROM artifacts
-GROUP BY workflow_id, name HAVING total(is_latest = 1) <> 1 OR total(is_latest NOT IN (0, 1)) > 0
-"""
+def _wrong_numbers(row: Row) -> Finding:
+    if row["many"] != row["distinct"]:
+        why = "a version number was given twice"
+    elif row["lowest"] < 1:
+        why = f"a version is numbered {row['lowest']}"
+    else:
+        there = f"{row['distinct']} versions are there, the highest is {row['highest']}"
+        why = f"{there}, and no deletion explains the gap"
+    return Finding("I3", "E_FSCK_VERSIONS", "artifacts", row["workflow_id"], f"output {row['name']}: {why}")
 
 
-def latest(connection: sqlite3.Connection) -> Findings:
-    for row, name, count, _ in connection.execute(WRONG_LATEST):
-        many = "no version is" if not count else f"{count:.0f} versions are"
-        yield Finding("I4", "E_FSCK_LATEST", "artifacts", row, f"output {name}: {many} marked as the latest")
+_marked = sa.func.coalesce(sa.func.sum(sa.case((artifacts.c.is_latest == 1, 1), else_=0)), 0)
+_unclear = sa.func.sum(sa.case((artifacts.c.is_latest.not_in((0, 1)), 1), else_=0))
+WRONG_LATEST = Statement(
+    sa.select(
+        artifacts.c.workflow_id,
+        artifacts.c.name,
+        _marked.label("marked"),
+        sa.func.max(artifacts.c.version).label("highest"),
+    )
+    .group_by(artifacts.c.workflow_id, artifacts.c.name)
+    .having(sa.or_(_marked != 1, _unclear > 0))
+)
 
 
-WRONG_POINTER = """
-SELECT w.id, w.latest_artifact_id, a.is_latest FROM workflows w
-LEFT JOIN artifacts a ON a.id = w.latest_artifact_id AND a.workflow_id = w.id
-WHERE CASE WHEN w.latest_artifact_id IS NULL
-    THEN EXISTS (SELECT 1 FROM artifacts x WHERE x.workflow_id = w.id)
-    ELSE a.id IS NULL OR a.is_latest <> 1 END
-"""
+def latest() -> Script[list[Finding]]:
+    return (yield from _rows(WRONG_LATEST, _wrong_latest))
 
 
-def pointers(connection: sqlite3.Connection) -> Findings:
-    for row, pointer, flag in connection.execute(WRONG_POINTER):
-        if pointer is None:
-            why = "is empty although there are artifacts"
-        else:
-            why = "names no artifact of this workflow" if flag is None else "names an old version"
-        yield Finding("I5", "E_FSCK_POINTER", "workflows", row, f"latest_artifact_id {why}")
+def _wrong_latest(row: Row) -> Finding:
+    many = "no version is" if not row["marked"] else f"{row['marked']} versions are"
+    why = f"output {row['name']}: {many} marked as the latest"
+    return Finding("I4", "E_FSCK_LATEST", "artifacts", row["workflow_id"], why)
 
 
-_WRONG_PARENT = """
-SELECT a.id, p.id, p.workflow_id IS NOT a.workflow_id OR p.name IS NOT a.name FROM artifacts a
-LEFT JOIN artifacts p ON p.id = a.parent_artifact_id
-WHERE a.parent_artifact_id IS NOT NULL
-    AND (p.id IS NULL OR p.workflow_id <> a.workflow_id OR p.name <> a.name OR p.version >= a.version)
-"""
+_pointed = sa.and_(artifacts.c.id == workflows.c.latest_artifact_id, artifacts.c.workflow_id == workflows.c.id)
+_any = artifacts.alias("any_artifact")
+WRONG_POINTER = Statement(
+    sa.select(workflows.c.id, workflows.c.latest_artifact_id, artifacts.c.is_latest)
+    .select_from(workflows.outerjoin(artifacts, _pointed))
+    .where(
+        sa.or_(
+            sa.and_(
+                workflows.c.latest_artifact_id.is_(None),
+                sa.exists().where(_any.c.workflow_id == workflows.c.id),
+            ),
+            sa.and_(
+                workflows.c.latest_artifact_id.is_not(None),
+                sa.or_(artifacts.c.id.is_(None), artifacts.c.is_latest != 1),
+            ),
+        )
+    )
+)
 
 
-def lineage(connection: sqlite3.Connection) -> Findings:
-    """A parent of the same output with a lower number: nothing else, and so no cycle either."""
-    for row, parent, stranger in connection.execute(_WRONG_PARENT):
-        if parent is None:
-            why = "is not there"
-        else:
-            why = "belongs to another output" if stranger else "is no older version: the lineage goes in a circle"
-        yield Finding("I6", "E_FSCK_LINEAGE", "artifacts", row, f"the parent {why}")
+def pointers() -> Script[list[Finding]]:
+    return (yield from _rows(WRONG_POINTER, _wrong_pointer))
 
 
-# ---- I7: bytes in the database
+def _wrong_pointer(row: Row) -> Finding:
+    if row["latest_artifact_id"] is None:
+        why = "is empty although there are artifacts"
+    else:
+        why = "names no artifact of this workflow" if row["is_latest"] is None else "names an old version"
+    return Finding("I5", "E_FSCK_POINTER", "workflows", row["id"], f"latest_artifact_id {why}")
 
 
-def inline_sizes(connection: sqlite3.Connection) -> Findings:
-    query = """SELECT a.id, a.file_size, b.size, length(b.data) FROM artifacts a JOIN blobs b ON b.sha256 = a.sha256
-        WHERE b.size <> a.file_size OR length(b.data) <> a.file_size"""
-    for row, wanted, _, found in connection.execute(query):
-        yield Finding("I7", "E_BLOB_CORRUPT", "artifacts", row, f"{found} bytes in the database instead of {wanted}")
+_parent = artifacts.alias("parent")
+_another_output = sa.or_(_parent.c.workflow_id != artifacts.c.workflow_id, _parent.c.name != artifacts.c.name)
+_WRONG_PARENT = Statement(
+    sa.select(artifacts.c.id, _parent.c.id.label("parent"), sa.case((_another_output, 1), else_=0).label("stranger"))
+    .select_from(artifacts.outerjoin(_parent, _parent.c.id == artifacts.c.parent_artifact_id))
+    .where(
+        artifacts.c.parent_artifact_id.is_not(None),
+        sa.or_(_parent.c.id.is_(None), _another_output, _parent.c.version >= artifacts.c.version),
+    )
+)
 
 
-def inline_bytes(connection: sqlite3.Connection) -> Findings:
-    for digest, data in connection.execute("SELECT sha256, data FROM blobs"):
-        found = data if isinstance(data, bytes) else str(data).encode()
-        if hashlib.sha256(found).hexdigest() != digest:
-            yield Finding("I7", "E_BLOB_CORRUPT", "blobs", digest, "the bytes in the database are not those it names")
+def lineage() -> Script[list[Finding]]:
+    """A parent is a version of the same output with a lower number: so there is no cycle either."""
+    return (yield from _rows(_WRONG_PARENT, _wrong_parent))
+
+
+def _wrong_parent(row: Row) -> Finding:
+    if row["parent"] is None:
+        why = "is not there"
+    else:
+        why = "belongs to another output" if row["stranger"] else "is no older version: the lineage goes in a circle"
+    return Finding("I6", "E_FSCK_LINEAGE", "artifacts", row["id"], f"the parent {why}")
+
+
+# ---- I7 and I8: bytes in the database
+
+_length = sa.func.length(blobs.c.data)
+_WRONG_SIZE = Statement(
+    sa.select(artifacts.c.id, artifacts.c.file_size, _length.label("there"))
+    .join(blobs, blobs.c.sha256 == artifacts.c.sha256)
+    .where(sa.or_(blobs.c.size != artifacts.c.file_size, _length != artifacts.c.file_size))
+)
+ORPHANED = sa.not_(sa.exists().where(artifacts.c.sha256 == blobs.c.sha256))
+_ORPHANS = Statement(sa.select(blobs.c.sha256, blobs.c.size).where(ORPHANED))
+
+
+def inline_sizes() -> Script[list[Finding]]:
+    return (yield from _rows(_WRONG_SIZE, _wrong_size))
+
+
+def _wrong_size(row: Row) -> Finding:
+    why = f"{row['there']} bytes in the database instead of {row['file_size']}"
+    return Finding("I7", "E_BLOB_CORRUPT", "artifacts", row["id"], why)
+
+
+def inline_bytes() -> Script[list[Finding]]:
+    return (yield from each(sa.select(blobs.c.sha256, blobs.c.data), blobs.c.sha256, "", _wrong_bytes))
+
+
+def _wrong_bytes(row: Row) -> Iterator[Finding]:
+    data = row["data"] if isinstance(row["data"], bytes) else str(row["data"]).encode()
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        why = "the bytes in the database are not those it names"
+        yield Finding("I7", "E_BLOB_CORRUPT", "blobs", row["sha256"], why)
+
+
+def inline_orphans() -> Script[list[Finding]]:
+    """Left by deleted artifacts. They do no harm and have no age, so they are no problem."""
+    return (yield from _rows(_ORPHANS, _orphan))
+
+
+def _orphan(row: Row) -> Finding:
+    why = f"{row['size']} bytes in the database belong to no artifact"
+    return Finding("I8", "E_FSCK_ORPHAN", "blobs", row["sha256"], why, note=True)
 
 
 # ---- I10: transfers
 
+_sent = artifact_transfers.c
+_completed = _sent.status == TransferStatus.COMPLETED
+_NEVER_SENT = Statement(sa.select(_sent.id).where(_completed, _sent.uploaded_at.is_(None)))
+_SENT_TWICE = Statement(
+    sa.select(sa.func.max(_sent.id).label("id"), sa.func.count().label("many"), _sent.target_server)
+    .where(_completed)
+    .group_by(_sent.artifact_id, _sent.target_server, _sent.target_subfolder, _sent.target_workflow_id)
+    .having(sa.func.count() > 1)
+)
 
-def transfers(connection: sqlite3.Connection) -> Findings:
-    query = "SELECT id FROM artifact_transfers WHERE status = 'completed' AND uploaded_at IS NULL"
-    for (row,) in connection.execute(query):
-        yield Finding("I10", "E_FSCK_TRANSFER", "artifact_transfers", row, "completed, but at no time")
-    query = """SELECT max(id), count(*), target_server FROM artifact_transfers WHERE status = 'completed'
-        GROUP BY artifact_id, target_server, target_subfolder, target_workflow_id HAVING count(*) > 1"""
-    for row, count, server in connection.execute(query):
-        why = f"one artifact was sent {count} times to the same place at {server}"
-        yield Finding("I10", "E_FSCK_TRANSFER", "artifact_transfers", row, why)
+
+def transfers() -> Script[list[Finding]]:
+    found = yield from _rows(_NEVER_SENT, lambda row: _transfer(row, "completed, but at no time"))
+    again = "one artifact was sent {many} times to the same place at {target_server}"
+    return found + (yield from _rows(_SENT_TWICE, lambda row: _transfer(row, again.format(**row))))
 
 
-# ---- I12: statuses and the trail of facts
+def _transfer(row: Row, why: str) -> Finding:
+    return Finding("I10", "E_FSCK_TRANSFER", "artifact_transfers", row["id"], why)
 
-_ENDS = {
-    "StepCompleted": "completed",
-    "StepFailed": "failed",
-    "StepSkipped": "skipped",
-    "StepCancelled": "cancelled",
-    "StepCached": "cached",
+
+# ---- I12: statuses
+
+_FINAL_CHAINS = [word for word in ChainStatus if word.final]
+_OPEN_STEPS = [word for word in StepStatus if not word.final]
+_OPEN_ROWS = Statement(
+    sa.select(workflows.c.id, workflows.c.status, chains.c.status.label("chain"))
+    .join(chains, chains.c.id == workflows.c.chain_id)
+    .where(
+        chains.c.completed_at.is_not(None),
+        chains.c.status.in_(_FINAL_CHAINS),
+        workflows.c.status.in_(_OPEN_STEPS),
+    )
+)
+
+
+def open_rows() -> Script[list[Finding]]:
+    return (yield from _rows(_OPEN_ROWS, _open_row))
+
+
+def _open_row(row: Row) -> Finding:
+    why = f"is {row['status']}, but its chain is {row['chain']}"
+    return Finding("I12", "E_FSCK_STATUS", "workflows", row["id"], why)
+
+
+def _wrong_ends(table: sa.Table, final: list[Any]) -> Statement:
+    ended, over = table.c.completed_at.is_not(None), table.c.status.in_(final)
+    wrong = sa.or_(sa.and_(over, sa.not_(ended)), sa.and_(sa.not_(over), ended))
+    return Statement(sa.select(table.c.id, table.c.status, table.c.completed_at).where(wrong))
+
+
+_WRONG_ENDS = {
+    table.name: _wrong_ends(table, [word for word in kind if word.final])
+    for table, kind in ((chains, ChainStatus), (workflows, StepStatus))
 }
 
 
-def open_rows(connection: sqlite3.Connection) -> Findings:
-    query = """SELECT w.id, w.status, c.status FROM workflows w JOIN chains c ON c.id = w.chain_id
-        WHERE c.completed_at IS NOT NULL AND c.status IN ('completed', 'partial', 'failed', 'cancelled')
-        AND w.status IN ('queued', 'executing', 'waiting_approval')"""
-    for row, status, chain in connection.execute(query):
-        yield Finding("I12", "E_FSCK_STATUS", "workflows", row, f"is {status}, but its chain is {chain}")
+def ended_at() -> Script[list[Finding]]:
+    found = []
+    for table, wrong in _WRONG_ENDS.items():
+        for row in (yield wrong()).rows:
+            why = "has no time of its end" if row["completed_at"] is None else "has a time of its end"
+            found.append(Finding("I12", "E_FSCK_STATUS", table, row["id"], f"is {row['status']}, but {why}"))
+    return found
 
 
-def ended_at(connection: sqlite3.Connection) -> Findings:
-    for table, kind in (("chains", ChainStatus), ("workflows", StepStatus)):
-        final = ", ".join(f"'{word}'" for word in kind if word.final)
-        query = (
-            f"SELECT id, status, completed_at FROM {table} WHERE (status IN ({final})) <> (completed_at IS NOT NULL)"  # noqa: S608
+_item = workflows.alias("item")
+_found, _top = sa.func.count(_item.c.id), sa.func.coalesce(sa.func.max(_item.c.item_index), -1)
+_ITEMS = Statement(
+    sa.select(workflows.c.id, workflows.c.item_count, _found.label("found"), _top.label("top"))
+    .select_from(
+        workflows.outerjoin(
+            _item,
+            sa.and_(
+                _item.c.chain_id == workflows.c.chain_id,
+                _item.c.step_id == workflows.c.step_id,
+                _item.c.item_index.is_not(None),
+            ),
         )
-        for row, status, at in connection.execute(query):
-            why = "has no time of its end" if at is None else "has a time of its end"
-            yield Finding("I12", "E_FSCK_STATUS", table, row, f"is {status}, but {why}")
+    )
+    .where(workflows.c.item_index.is_(None), workflows.c.item_count.is_not(None))
+    .group_by(workflows.c.id, workflows.c.status, workflows.c.item_count)
+    .having(
+        sa.or_(
+            _top >= workflows.c.item_count,
+            sa.and_(
+                workflows.c.status.in_((StepStatus.COMPLETED, StepStatus.CACHED)), _found != workflows.c.item_count
+            ),
+        )
+    )
+)
 
 
-def row_trails(connection: sqlite3.Connection) -> Findings:
-    """No fact about a row follows its end, it completes once, and it is what its last fact says."""
-    query = """SELECT e.workflow_id, e.type, e.data, w.status FROM events e JOIN workflows w ON w.id = e.workflow_id
-        ORDER BY e.workflow_id, e.seq"""
-    row, ended, status = "", "", ""
-    for current, kind, data, now_is in connection.execute(query):
-        if current != row:
-            yield from _told_otherwise(row, ended, status)
-            row, ended, status = current, "", now_is
-        if ended and (kind.startswith("Step") or kind == "DecisionApplied"):
-            why = "completed twice" if kind == "StepCompleted" and ended == "completed" else f"{kind} after its end"
-            yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"its facts say: {why} ({ended})")
-        ended = _end_told(kind, data) or ended
-    yield from _told_otherwise(row, ended, status)
-
-
-def _end_told(kind: str, data: str) -> str:
-    if kind == "DecisionApplied" and _is_json(data):
-        status = msgspec.json.decode(data).get("status", "")
-        return status if status in _ENDS.values() else ""
-    return _ENDS.get(kind, "")
-
-
-def _told_otherwise(row: str, ended: str, status: str) -> Findings:
-    final = status in _ENDS.values()
-    if row and (ended or final) and ended != status:
-        told = f"its facts end with {ended}" if ended else "no fact says so"
-        yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"is {status}, but {told}")
-
-
-def chain_trails(connection: sqlite3.Connection) -> Findings:
-    query = """SELECT e.chain_id, e.type, e.data, c.status FROM events e JOIN chains c ON c.id = e.chain_id
-        WHERE e.type IN ('ChainCreated', 'ChainStarted', 'ChainPaused', 'ChainEnded') ORDER BY e.chain_id, e.seq"""
-    row, ended = "", ""
-    for current, kind, data, status in connection.execute(query):
-        if current != row:
-            row, ended = current, ""
-        if ended:
-            yield Finding("I12", "E_FSCK_EVENTS", "chains", row, f"its facts say: {kind} after its end ({ended})")
-        if kind == "ChainEnded":
-            ended = msgspec.json.decode(data).get("status", "?") if _is_json(data) else "?"
-            if ended != status:
-                yield Finding("I12", "E_FSCK_EVENTS", "chains", row, f"is {status}, but its facts end with {ended}")
-
-
-_ITEMS = """
-SELECT p.id, p.status, p.item_count, count(i.id), coalesce(max(i.item_index), -1) FROM workflows p
-LEFT JOIN workflows i ON i.chain_id = p.chain_id AND i.step_id = p.step_id AND i.item_index IS NOT NULL
-WHERE p.item_index IS NULL AND p.item_count IS NOT NULL GROUP BY p.id
-"""
-
-
-def items(connection: sqlite3.Connection) -> Findings:
+def items() -> Script[list[Finding]]:
     """A mapped step has a row for each of its items once it completed, and never one too many."""
-    for row, status, wanted, found, highest in connection.execute(_ITEMS):
-        if highest >= wanted or (status in ("completed", "cached") and found != wanted):
-            why = f"{found} items up to number {highest} instead of {wanted}"
-            yield Finding("I12", "E_FSCK_ITEMS", "workflows", row, why)
+    return (yield from _rows(_ITEMS, _wrong_items))
 
 
-def values(connection: sqlite3.Connection) -> Findings:
+def _wrong_items(row: Row) -> Finding:
+    why = f"{row['found']} items up to number {row['top']} instead of {row['item_count']}"
+    return Finding("I12", "E_FSCK_ITEMS", "workflows", row["id"], why)
+
+
+_WITH_FILES = sa.select(workflows.c.id, workflows.c.chain_id, workflows.c.step_id, workflows.c.value).where(
+    workflows.c.status.in_((StepStatus.COMPLETED, StepStatus.CACHED)),
+    sa.or_(*(workflows.c.value.contains(f'"{mark}"', autoescape=True) for mark in (REFERENCE, STORED_VALUE))),
+)
+_ITEM_ROW = Statement(
+    sa.select(workflows.c.id).where(
+        workflows.c.chain_id == b("run"), workflows.c.step_id == b("step"), workflows.c.item_index == b("item")
+    )
+)
+_OUTPUTS = {
+    table.name: Statement(
+        sa.select(sa.literal(1).label("there")).where(table.c.workflow_id == b("row"), table.c.name == b("output"))
+    )
+    for table in (artifacts, artifact_deletions)
+}
+
+
+def values() -> Script[list[Finding]]:
     """The files that the value of a completed row stands for are there."""
-    query = """SELECT id, chain_id, step_id, value FROM workflows WHERE status IN ('completed', 'cached')
-        AND (instr(value, '"$artifact"') OR instr(value, '"$stored"'))"""
-    for row, chain, step, value in connection.execute(query):
-        if not _is_json(value):
-            continue  # told by `json_columns`
-        for name, item in _named_in(msgspec.json.decode(value)):
-            yield from _missing_output(connection, row, (chain, step, item), name)
+    named: list[tuple[Row, str, int | None]] = []
+
+    def collect(row: Row) -> Iterable[Finding]:
+        value = row.pop("value")
+        if _is_json(value):  # else `json_columns` reports it
+            named.extend((row, name, item) for name, item in _named_in(msgspec.json.decode(value)))
+        return ()
+
+    yield from each(_WITH_FILES, workflows.c.id, "", collect)
+    found = []
+    for row, name, item in named:
+        found += yield from _missing_output(row, item, name)
+    return found
 
 
-def _missing_output(
-    connection: sqlite3.Connection, row: str, place: tuple[str, str, int | None], name: str
-) -> Findings:
-    holder: str | None = row
-    if place[2] is not None:
-        query = "SELECT id FROM workflows WHERE chain_id = ? AND step_id = ? AND item_index = ?"
-        holder = (connection.execute(query, place).fetchone() or (None,))[0]
-    for table in ("artifacts", "artifact_deletions"):
-        query = f"SELECT 1 FROM {table} WHERE workflow_id = ? AND name = ?"  # noqa: S608 - two names of ours
-        if connection.execute(query, (holder, name)).fetchone():
-            if table == "artifact_deletions":
-                why = f"its value stands for the file {name}, which somebody deleted"
-                yield Finding("I7", "E_FSCK_VALUE", "workflows", row, why, note=True)
-            return
-    yield Finding("I7", "E_FSCK_VALUE", "workflows", row, f"its value stands for the file {name}, which is not there")
+def _missing_output(row: Row, item: int | None, name: str) -> Script[list[Finding]]:
+    holder = row["id"]
+    if item is not None:
+        there = (yield _ITEM_ROW(run=row["chain_id"], step=row["step_id"], item=item)).first()
+        holder = None if there is None else there["id"]
+    stands = f"its value stands for the file {name}, which"
+    if (yield _OUTPUTS["artifacts"](row=holder, output=name)).rows:
+        return []
+    if (yield _OUTPUTS["artifact_deletions"](row=holder, output=name)).rows:
+        return [Finding("I7", "E_FSCK_VALUE", "workflows", row["id"], f"{stands} somebody deleted", note=True)]
+    return [Finding("I7", "E_FSCK_VALUE", "workflows", row["id"], f"{stands} is not there")]
 
 
 def _named_in(value: Any) -> Iterator[tuple[str, int | None]]:
@@ -368,69 +483,131 @@ def _named_in(value: Any) -> Iterator[tuple[str, int | None]]:
 
 # ---- I13 and I14: owners and approvals
 
+_RUNNING = Statement(
+    sa.select(chains.c.id, chains.c.owner, chains.c.lease_until).where(
+        chains.c.status == ChainStatus.RUNNING,
+        sa.or_(chains.c.owner.is_not(None), chains.c.chain_definition.is_not(None)),
+    )
+)
 
-def owners(connection: sqlite3.Connection) -> Findings:
-    """Runs that nobody works on, though their status says otherwise. Nothing is lost; they wait."""
-    query = """SELECT id, owner, lease_until FROM chains
-        WHERE status = 'running' AND (owner IS NOT NULL OR chain_definition IS NOT NULL)"""
-    for row, text, until in connection.execute(query):
-        if text is not None and not _is_json(text):
-            continue  # told by `json_columns`
-        owner = parse(text)
-        if owner is None or owner.left(until or 0, now()) < 0:
+
+def owners() -> Script[list[Finding]]:
+    """Running runs without a live owner. Nothing is lost; they wait to be resumed."""
+    found = []
+    for row in (yield _RUNNING()).rows:
+        if row["owner"] is not None and not _is_json(row["owner"]):
+            continue  # `json_columns` reports it
+        owner = parse(row["owner"])
+        if owner is None or owner.left(row["lease_until"] or 0, now()) < 0:
             who = "nobody works on it" if owner is None else f"it was left by {owner}"
-            yield Finding("I13", "E_FSCK_LEFT", "chains", row, f"{who}: `towpath resume {row}`", note=True)
+            why = f"{who}: `towpath resume {row['id']}`"
+            found.append(Finding("I13", "E_FSCK_LEFT", "chains", row["id"], why, note=True))
+    return found
 
 
-_TOLD = "CASE WHEN json_valid(e.data) THEN json_extract(e.data, '$.approval') END"
-_GATES = (
-    ("workflows", "several approvals are pending at once",
-     "SELECT workflow_id FROM approvals WHERE status = 'pending' GROUP BY 1 HAVING count(*) > 1"),
-    ("workflows", "waits for an approval that nobody was asked for",
-     """SELECT w.id FROM workflows w WHERE w.status = 'waiting_approval' AND w.item_count IS NULL
-        AND NOT EXISTS (SELECT 1 FROM chains c WHERE c.parent_workflow_id = w.id)
-        AND NOT EXISTS (SELECT 1 FROM approvals a WHERE a.workflow_id = w.id AND a.delivered = 0)"""),
-    ("approvals", "was decided without a time, or has a time without a decision",
-     "SELECT id FROM approvals WHERE (status = 'pending') <> (decided_at IS NULL)"),
-    ("approvals", "its row is over, but nobody acted on the decision",
-     """SELECT a.id FROM approvals a JOIN workflows w ON w.id = a.workflow_id JOIN chains c ON c.id = w.chain_id
-        WHERE a.delivered = 0 AND a.status <> 'pending' AND w.completed_at IS NOT NULL
-        AND c.chain_definition IS NOT NULL"""),
-    ("approvals", "its facts tell of two decisions, or of one that was acted on twice",
-     f"""SELECT {_TOLD} FROM events e WHERE e.type IN ('DecisionRecorded', 'ApprovalTimedOut', 'DecisionApplied')
-        GROUP BY 1, e.type = 'DecisionApplied' HAVING count(*) > 1 AND {_TOLD} IS NOT NULL"""),  # noqa: S608
-    ("approvals", "the run acted on another decision than the one recorded",
-     f"""SELECT a.id FROM events e JOIN approvals a ON a.id = {_TOLD} WHERE e.type = 'DecisionApplied'
-        AND json_extract(e.data, '$.status') NOT IN (CASE a.action WHEN 'approve' THEN 'completed'
-            WHEN 'skip' THEN 'skipped' WHEN 'regenerate' THEN 'executing' ELSE 'failed' END,
-            iif(a.action = 'regenerate', 'failed', ''))"""),  # noqa: S608
-)  # fmt: skip
+_child = chains.alias("child")
+_APPROVALS = (
+    (
+        "workflows",
+        "several approvals are pending at once",
+        sa.select(approvals.c.workflow_id.label("id"))
+        .where(approvals.c.status == ApprovalStatus.PENDING)
+        .group_by(approvals.c.workflow_id)
+        .having(sa.func.count() > 1),
+    ),
+    (
+        "workflows",
+        "waits for an approval that nobody was asked for",
+        sa.select(workflows.c.id).where(
+            workflows.c.status == StepStatus.WAITING_APPROVAL,
+            workflows.c.item_count.is_(None),
+            sa.not_(sa.exists().where(_child.c.parent_workflow_id == workflows.c.id)),
+            sa.not_(sa.exists().where(approvals.c.workflow_id == workflows.c.id, approvals.c.delivered == 0)),
+        ),
+    ),
+    (
+        "approvals",
+        "was decided without a time, or has a time without a decision",
+        sa.select(approvals.c.id).where(
+            sa.or_(
+                sa.and_(approvals.c.status == ApprovalStatus.PENDING, approvals.c.decided_at.is_not(None)),
+                sa.and_(approvals.c.status != ApprovalStatus.PENDING, approvals.c.decided_at.is_(None)),
+            )
+        ),
+    ),
+    (
+        "approvals",
+        "its row is over, but nobody acted on the decision",
+        sa.select(approvals.c.id)
+        .join(workflows, workflows.c.id == approvals.c.workflow_id)
+        .join(chains, chains.c.id == workflows.c.chain_id)
+        .where(
+            approvals.c.delivered == 0,
+            approvals.c.status != ApprovalStatus.PENDING,
+            workflows.c.completed_at.is_not(None),
+            chains.c.chain_definition.is_not(None),
+        ),
+    ),
+)
+_WRONG_APPROVALS = [(table, why, Statement(select)) for table, why, select in _APPROVALS]
+_DECISIONS = sa.select(events.c.seq, events.c.type, events.c.data).where(
+    events.c.type.in_((GateFact.RECORDED, GateFact.TIMED_OUT, GateFact.APPLIED))
+)
+_ACTIONS = Statement(sa.select(approvals.c.id, approvals.c.action).where(any_of(approvals.c.id, "approvals")))
+_COMES_TO = {
+    GateAction.APPROVE: (StepStatus.COMPLETED,),
+    GateAction.SKIP: (StepStatus.SKIPPED,),
+    GateAction.REGENERATE: (StepStatus.EXECUTING, StepStatus.FAILED),
+}
 
 
-def approvals(connection: sqlite3.Connection) -> Findings:
-    for table, why, query in _GATES:
-        for (row,) in connection.execute(query):
-            yield Finding("I14", "E_FSCK_APPROVAL", table, row, why)
+def gates() -> Script[list[Finding]]:
+    found = []
+    for table, why, wrong in _WRONG_APPROVALS:
+        found += [_approval(table, row["id"], why) for row in (yield wrong()).rows]
+    return found
 
 
-# ---- I8: bytes in the database that no row names
+def gate_trails() -> Script[list[Finding]]:
+    """Each gate is decided once and acted on once, and what the run did is what was decided."""
+    told: dict[tuple[str, bool], int] = {}
+    applied: list[tuple[str, str]] = []
 
-ORPHANS = "FROM blobs WHERE NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.sha256 = blobs.sha256)"
+    def collect(row: Row) -> Iterable[Finding]:
+        data = msgspec.json.decode(row["data"]) if _is_json(row["data"]) else {}
+        gate, acted = data.get("approval") if isinstance(data, dict) else None, row["type"] == GateFact.APPLIED
+        if gate is not None:
+            told[gate, acted] = told.get((gate, acted), 0) + 1
+            applied.extend([(gate, data.get("status", ""))] if acted else [])
+        return ()
+
+    yield from each(_DECISIONS, events.c.seq, -(2**63), collect)
+    twice = "its facts tell of two decisions, or of one that was acted on twice"
+    found = [_approval("approvals", gate, twice) for (gate, _), many in told.items() if many > 1]
+    for start in range(0, len(applied), PAGE):
+        found += yield from _other_decisions(applied[start : start + PAGE])
+    return found
 
 
-def inline_orphans(connection: sqlite3.Connection) -> Findings:
-    """Left by deleted artifacts. They do no harm and have no age, so they are no problem."""
-    for digest, size in connection.execute(f"SELECT sha256, size {ORPHANS}"):
-        why = f"{size} bytes in the database belong to no artifact"
-        yield Finding("I8", "E_FSCK_ORPHAN", "blobs", digest, why, note=True)
+def _other_decisions(applied: list[tuple[str, str]]) -> Script[list[Finding]]:
+    rows = (yield _ACTIONS(approvals=sorted({gate for gate, _ in applied}))).rows
+    actions = {row["id"]: row["action"] for row in rows}
+    why = "the run acted on another decision than the one recorded"
+    return [
+        _approval("approvals", gate, why)
+        for gate, status in applied
+        if gate in actions and status not in _COMES_TO.get(actions[gate], (StepStatus.FAILED,))
+    ]
 
 
-CHECKS: tuple[Check, ...] = (
-    schema,
-    references,
+def _approval(table: str, row: str, why: str) -> Finding:
+    return Finding("I14", "E_FSCK_APPROVAL", table, row, why)
+
+
+ROW_CHECKS: tuple[Check, ...] = (
     words,
     json_columns,
-    definitions,
+    kept_definitions,
     versions,
     latest,
     pointers,
@@ -440,10 +617,9 @@ CHECKS: tuple[Check, ...] = (
     transfers,
     open_rows,
     ended_at,
-    row_trails,
-    chain_trails,
     items,
     values,
     owners,
-    approvals,
+    gates,
+    gate_trails,
 )

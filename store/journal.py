@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from towpath.errors import Fenced
 from towpath.events import (
@@ -38,14 +37,13 @@ from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepSt
 from towpath.ports import Lease
 
 from . import gates, server_facts, transitions
-from .audit_lines import about as _about
-from .audit_lines import add as _add
-from .audit_lines import log_event as _log_event
-from .batch import Guard, Write
+from .backend import Guard, Write, add
+from .event_log import about, log_event
 from .rows import encode
-from .session import Statement
-from .session import value_of as b
-from .tables import approvals, artifacts, blobs, chains, step_logs, workflows
+from .run_tree import inside
+from .statements import Expression, InsertInto, Query, Statement, json_object
+from .statements import param as b
+from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
 
 _INSERT_ROW = Statement(
     sa.insert(workflows).values(
@@ -146,7 +144,7 @@ _NEW_VERSION = Statement(
     )
 )
 _INLINE_BLOB = Statement(
-    insert_sqlite(blobs).values(sha256=b("sha256"), size=b("size"), data=b("data")).on_conflict_do_nothing()
+    lambda insert: insert(blobs).values(sha256=b("sha256"), size=b("size"), data=b("data")).on_conflict_do_nothing()
 )
 _ASK = Statement(
     sa.insert(approvals).values(
@@ -172,17 +170,23 @@ _DELIVERED = Statement(
     .where(approvals.c.id == b("approval"), approvals.c.status != "pending")
     .values(delivered=1, updated_at=b("at"))
 )
-_CLOSE_GATES = Statement(
-    sa.update(approvals)
-    .where(approvals.c.workflow_id == b("row"), approvals.c.delivered == 0)
-    .values(
-        # A decision that came too late to be acted on stays on record.
-        status=sa.case((approvals.c.status == "pending", "cancelled"), else_=approvals.c.status),
-        decided_at=sa.func.coalesce(approvals.c.decided_at, b("at")),
-        delivered=1,
-        updated_at=b("at"),
+
+
+def _close_gates(where: sa.ColumnElement[bool]) -> Statement:
+    """Close gates that nobody can act on any more. A decision that came too late stays on record."""
+    return Statement(
+        sa.update(approvals)
+        .where(where, approvals.c.delivered == 0)
+        .values(
+            status=sa.case((approvals.c.status == "pending", "cancelled"), else_=approvals.c.status),
+            decided_at=sa.func.coalesce(approvals.c.decided_at, b("at")),
+            delivered=1,
+            updated_at=b("at"),
+        )
     )
-)
+
+
+_CLOSE_GATES = _close_gates(approvals.c.workflow_id == b("row"))
 _LEVEL = Statement(
     sa.update(chains)
     # Several processes may work on a run's steps: whoever comes late to say so does not turn it back.
@@ -205,32 +209,37 @@ _CHAIN = Statement(
         updated_at=b("at"),
     )
 )
-_LOG = Statement(
-    insert_sqlite(step_logs)
-    .values(workflow_id=b("row"), attempt=b("attempt"), text=b("text"), updated_at=b("at"))
-    .on_conflict_do_update(index_elements=["workflow_id", "attempt"], set_={"text": b("text"), "updated_at": b("at")})
-)
+
+
+def _log(insert: InsertInto) -> Expression:
+    log = {"text": b("text"), "updated_at": b("at")}
+    new = insert(step_logs).values(workflow_id=b("row"), attempt=b("attempt"), **log)
+    made: Expression = new.on_conflict_do_update(index_elements=["workflow_id", "attempt"], set_=log)
+    return made
+
+
+_LOG = Statement(_log)
 _OWNED = Statement(sa.select(sa.literal(1)).where(chains.c.id == b("run"), chains.c.epoch == b("epoch")))
 
 
 def guard(lease: Lease) -> Guard:
     """Writes count only while the run's epoch is the lease's."""
-    sql, values = _OWNED(run=lease.run_id, epoch=lease.epoch)
-    return Guard((lease.run_id, lease.epoch), sql, values, partial(Fenced, lease.run_id))
+    asked = _OWNED(run=lease.run_id, epoch=lease.epoch)
+    return Guard((lease.run_id, lease.epoch), asked, partial(Fenced, lease.run_id))
 
 
 def writes(run: str, facts: Sequence[Fact], at: int) -> list[Write]:
     """The statements that record these facts of a run, in order."""
-    made: list[Write] = []
+    out: list[Write] = []
     for fact in facts:
-        _WRITERS[type(fact)](fact, run, at, made)
-    return made
+        _WRITERS[type(fact)](fact, run, at, out)
+    return out
 
 
-def _step_ready(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
+def _step_ready(fact: StepReady, run: str, at: int, out: list[Write]) -> None:
     status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
-    _add(
-        made,
+    add(
+        out,
         _INSERT_ROW(
             run=run,
             row=fact.row,
@@ -255,32 +264,32 @@ def _step_ready(fact: StepReady, run: str, at: int, made: list[Write]) -> None:
         data["items"] = fact.count
     if fact.started:
         data["attempt"] = fact.attempt
-    _log_event(made, run, fact.row, kind, at, data)
+    log_event(out, run, fact.row, kind, at, data)
 
 
-def _step_started(fact: StepStarted, run: str, at: int, made: list[Write]) -> None:
+def _step_started(fact: StepStarted, run: str, at: int, out: list[Write]) -> None:
     started = _START_ROW(row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at)
-    _add(made, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
-    _log_event(made, run, fact.row, "StepStarted", at, _about(fact, attempt=fact.attempt))
+    add(out, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
+    log_event(out, run, fact.row, "StepStarted", at, about(fact, attempt=fact.attempt))
 
 
-def _attempt_released(fact: AttemptReleased, run: str, at: int, made: list[Write]) -> None:
-    _log_event(made, run, fact.row, "AttemptReleased", at, _about(fact, attempt=fact.attempt))
+def _attempt_released(fact: AttemptReleased, run: str, at: int, out: list[Write]) -> None:
+    log_event(out, run, fact.row, "AttemptReleased", at, about(fact, attempt=fact.attempt))
 
 
-def _step_retried(fact: StepRetried, run: str, at: int, made: list[Write]) -> None:
+def _step_retried(fact: StepRetried, run: str, at: int, out: list[Write]) -> None:
     error = _error_json(fact.error)
-    _log_event(
-        made,
+    log_event(
+        out,
         run,
         fact.row,
         "StepRetried",
         at,
-        _about(fact, attempt=fact.attempt, error=error, delay=fact.delay),
+        about(fact, attempt=fact.attempt, error=error, delay=fact.delay),
     )
 
 
-def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
+def _step_ended(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
     status, error = fact.status, fact.error
     ended = _END_ROW[status](
         row=fact.row,
@@ -292,20 +301,20 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
         completed=at if status.final else None,
         at=at,
     )
-    _add(made, ended, partial(transitions.refused, "workflow", fact.row, "its status", status))
+    add(out, ended, partial(transitions.refused, "workflow", fact.row, "its status", status))
     for artifact in fact.artifacts:
-        _write_artifact(fact, artifact, at, made)
+        _write_artifact(fact, artifact, at, out)
     if fact.artifacts:
-        _add(made, _POINT_ROW(row=fact.row, artifact=fact.artifacts[0].id))
+        add(out, _POINT_ROW(row=fact.row, artifact=fact.artifacts[0].id))
     if status.final:
         if status is not StepStatus.COMPLETED:
-            _add(made, _CLOSE_GATES(row=fact.row, at=at))
-            server_facts.close_transfers(fact.row, at, made)
+            add(out, _CLOSE_GATES(row=fact.row, at=at))
+            server_facts.close_transfers(fact.row, at, out)
     elif fact.approval is not None:
-        _ask(fact, run, at, made)
+        _ask(fact, run, at, out)
     files = [f"{a.name} v{a.version}" for a in fact.artifacts]
     kept = list(error.failed_items) if error else None
-    data = _about(
+    data = about(
         fact,
         attempt=fact.attempt,
         artifacts=files,
@@ -313,10 +322,10 @@ def _step_ended(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
         failed_items=kept,
         reason=fact.reason,
     )
-    _log_event(made, run, fact.row, transitions.STEP_FACTS[status], at, data)
+    log_event(out, run, fact.row, transitions.STEP_FACTS[status], at, data)
 
 
-def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
+def _ask(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
     assert fact.approval is not None
     limit = fact.approval.policy.timeout
     boot, booted = gates.boot(at)
@@ -334,20 +343,20 @@ def _ask(fact: StepEnded, run: str, at: int, made: list[Write]) -> None:
         booted=booted,
         at=at,
     )
-    _add(made, asked)
-    _log_event(made, run, fact.row, GateFact.REQUESTED, at, _about(fact, approval=fact.approval.id))
+    add(out, asked)
+    log_event(out, run, fact.row, GateFact.REQUESTED, at, about(fact, approval=fact.approval.id))
 
 
-def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[Write]) -> None:
+def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, out: list[Write]) -> None:
     if artifact.inline is not None:
-        _add(made, _INLINE_BLOB(sha256=artifact.digest, size=artifact.size, data=artifact.inline))
+        add(out, _INLINE_BLOB(sha256=artifact.digest, size=artifact.size, data=artifact.inline))
     if artifact.version > 1:
-        _add(made, _OLD_VERSION(row=fact.row, output=artifact.name, at=at))
+        add(out, _OLD_VERSION(row=fact.row, output=artifact.name, at=at))
     _, dot, suffix = artifact.filename.rpartition(".")
     origin = artifact.origin
     pending = ArtifactApproval.PENDING if fact.approval is not None else ArtifactApproval.AUTO_APPROVED
-    _add(
-        made,
+    add(
+        out,
         _NEW_VERSION(
             artifact=artifact.id,
             row=fact.row,
@@ -374,9 +383,9 @@ def _write_artifact(fact: StepEnded, artifact: NewArtifact, at: int, made: list[
     )
 
 
-def _step_dropped(fact: StepDropped, run: str, at: int, made: list[Write]) -> None:
-    _add(
-        made,
+def _step_dropped(fact: StepDropped, run: str, at: int, out: list[Write]) -> None:
+    add(
+        out,
         _INSERT_ROW(
             run=run,
             row=fact.row,
@@ -393,10 +402,10 @@ def _step_dropped(fact: StepDropped, run: str, at: int, made: list[Write]) -> No
             at=at,
         ),
     )
-    _log_event(made, run, fact.row, transitions.STEP_FACTS[fact.status], at, _about(fact, reason=fact.reason))
+    log_event(out, run, fact.row, transitions.STEP_FACTS[fact.status], at, about(fact, reason=fact.reason))
 
 
-def _decision_applied(fact: DecisionApplied, run: str, at: int, made: list[Write]) -> None:
+def _decision_applied(fact: DecisionApplied, run: str, at: int, out: list[Write]) -> None:
     error = fact.error
     decided = _DECIDED_ROW[fact.status](
         row=fact.row,
@@ -406,32 +415,39 @@ def _decision_applied(fact: DecisionApplied, run: str, at: int, made: list[Write
         completed=at if fact.status.final else None,
         at=at,
     )
-    _add(made, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
-    _add(made, _DELIVERED(approval=fact.approval, at=at))
-    _log_event(made, run, fact.row, GateFact.APPLIED, at, _about(fact, approval=fact.approval, status=fact.status))
+    add(out, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
+    add(out, _DELIVERED(approval=fact.approval, at=at))
+    log_event(
+        out,
+        run,
+        fact.row,
+        GateFact.APPLIED,
+        at,
+        about(fact, approval=fact.approval, status=fact.status),
+    )
 
 
-def _level_reached(fact: LevelReached, run: str, at: int, made: list[Write]) -> None:
-    _add(made, _LEVEL(run=run, level=fact.level, at=at))
+def _level_reached(fact: LevelReached, run: str, at: int, out: list[Write]) -> None:
+    add(out, _LEVEL(run=run, level=fact.level, at=at))
 
 
-def _chain_resumed(fact: ChainResumed, run: str, at: int, made: list[Write]) -> None:
+def _chain_resumed(fact: ChainResumed, run: str, at: int, out: list[Write]) -> None:
     resumed = _change_chain(run, "running", at)
-    _add(made, resumed, partial(transitions.refused, "chain", run, "its status", "running"))
-    _log_event(made, run, None, "ChainStarted", at)
+    add(out, resumed, partial(transitions.refused, "chain", run, "its status", "running"))
+    log_event(out, run, None, "ChainStarted", at)
 
 
-def _chain_paused(fact: ChainPaused, run: str, at: int, made: list[Write]) -> None:
+def _chain_paused(fact: ChainPaused, run: str, at: int, out: list[Write]) -> None:
     paused = _change_chain(run, "paused", at, reason=fact.reason)
-    _add(made, paused, partial(transitions.refused, "chain", run, "its status", "paused"))
-    _log_event(made, run, None, "ChainPaused", at, {"reason": fact.reason})
+    add(out, paused, partial(transitions.refused, "chain", run, "its status", "paused"))
+    log_event(out, run, None, "ChainPaused", at, {"reason": fact.reason})
 
 
-def _chain_ended(fact: ChainEnded, run: str, at: int, made: list[Write]) -> None:
+def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
     ended = _change_chain(run, fact.status, at, error=fact.error, completed=at)
-    _add(made, ended, partial(transitions.refused, "chain", run, "its status", fact.status))
-    _log_event(
-        made,
+    add(out, ended, partial(transitions.refused, "chain", run, "its status", fact.status))
+    log_event(
+        out,
         run,
         None,
         "ChainEnded",
@@ -439,40 +455,54 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, made: list[Write]) -> None
         {"status": fact.status, **({"error": _short(fact.error)} if fact.error else {})},
     )
     if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
-        made.extend(end_tree(run, at))  # runs inside its steps that waited for a person wait no more
+        out.extend(
+            Write(*query) for query in end_tree(run, at)
+        )  # runs inside its steps that waited for a person wait no more
 
 
-_TREE = """
-WITH RECURSIVE tree(id) AS (
-    SELECT ? UNION
-    SELECT c.id FROM chains c JOIN workflows w ON w.id = c.parent_workflow_id JOIN tree t ON t.id = w.chain_id
+_INSIDE = inside(b("run"))
+_OPEN_ROWS = sa.and_(
+    workflows.c.chain_id.in_(_INSIDE), workflows.c.status.in_(("queued", "executing", "waiting_approval"))
 )
-"""
-_OPEN_ROWS = "chain_id IN (SELECT id FROM tree) AND status IN ('queued', 'executing', 'waiting_approval')"
-_OPEN_CHAINS = "id IN (SELECT id FROM tree) AND status IN ('pending', 'running', 'paused')"
+_OPEN_CHAINS = sa.and_(chains.c.id.in_(_INSIDE), chains.c.status.in_(("pending", "running", "paused")))
+_ABOUT_ROW = sa.case(
+    (workflows.c.item_index.is_(None), json_object(step=workflows.c.step_id)),
+    else_=json_object(step=workflows.c.step_id, item=workflows.c.item_index),
+)
+_ROW_EVENTS = sa.select(workflows.c.chain_id, workflows.c.id, sa.literal_column("'StepCancelled'"), b("at"), _ABOUT_ROW)
+_CHAIN_EVENTS = sa.select(
+    chains.c.id, sa.literal_column("'ChainEnded'"), b("at"), sa.literal_column("""'{"status":"cancelled"}'""")
+)
 _END_TREE = (
-    f"""{_TREE} INSERT INTO events (chain_id, workflow_id, type, at, data)
-        SELECT chain_id, id, 'StepCancelled', ?, CASE WHEN item_index IS NULL THEN json_object('step', step_id)
-            ELSE json_object('step', step_id, 'item', item_index) END
-        FROM workflows WHERE {_OPEN_ROWS} ORDER BY id""",  # noqa: S608 - fixed text
-    f"""{_TREE} UPDATE approvals SET status = CASE status WHEN 'pending' THEN 'cancelled' ELSE status END,
-        decided_at = coalesce(decided_at, ?2), delivered = 1, updated_at = ?2
-        WHERE chain_id IN (SELECT id FROM tree) AND delivered = 0""",  # noqa: S608
-    f"""{_TREE} UPDATE artifact_transfers SET status = 'failed', error_message = 'cancelled', updated_at = ?2
-        WHERE status IN ('pending', 'uploading')
-        AND target_workflow_id IN (SELECT id FROM workflows WHERE {_OPEN_ROWS})""",  # noqa: S608
-    f"""{_TREE} UPDATE workflows SET status = 'cancelled', completed_at = ?2, updated_at = ?2
-        WHERE {_OPEN_ROWS}""",  # noqa: S608
-    f"""{_TREE} INSERT INTO events (chain_id, type, at, data)
-        SELECT id, 'ChainEnded', ?, '{{"status":"cancelled"}}' FROM chains WHERE {_OPEN_CHAINS}""",  # noqa: S608
-    f"""{_TREE} UPDATE chains SET status = 'cancelled', completed_at = ?2, updated_at = ?2, owner = NULL,
-        lease_until = NULL, epoch = epoch + 1 WHERE {_OPEN_CHAINS}""",  # noqa: S608
+    Statement(
+        sa.insert(events).from_select(
+            ["chain_id", "workflow_id", "type", "at", "data"], _ROW_EVENTS.where(_OPEN_ROWS).order_by(workflows.c.id)
+        )
+    ),
+    _close_gates(approvals.c.chain_id.in_(_INSIDE)),
+    server_facts.close(sa.select(workflows.c.id).where(_OPEN_ROWS), "cancelled"),
+    Statement(
+        sa.update(workflows).where(_OPEN_ROWS).values(status="cancelled", completed_at=b("at"), updated_at=b("at"))
+    ),
+    Statement(sa.insert(events).from_select(["chain_id", "type", "at", "data"], _CHAIN_EVENTS.where(_OPEN_CHAINS))),
+    Statement(
+        sa.update(chains)
+        .where(_OPEN_CHAINS)
+        .values(
+            status="cancelled",
+            completed_at=b("at"),
+            updated_at=b("at"),
+            owner=None,
+            lease_until=None,
+            epoch=chains.c.epoch + 1,
+        )
+    ),
 )
 
 
-def end_tree(run: str, at: int) -> list[Write]:
+def end_tree(run: str, at: int) -> list[Query]:
     """End everything open in a run and in the runs inside its steps as cancelled."""
-    return [Write(sql, (run, at)) for sql in _END_TREE]
+    return [statement(run=run, at=at) for statement in _END_TREE]
 
 
 def _change_chain(
@@ -483,7 +513,7 @@ def _change_chain(
     reason: str | None = None,
     error: ErrorInfo | None = None,
     completed: int | None = None,
-) -> tuple[str, list[object]]:
+) -> Query:
     return _CHAIN(
         run=run,
         new_status=status,
@@ -496,8 +526,8 @@ def _change_chain(
     )
 
 
-def _log_kept(fact: LogKept, run: str, at: int, made: list[Write]) -> None:
-    _add(made, _LOG(row=fact.row, attempt=fact.attempt, text=fact.text, at=at))
+def _log_kept(fact: LogKept, run: str, at: int, out: list[Write]) -> None:
+    add(out, _LOG(row=fact.row, attempt=fact.attempt, text=fact.text, at=at))
 
 
 def _error_json(error: ErrorInfo | None) -> Json:

@@ -169,7 +169,7 @@ LISTINGS: dict[str, Listing] = {
             "sha256": Field(artifacts.c.sha256, Kind.ID),
             "version": Field(artifacts.c.version, Kind.NUMBER),
             "file_size": Field(artifacts.c.file_size, Kind.NUMBER, about="bytes"),
-            "is_latest": Field(artifacts.c.is_latest, Kind.FLAG),
+            "is_latest": Field(artifacts.c.is_latest == 1, Kind.FLAG),
             "approval_status": Field(artifacts.c.approval_status, Kind.WORD, tuple(ArtifactApproval)),
             "created_at": Field(artifacts.c.created_at, Kind.TIME),
         },
@@ -251,7 +251,7 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
     for condition in page.conditions:
         query = query.where(_where(listing, condition))
     if page.search:
-        query = query.where(sa.or_(*(column.contains(page.search, autoescape=True) for column in listing.search)))
+        query = query.where(sa.or_(*(column.icontains(page.search, autoescape=True) for column in listing.search)))
     if page.after is not None:
         query = query.where(_beyond(by, listing.key, page.after, falling))
     ends = (by.desc(), listing.key.desc()) if falling else (by.asc(), listing.key.asc())
@@ -303,11 +303,11 @@ def _where(listing: Listing, condition: Condition) -> sa.ColumnElement[bool]:
     value = condition.value
     found: sa.ColumnElement[bool]
     if one.kind is Kind.FLAG:
-        found = one.column == sa.literal(int(value), sa.Integer)
+        found = one.column if value else sa.not_(one.column)
     elif one.kind is Kind.WORD:
         found = one.column.in_(list(value))
     elif operator == "contains":
-        found = one.column.contains(value, autoescape=True)
+        found = one.column.icontains(value, autoescape=True)
     elif operator == "gte":
         found = one.column >= value
     elif operator == "lt":

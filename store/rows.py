@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,8 +11,7 @@ import msgspec
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, Json
 
-from .driver_errors import database_error
-from .session import Row
+from .backend import Row
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -29,7 +27,7 @@ def encode(value: Json) -> str | None:
     try:
         return None if value is None else msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
-        raise database_error(error, Path()) from error
+        raise StoreFailed("E_DB_VALUE", f"a value cannot be kept in the database: {error}") from error
 
 
 def decode(text: str | bytes | None) -> Json:

@@ -1,51 +1,35 @@
-"""Making the tables, and refusing files that are not ours or not of this version."""
+"""The tables as SQL, and which versions of them this towpath works with. Knows no driver."""
 
 from __future__ import annotations
-
-import sqlite3
 
 import sqlalchemy as sa
 
 from towpath.errors import StoreFailed
 
-from .clock import now
-from .session import DIALECT, Database
-from .tables import APPLICATION_ID, SCHEMA_VERSION, metadata
+from .tables import SCHEMA_VERSION, metadata
 
 
-def statements() -> list[str]:
-    """The whole schema as SQL, tables before indexes."""
-    made = [str(sa.schema.CreateTable(table).compile(dialect=DIALECT)) for table in metadata.sorted_tables]
+def definitions(dialect: sa.Dialect) -> list[str]:
+    """The whole schema in one dialect, tables before indexes."""
+    made = [str(sa.schema.CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables]
     for table in metadata.sorted_tables:
-        made.extend(str(sa.schema.CreateIndex(index).compile(dialect=DIALECT)) for index in _indexes(table))
+        made.extend(str(sa.schema.CreateIndex(index).compile(dialect=dialect)) for index in _indexes(table))
     return made
+
+
+def names(table: sa.Table) -> list[str]:
+    """A table's name and those of its indexes."""
+    return [table.name, *(str(index.name) for index in _indexes(table))]
 
 
 def _indexes(table: sa.Table) -> list[sa.Index]:
     return sorted(table.indexes, key=lambda index: str(index.name))
 
 
-async def init_schema(database: Database) -> None:
-    """Create what is missing in a new file; check the version of one that is there.
-
-    Raises:
-        StoreFailed: E_DB_NOT_TOWPATH for somebody else's database, E_SCHEMA_NEWER, E_SCHEMA_OLDER,
-            E_DB_READONLY for a new file that is only to be looked at.
-    """
-    if not await database.read(_checked):
-        await database.write(_create)
-
-
-def _checked(connection: sqlite3.Connection) -> bool:
-    """Is the schema there, in this version?"""
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
-        return False
-    if "schema_version" not in tables or connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreFailed("E_DB_NOT_TOWPATH", "this database belongs to another program", cure="name another --store")
-    found = connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
+def check_version(found: int | None) -> None:
+    """Refuse a schema of another version. Raises StoreFailed: E_SCHEMA_NEWER, E_SCHEMA_OLDER."""
     if found == SCHEMA_VERSION:
-        return True
+        return
     newer = found is not None and found > SCHEMA_VERSION
     raise StoreFailed(
         "E_SCHEMA_NEWER" if newer else "E_SCHEMA_OLDER",
@@ -54,10 +38,6 @@ def _checked(connection: sqlite3.Connection) -> bool:
     )
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    if _checked(connection):  # another process was faster
-        return
-    for statement in statements():
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute("INSERT INTO schema_version (version, applied_at) VALUES (?, ?)", (SCHEMA_VERSION, now()))
+def not_ours() -> StoreFailed:
+    """The error for a database that another program made."""
+    return StoreFailed("E_DB_NOT_TOWPATH", "this database belongs to another program", cure="name another --store")

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from towpath.events import PromptSent, TransferMade
 from towpath.model import StepStatus, TransferStatus
 
 from . import transitions
-from .audit_lines import about, add, log_event
-from .batch import Write
+from .backend import Write, add
+from .event_log import about, log_event
 from .rows import encode
-from .session import Statement
-from .session import value_of as b
+from .statements import Statement
+from .statements import param as b
 from .tables import artifact_transfers as transfers
 from .tables import artifacts, workflows
 
 _FIRST = Statement(
-    insert_sqlite(transfers)
-    .values(
-        id=b("transfer"),
-        artifact_id=b("artifact"),
-        source_workflow_id=b("source"),
-        target_workflow_id=b("row"),
-        target_server=b("server"),
-        target_subfolder=b("subfolder"),
-        status=TransferStatus.PENDING,
-        attempt=0,
-        idempotency_key=b("key"),
-        created_at=b("at"),
-        updated_at=b("at"),
+    lambda insert: (
+        insert(transfers)
+        .values(
+            id=b("transfer"),
+            artifact_id=b("artifact"),
+            source_workflow_id=b("source"),
+            target_workflow_id=b("row"),
+            target_server=b("server"),
+            target_subfolder=b("subfolder"),
+            status=TransferStatus.PENDING,
+            attempt=0,
+            idempotency_key=b("key"),
+            created_at=b("at"),
+            updated_at=b("at"),
+        )
+        .on_conflict_do_nothing()
     )
-    .on_conflict_do_nothing()
 )
 _STANDS = {
     # A row that is completed stays so. Should the server have lost the file, it is sent again without a word.
@@ -52,14 +55,16 @@ _STANDS = {
     )
     for status in (TransferStatus.UPLOADING, TransferStatus.COMPLETED, TransferStatus.FAILED)
 }
-_CLOSE = Statement(
-    sa.update(transfers)
-    .where(
-        transfers.c.target_workflow_id == b("row"),
-        transfers.c.status.in_((TransferStatus.PENDING, TransferStatus.UPLOADING)),
-    )
-    .values(status=TransferStatus.FAILED, error_message="the step ended before it was sent", updated_at=b("at"))
-)
+
+
+def close(rows: Any, why: str) -> Statement:
+    """Fail the transfers to these rows (a select of ids) that are still on their way."""
+    on_their_way = transfers.c.status.in_((TransferStatus.PENDING, TransferStatus.UPLOADING))
+    failed = {"status": TransferStatus.FAILED, "error_message": why, "updated_at": b("at")}
+    return Statement(sa.update(transfers).where(transfers.c.target_workflow_id.in_(rows), on_their_way).values(failed))
+
+
+_CLOSE = close([b("row")], "the step ended before it was sent")
 _SENT = Statement(
     sa.update(workflows)
     .where(workflows.c.id == b("row"), workflows.c.status == StepStatus.EXECUTING)
@@ -85,7 +90,7 @@ SENT_BEFORE = Statement(
 """The name under which a server got the same bytes before."""
 
 
-def transfer_made(fact: TransferMade, run: str, at: int, made: list[Write]) -> None:
+def transfer_made(fact: TransferMade, run: str, at: int, out: list[Write]) -> None:
     """A transfer's row and its line in the audit trail."""
     key = f"{fact.row}/{fact.artifact}/{fact.server}"
     message = fact.error.message if fact.error is not None else None
@@ -99,21 +104,21 @@ def transfer_made(fact: TransferMade, run: str, at: int, made: list[Write]) -> N
         key=key,
         at=at,
     )
-    add(made, first)
+    add(out, first)
     if fact.status is not TransferStatus.PENDING:
         size, duration = fact.size, fact.duration_us
-        add(made, _STANDS[fact.status](key=key, name=fact.name, size=size, duration=duration, message=message, at=at))
+        add(out, _STANDS[fact.status](key=key, name=fact.name, size=size, duration=duration, message=message, at=at))
     data = about(fact, artifact=fact.artifact, server=fact.server, name=fact.name, bytes=fact.size, error=message)
-    log_event(made, run, fact.row, f"Transfer{fact.status.capitalize()}", at, data)
+    log_event(out, run, fact.row, f"Transfer{fact.status.capitalize()}", at, data)
 
 
-def close_transfers(row: str, at: int, made: list[Write]) -> None:
+def close_transfers(row: str, at: int, out: list[Write]) -> None:
     """A step that ended without completing waits for no transfer any more."""
-    add(made, _CLOSE(row=row, at=at))
+    add(out, _CLOSE(row=row, at=at))
 
 
-def prompt_sent(fact: PromptSent, run: str, at: int, made: list[Write]) -> None:
+def prompt_sent(fact: PromptSent, run: str, at: int, out: list[Write]) -> None:
     """Where a step's prompt is; recorded before the server hears of it, so that it is found after a crash."""
     sent = _SENT(row=fact.row, server=fact.server, prompt=fact.prompt_id, definition=encode(fact.definition), at=at)
-    add(made, sent)
-    log_event(made, run, fact.row, "PromptSent", at, about(fact, server=fact.server, prompt=fact.prompt_id))
+    add(out, sent)
+    log_event(out, run, fact.row, "PromptSent", at, about(fact, server=fact.server, prompt=fact.prompt_id))

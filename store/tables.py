@@ -288,7 +288,7 @@ approvals = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     _references("chain_id", "chains.id", "CASCADE", nullable=True),
     sa.Column("workflow_id", sa.Text),
     sa.Column("type", sa.Text, nullable=False),

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from towpath.errors import StoreFailed
 from towpath.model import Json, StepStatus
 
-from . import transitions
+from . import event_log, transitions
+from .backend import Row
 from .clock import new_id, now
 from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
-from .session import Row, Session, of_one_moment
-from .tables import approvals, artifacts, events, workflows
+from .session import Session, of_one_moment
+from .tables import approvals, artifacts, workflows
 
 _ITEM = sa.func.coalesce(workflows.c.item_index, sa.literal_column("-1"))  # as in the unique index
 _FILES = sa.select(sa.func.count()).where(artifacts.c.workflow_id == workflows.c.id, artifacts.c.is_latest == 1)
@@ -154,7 +155,7 @@ async def update_workflow_status(
     change = sa.update(workflows).where(workflows.c.id == workflow_id, workflows.c.status.in_(transitions.STEP[new]))
     changed = await session.fetch_one(change.values(values).returning(workflows))
     if changed is not None:
-        await _note(session, changed, new, at)
+        await _log_status(session, changed, new, at)
         return record(changed)
     current = await get_workflow(session, workflow_id)
     if current is None or current["status"] == new:
@@ -162,15 +163,11 @@ async def update_workflow_status(
     raise transitions.refused("workflow", workflow_id, current["status"], new)
 
 
-async def _note(session: Session, row: Row, status: StepStatus, at: int) -> None:
-    """A run's audit trail tells of every change of status, whoever made it."""
-    if row["chain_id"] is None:
-        return
-    data: dict[str, Json] = {"step": row["step_id"]}
-    if row["item_index"] is not None:
-        data["item"] = row["item_index"]
-    fact = {"chain_id": row["chain_id"], "workflow_id": row["id"], "at": at, "data": encode(data)}
-    await session.execute(sa.insert(events).values(type=transitions.STEP_FACTS[status], **fact))
+async def _log_status(session: Session, row: Row, status: StepStatus, at: int) -> None:
+    """The audit trail of a run has a line for every change of status, whoever made it."""
+    if row["chain_id"] is not None:
+        data = event_log.about_step(row["step_id"], row["item_index"])
+        await session.note(event_log.line(row["chain_id"], row["id"], transitions.STEP_FACTS[status], at, data))
 
 
 async def update_workflow_latest_artifact(session: Session, workflow_id: str, artifact_id: str) -> Record | None:

@@ -17,7 +17,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.requests import Request
 
 from towpath.errors import ApprovalRefused, InputInvalid
-from towpath.store import Record, approval_links, approvals, audit_lines
+from towpath.store import Record, approval_links, approvals, event_log
 from towpath.store.clock import now
 
 from .principals import link_visitor
@@ -56,7 +56,7 @@ async def make_link(records: Records, secret: str, approval_id: str, hours: floa
         ends = await approval_links.keep_link(session, approval_id, token_digest(token), expires)
         gate = await approvals.get_approval(session, approval_id)
         run = None if gate is None else gate["chain_id"]
-        await audit_lines.note(session, "LinkMade", by, run=run, approval=approval_id, expires_at=ends)
+        await event_log.note(session, "LinkMade", by, run=run, approval=approval_id, expires_at=ends)
         return token, ends
 
 

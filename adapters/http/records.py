@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from towpath.service import Engine
-from towpath.store import Record, Session, api_keys, artifacts, audit_lines, chains, event_log, lineage, listing
+from towpath.store import Record, Session, api_keys, artifacts, chains, event_log, lineage, listing
 
 if TYPE_CHECKING:  # the verbs that look after keys need no web framework
     from starlette.requests import Request
@@ -47,17 +47,17 @@ class Records:
     async def sign_in(self, digest: str, key: Record, seconds: float) -> None:
         async with self.session() as session:
             await api_keys.begin_session(session, digest, key["id"], seconds)
-            await audit_lines.note(session, "SignedIn", key["name"])
+            await event_log.note(session, "SignedIn", key["name"])
 
     async def sign_out(self, digest: str, by: str) -> None:
         async with self.session() as session:
             if await api_keys.end_session(session, digest):
-                await audit_lines.note(session, "SignedOut", by)
+                await event_log.note(session, "SignedOut", by)
 
     async def add_key(self, name: str, role: str, digest: str, by: str = COMMAND_LINE) -> Record:
         async with self.session() as session:
             made = await api_keys.create_key(session, name, role, digest)
-            await audit_lines.note(session, "KeyMade", by, key=name, role=role)
+            await event_log.note(session, "KeyMade", by, key=name, role=role)
             return made
 
     async def list_keys(self) -> list[Record]:
@@ -68,18 +68,18 @@ class Records:
         async with self.session() as session:
             revoked = await api_keys.revoke_key(session, name)
             if revoked:
-                await audit_lines.note(session, "KeyRevoked", by, key=name)
+                await event_log.note(session, "KeyRevoked", by, key=name)
             return revoked
 
     async def resume_asked(self, run_id: str, by: str) -> None:
         async with self.session() as session:
-            await audit_lines.note(session, "ResumeRequested", by, run=run_id)
+            await event_log.note(session, "ResumeRequested", by, run=run_id)
 
     async def delete_chain(self, run_id: str, by: str) -> bool:
         async with self.session() as session:
             deleted = await chains.delete_chain(session, run_id)
             if deleted:  # its own lines are gone with it
-                await audit_lines.note(session, "ChainDeleted", by, run_id=run_id)
+                await event_log.note(session, "ChainDeleted", by, run_id=run_id)
             return deleted
 
     async def delete_artifact(self, artifact: Mapping[str, Any], chain_id: str | None, by: str) -> bool:
@@ -87,7 +87,7 @@ class Records:
             deleted = await artifacts.delete_artifact(session, artifact["id"])
             if deleted:
                 told = {name: artifact[name] for name in ("name", "version", "filename")}
-                await audit_lines.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **told)
+                await event_log.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **told)
             return deleted
 
     async def page(self, what: str, page: listing.Page) -> listing.Rows:

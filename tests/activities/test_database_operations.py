@@ -130,7 +130,7 @@ async def test_S5_7_a_busy_database_is_tried_again_and_then_told(
         monkeypatch.setattr(database_operations, "WAITS", (0.01, 0.02))
     async with open_store(tmp_path / "busy.db", durability="normal", busy_timeout=0.2) as store:
         workflow = await create_workflow_record("w", store=store)
-        with Lock(store.database.path, seconds):
+        with Lock(Path(store.database.identity), seconds):
             if written:
                 await update_workflow_status_activity(workflow, "executing", store=store)
             else:

@@ -263,7 +263,7 @@ async def test_S5_2_killed_between_write_and_commit(one: ComfyServer, store: Run
     workflow = await create_workflow_record("w", store=store)
 
     def run(kill: int) -> subprocess.CompletedProcess[str]:
-        words = [str(store.database.path), workflow, one.url, json.dumps(found), str(kill)]
+        words = [str(store.database.identity), workflow, one.url, json.dumps(found), str(kill)]
         command = [sys.executable, "-c", KILLED, *words]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=os.getcwd())
 

@@ -19,7 +19,7 @@ from towpath.events import ChainEnded, Fact, NewApproval, NewArtifact, StepEnded
 from towpath.model import ApprovalPolicy, ChainStatus, StepStatus
 from towpath.ports import Lease, StepRow
 from towpath.store import RunStore, lineage, workflows
-from towpath.store.session import READERS
+from towpath.store.sqlite.database import READERS
 
 ROUNDS = 40
 Look = Callable[[RunStore, str], Awaitable[None]]

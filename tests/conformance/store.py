@@ -15,6 +15,7 @@ import anyio
 import pytest
 import sqlalchemy as sa
 
+from tests.raw_sql import query
 from towpath import store as api
 from towpath.errors import Fenced, InputInvalid, RunRefused, StoreFailed
 from towpath.events import (
@@ -34,7 +35,7 @@ from towpath.events import (
 from towpath.model import ApprovalPolicy, ChainStatus, Plan, StepPlan, StepStatus
 from towpath.ports import Lease, NewRun
 from towpath.store import Record, RunStore
-from towpath.store.batch import Write
+from towpath.store.backend import Write
 from towpath.store.clock import new_id
 from towpath.store.tables import artifacts
 
@@ -668,7 +669,7 @@ async def test_what_only_the_commit_can_refuse_fails_alone(store: RunStore) -> N
     results = await at_once(
         [
             store.record(lease, [ended(rows[1], StepStatus.COMPLETED, "b")]),
-            store.database.submit([Write(point, (taken.id, rows[1]))]),
+            store.database.submit([Write(*query(point, taken.id, rows[1]))]),
             store.record(lease, [ended(rows[2], StepStatus.COMPLETED, "c")]),
         ]
     )

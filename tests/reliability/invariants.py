@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from tests.raw_sql import raw
 from tests.reliability.chains import CHAINS
 from towpath import Artifact, ChainStatus, Engine, Run, TowpathError
 from towpath.adapters.wiring import open_engine
@@ -111,8 +112,7 @@ async def _problems(hurt: Hurt, expected: Mapping[str, Picture | None]) -> list[
 
 
 async def _rows(engine: Engine, sql: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = await engine.store.database.rows((sql, ()))  # type: ignore[attr-defined]
-    return rows
+    return await raw(engine.store, sql)  # type: ignore[arg-type]
 
 
 async def _promises(engine: Engine, hurt: Hurt) -> list[str]:

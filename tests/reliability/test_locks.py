@@ -20,7 +20,7 @@ from tests.reliability.invariants import Hurt, Picture, assert_sound, recorded
 from tests.reliability.processes import Program, Victim
 from towpath import ChainStatus, Run, StoreFailed
 from towpath.adapters.wiring import open_engine
-from towpath.store.driver_errors import is_stopped, lock_holders
+from towpath.store.sqlite.errors import is_stopped, lock_holders
 
 full = pytest.mark.full
 Unbroken = Callable[..., Picture]

@@ -427,12 +427,12 @@ async def test_an_orphan_that_gets_its_row_meanwhile_is_kept(house: House, monke
         os.utime(path, (0, 0))
         real = store.database.write
 
-        async def later(function: Any) -> Any:
+        async def later(*asked: Any) -> Any:
             monkeypatch.undo()
             async with store.session() as session:
                 await api.create_artifact(session, house.row, data=b"n" * 30_000, name="new")
             os.utime(path, (0, 0))
-            return await real(function)
+            return await real(*asked)
 
         monkeypatch.setattr(store.database, "write", later)
         report = await fsck(store, repair=True)

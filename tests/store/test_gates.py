@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.conformance.store import a_run, a_step, a_version, a_workflow
+from tests.raw_sql import raw
 from towpath import store as api
 from towpath.errors import ApprovalRefused
 from towpath.events import GateFact
 from towpath.model import ApprovalStatus, GateAction
 from towpath.ports import Request
-from towpath.store import Record, RunStore, gates
+from towpath.store import Record, RunStore, gates, requests, run_tree
 from towpath.store.gates import Past
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +46,7 @@ async def change(store: RunStore, table: str, row: str, **values: Any) -> None:
     """Put values into a row as they are."""
     names = ", ".join(f"{name} = ?" for name in values)
     sql = f"UPDATE {table} SET {names} WHERE id = ?"
-    await store.database.write(lambda c: c.execute(sql, (*values.values(), row)))
+    await raw(store, sql, *values.values(), row)
 
 
 async def a_gate(
@@ -80,12 +79,22 @@ async def file_of(store: RunStore, artifact: str) -> Record:
 async def trail(store: RunStore, *kinds: GateFact) -> list[tuple[Any, ...]]:
     """What the audit trail says about gates."""
     sql = "SELECT type, chain_id, workflow_id, at, data FROM events ORDER BY seq"
-    rows = await store.database.read(lambda c: c.execute(sql).fetchall())
+    rows = [tuple(row.values()) for row in await raw(store, sql)]
     return [(*row[:4], msgspec.json.decode(row[4])) for row in rows if row[0] in kinds]
 
 
-async def asked_of(store: RunStore, question: Callable[[sqlite3.Connection], Any]) -> Any:
-    return await store.database.read(question)
+async def late_runs(store: RunStore, at: int) -> list[tuple[str, int]]:
+    """The runs of gates that are late, and until when there was time."""
+    late = await store.database.fetch(gates.LATE(**gates.clock(at)))
+    return [(gate["chain_id"], gate["expires_at"]) for gate in late if gate["chain_id"] is not None]
+
+
+async def expired(store: RunStore, runs: list[str], at: int) -> list[str]:
+    return await store.database.read(gates.expired, runs, at)
+
+
+async def expire(store: RunStore, ids: list[str], at: int) -> None:
+    await store.database.write(gates.expire, ids, at)
 
 
 # ---- what the gates behind a row came to
@@ -171,7 +180,7 @@ async def test_the_gates_of_a_run_come_in_the_order_they_were_asked(store: RunSt
     for name, of, attempt in (("3", run, 1), ("1", run, 2), ("2", run, 1), ("0", other, 1)):
         await a_gate(store, row, of, id=name, attempt=attempt)
         await change(store, "approvals", name, status="rejected", decided_at=EPOCH)
-    found = await store.database.rows(gates.OF_RUN(run=run))
+    found = await store.database.fetch(gates.OF_RUN(run=run))
     assert [gate["id"] for gate in found] == ["2", "3", "1"]
 
 
@@ -248,13 +257,14 @@ async def test_a_decision_takes_effect_only_on_a_gate_that_still_waits(store: Ru
     shown = await a_version(store, row, approval_status="pending")
     gate = await a_gate(store, row, listed=[shown.id])
     async with store.session() as session:
-        read_before = await gates.undecided(session, gate)
+        read_before = await session.write(gates.undecided, gate)
     async with store.session() as session:
         await api.approve(session, gate, "anna", seen=[shown.id])
     decided = await gate_of(store, gate)
+    decision = gates.Decision(ApprovalStatus.REJECTED, GateAction.STOP, "ben")
     with pytest.raises(AssertionError):
         async with store.session() as session:
-            await gates.decide(session, read_before, ApprovalStatus.REJECTED, "ben", action=GateAction.STOP)
+            await session.write(gates.decide, read_before, decision)
     assert await gate_of(store, gate) == decided
     assert (await file_of(store, shown.id)).approval_status == "approved"
     assert len(await trail(store, GateFact.RECORDED)) == 1
@@ -270,7 +280,7 @@ async def test_a_decision_is_about_its_own_gate_only(store: RunStore) -> None:
 async def test_a_gate_that_is_not_there_is_refused(store: RunStore) -> None:
     async with store.session() as session:
         with pytest.raises(ApprovalRefused) as caught:
-            await gates.undecided(session, "nothing")
+            await session.write(gates.undecided, "nothing")
     assert caught.value.code == "E_APPROVAL_MISSING"
     assert caught.value.problem.found == "nothing"
 
@@ -293,7 +303,7 @@ async def test_a_second_decision_is_told_of_the_first(
     await change(store, "approvals", gate, reason=reason, **first)
     async with store.session() as session:
         with pytest.raises(ApprovalRefused) as caught:
-            await gates.undecided(session, gate)
+            await session.write(gates.undecided, gate)
     assert caught.value.code == "E_APPROVAL_DECIDED"
     assert says in caught.value.problem.message
     assert caught.value.problem.found == (reason or "")
@@ -308,7 +318,7 @@ async def test_a_decision_after_a_timeout_is_told_what_counts(store: RunStore, c
     for gate, what in ((recorded, "approve"), (waiting, "skip")):
         async with store.session() as session:
             with pytest.raises(ApprovalRefused) as caught:
-                await gates.undecided(session, gate)
+                await session.write(gates.undecided, gate)
         assert caught.value.code == "E_APPROVAL_EXPIRED"
         assert caught.value.problem.message == (
             f"the time for this decision was over at 2026-01-01 00:00:00 UTC; the gate's timeout counts: {what}"
@@ -421,23 +431,23 @@ async def test_when_the_time_of_a_gate_is_over(
     row = await a_step(store, lease)
     gate = await a_gate(store, row, lease.run_id, expires_at=ends, boot=boot, booted_at=booted)
     run = lease.run_id
-    assert await asked_of(store, lambda c: gates.late(c, clock.now)) == ([(run, ends)] if late else [])
-    assert await asked_of(store, lambda c: gates.expired(c, [run], clock.now)) == ([gate] if late else [])
+    assert await late_runs(store, clock.now) == ([(run, ends)] if late else [])
+    assert await expired(store, [run], clock.now) == ([gate] if late else [])
     async with store.session() as session:
         if late:
             with pytest.raises(ApprovalRefused, match="E_APPROVAL_EXPIRED"):
-                await gates.undecided(session, gate)
+                await session.write(gates.undecided, gate)
         else:
-            assert (await gates.undecided(session, gate)).id == gate
-    await store.database.write(lambda c: gates.expire(c, [gate], clock.now))
+            assert (await session.write(gates.undecided, gate)).id == gate
+    await expire(store, [gate], clock.now)
     assert (await gate_of(store, gate)).status == ("timed_out" if late else "pending")
 
 
 async def test_a_gate_of_no_run_is_nobodys_work(store: RunStore, clock: Clock) -> None:
     """It can be late, but no owner has to be woken for it."""
     await a_gate(store, expires_at=EPOCH)
-    assert await asked_of(store, lambda c: gates.late(c, clock.now)) == []
-    assert await asked_of(store, lambda c: gates.expired(c, ["run"], clock.now)) == []
+    assert await late_runs(store, clock.now) == []
+    assert await expired(store, ["run"], clock.now) == []
 
 
 @pytest.mark.parametrize("status", ["approved", "rejected", "cancelled", "timed_out"])
@@ -447,13 +457,13 @@ async def test_a_decided_gate_is_never_late(store: RunStore, clock: Clock, statu
     gate = await a_gate(store, await a_step(store, lease), lease.run_id, expires_at=EPOCH)
     await change(store, "approvals", gate, status=status, decided_at=EPOCH)
     before = await gate_of(store, gate)
-    assert await asked_of(store, lambda c: gates.late(c, clock.now)) == []
-    assert await asked_of(store, lambda c: gates.expired(c, [lease.run_id], clock.now)) == []
-    await store.database.write(lambda c: gates.expire(c, [gate], clock.now))
+    assert await late_runs(store, clock.now) == []
+    assert await expired(store, [lease.run_id], clock.now) == []
+    await expire(store, [gate], clock.now)
     assert await gate_of(store, gate) == before
     async with store.session() as session:
         with pytest.raises(ApprovalRefused) as caught:
-            await gates.undecided(session, gate)
+            await session.write(gates.undecided, gate)
     assert caught.value.code == ("E_APPROVAL_EXPIRED" if status == "timed_out" else "E_APPROVAL_DECIDED")
 
 
@@ -477,7 +487,7 @@ async def test_what_the_end_of_the_time_does(
     left = await a_version(store, await a_workflow(store), approval_status="pending")
     gate = await a_gate(store, row, lease.run_id, [shown.id], policy=policy, expires_at=EPOCH, item_index=0)
     await change(store, "approvals", gate, delivered=1)
-    await store.database.write(lambda c: gates.expire(c, [gate], EPOCH + 9))
+    await expire(store, [gate], EPOCH + 9)
     found = await gate_of(store, gate)
     assert (found.status, found.action, found.decided_by, found.delivered) == ("timed_out", action, None, False)
     assert (found.decided_at, found.updated_at) == (EPOCH + 9, EPOCH + 9)
@@ -495,7 +505,7 @@ async def test_of_several_late_gates_the_ones_still_open_are_closed(store: RunSt
     run = (await a_run(store)).run_id
     ids = [await a_gate(store, await a_workflow(store), run, expires_at=EPOCH - n) for n in range(3)]
     await change(store, "approvals", ids[0], status="approved", decided_at=EPOCH)
-    await store.database.write(lambda c: gates.expire(c, ids, EPOCH))
+    await expire(store, ids, EPOCH)
     assert [(await gate_of(store, g)).status for g in ids] == ["approved", "timed_out", "timed_out"]
     assert [event[4] for event in await trail(store, GateFact.TIMED_OUT)] == [
         {"step": "a", "approval": gate, "action": "stop"} for gate in ids[1:]
@@ -505,7 +515,7 @@ async def test_of_several_late_gates_the_ones_still_open_are_closed(store: RunSt
 async def test_late_gates_are_closed_in_the_order_in_which_their_time_was_over(store: RunStore, clock: Clock) -> None:
     run = (await a_run(store)).run_id
     later, sooner = [await a_gate(store, await a_workflow(store), run, expires_at=EPOCH - n) for n in (1, 2)]
-    assert await asked_of(store, lambda c: gates.expired(c, [run], EPOCH)) == [sooner, later]
+    assert await expired(store, [run], EPOCH) == [sooner, later]
 
 
 def test_a_gate_remembers_in_which_boot_it_was_asked(clock: Clock) -> None:
@@ -545,7 +555,8 @@ async def nested(store: RunStore) -> Nest:
 
 async def test_the_runs_around_a_run(store: RunStore) -> None:
     nest = await nested(store)
-    around = await asked_of(store, lambda c: [list(gates.around(c, run)) for run in (nest.inner, nest.outer, None)])
+    found = await store.database.read(run_tree.around, [nest.inner, nest.outer, "nothing"])
+    around = [[run.id for run in found[start]] for start in (nest.inner, nest.outer, "nothing")]
     assert around == [[nest.inner, nest.middle, nest.outer], [nest.outer], []]
 
 
@@ -555,25 +566,25 @@ async def test_whose_late_gates_are_whose(store: RunStore, clock: Clock) -> None
     gate = await a_gate(store, nest.rows[nest.inner], nest.inner, expires_at=EPOCH)
     theirs = await a_gate(store, nest.rows[nest.beside], nest.beside, expires_at=EPOCH)
     for run, expected in ((nest.inner, [gate]), (nest.outer, [gate]), (nest.beside, [theirs]), ("nothing", [])):
-        assert await asked_of(store, partial(gates.expired, run_ids=[run], at=EPOCH)) == expected
-    assert await asked_of(store, lambda c: gates.expired(c, [nest.inner, nest.beside], EPOCH)) == [gate, theirs]
+        assert await expired(store, [run], EPOCH) == expected
+    assert await expired(store, [nest.inner, nest.beside], EPOCH) == [gate, theirs]
 
 
 async def test_a_decision_is_told_to_its_run_and_to_every_run_around_it(store: RunStore) -> None:
     nest = await nested(store)
     gate = await a_gate(store, nest.rows[nest.inner], nest.inner, step_id="c", item_index=2, policy={"max_retries": 1})
     everyone = frozenset({nest.outer, nest.middle, nest.inner, nest.beside})
-    assert await asked_of(store, lambda c: gates.undelivered(c, everyone)) == [], "nothing is decided yet"
+    assert await store.database.read(requests.undelivered, everyone) == [], "nothing is decided yet"
     async with store.session() as session:
         await api.reject(session, gate, "ben", reason="blurred", action="regenerate", parameters={"seed": 2})
     decision = Request(nest.inner, "decision", "c", 2, gate, "rejected", "regenerate", "blurred", "ben", {"seed": 2})
     in_middle, in_outer = Request(nest.middle, "inner", "b", 4), Request(nest.outer, "inner", "a", None)
-    assert await asked_of(store, lambda c: gates.undelivered(c, everyone)) == [decision, in_middle, in_outer]
+    assert await store.database.read(requests.undelivered, everyone) == [decision, in_middle, in_outer]
     for run, request in ((nest.inner, decision), (nest.middle, in_middle), (nest.outer, in_outer)):
-        assert await asked_of(store, partial(gates.undelivered, ours=frozenset({run}))) == [request]
-    assert await asked_of(store, lambda c: gates.undelivered(c, frozenset({nest.beside}))) == []
+        assert await store.database.read(requests.undelivered, frozenset({run})) == [request]
+    assert await store.database.read(requests.undelivered, frozenset({nest.beside})) == []
     await change(store, "approvals", gate, delivered=1)
-    assert await asked_of(store, lambda c: gates.undelivered(c, everyone)) == [], "it was acted on"
+    assert await store.database.read(requests.undelivered, everyone) == [], "it was acted on"
 
 
 async def test_decisions_are_told_in_the_order_in_which_they_were_taken(store: RunStore, clock: Clock) -> None:
@@ -583,7 +594,7 @@ async def test_decisions_are_told_in_the_order_in_which_they_were_taken(store: R
         clock.now += 1
         async with store.session() as session:
             await api.approve(session, gate, "anna")
-    told = await asked_of(store, lambda c: gates.undelivered(c, frozenset({run})))
+    told = await store.database.read(requests.undelivered, frozenset({run}))
     assert [request.approval for request in told] == [ids[2], ids[0], ids[1]]
 
 
@@ -592,5 +603,5 @@ async def test_a_gate_closed_by_hand_stops_its_step(store: RunStore) -> None:
     run = (await a_run(store)).run_id
     gate = await a_gate(store, await a_workflow(store), run, step_id=None)
     await change(store, "approvals", gate, status="cancelled", decided_at=EPOCH)
-    (told,) = await asked_of(store, lambda c: gates.undelivered(c, frozenset({run})))
+    (told,) = await store.database.read(requests.undelivered, frozenset({run}))
     assert told == Request(run, "decision", "", None, gate, "cancelled", "stop", "", "", {})

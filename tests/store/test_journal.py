@@ -34,8 +34,10 @@ from towpath.events import (
 from towpath.model import ApprovalPolicy, ChainStatus, ErrorInfo, StepStatus
 from towpath.ports import Lease
 from towpath.store import gates, journal
-from towpath.store.batch import Unit, record_batch
-from towpath.store.schema import statements
+from towpath.store.backend import Unit
+from towpath.store.schema import definitions
+from towpath.store.sqlite.batch import record_batch
+from towpath.store.sqlite.dialect import DIALECT
 
 S, C = StepStatus, ChainStatus
 TABLES = ("chains", "workflows", "artifacts", "approvals", "events", "blobs", "step_logs", "artifact_transfers")
@@ -59,7 +61,7 @@ class Tables:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         connection.row_factory = sqlite3.Row
-        for statement in statements():
+        for statement in definitions(DIALECT.core):
             connection.execute(statement)
         connection.execute("PRAGMA foreign_keys=ON")
         for run in ("run", "other"):

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.raw_sql import raw
 from towpath import StoreFailed, chain, open_engine, step
 from towpath.store import listing
-from towpath.store.driver_errors import is_stopped
 from towpath.store.runs import open_store
-from towpath.store.session import Database
+from towpath.store.sqlite.database import SqliteDatabase
+from towpath.store.sqlite.errors import is_stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -127,10 +128,10 @@ async def test_a_held_lock_is_waited_for_once(made: Path, what: str, how: str, m
             " WHERE id = 'open'"
         )
     waits: list[int] = []
-    on_writer = Database._on_writer
+    on_writer = SqliteDatabase._on_writer
 
-    async def counted(self: Database, function: Any) -> Any:
-        waiting = await self._run(self._writer, lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
+    async def counted(self: SqliteDatabase, function: Any) -> Any:
+        waiting = await self._writer.run(lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
         try:
             return await on_writer(self, function)
         except StoreFailed as error:
@@ -138,8 +139,8 @@ async def test_a_held_lock_is_waited_for_once(made: Path, what: str, how: str, m
                 waits.append(waiting)
             raise
 
-    monkeypatch.setattr("towpath.store.session.IMPATIENT_MS", 1)
-    monkeypatch.setattr(Database, "_on_writer", counted)
+    monkeypatch.setattr("towpath.store.sqlite.database.IMPATIENT_MS", 1)
+    monkeypatch.setattr(SqliteDatabase, "_on_writer", counted)
     with held(made, how) as pid, pytest.raises(StoreFailed) as caught:
         async with open_engine(made, busy_timeout=0.2) as engine:
             await WRITES[what](engine)
@@ -156,10 +157,10 @@ async def test_a_run_that_loses_the_lock_on_its_way_waits_for_it_once(
 ) -> None:
     """Recording fails after the whole time; letting go of the run, and closing, wait no further while."""
     file, holders, waits = tmp_path / "s.db", [], []
-    on_writer = Database._on_writer
+    on_writer = SqliteDatabase._on_writer
 
-    async def counted(self: Database, function: Any) -> Any:
-        waiting = await self._run(self._writer, lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
+    async def counted(self: SqliteDatabase, function: Any) -> Any:
+        waiting = await self._writer.run(lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
         try:
             return await on_writer(self, function)
         except StoreFailed:
@@ -176,8 +177,8 @@ async def test_a_run_that_loses_the_lock_on_its_way_waits_for_it_once(
     def taking() -> Any:
         return takes_the_lock()
 
-    monkeypatch.setattr("towpath.store.session.IMPATIENT_MS", 1)
-    monkeypatch.setattr(Database, "_on_writer", counted)
+    monkeypatch.setattr("towpath.store.sqlite.database.IMPATIENT_MS", 1)
+    monkeypatch.setattr(SqliteDatabase, "_on_writer", counted)
     try:
         with pytest.raises(StoreFailed, match="E_DB_BUSY"):
             async with open_engine(file, busy_timeout=0.2) as engine:
@@ -193,10 +194,10 @@ async def test_who_waited_in_vain_waits_again_once_the_lock_was_had(made: Path) 
     """The short patience ends with the trouble."""
     async with open_store(made, busy_timeout=0.1) as store:
         with held(made), pytest.raises(StoreFailed, match="E_DB_BUSY"):
-            await store.database.write(lambda c: None)
-        await store.database.write(lambda c: None)
-        asked = await store.database.write(lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
-        assert asked == 100
+            await raw(store, "SELECT 1")
+        await raw(store, "SELECT 1")
+        (asked,) = await raw(store, "PRAGMA busy_timeout")
+        assert asked["timeout"] == 100
 
 
 # ---- without permission to write

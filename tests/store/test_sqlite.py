@@ -23,13 +23,14 @@ from blockbuster import blockbuster_ctx
 
 from tests.conformance.store import *  # noqa: F403
 from tests.conformance.store import LAG, a_run, a_step, a_version, a_workflow, at_once, count, lag_during, refused
+from tests.raw_sql import query
 from towpath import store as api
 from towpath.errors import FeatureMissing, InputInvalid, StoreFailed
 from towpath.events import ChainEnded, ChainPaused, Fact, LogKept, StepDropped, StepReady
 from towpath.model import ChainStatus, StepStatus
 from towpath.store import RunStore, fsck, get_session, init_db, open_store
-from towpath.store import session as session_module
-from towpath.store.batch import Write
+from towpath.store.backend import Write
+from towpath.store.sqlite import connection as connection_module
 from towpath.store.tables import metadata
 
 pytestmark = pytest.mark.anyio
@@ -333,7 +334,8 @@ async def test_what_is_queued_is_written_before_the_store_closes(file: Path) -> 
         async with open_store(file) as store:
             lease = await a_run(store)
             done = [
-                store.database.submit([Write("INSERT INTO schema_version VALUES (?, 0)", (-i,))]) for i in range(1, 4)
+                store.database.submit([Write(*query("INSERT INTO schema_version VALUES (?, 0)", -i))])
+                for i in range(1, 4)
             ]
             last = asyncio.ensure_future(
                 store.record(lease, [StepDropped("r", "a", None, "m", StepStatus.SKIPPED, "")])
@@ -455,7 +457,7 @@ async def test_R05_an_error_of_the_disk_stops_all_writing(file: Path, way: str) 
     with pytest.MonkeyPatch.context() as patch:
         broken = {"now": False}
 
-        class Breaking(session_module.TowpathConnection):
+        class Breaking(connection_module._Connection):
             def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
                 if sql == "COMMIT" and broken["now"]:
                     broken["now"] = False
@@ -464,7 +466,7 @@ async def test_R05_an_error_of_the_disk_stops_all_writing(file: Path, way: str) 
                     raise error
                 return super().execute(sql, *more)
 
-        patch.setattr(session_module, "TowpathConnection", Breaking)
+        patch.setattr(connection_module, "_Connection", Breaking)
         async with open_store(file) as store:
             broken["now"] = True
             works: dict[str, Callable[[], Any]] = {

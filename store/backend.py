@@ -1,0 +1,170 @@
+"""What the store asks of a database: to run statements, scripts of them, and units of writing.
+
+A *script* is logic of several statements that knows no driver: a plain generator that yields a `Query` and gets
+its `Result`. A database runs a whole script in one hop, inside one snapshot (`read`) or one transaction (`write`).
+An error of a statement is raised in the script, at its `yield`. A script may be run again from the start, so it
+changes nothing but the database; and one that refuses (RunRefused, ApprovalRefused) does so before it writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from towpath.errors import TowpathError
+
+from .statements import Query, Statement, Values
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Row = dict[str, Any]
+
+
+class Result(NamedTuple):
+    """What a statement answers: its rows as dicts by column name, and how many rows it touched."""
+
+    rows: list[Row]
+    touched: int
+
+    def first(self) -> Row | None:
+        return self.rows[0] if self.rows else None
+
+    def one(self) -> Row:
+        """The only row, of a statement that always answers with one."""
+        (row,) = self.rows
+        return row
+
+
+Script = Generator[Query, Result, T]
+
+
+class Write(NamedTuple):
+    """One statement of a unit. With `refuse`, it must touch exactly one row, else that error is raised."""
+
+    statement: Statement
+    values: Values
+    refuse: Callable[[], TowpathError] | None = None
+
+
+def add(out: list[Write], query: Query, refuse: Callable[[], TowpathError] | None = None) -> None:
+    """Add a statement to a unit."""
+    out.append(Write(query.statement, query.values, refuse))
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A question asked once per transaction and key: no row in the answer refuses every unit that carries it."""
+
+    key: tuple[Any, ...]
+    query: Query
+    refuse: Callable[[], TowpathError]
+
+
+@dataclass(slots=True)
+class Unit:
+    """Statements that are recorded together or not at all, and the caller that waits for it."""
+
+    writes: Sequence[Write]
+    guard: Guard | None
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was written so far: for benchmarks, and for tests that forbid a commit per step."""
+
+    commits: int = 0
+    units: int = 0
+
+
+class Transaction(Protocol):
+    """One transaction under a `Session`. It reads until `begin`, and writes from then on.
+
+    Once a statement after `begin` has failed or was cancelled, it answers nothing more (E_SESSION_FAILED).
+    """
+
+    @property
+    def writing(self) -> bool: ...
+
+    async def begin(self) -> None:
+        """Take the write lock now: what is read from now on cannot change before it is written."""
+        ...
+
+    async def run(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a script in this transaction, in one hop."""
+        ...
+
+    async def execute(self, query: Query) -> Result:
+        """Run one statement in this transaction."""
+        ...
+
+    async def end(self, *, commit: bool) -> None: ...
+
+
+class Backend(Protocol):
+    """A database. Errors of its driver never leave it: they become StoreFailed."""
+
+    counts: Counts
+
+    @property
+    def identity(self) -> str:
+        """Tells this database from all others that this process may have open."""
+        ...
+
+    @property
+    def broken(self) -> TowpathError | None:
+        """What ended all writing; None while it goes on. It lasts until the store is opened again."""
+        ...
+
+    async def open(self) -> None:
+        """Connect, make the tables where there are none, and check that they are ours and of this version.
+
+        Raises StoreFailed: E_DB_…, E_SCHEMA_….
+        """
+        ...
+
+    async def close(self) -> None:
+        """Write what is queued, then let go of every connection and thread."""
+        ...
+
+    async def read(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a script that only reads: all that it sees is of one moment."""
+        ...
+
+    async def fetch(self, query: Query) -> list[Row]:
+        """The rows of one select."""
+        ...
+
+    async def inspect(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, for `fsck`: text that is not Unicode is given with replacement characters."""
+        ...
+
+    async def integrity(self, *, deep: bool) -> list[tuple[str, str, str, str]]:
+        """What the database says of its own structure: code, table, row and a sentence for each fault."""
+        ...
+
+    async def write(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a script in a write transaction of its own: it commits when the script returns."""
+        ...
+
+    def submit(self, writes: Sequence[Write], guard: Guard | None = None) -> Awaitable[None]:
+        """Queue a unit for the next group commit; awaiting the result waits for the commit that holds it.
+
+        A caller that is cancelled while it waits leaves its unit in the queue: it may still be recorded.
+        Raises the unit's own refusal, or StoreFailed if its commit failed.
+        """
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction that commits when the block ends and rolls back on any error."""
+        ...
+
+    def one_moment(self) -> AbstractAsyncContextManager[None]:
+        """Everything this task reads inside, in however many calls, is of one moment. Keep it short.
+
+        What was written since, even by this task, is not seen.
+        """
+        ...

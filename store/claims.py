@@ -1,0 +1,181 @@
+"""Who owns a run: claiming it, renewing and releasing the lease, and asking a run that has an owner to stop.
+
+Scripts. What they answer about owners is of this moment; `owners.py` says what an owner is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from towpath.errors import RunRefused
+from towpath.model import ChainStatus, Json
+from towpath.ports import Lease
+
+from . import crashes, gates, rows
+from .backend import Row, Script
+from .clock import now
+from .event_log import line
+from .journal import end_tree
+from .owners import Owner, parse
+from .run_rows import missing
+from .statements import Statement
+from .statements import param as b
+from .tables import chains
+
+FOREVER = 2**62  # microseconds: a service's lease does not run out
+
+_OWNER = Statement(
+    sa.select(chains.c.status, chains.c.owner, chains.c.lease_until, chains.c.epoch)
+    .where(chains.c.id == b("run"))
+    .with_for_update()
+)
+_SHORTEN = Statement(sa.update(chains).where(chains.c.id == b("run")).values(lease_until=b("until")))
+_CLAIM = Statement(
+    sa.update(chains)
+    .where(chains.c.id == b("run"))
+    .values(
+        owner=b("new_owner"), epoch=b("new_epoch"), lease_until=b("until"), pause_requested_at=None, updated_at=b("at")
+    )
+)
+_of_lease = sa.and_(chains.c.id == b("run"), chains.c.epoch == b("lease_epoch"))
+_RENEW = Statement(
+    sa.update(chains)
+    .where(_of_lease)
+    # One that has just ended, or paused, stays without an owner: it was released, not lost.
+    .values(owner=sa.case((chains.c.owner.is_(None), None), else_=b("new_owner")), lease_until=b("until"))
+)
+RELEASE = Statement(sa.update(chains).where(_of_lease).values(owner=None, lease_until=None))
+_REQUEST = {
+    kind: Statement(
+        sa.update(chains)
+        .where(chains.c.id == b("run"))
+        .values({f"{kind}_requested_at": b("at"), "updated_at": b("at")})
+    )
+    for kind in ("cancel", "pause")
+}
+_PAUSE_UNOWNED = Statement(
+    sa.update(chains)
+    .where(chains.c.id == b("run"))
+    .values(
+        status=ChainStatus.PAUSED,
+        status_reason="requested",
+        pause_requested_at=None,
+        owner=None,
+        lease_until=None,
+        epoch=chains.c.epoch + 1,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """Who claims, and for how long. `works_on` says whether this process works on a run that its owner row names."""
+
+    owner: Owner
+    seconds: float
+    works_on: Callable[[str], bool]
+
+    def until(self, at: int) -> int:
+        """The end of a lease that begins now, in UTC microseconds."""
+        return FOREVER if self.owner.service else at + int(self.seconds * 1e6)
+
+    @property
+    def row(self) -> str:
+        """The owner for the row. A service has no clock that jumps: its claim does not run out."""
+        return (self.owner if self.owner.service else self.owner.leased(self.seconds)).to_json()
+
+
+def claim(run_id: str, claimer: Claimer, this_process: Owner) -> Script[int | RunRefused]:
+    """The new epoch of a run that no living process owns, or why it cannot be claimed.
+
+    A refusal is returned, not raised: a lease that a clock ahead of ours wrote is shortened with it.
+    """
+    found = (yield _OWNER(run=run_id)).first()
+    if found is None:
+        return missing(run_id)
+    status = rows.word(ChainStatus, found["status"], "chains", run_id, "status")
+    if status.final:
+        return RunRefused("E_RUN_OVER", f"run {run_id} is {status}", cure="`towpath rerun` makes a new run of it")
+    at, owner = now(), parse(found["owner"])
+    if owner is not None and owner.service and owner != claimer.owner:
+        return _owned(run_id, owner)
+    if owner is not None and not owner.service:
+        refused = yield from _ask_process(run_id, owner, found, claimer, this_process)
+        if refused is not None:
+            return refused
+    epoch = int(found["epoch"]) + 1
+    yield _CLAIM(run=run_id, new_owner=claimer.row, new_epoch=epoch, until=claimer.until(at), at=at)
+    yield from gates.expire((yield from gates.expired([run_id], at)), at)
+    return epoch
+
+
+def _ask_process(
+    run_id: str, owner: Owner, found: Row, claimer: Claimer, this_process: Owner
+) -> Script[RunRefused | None]:
+    """Why a process keeps its run; None if it lost it."""
+    at, until = now(), found["lease_until"] or 0
+    alive = claimer.works_on(run_id) if owner == this_process else owner.left(until, at) >= 0
+    if alive:
+        longest = at + int(claimer.seconds * 1e6)
+        if until > longest:
+            # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
+            yield _SHORTEN(run=run_id, until=longest)
+        return _owned(run_id, owner, owner.left(min(until, longest), at))
+    if not owner.dead:
+        # It stood still for longer than its lease, or left without a word: it did not die on a step.
+        yield line(run_id, None, crashes.RELEASED, at)
+    return None
+
+
+def renew(leases: Sequence[Lease], claimer: Claimer) -> Script[list[str]]:
+    """Keep owning; the ids of runs that another owner has taken over."""
+    until, lost = claimer.until(now()), []
+    for lease in leases:
+        changed = yield _RENEW(run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until)
+        if changed.touched != 1:
+            lost.append(lease.run_id)
+    return lost
+
+
+def request(run_id: str, kind: str, by: str) -> Script[ChainStatus]:
+    """Ask for `cancel` or `pause`. A run that no living process owns obeys at once.
+
+    Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
+    """
+    found = (yield _OWNER(run=run_id)).first()
+    if found is None:
+        raise missing(run_id)
+    status = rows.word(ChainStatus, found["status"], "chains", run_id, "status")
+    if status.final:
+        raise RunRefused("E_RUN_OVER", f"run {run_id} is {status} already")
+    at, owner = now(), parse(found["owner"])
+    yield _REQUEST[kind](run=run_id, at=at)
+    yield line(run_id, None, "CancelRequested" if kind == "cancel" else "PauseRequested", at, asked_by(by))
+    if owner is not None and owner.left(found["lease_until"] or 0, at) >= 0:
+        return status
+    if kind == "pause":
+        yield _PAUSE_UNOWNED(run=run_id)
+        return ChainStatus.PAUSED
+    for query in end_tree(run_id, at):  # noqa: UP028 - a list takes no result
+        yield query
+    return ChainStatus.CANCELLED
+
+
+def asked_by(name: str) -> dict[str, Json]:
+    """Who asked, for the audit trail; a script's own requests have no name."""
+    return {"by": name} if name else {}
+
+
+def _owned(run_id: str, owner: Owner, left: float | None = None) -> RunRefused:
+    return RunRefused(
+        "E_RUN_OWNED",
+        f"run {run_id} is worked on by {owner}",
+        found="" if left is None else f"a lease for {left:.0f} s more",
+        cure=f"wait for it, or `towpath cancel {run_id}`"
+        if owner.service
+        else "wait for it, or end that process: its run can then be taken over at once",
+        retryable=True,
+    )

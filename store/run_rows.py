@@ -1,0 +1,230 @@
+"""A run as recorded, whole or in part, read as of one moment: scripts, and how rows become the engine's nouns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import sqlalchemy as sa
+
+from towpath.errors import RunRefused, StoreFailed
+from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
+from towpath.ports import RunRow, RunStatus, StepRow
+
+from . import definitions, gates, rows, run_tree
+from .backend import Row, Script
+from .statements import Statement, any_of
+from .statements import param as b
+from .tables import approvals, artifacts, chains, events, workflows
+from .versions import GIVEN, highest
+
+_RUN = Statement(sa.select(chains).where(chains.c.id == b("run")))
+_STATUS = Statement(
+    sa.select(
+        chains.c.status, chains.c.status_reason, chains.c.epoch, chains.c.owner, chains.c.cancel_requested_at
+    ).where(chains.c.id == b("run"))
+)
+_of_run = workflows.c.chain_id == b("run")
+_STEPS = Statement(sa.select(workflows).where(_of_run).order_by(workflows.c.id))
+_FILES = Statement(
+    sa.select(artifacts)
+    .join(workflows, workflows.c.id == artifacts.c.workflow_id)
+    .where(_of_run, artifacts.c.is_latest == 1)
+    .order_by(artifacts.c.id)
+)
+_OPEN_VERSIONS = Statement(
+    highest(GIVEN.c.workflow_id.in_(sa.select(workflows.c.id).where(_of_run, workflows.c.completed_at.is_(None))))
+)
+_CHILDREN = Statement(
+    sa.select(chains.c.id, chains.c.parent_workflow_id)
+    .join(workflows, workflows.c.id == chains.c.parent_workflow_id)
+    .where(_of_run)
+    .order_by(sa.select(sa.func.min(events.c.seq)).where(events.c.chain_id == chains.c.id).scalar_subquery())
+)
+_ROWS_OF_STEPS = Statement(sa.select(workflows).where(_of_run, any_of(workflows.c.step_id, "steps")))
+_ROWS_OF_ITEMS = Statement(
+    sa.select(workflows).where(_of_run, workflows.c.step_id == b("step"), any_of(workflows.c.item_index, "items"))
+)
+_FILES_OF_ROWS = Statement(
+    sa.select(artifacts)
+    .where(any_of(artifacts.c.workflow_id, "rows"), artifacts.c.is_latest == 1)
+    .order_by(artifacts.c.id)
+)
+_GATES_OF_ROWS = Statement(sa.select(approvals).where(any_of(approvals.c.workflow_id, "rows")).order_by(approvals.c.id))
+_VERSIONS_OF_ROWS = Statement(highest(any_of(GIVEN.c.workflow_id, "rows")))
+
+
+# ---- a whole run
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The rows of a run as they are in the tables, all of one moment."""
+
+    chain: Row
+    definition: str
+    steps: list[Row]
+    parts: Parts
+    children: list[Row]
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What belongs to rows of `workflows`: latest files, highest versions, gates."""
+
+    files: list[Row]
+    versions: list[Row]
+    gates: list[Row]
+
+
+def recorded(run_id: str) -> Script[Recorded | None]:
+    """All that is recorded of a run."""
+    chain = (yield _RUN(run=run_id)).first()
+    if chain is None:
+        return None
+    around = yield from run_tree.around([run_id])
+    return Recorded(
+        chain=chain,
+        definition=(yield from _definition(chain)),
+        steps=(yield _STEPS(run=run_id)).rows,
+        parts=Parts(
+            files=(yield _FILES(run=run_id)).rows,
+            versions=(yield _OPEN_VERSIONS(run=run_id)).rows,
+            gates=(yield gates.OF_RUN(run=run_id)).rows,
+        ),
+        children=(yield _CHILDREN(run=run_id)).rows,
+        root=around[run_id][-1].id,
+    )
+
+
+def _definition(chain: Row) -> Script[str]:
+    """The JSON of a run's plan, from its row or from the table of large ones."""
+    digest = definitions.elsewhere(chain["chain_definition"])
+    if digest is None:
+        return chain["chain_definition"] or ""
+    found = (yield definitions.FIND(sha256=digest)).first()
+    return found["definition"] if found else ""
+
+
+def run_row(run_id: str, found: Recorded) -> RunRow:
+    """A run as the engine knows it. Raises StoreFailed (E_DB_VALUE)."""
+    chain, pasts = found.chain, gates.pasts(found.parts.gates)
+    return RunRow(
+        id=run_id,
+        plan=_plan(chain, found.definition),
+        status=rows.word(ChainStatus, chain["status"], "chains", run_id, "status"),
+        inputs=rows.decode(chain["inputs"]) or {},
+        rows=tuple(_step_rows(found.steps, found.parts, pasts)),
+        reason=chain["status_reason"] or "",
+        level=chain["current_level"],
+        error=ErrorInfo(chain["error_code"], chain["error_message"] or "") if chain["error_code"] else None,
+        parent_workflow_id=chain["parent_workflow_id"],
+        parent_run_id=chain["parent_run_id"],
+        started_at=chain["started_at"],
+        completed_at=chain["completed_at"],
+        cancel_requested=chain["cancel_requested_at"] is not None,
+        pause_requested=chain["pause_requested_at"] is not None,
+        children=gates.runs_inside(found.children, pasts),
+        root=found.root,
+    )
+
+
+def _plan(chain: Row, definition: str) -> Plan:
+    try:
+        return msgspec.json.decode(definition, type=Plan)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise StoreFailed(
+            "E_DB_VALUE",
+            f"chains.chain_definition of row {chain['id']} holds no plan",
+            found=chain["chain_definition"],
+            cure="a chain made by `create_chain` alone is a record, not something to run",
+        ) from None
+
+
+# ---- parts of a run, for drivers that do not hold all of it in memory
+
+
+def rows_of(run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]]) -> Script[list[StepRow]]:
+    """What is recorded of some steps with all their items, and of some items."""
+    found = {row["id"]: row for row in (yield _ROWS_OF_STEPS(run=run_id, steps=steps)).rows}
+    by_step: dict[str, list[int]] = {}
+    for step, item in items:
+        by_step.setdefault(step, []).append(item)
+    for step, indexes in by_step.items():
+        found.update({row["id"]: row for row in (yield _ROWS_OF_ITEMS(run=run_id, step=step, items=indexes)).rows})
+    if not found:
+        return []
+    ours = sorted(found)
+    parts = Parts(
+        files=(yield _FILES_OF_ROWS(rows=ours)).rows,
+        versions=(yield _VERSIONS_OF_ROWS(rows=ours)).rows,
+        gates=(yield _GATES_OF_ROWS(rows=ours)).rows,
+    )
+    return _step_rows([found[row] for row in ours], parts, gates.pasts(parts.gates))
+
+
+def status_of(run_id: str) -> Script[RunStatus]:
+    """The status of a run now. Raises RunRefused (E_RUN_MISSING)."""
+    found = (yield _STATUS(run=run_id)).first()
+    if found is None:
+        raise missing(run_id)
+    return RunStatus(
+        rows.word(ChainStatus, found["status"], "chains", run_id, "status"),
+        found["status_reason"] or "",
+        found["epoch"],
+        found["owner"] is not None,
+        found["cancel_requested_at"] is not None,
+    )
+
+
+# ---- rows of steps
+
+
+def _step_rows(found: Sequence[Row], parts: Parts, pasts: dict[str, gates.Past]) -> list[StepRow]:
+    files: dict[str, list[ArtifactRow]] = {}
+    for row in parts.files:
+        files.setdefault(row["workflow_id"], []).append(rows.artifact(row))
+    given: dict[str, dict[str, int]] = {}
+    for row in parts.versions:
+        given.setdefault(row["workflow_id"], {})[row["name"]] = row["highest"]
+    return [
+        _step_row(row, tuple(files.get(row["id"], ())), given.get(row["id"], {}), pasts.get(row["id"]) or gates.Past())
+        for row in found
+    ]
+
+
+def _step_row(row: Row, files: tuple[ArtifactRow, ...], versions: dict[str, int], past: gates.Past) -> StepRow:
+    status = rows.word(StepStatus, row["status"], "workflows", row["id"], "status")
+    error = rows.decode(row["error"])
+    gate = past.open
+    return StepRow(
+        id=row["id"],
+        step=row["step_id"],
+        item=row["item_index"],
+        status=status,
+        attempt=row["attempt"],
+        value=rows.decode(row["value"]),
+        count=row["item_count"],
+        parameters=rows.decode(row["parameters"]),
+        error=msgspec.convert(error, ErrorInfo) if isinstance(error, dict) else None,
+        reason=row["error_message"] or "",
+        waits_for_person=gate is not None,
+        approval=gate["id"] if gate else None,
+        decision=gates.as_request(gate) if gate and gate["status"] != "pending" else None,
+        regenerations=past.regenerations,
+        overrides=past.overrides,
+        rejected=status is StepStatus.FAILED and past.rejected(row["attempt"]),
+        versions=versions,
+        queued_at=row["queued_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+        server_address=row["server_address"],
+        prompt_id=row["prompt_id"],
+        artifacts=files,
+    )
+
+
+def missing(run_id: str) -> RunRefused:
+    return RunRefused("E_RUN_MISSING", f"there is no run {run_id}", cure="`towpath ls` lists the runs of a store")

@@ -1,0 +1,55 @@
+"""Runs inside steps of other runs: from a run down to all inside it, and up to the outermost one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from .backend import Script
+from .statements import Statement, any_of
+from .tables import chains, workflows
+
+_DEEPEST = 1_000  # a damaged store must not send a query round in circles
+
+
+def inside(run: sa.ColumnElement[str]) -> sa.Select[tuple[str]]:
+    """The ids of a run and of all runs inside its steps, as a select to use in `IN`."""
+    tree = sa.select(run.label("id")).cte("tree", recursive=True)
+    # One flat join: SQLite takes a join in brackets for a query of its own, which must not look at itself.
+    steps = chains.join(workflows, chains.c.parent_workflow_id == workflows.c.id)
+    children = sa.select(chains.c.id).select_from(steps.join(tree, workflows.c.chain_id == tree.c.id))
+    return sa.select(tree.union(children).c.id)
+
+
+class Around(NamedTuple):
+    """A run around another one (at depth 0 itself), and the step and item of it that the other one is inside."""
+
+    id: str
+    step: str | None = None
+    item: int | None = None
+
+
+def _around() -> sa.Select[tuple[str, str, str, int, int]]:
+    no_step = sa.cast(sa.null(), sa.Text).label("step")
+    no_item = sa.cast(sa.null(), sa.Integer).label("item")
+    itself = sa.select(chains.c.id.label("start"), chains.c.id, no_step, no_item, sa.literal(0).label("depth"))
+    up = itself.where(any_of(chains.c.id, "runs")).cte("up", recursive=True)
+    parent = up.join(chains, chains.c.id == up.c.id).join(workflows, workflows.c.id == chains.c.parent_workflow_id)
+    above = sa.select(
+        up.c.start, workflows.c.chain_id, workflows.c.step_id, workflows.c.item_index, up.c.depth + 1
+    ).select_from(parent)
+    up = up.union_all(above.where(workflows.c.chain_id.is_not(None), up.c.depth < _DEEPEST))
+    return sa.select(up).order_by(up.c.start, up.c.depth)
+
+
+_AROUND = Statement(_around())
+
+
+def around(runs: Sequence[str]) -> Script[dict[str, list[Around]]]:
+    """Each of these runs with the runs around it, from the inside to the outermost."""
+    found: dict[str, list[Around]] = {run: [] for run in runs}
+    for row in (yield _AROUND(runs=runs)).rows if found else ():
+        found[row["start"]].append(Around(row["id"], row["step"], row["item"]))
+    return found

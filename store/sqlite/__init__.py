@@ -1,0 +1,1 @@
+"""The store's database as one SQLite file. Fills `towpath.store.backend.Backend`."""

@@ -1,0 +1,358 @@
+"""The database as one SQLite file: one connection that writes, a few that read, for one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import anyio
+
+from towpath.errors import InputInvalid, StoreFailed, TowpathError
+from towpath.store.backend import Counts, Guard, Result, Row, Script, Unit, Write
+from towpath.store.group_commit import GroupCommit
+from towpath.store.statements import Query
+
+from . import file, integrity, schema
+from .batch import record_batch
+from .connection import Connection, Connections, end_transaction, execute, in_snapshot, in_transaction, run_script
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+SQLITE_FLOOR = (3, 35, 0)  # RETURNING
+READERS = 2
+IMPATIENT_MS = 1_000
+
+_frozen: ContextVar[Connection | None] = ContextVar("towpath_frozen", default=None)
+"""The connection on which this task has a read transaction open."""
+
+
+class SqliteDatabase:
+    """One SQLite file. Fills `Backend`.
+
+    With `readonly` there is no writing connection: opening, looking and closing wait for no write lock.
+    """
+
+    def __init__(
+        self, path: Path, *, durability: str = "full", busy_timeout: float = 30.0, readonly: bool = False
+    ) -> None:
+        self.path = path
+        self.readonly = readonly
+        self.counts = Counts()
+        self._durability = durability
+        self._busy_ms = int(busy_timeout * 1000)
+        self._impatient = False  # the write lock was waited for in vain: who comes next does not wait as long again
+        self._closing = False
+        self._writing = anyio.Lock()
+        self._owner: asyncio.Task[object] | None = None  # of the writing transaction
+        self._commits = GroupCommit(self._record, self._writing, self.counts)
+        self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def identity(self) -> str:
+        """The path of the file."""
+        return str(self.path)
+
+    @property
+    def broken(self) -> TowpathError | None:
+        """What ended all writing: nothing can be recorded any more until the store is opened again."""
+        return self._commits.broken
+
+    # ---- life
+
+    async def open(self) -> None:
+        """Open the file, and make the tables in a new one.
+
+        Raises StoreFailed: E_DB_PATH, E_DB_READONLY, E_DB_NOT_SQLITE, E_DB_SQLITE_OLD, E_DB_NOT_TOWPATH, E_SCHEMA_….
+        """
+        if sqlite3.sqlite_version_info < SQLITE_FLOOR:
+            floor = ".".join(map(str, SQLITE_FLOOR))
+            raise StoreFailed(
+                "E_DB_SQLITE_OLD", f"SQLite {sqlite3.sqlite_version} is too old", allowed=f"{floor} or newer"
+            )
+        self._loop = asyncio.get_running_loop()
+        if not self.readonly:
+            file.prepare(self.path)
+        options = {"durability": self._durability, "busy_ms": self._busy_ms, "readonly": self.readonly}
+        self._connections = Connections(self.path, **options)  # type: ignore[arg-type]
+        await self._connections.connect()
+        try:
+            if not self.readonly:
+                self._writer = await self._connections.open()  # first: it creates the file and turns WAL on
+            for _ in range(READERS):
+                self._readers.put_nowait(await self._connections.open())
+            if not self.readonly:
+                self._commits.start()
+            await self._make_schema()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _make_schema(self) -> None:
+        if not await self._on_reader(lambda c: in_snapshot(c, schema.is_there)):
+            self._check_writable()
+            async with self._writing:
+                await self._on_writer(lambda c: in_transaction(c, schema.create))
+
+    async def close(self) -> None:
+        """Let queued writes finish, fold the log into the file, close every connection and thread.
+
+        Folding waits for no lock: what is left in the log is folded by whoever writes or closes next.
+        """
+        with anyio.CancelScope(shield=True):
+            self._closing = True
+            await self._commits.close()
+            if self._commits.started:
+                with suppress(TowpathError):
+                    await self._on_writer(_fold)
+            await self._connections.close()
+
+    # ---- writing
+
+    def submit(self, writes: Sequence[Write], guard: Guard | None = None) -> Awaitable[None]:
+        """Queue a unit; see `Backend.submit`."""
+        self._check_writable()
+        return self._commits.submit(writes, guard)
+
+    async def write(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a script in one write transaction, in one hop."""
+        self._check_writable()
+        async with self._writing:
+            with anyio.CancelScope(shield=True):
+                result = await self._on_writer(
+                    lambda c: in_transaction(c, lambda c: run_script(c, script(*args, **kwargs), self.path))
+                )
+        return result  # pyright: ignore[reportPossiblyUnboundVariable,reportReturnType] - never cancelled
+
+    async def _record(self, units: Sequence[Unit]) -> Sequence[Exception | None]:
+        return await self._on_writer(lambda c: record_batch(c, units, self.path))
+
+    async def _on_writer(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            result = await self._writer.run(function)
+        except StoreFailed as error:
+            if error.code == "E_DB_BUSY" and not self._impatient:
+                await self._set_busy_timeout(min(self._busy_ms, IMPATIENT_MS))
+                self._impatient = True
+            if error.code == "E_DISK_IO":
+                # An fsync that failed must not be tried again: the kernel may have dropped the pages.
+                self._commits.fail(error)
+            raise
+        if self._impatient:
+            await self._set_busy_timeout(self._busy_ms)
+            self._impatient = False
+        return result
+
+    async def _set_busy_timeout(self, milliseconds: int) -> None:
+        """How long the writer waits for other processes from now on.
+
+        Once it has waited the whole time in vain, the next ones (letting go of a run, another run) are
+        refused soon: together they are to take one `busy_timeout`, not one each.
+        """
+        await self._writer.run(lambda c: c.execute(f"PRAGMA busy_timeout={milliseconds}").fetchall())
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+        """A transaction; see `Backend.transaction`."""
+        transaction = SqliteTransaction(self)
+        try:
+            yield transaction
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await transaction.end(commit=False)
+            raise
+        else:
+            with anyio.CancelScope(shield=True):
+                await transaction.end(commit=True)
+
+    # ---- reading
+
+    async def read(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a script on a reading connection's thread: all that it reads is of one moment."""
+        return await self._on_reader(
+            lambda c: in_snapshot(c, lambda c: run_script(c, script(*args, **kwargs), self.path))
+        )
+
+    async def fetch(self, query: Query) -> list[Row]:
+        """The rows of one select, in one hop: one statement is of one moment by itself."""
+        return (await self._on_reader(lambda c: execute(c, query))).rows
+
+    async def inspect(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, with text that is not Unicode made readable."""
+
+        def inspected(connection: sqlite3.Connection) -> T:
+            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            try:
+                return in_snapshot(connection, lambda c: run_script(c, script(*args, **kwargs), self.path))
+            finally:
+                connection.text_factory = str
+
+        return await self._on_reader(inspected)
+
+    async def integrity(self, *, deep: bool) -> list[tuple[str, str, str, str]]:
+        """What SQLite's own checks find; `deep` reads every page."""
+        return await self._on_reader(lambda c: integrity.faults(c, deep))
+
+    @asynccontextmanager
+    async def one_moment(self) -> AsyncIterator[None]:
+        """Everything this task reads inside, in however many calls, is of one moment. Keep it short.
+
+        What was written since, even by this task, is not seen. It holds one of a few reading connections, and
+        the log cannot be folded into the file past it.
+        """
+        if self._frozen_reader() is not None:
+            yield
+            return
+        self._check_open()
+        reader = await self._readers.get()
+        try:
+            await reader.run(lambda c: c.execute("BEGIN"))
+            reader.frozen = True
+            before = _frozen.set(reader)
+            try:
+                yield
+            finally:
+                _frozen.reset(before)
+                reader.frozen = False  # tasks started inside may outlive the moment
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await reader.run(lambda c: end_transaction(c, "ROLLBACK"))
+                finally:
+                    self._readers.put_nowait(reader)
+
+    async def _on_reader(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        frozen = self._frozen_reader()
+        if frozen is not None:
+            return await frozen.run(function)
+        self._check_open()
+        reader = await self._readers.get()
+        try:
+            return await reader.run(function)
+        finally:
+            self._readers.put_nowait(reader)
+
+    def _frozen_reader(self) -> Connection | None:
+        reader = _frozen.get()
+        return reader if reader is not None and reader.frozen and reader in self._connections else None
+
+    # ---- what is allowed
+
+    def _check_loop(self) -> None:
+        """Queues and locks belong to one event loop; waited for in another they hang both."""
+        if self._loop is not asyncio.get_running_loop():
+            raise InputInvalid(
+                "E_LOOP",
+                "this store was opened in another event loop, and cannot be used from this one",
+                cure="asyncio.run_coroutine_threadsafe(…, loop) with the loop that opened it",
+            )
+
+    def _check_open(self) -> None:
+        self._check_loop()
+        if self._closing:
+            raise _closed()
+
+    def _check_writable(self) -> None:
+        """Raises StoreFailed: E_DB_READONLY, E_DB_CLOSED, E_SESSION_NESTED, or what ended all writing. InputInvalid:
+        E_LOOP.
+        """
+        self._check_loop()
+        if self.readonly:
+            raise file.readonly(self.path)
+        if self.broken is not None:
+            raise self.broken
+        if self._closing:
+            raise _closed()
+        if self._owner is not None and self._owner is asyncio.current_task():
+            raise StoreFailed(
+                "E_SESSION_NESTED",
+                "a second write inside a writing session would wait for itself",
+                cure="use the one session, or end it first",
+            )
+
+
+class SqliteTransaction:
+    """A transaction on the writing connection from `begin` on; before, it reads. Fills `Transaction`."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self.writing = False
+        self._database = database
+        self._failed = False
+
+    async def begin(self) -> None:
+        """Take the write lock now: what is read from now on cannot change before it is written."""
+        if self.writing:
+            return
+        database = self._database
+        database._check_writable()
+        await database._writing.acquire()
+        database._owner = asyncio.current_task()
+        self.writing = True
+        try:
+            await database._on_writer(lambda c: c.execute("BEGIN IMMEDIATE"))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.end(commit=False)
+            raise
+
+    async def run(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a script in this transaction, in one hop."""
+        if not self.writing:
+            return await self._database.read(script, *args, **kwargs)
+        if self._failed:
+            raise _failed()
+        path = self._database.path
+        try:
+            return await self._database._on_writer(lambda c: run_script(c, script(*args, **kwargs), path))
+        except BaseException as error:
+            # A script that refuses has not written; a statement that failed may have left half of it.
+            self._failed = not isinstance(error, TowpathError) or isinstance(error, StoreFailed)
+            raise
+
+    async def execute(self, query: Query) -> Result:
+        """Run one statement in this transaction."""
+        if not self.writing:
+            return await self._database._on_reader(lambda c: execute(c, query))
+        return await self.run(_one, query)
+
+    async def end(self, *, commit: bool) -> None:
+        """Commit or roll back; nothing to do if nothing was written."""
+        if not self.writing:
+            return
+        spoiled = self._failed and commit
+        how = "COMMIT" if commit and not spoiled else "ROLLBACK"
+        try:
+            await self._database._on_writer(lambda c: end_transaction(c, how))
+        finally:
+            self.writing = False
+            self._database._owner = None
+            self._database._writing.release()
+        if spoiled:
+            raise _failed()
+
+
+def _one(query: Query) -> Script[Result]:
+    return (yield query)
+
+
+def _fold(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA busy_timeout=0")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _closed() -> StoreFailed:
+    return StoreFailed("E_DB_CLOSED", "the store is closed")
+
+
+def _failed() -> StoreFailed:
+    return StoreFailed(
+        "E_SESSION_FAILED",
+        "a statement of this session failed before, so nothing of the session is recorded",
+        cure="let the first error pass out of the `async with`, then start a new session",
+    )

@@ -1,0 +1,36 @@
+"""How SQLite spells the statements of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy.dialects.sqlite import insert, pysqlite
+from sqlalchemy.ext.compiler import compiles
+
+from towpath.store.statements import AnyOf, Dialect, JsonObject, JsonText
+
+
+def _as_json(values: Sequence[Any]) -> str:
+    return msgspec.json.encode(list(values)).decode()
+
+
+DIALECT = Dialect(pysqlite.dialect(paramstyle="qmark"), insert, _as_json)
+
+
+@compiles(AnyOf, "sqlite")
+def _any_of(element: AnyOf, compiler: Any, **kw: Any) -> str:
+    column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled by Core
+
+
+@compiles(JsonText, "sqlite")
+def _json_text(element: JsonText, compiler: Any, **kw: Any) -> str:
+    return f"json_extract({compiler.process(element.column, **kw)}, '$.{element.key}')"
+
+
+@compiles(JsonObject, "sqlite")
+def _json_object(element: JsonObject, compiler: Any, **kw: Any) -> str:
+    pairs = (f"'{key}', {compiler.process(value, **kw)}" for key, value in element.items)
+    return f"json_object({', '.join(pairs)})"

@@ -1,0 +1,149 @@
+"""Statements: SQLAlchemy Core, compiled once for each database that runs them. And the few words that databases
+spell differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+Expression = sa.sql.expression.ClauseElement
+Values = Mapping[str, Any]
+InsertInto = Callable[[sa.Table], Any]
+"""`insert` of a dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one database spells statements: Core's dialect, its `insert`, and what a list is bound as."""
+
+    core: sa.Dialect
+    insert: InsertInto
+    bind_list: Callable[[Sequence[Any]], Any]
+
+
+def param(name: str) -> sa.BindParameter[Any]:
+    """A place for a value in a `Statement`."""
+    return sa.bindparam(name, required=False)
+
+
+class Query(NamedTuple):
+    """A statement with its values, for any database."""
+
+    statement: Statement
+    values: Values
+
+
+class Statement:
+    """A Core statement, or a function that makes one with the `insert` of the dialect it is for.
+
+    Calling it with values gives a `Query`; a place without a value is NULL. A database asks for its own
+    `compiled` form, which is made on first use.
+    """
+
+    __slots__ = ("_expression", "_forms")
+
+    def __init__(self, expression: Expression | Callable[[InsertInto], Expression]) -> None:
+        self._expression = expression
+        self._forms: dict[Dialect, Compiled] = {}
+
+    def __call__(self, **values: Any) -> Query:
+        return Query(self, values)
+
+    def compiled(self, dialect: Dialect) -> Compiled:
+        """The statement as this dialect spells it."""
+        form = self._forms.get(dialect)
+        if form is None:
+            made = self._expression
+            expression = made if isinstance(made, Expression) else made(dialect.insert)
+            form = self._forms[dialect] = Compiled(expression, dialect)
+        return form
+
+
+class Compiled:
+    """The SQL of a statement in one dialect, with positional places for its values."""
+
+    __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "sql")
+
+    def __init__(self, expression: Expression, dialect: Dialect) -> None:
+        compiled = expression.compile(dialect=dialect.core, compile_kwargs={"render_postcompile": True})
+        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
+        self.sql = compiled.string
+        names: tuple[str, ...] = tuple(compiled.positiontup or ())
+        self._defaults: dict[str, Any] = {name: compiled.params[name] for name in names}
+        self._lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, _Listed))
+        self._bind_list = dialect.bind_list
+        self._pick = _picker(names)
+
+    def bind(self, values: Values) -> Sequence[Any]:
+        """The values in the order of their places."""
+        given = {**self._defaults, **values}
+        for name in self._lists:
+            given[name] = self._bind_list(given[name])
+        return self._pick(given)
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Sequence[Any]]:
+    """`itemgetter`, for any number of names."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda given: [given[name] for name in names]
+
+
+# ---- what databases spell differently: a backend says how, by `sqlalchemy.ext.compiler`
+
+
+class _Listed(sa.types.TypeEngine[Any]):
+    """A list as one value: an array, or JSON text where there are no arrays."""
+
+
+class AnyOf(sa.sql.expression.ColumnElement[bool]):
+    """Is `column` one of the values in the list `values`?"""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
+        self.column = column
+        self.values = sa.bindparam(name, type_=_Listed(), required=False)
+
+
+def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Is the column one of the values in the list `name`? The list may be empty and of any length."""
+    return AnyOf(column, name)
+
+
+class JsonText(sa.sql.expression.ColumnElement[str]):
+    """The text under `key` of the JSON object in `column`."""
+
+    inherit_cache = False
+    type = sa.Text()
+
+    def __init__(self, column: sa.ColumnElement[Any], key: str) -> None:
+        self.column = column
+        self.key = key
+
+
+def json_text(column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
+    """The text under a key of the JSON object in a text column, or NULL. `key` is a fixed word, never a caller's."""
+    assert key.isidentifier()
+    return JsonText(column, key)
+
+
+class JsonObject(sa.sql.expression.ColumnElement[str]):
+    """A JSON object as text, made of columns."""
+
+    inherit_cache = False
+    type = sa.Text()
+
+    def __init__(self, items: Iterable[tuple[str, sa.ColumnElement[Any]]]) -> None:
+        self.items = tuple(items)
+
+
+def json_object(**items: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """A JSON object as text, its keys in the given order."""
+    return JsonObject(items.items())

@@ -1,0 +1,116 @@
+"""I12: what the audit trail says of runs and their rows, against the status that the rows have. Scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from towpath.events import GateFact
+
+from .backend import Row, Script
+from .invariants import PAGE, Finding
+from .statements import Statement
+from .statements import param as b
+from .tables import chains, events, workflows
+
+_ENDS = {
+    "StepCompleted": "completed",
+    "StepFailed": "failed",
+    "StepSkipped": "skipped",
+    "StepCancelled": "cancelled",
+    "StepCached": "cached",
+}
+_RUNS = Statement(
+    sa.select(chains.c.id, chains.c.status).where(chains.c.id > b("after")).order_by(chains.c.id).limit(PAGE)
+)
+_LINES = Statement(
+    sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.data, workflows.c.status)
+    .select_from(events.outerjoin(workflows, workflows.c.id == events.c.workflow_id))
+    .where(events.c.chain_id == b("run"), events.c.seq > b("after"))
+    .order_by(events.c.seq)
+    .limit(PAGE)
+)
+
+
+def trails() -> Script[list[Finding]]:
+    """No fact about a run or a row follows its end, it ends once, and it is what its last fact says."""
+    found: list[Finding] = []
+    after = ""
+    while runs := (yield _RUNS(after=after)).rows:
+        for run in runs:
+            found += yield from _trail(run)
+        after = runs[-1]["id"]
+    return found
+
+
+def _trail(run: Row) -> Script[list[Finding]]:
+    told = _Told(run)
+    after = -(2**63)
+    while lines := (yield _LINES(run=run["id"], after=after)).rows:
+        for line in lines:
+            told.add(line)
+        after = lines[-1]["seq"]
+    return [*told.found, *told.differences()]
+
+
+class _Told:
+    """What the facts of one run have told so far: how it ended, and how each of its rows did."""
+
+    def __init__(self, run: Row) -> None:
+        self.found: list[Finding] = []
+        self._run = run
+        self._run_ended = ""
+        self._ended: dict[str, str] = {}
+        self._status: dict[str, str] = {}
+
+    def add(self, line: Row) -> None:
+        if line["type"].startswith("Chain") and line["workflow_id"] is None:
+            self.found += self._of_run(line["type"], line["data"])
+        elif line["status"] is not None:
+            self.found += self._of_row(line["workflow_id"], line["status"], line["type"], line["data"])
+
+    def _of_run(self, kind: str, data: str) -> Iterator[Finding]:
+        run, ended = self._run["id"], self._run_ended
+        if kind not in ("ChainCreated", "ChainStarted", "ChainPaused", "ChainEnded"):
+            return
+        if ended:
+            yield Finding("I12", "E_FSCK_EVENTS", "chains", run, f"its facts say: {kind} after its end ({ended})")
+        if kind == "ChainEnded":
+            self._run_ended = ended = _decoded(data).get("status", "?")
+            if ended != self._run["status"]:
+                why = f"is {self._run['status']}, but its facts end with {ended}"
+                yield Finding("I12", "E_FSCK_EVENTS", "chains", run, why)
+
+    def _of_row(self, row: str, status: str, kind: str, data: str) -> Iterator[Finding]:
+        self._status[row] = status
+        ended = self._ended.get(row, "")
+        if ended and (kind.startswith("Step") or kind == GateFact.APPLIED):
+            why = "completed twice" if kind == "StepCompleted" and ended == "completed" else f"{kind} after its end"
+            yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"its facts say: {why} ({ended})")
+        self._ended[row] = _end_told(kind, data) or ended
+
+    def differences(self) -> Iterator[Finding]:
+        """Rows whose status is another one than their facts say."""
+        for row, status in self._status.items():
+            ended = self._ended[row]
+            if (ended or status in _ENDS.values()) and ended != status:
+                told = f"its facts end with {ended}" if ended else "no fact says so"
+                yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"is {status}, but {told}")
+
+
+def _end_told(kind: str, data: str) -> str:
+    if kind == GateFact.APPLIED:
+        status = _decoded(data).get("status", "")
+        return status if status in _ENDS.values() else ""
+    return _ENDS.get(kind, "")
+
+
+def _decoded(data: str) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, TypeError, UnicodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
