@@ -38,7 +38,7 @@ async def find_key(session: Session, key_sha256: str) -> Record | None:
 
 
 async def key_of_session(session: Session, session_sha256: str) -> Record | None:
-    """The key in use behind a session that nobody ended, or None."""
+    """The key in use behind a session that is still open, or None."""
     query = (
         sa.select(*_SHOWN)
         .join(sessions, sessions.c.key_id == api_keys.c.id)
@@ -66,7 +66,7 @@ async def end_session(session: Session, session_sha256: str) -> bool:
 
 
 async def any_key(session: Session) -> bool:
-    """Was a key ever made? Once one was, nobody gets in without: revoking the last one locks the door."""
+    """Was a key ever made? From then on every caller needs one: revoking the last key locks the door."""
     return await session.fetch_one(sa.select(api_keys.c.id).limit(1)) is not None
 
 

@@ -135,7 +135,7 @@ class FileBlobs:
     def open(self, digest: str, *, size: int | None = None, chunk: int = CHUNK) -> AsyncGenerator[bytes, None]:
         """The bytes in chunks of `chunk` bytes, checked at the end. Raises as `read` does.
 
-        The last chunk is held back until the digest is known to be right, so whoever got everything got the
+        The last chunk is held back until the digest is known to be right, so a reader of everything has the
         right bytes, and a damaged blob is always cut short. With `size`, another size is refused at once.
         """
         assert chunk > 0, "a chunk has at least one byte"
@@ -239,7 +239,7 @@ class FileBlobs:
     def collect(self, digest: str, before: int) -> bool:
         """Remove a blob that was not kept again since `before` (microseconds); False if it was. Blocks.
 
-        It is taken out of its place first and judged then: whoever keeps the same content meanwhile either
+        It is moved out of its place first and judged then: a writer that keeps the same content meanwhile either
         gave it a new time before, and it is put back, or finds the place empty and writes it anew.
         """
         path, aside = self.path(digest), self._temp()

@@ -14,7 +14,7 @@ def now() -> int:
 
 
 def since_boot() -> int:
-    """Microseconds since this host was started, its sleep included. Nobody can set this clock."""
+    """Microseconds since this host was started, its sleep included. This clock cannot be set."""
     if sys.platform == "linux":
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
     return time.monotonic_ns() // 1000
@@ -23,6 +23,6 @@ def since_boot() -> int:
 def new_id() -> str:
     """A UUIDv7: unique whatever the clock says, and near its neighbours in an index while it runs.
 
-    Ids are in the order of their making only while nobody sets the clock back.
+    Ids are ordered by time only while the clock is not set back.
     """
     return str(uuid_utils.uuid7())

@@ -1,6 +1,6 @@
 """How often the process that tried a step died on it, read from the audit trail.
 
-A try that ends leaves a line: it was recorded as over, tried again, decided about, or let go in good order. A
+A try that ends leaves a line: it ended, was retried, was decided about, or was released in good order. A
 start that is followed by none of these, only by the next start, was the end of its process.
 """
 
@@ -34,8 +34,8 @@ STARTS = Statement(
     .order_by(events.c.seq)
 )
 LET_GO = Statement(
-    # Once is enough: a run that cannot be gone on with is tried, and let go, again and again. One that another
-    # process has taken over meanwhile is not ours to let go.
+    # One line is enough: a run that cannot be resumed is claimed and released again and again. A run that another
+    # process has taken over meanwhile is not released by this one.
     sa.insert(events).from_select(
         ["chain_id", "type", "at", "data"],
         sa.select(chains.c.id, sa.literal(RELEASED), b("at"), sa.literal("{}")).where(

@@ -127,7 +127,7 @@ async def outermost(session: Session, chain_id: str) -> bool:
 
 
 async def cursor_of(session: Session, target_sha256: str) -> int:
-    """How far a receiver was told. One that was never seen before is told of what happens from now on."""
+    """The last line that a receiver of webhooks got. A new receiver starts after the last line there is."""
     query = sa.select(webhook_cursors.c.seq).where(webhook_cursors.c.target_sha256 == target_sha256)
     row = await session.fetch_one(query)
     if row is None:
@@ -142,7 +142,7 @@ async def cursor_of(session: Session, target_sha256: str) -> int:
 
 
 async def move_cursor(session: Session, target_sha256: str, seq: int) -> None:
-    """Note that a receiver was told everything up to `seq`; never back."""
+    """Move a receiver's cursor up to `seq`; never back."""
     change = sa.update(webhook_cursors).where(
         webhook_cursors.c.target_sha256 == target_sha256, webhook_cursors.c.seq < seq
     )

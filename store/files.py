@@ -76,7 +76,7 @@ class StoredFiles:
         return KeptFile(named, media, blob.size, blob.digest, path, small)
 
     async def _keep_bytes(self, data: bytes) -> tuple[Blob, bytes, bytes | None]:
-        """Bytes in hand: the blob, its beginning, and the bytes again if they belong into the database."""
+        """Keep bytes: the blob, its beginning, and the bytes again if they go into the database."""
         if len(data) <= INLINE:
             return Blob(hashlib.sha256(data).hexdigest(), len(data)), data[:HEAD], data
         return await self.blobs.put(data), data[:HEAD], None
@@ -94,7 +94,7 @@ class StoredFiles:
         return False
 
     def path_of(self, row: ArtifactRow) -> str | None:
-        """The path of the blob that holds an artifact\'s bytes; None for bytes in the database."""
+        """The path of the blob that holds an artifact's bytes; None for bytes in the database."""
         return None if row.size <= INLINE else str(self.blobs.path(row.digest))
 
     async def read_bytes(self, row: ArtifactRow) -> bytes:
@@ -165,7 +165,7 @@ async def _loaded(source: Path) -> bytes | Path:
 
 
 class _Peek:
-    """A stream whose beginning was looked at: small ones are had whole, larger ones go on as a stream."""
+    """A stream whose beginning was read: small ones are returned whole, larger ones stay a stream."""
 
     def __init__(self, source: AsyncIterator[bytes]) -> None:
         self._source = source

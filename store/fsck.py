@@ -28,7 +28,7 @@ from .runs import RunStore
 from .statements import Statement
 from .statements import param as b
 from .tables import artifacts, blobs, chains, metadata, workflows
-from .trails import trails
+from .trails import decisions, trails
 
 _AT_ONCE = 100  # files removed while the write lock is held
 
@@ -53,7 +53,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Snapshot:
-    """What one reading of the database told."""
+    """What one reading of the database found."""
 
     found: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -103,7 +103,7 @@ _NAMED = sa.select(artifacts.c.id, artifacts.c.sha256, artifacts.c.file_size, bl
 def _look(deep: bool) -> Script[_Snapshot]:
     snapshot = _Snapshot()
     checks: list[Check] = [inline_bytes] if deep else []
-    for check in (*checks, *ROW_CHECKS, trails):
+    for check in (*checks, *ROW_CHECKS, trails, decisions):
         snapshot.found += yield from _checked(check)
     snapshot.found += yield from _checked(lambda: _count(snapshot), "the counts")
     snapshot.found += yield from _checked(lambda: _name_files(snapshot), "the artifacts")
@@ -201,7 +201,7 @@ async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tu
             orphans.append((orphan, file.path))
         else:
             others.append((Finding("I9", "E_FSCK_TEMP", "files", where, "was left by an unfinished write"), file.path))
-    if young and not snapshot.running:  # nobody works who could be about to name them
+    if young and not snapshot.running:  # no run is working that could be about to name them
         others.append((_unnamed(young, snapshot), blobs.root))
     return orphans, others
 
@@ -244,7 +244,7 @@ def _changed(path: Path) -> int:
 async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
     """Switches and pointers set right, and bytes in the database removed that no row names.
 
-    Each mender tells the rows that it had to leave.
+    Each repair returns the rows that it had to leave.
     """
     menders: dict[str, Callable[[], Script[set[str]]]] = {
         "E_FSCK_LATEST": _mend_latest,

@@ -1,4 +1,4 @@
-"""The one place that closes gates, whoever asks: a person, an edit that approves, or the end of the time.
+"""The one place that closes gates: for a person, for an edit that approves, and when the time is over.
 
 A decision is one compare-and-set on a pending row: the first one recorded wins. The same transaction says
 what it does (`action`), marks the artifacts that the gate lists, adds a line to the audit trail, and leaves
@@ -37,7 +37,7 @@ OF_RUN = Statement(
 # ---- the end of the time
 #
 # A gate lasts as long as its policy says, whatever is done to the clock meanwhile: within the boot in which it
-# was asked, the time is what that clock would say if nobody had set it. After a reboot the time of day counts.
+# was asked, time is counted by a clock that cannot be set. After a reboot the time of day counts.
 
 
 def boot(at: int) -> tuple[str | None, int]:
@@ -249,11 +249,11 @@ def _clock(at: int) -> str:
     return f"at {datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-# ---- telling the owner
+# ---- what the owner of the run gets
 
 
 def as_request(gate: Row) -> Request:
-    """A decision as its run's owner is told of it. One without an action (a gate closed by hand) stops."""
+    """A decision, for the owner of its run. One without an action (a gate closed by hand) stops."""
     return Request(
         run_id=gate["chain_id"],
         kind="decision",

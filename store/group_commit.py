@@ -22,7 +22,7 @@ Record = Callable[[Sequence[Unit]], Awaitable[Sequence[Exception | None]]]
 class GroupCommit:
     """A queue of units, and the task that records them: all that are there at a time together.
 
-    `lock` is held while a batch is recorded; whoever else writes on the same connection takes it too.
+    `lock` is held while a batch is recorded; other writers on the same connection take it too.
     """
 
     def __init__(self, record: Record, lock: anyio.Lock, counts: Counts) -> None:

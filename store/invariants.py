@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 from towpath.values import REFERENCE, STORED_VALUE
 
@@ -24,7 +23,7 @@ from .backend import Row, Script
 from .clock import now
 from .definitions import FIND, elsewhere
 from .owners import parse
-from .statements import Statement, any_of
+from .statements import Statement
 from .statements import param as b
 from .tables import (
     approvals,
@@ -438,7 +437,7 @@ _OUTPUTS = {
 
 
 def values() -> Script[list[Finding]]:
-    """The files that the value of a completed row stands for are there."""
+    """The files that the value of a completed row refers to are there."""
     named: list[tuple[Row, str, int | None]] = []
 
     def collect(row: Row) -> Iterable[Finding]:
@@ -459,12 +458,12 @@ def _missing_output(row: Row, item: int | None, name: str) -> Script[list[Findin
     if item is not None:
         there = (yield _ITEM_ROW(run=row["chain_id"], step=row["step_id"], item=item)).first()
         holder = None if there is None else there["id"]
-    stands = f"its value stands for the file {name}, which"
+    refers = f"its value refers to the file {name}, which"
     if (yield _OUTPUTS["artifacts"](row=holder, output=name)).rows:
         return []
     if (yield _OUTPUTS["artifact_deletions"](row=holder, output=name)).rows:
-        return [Finding("I7", "E_FSCK_VALUE", "workflows", row["id"], f"{stands} somebody deleted", note=True)]
-    return [Finding("I7", "E_FSCK_VALUE", "workflows", row["id"], f"{stands} is not there")]
+        return [Finding("I7", "E_FSCK_VALUE", "workflows", row["id"], f"{refers} was deleted", note=True)]
+    return [Finding("I7", "E_FSCK_VALUE", "workflows", row["id"], f"{refers} is not there")]
 
 
 def _named_in(value: Any) -> Iterator[tuple[str, int | None]]:
@@ -499,7 +498,7 @@ def owners() -> Script[list[Finding]]:
             continue  # `json_columns` reports it
         owner = parse(row["owner"])
         if owner is None or owner.left(row["lease_until"] or 0, now()) < 0:
-            who = "nobody works on it" if owner is None else f"it was left by {owner}"
+            who = "no process works on it" if owner is None else f"it was left by {owner}"
             why = f"{who}: `towpath resume {row['id']}`"
             found.append(Finding("I13", "E_FSCK_LEFT", "chains", row["id"], why, note=True))
     return found
@@ -517,7 +516,7 @@ _APPROVALS = (
     ),
     (
         "workflows",
-        "waits for an approval that nobody was asked for",
+        "waits for an approval that was never requested",
         sa.select(workflows.c.id).where(
             workflows.c.status == StepStatus.WAITING_APPROVAL,
             workflows.c.item_count.is_(None),
@@ -537,7 +536,7 @@ _APPROVALS = (
     ),
     (
         "approvals",
-        "its row is over, but nobody acted on the decision",
+        "its row is over, but the decision was not acted on",
         sa.select(approvals.c.id)
         .join(workflows, workflows.c.id == approvals.c.workflow_id)
         .join(chains, chains.c.id == workflows.c.chain_id)
@@ -550,57 +549,16 @@ _APPROVALS = (
     ),
 )
 _WRONG_APPROVALS = [(table, why, Statement(select)) for table, why, select in _APPROVALS]
-_DECISIONS = sa.select(events.c.seq, events.c.type, events.c.data).where(
-    events.c.type.in_((GateFact.RECORDED, GateFact.TIMED_OUT, GateFact.APPLIED))
-)
-_ACTIONS = Statement(sa.select(approvals.c.id, approvals.c.action).where(any_of(approvals.c.id, "approvals")))
-_COMES_TO = {
-    GateAction.APPROVE: (StepStatus.COMPLETED,),
-    GateAction.SKIP: (StepStatus.SKIPPED,),
-    GateAction.REGENERATE: (StepStatus.EXECUTING, StepStatus.FAILED),
-}
 
 
 def gates() -> Script[list[Finding]]:
     found = []
     for table, why, wrong in _WRONG_APPROVALS:
-        found += [_approval(table, row["id"], why) for row in (yield wrong()).rows]
+        found += [approval_finding(table, row["id"], why) for row in (yield wrong()).rows]
     return found
 
 
-def gate_trails() -> Script[list[Finding]]:
-    """Each gate is decided once and acted on once, and what the run did is what was decided."""
-    told: dict[tuple[str, bool], int] = {}
-    applied: list[tuple[str, str]] = []
-
-    def collect(row: Row) -> Iterable[Finding]:
-        data = msgspec.json.decode(row["data"]) if _is_json(row["data"]) else {}
-        gate, acted = data.get("approval") if isinstance(data, dict) else None, row["type"] == GateFact.APPLIED
-        if gate is not None:
-            told[gate, acted] = told.get((gate, acted), 0) + 1
-            applied.extend([(gate, data.get("status", ""))] if acted else [])
-        return ()
-
-    yield from each(_DECISIONS, events.c.seq, -(2**63), collect)
-    twice = "its facts tell of two decisions, or of one that was acted on twice"
-    found = [_approval("approvals", gate, twice) for (gate, _), many in told.items() if many > 1]
-    for start in range(0, len(applied), PAGE):
-        found += yield from _other_decisions(applied[start : start + PAGE])
-    return found
-
-
-def _other_decisions(applied: list[tuple[str, str]]) -> Script[list[Finding]]:
-    rows = (yield _ACTIONS(approvals=sorted({gate for gate, _ in applied}))).rows
-    actions = {row["id"]: row["action"] for row in rows}
-    why = "the run acted on another decision than the one recorded"
-    return [
-        _approval("approvals", gate, why)
-        for gate, status in applied
-        if gate in actions and status not in _COMES_TO.get(actions[gate], (StepStatus.FAILED,))
-    ]
-
-
-def _approval(table: str, row: str, why: str) -> Finding:
+def approval_finding(table: str, row: str, why: str) -> Finding:
     return Finding("I14", "E_FSCK_APPROVAL", table, row, why)
 
 
@@ -621,5 +579,4 @@ ROW_CHECKS: tuple[Check, ...] = (
     values,
     owners,
     gates,
-    gate_trails,
 )

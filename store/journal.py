@@ -173,7 +173,7 @@ _DELIVERED = Statement(
 
 
 def _close_gates(where: sa.ColumnElement[bool]) -> Statement:
-    """Close gates that nobody can act on any more. A decision that came too late stays on record."""
+    """Close gates that no owner can act on any more. A decision that came too late stays on record."""
     return Statement(
         sa.update(approvals)
         .where(where, approvals.c.delivered == 0)
@@ -189,7 +189,7 @@ def _close_gates(where: sa.ColumnElement[bool]) -> Statement:
 _CLOSE_GATES = _close_gates(approvals.c.workflow_id == b("row"))
 _LEVEL = Statement(
     sa.update(chains)
-    # Several processes may work on a run's steps: whoever comes late to say so does not turn it back.
+    # Several processes may work on a run's steps: a late one does not turn the level back.
     .where(chains.c.id == b("run"), chains.c.current_level < b("level"))
     .values(current_level=b("level"), updated_at=b("at"))
 )

@@ -2,7 +2,7 @@
 
 An owner is named by host, boot, process and the process's start time, so that a dead owner on the same
 host is recognised at once; elsewhere its lease has to run out. On the owner's host a lease lasts by the
-clock that nobody can set, which all processes of a boot share; other hosts have the time of day.
+clock that cannot be set, which all processes of a boot share; other hosts have the time of day.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEASE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, told apart from all others that ever ran on any host."""
+    """A process, distinct from all others that ever ran on any host."""
 
     host: str
     boot: str

@@ -362,7 +362,7 @@ sessions = sa.Table(
 )
 
 webhook_cursors = sa.Table(
-    # How far in `events` the receiver at an address (its SHA-256: addresses may hold secrets) was told.
+    # How far in `events` the receiver at an address (its SHA-256: addresses may hold secrets) has read.
     "webhook_cursors",
     metadata,
     sa.Column("target_sha256", sa.Text, primary_key=True),

@@ -1,20 +1,21 @@
-"""I12: what the audit trail says of runs and their rows, against the status that the rows have. Scripts."""
+"""What the audit trail says, against the rows: I12 of runs and steps, I14 of decisions at gates. Scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from towpath.events import GateFact
+from towpath.model import GateAction, StepStatus
 
 from .backend import Row, Script
-from .invariants import PAGE, Finding
-from .statements import Statement
+from .invariants import PAGE, Finding, approval_finding, each
+from .statements import Statement, any_of
 from .statements import param as b
-from .tables import chains, events, workflows
+from .tables import approvals, chains, events, workflows
 
 _ENDS = {
     "StepCompleted": "completed",
@@ -47,17 +48,17 @@ def trails() -> Script[list[Finding]]:
 
 
 def _trail(run: Row) -> Script[list[Finding]]:
-    told = _Told(run)
+    facts = _Facts(run)
     after = -(2**63)
     while lines := (yield _LINES(run=run["id"], after=after)).rows:
         for line in lines:
-            told.add(line)
+            facts.add(line)
         after = lines[-1]["seq"]
-    return [*told.found, *told.differences()]
+    return [*facts.found, *facts.differences()]
 
 
-class _Told:
-    """What the facts of one run have told so far: how it ended, and how each of its rows did."""
+class _Facts:
+    """What the facts of one run say so far: how it ended, and how each of its rows did."""
 
     def __init__(self, run: Row) -> None:
         self.found: list[Finding] = []
@@ -90,18 +91,18 @@ class _Told:
         if ended and (kind.startswith("Step") or kind == GateFact.APPLIED):
             why = "completed twice" if kind == "StepCompleted" and ended == "completed" else f"{kind} after its end"
             yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"its facts say: {why} ({ended})")
-        self._ended[row] = _end_told(kind, data) or ended
+        self._ended[row] = _end_of(kind, data) or ended
 
     def differences(self) -> Iterator[Finding]:
         """Rows whose status is another one than their facts say."""
         for row, status in self._status.items():
             ended = self._ended[row]
             if (ended or status in _ENDS.values()) and ended != status:
-                told = f"its facts end with {ended}" if ended else "no fact says so"
-                yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"is {status}, but {told}")
+                last = f"its facts end with {ended}" if ended else "no fact says so"
+                yield Finding("I12", "E_FSCK_EVENTS", "workflows", row, f"is {status}, but {last}")
 
 
-def _end_told(kind: str, data: str) -> str:
+def _end_of(kind: str, data: str) -> str:
     if kind == GateFact.APPLIED:
         status = _decoded(data).get("status", "")
         return status if status in _ENDS.values() else ""
@@ -114,3 +115,48 @@ def _decoded(data: str) -> dict[str, Any]:
     except (msgspec.DecodeError, TypeError, UnicodeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# ---- decisions
+
+_DECISIONS = sa.select(events.c.seq, events.c.type, events.c.data).where(
+    events.c.type.in_((GateFact.RECORDED, GateFact.TIMED_OUT, GateFact.APPLIED))
+)
+_ACTIONS = Statement(sa.select(approvals.c.id, approvals.c.action).where(any_of(approvals.c.id, "approvals")))
+_COMES_TO = {
+    GateAction.APPROVE: (StepStatus.COMPLETED,),
+    GateAction.SKIP: (StepStatus.SKIPPED,),
+    GateAction.REGENERATE: (StepStatus.EXECUTING, StepStatus.FAILED),
+}
+
+
+def decisions() -> Script[list[Finding]]:
+    """Each gate is decided once and acted on once, and what the run did is what was decided."""
+    seen: dict[tuple[str, bool], int] = {}
+    applied: list[tuple[str, str]] = []
+
+    def collect(row: Row) -> Iterable[Finding]:
+        data, acted = _decoded(row["data"]), row["type"] == GateFact.APPLIED
+        gate = data.get("approval")
+        if gate is not None:
+            seen[gate, acted] = seen.get((gate, acted), 0) + 1
+            applied.extend([(gate, data.get("status", ""))] if acted else [])
+        return ()
+
+    yield from each(_DECISIONS, events.c.seq, -(2**63), collect)
+    twice = "its facts hold two decisions, or one that was acted on twice"
+    found = [approval_finding("approvals", gate, twice) for (gate, _), many in seen.items() if many > 1]
+    for start in range(0, len(applied), PAGE):
+        found += yield from _other_decisions(applied[start : start + PAGE])
+    return found
+
+
+def _other_decisions(applied: list[tuple[str, str]]) -> Script[list[Finding]]:
+    rows = (yield _ACTIONS(approvals=sorted({gate for gate, _ in applied}))).rows
+    actions = {row["id"]: row["action"] for row in rows}
+    why = "the run acted on another decision than the one recorded"
+    return [
+        approval_finding("approvals", gate, why)
+        for gate, status in applied
+        if gate in actions and status not in _COMES_TO.get(actions[gate], (StepStatus.FAILED,))
+    ]

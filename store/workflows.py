@@ -164,7 +164,7 @@ async def update_workflow_status(
 
 
 async def _log_status(session: Session, row: Row, status: StepStatus, at: int) -> None:
-    """The audit trail of a run has a line for every change of status, whoever made it."""
+    """The audit trail of a run has a line for every change of status."""
     if row["chain_id"] is not None:
         data = event_log.about_step(row["step_id"], row["item_index"])
         await session.note(event_log.line(row["chain_id"], row["id"], transitions.STEP_FACTS[status], at, data))

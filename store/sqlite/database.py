@@ -103,7 +103,7 @@ class SqliteDatabase:
     async def close(self) -> None:
         """Let queued writes finish, fold the log into the file, close every connection and thread.
 
-        Folding waits for no lock: what is left in the log is folded by whoever writes or closes next.
+        Folding waits for no lock: what is left in the log is folded by the next writer.
         """
         with anyio.CancelScope(shield=True):
             self._closing = True

@@ -1,4 +1,4 @@
-"""From a driver's exception to an error of ours. No SQL exception leaves `towpath.store`."""
+"""From an exception of SQLite to a StoreFailed. No SQL exception leaves `towpath.store`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def is_stopped(pid: int) -> bool:
 def lock_holders(path: Path) -> list[int]:
     """Processes that hold a write lock on SQLite's shared-memory file, as the kernel lists them.
 
-    Linux only (/proc/locks); elsewhere, or where the list cannot be read, nobody is known.
+    Linux only (/proc/locks); elsewhere, or where the list cannot be read, the answer is empty.
     """
     try:
         inode = os.stat(f"{path}-shm").st_ino

@@ -12,7 +12,7 @@ _PERMISSIONS = "check the permissions of the file and its folder, or name anothe
 
 
 def there(path: Path) -> bool:
-    """Is there a file with something in it? An empty one is a store that nobody made yet."""
+    """Is there a file with something in it? An empty one is a store that is still to be made."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -43,7 +43,7 @@ def prepare(path: Path) -> None:
 
 
 def readonly(path: Path) -> StoreFailed:
-    """The error of whoever wants to write where that cannot be."""
+    """The error for a write where writing is not possible."""
     return StoreFailed("E_DB_READONLY", f"{path.name} cannot be written", cure=_PERMISSIONS)
 
 
@@ -53,9 +53,9 @@ def to_write(path: Path) -> str:
 
 
 def to_look(path: Path) -> str:
-    """What `databases` opens to look only (with `uri=True`), whoever may write there.
+    """What `databases` opens only to read (with `uri=True`).
 
-    Where the log beside the file cannot be made, the file is taken as it is (`immutable`): nobody writes to
+    Where the log beside the file cannot be made, the file is read as it is (`immutable`): no process writes to
     it from here. Raises StoreFailed (E_DB_READONLY) if there is a log that cannot be read in its place.
     """
     return f"sqlite:///{quote(f'file:{quote(str(path))}?{_mode(path)}')}"
@@ -79,7 +79,7 @@ def _mode(path: Path) -> str:
 def _writable(path: Path) -> bool:
     """May this process write the file, and the log that SQLite keeps beside it?"""
     try:
-        marked = not path.stat().st_mode & 0o222  # root may write it all the same, but somebody said not to
+        marked = not path.stat().st_mode & 0o222  # root may write it all the same, but its mode says not to
     except OSError:
         return False
     return not marked and os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
