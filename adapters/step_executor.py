@@ -24,7 +24,7 @@ from towpath.steps import Step
 from towpath.user_code import call_step
 from towpath.values import copied
 
-from .comfyui.tries import Record, WorkflowTry
+from .comfyui.workflow_try import Record, WorkflowTry
 from .slots import ServerSlots, Slots
 from .telemetry import Spans
 

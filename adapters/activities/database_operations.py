@@ -23,7 +23,7 @@ from towpath.store import (
     update_workflow_status,
 )
 
-from .stores import known_workflow, opened
+from .opened_store import known_workflow, opened
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from towpath.store import Record, RunStore, create_artifact, get_artifacts_by_wo
 
 from .server_access import Servers, reach, server_settings
 from .server_outputs import Entry, Output, read_outputs
-from .stores import known_workflow, opened
+from .opened_store import known_workflow, opened
 
 _log = guarded_logger("towpath.activities")
 

@@ -12,7 +12,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from towpath.adapters.comfyui.downloads import Limits
-from towpath.adapters.comfyui.names import upload_name
+from towpath.adapters.comfyui.file_names import upload_name
 from towpath.adapters.comfyui.pool import Member
 from towpath.adapters.comfyui.uploads import FOLDER, Target, send_all, upload_patiently
 from towpath.artifact import Artifact
@@ -35,7 +35,7 @@ from .download_artifacts import opened_output
 from .landing import land
 from .server_access import Servers, reach, server_settings
 from .server_outputs import Entry, Output, read_outputs
-from .stores import known_workflow, opened
+from .opened_store import known_workflow, opened
 
 LATEST = ["latest"]
 

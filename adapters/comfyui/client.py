@@ -14,7 +14,7 @@ import anyio
 from towpath.errors import PromptFailed, ServerFailed
 
 from .connection import Connection
-from .names import folder_type, subfolder
+from .file_names import folder_type, subfolder
 from .replies import (
     PromptState,
     Record,

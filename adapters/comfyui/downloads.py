@@ -17,7 +17,7 @@ from towpath.media import HEAD, media_of_bytes, media_of_name
 
 from .connection import CHUNK, Connection
 from .endings import Ended, Ending
-from .names import display_name, folder_type, subfolder
+from .file_names import display_name, folder_type, subfolder
 from .replies import OutputFile
 
 MAX_FILE = 64 * 1024**3  # bytes

@@ -19,7 +19,7 @@ from .connection import Patience
 from .parameters import check_parameters
 from .pool import Need, Seat, ServerPool, need_of
 from .servers import Server
-from .tries import WorkflowTry
+from .workflow_try import WorkflowTry
 from .workflow_files import Workflow, read_workflow
 from .workflow_run import Rules, WorkflowRunner
 

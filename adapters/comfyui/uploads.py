@@ -17,9 +17,9 @@ from towpath.model import ArtifactApproval, ErrorInfo, TransferStatus
 from towpath.ports import Store
 
 from .client import ComfyClient
-from .names import upload_name
+from .file_names import upload_name
 from .pool import Member
-from .tries import Record
+from .workflow_try import Record
 
 FOLDER = "towpath"  # where our files are in a server's input folder
 AT_ONCE = 4  # uploads to one server by one step

@@ -33,7 +33,7 @@ from .pool import PROBE, Member, ServerPool
 from .progress_socket import Heard
 from .replies import OutputFile, Outputs, PromptState, Record, failed_prompt, outputs_of
 from .tracking import follow, listening
-from .tries import WorkflowTry
+from .workflow_try import WorkflowTry
 from .uploads import Target, send_all
 from .workflow_files import Workflow
 
