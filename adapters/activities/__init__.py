@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .download_artifacts_db import download_and_store_artifacts as download_and_store_artifacts
     from .execute_workflow import execute_and_track_workflow as execute_and_track_workflow
     from .execution_log import create_execution_log as create_execution_log
-    from .select_server import select_best_server as select_best_server
+    from .server_access import select_best_server as select_best_server
     from .server_outputs import get_server_output_files as get_server_output_files
     from .transfer_artifacts import transfer_artifacts_from_storage as transfer_artifacts_from_storage
     from .transfer_artifacts import transfer_outputs_to_input as transfer_outputs_to_input
@@ -46,7 +46,7 @@ _MODULES = {
     "get_server_output_files": "server_outputs",
     "get_workflow_artifacts": "database_operations",
     "resolve_chain_templates": "chain_templates",
-    "select_best_server": "select_server",
+    "select_best_server": "server_access",
     "transfer_artifacts_from_storage": "transfer_artifacts",
     "transfer_outputs_to_input": "transfer_artifacts",
     "update_chain_status_activity": "database_operations",

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from towpath.adapters.comfyui import execution_log
-from towpath.adapters.comfyui.replies import PromptState, Record, failed_prompt, history_record
+from towpath.adapters.comfyui.replies import PromptRecord, PromptState, failed_prompt, history_record
 from towpath.adapters.settings import settle
 from towpath.errors import StoreFailed
 from towpath.media import safe_filename
@@ -52,7 +52,7 @@ async def create_execution_log(
     return str(log.path)
 
 
-def _lines(record: Record) -> Iterator[Line]:
+def _lines(record: PromptRecord) -> Iterator[Line]:
     for kind, data in record.messages:
         if kind == "execution_cached":
             for node in data.get("nodes") or ():

@@ -16,8 +16,8 @@ from towpath.errors import PromptFailed, ServerFailed
 from .connection import Connection
 from .file_names import folder_type, subfolder
 from .replies import (
+    PromptRecord,
     PromptState,
-    Record,
     history_record,
     job_record,
     job_state,
@@ -78,11 +78,11 @@ class ComfyClient:
         while True:
             try:
                 status, reply = await self.connection.answer(
-                    "POST", "/prompt", body=body, accept=frozenset({200, 400}), patient=False
+                    "POST", "/prompt", body=body, accept=frozenset({200, 400}), retry=False
                 )
             except ServerFailed as error:
                 waited = anyio.current_time() - began
-                if not error.retryable or waited >= self.connection.longest(error):
+                if not error.retryable or waited >= self.connection.retry_seconds(error):
                     raise
                 if await self.state(prompt_id) is not PromptState.UNKNOWN:
                     return Sent(prompt_id)
@@ -119,11 +119,11 @@ class ComfyClient:
         record = history_record(await self.connection.json("GET", f"/history/{prompt_id}"), prompt_id)
         return PromptState.UNKNOWN if record is None else record.state
 
-    async def record(self, prompt_id: str) -> Record | None:
+    async def record(self, prompt_id: str) -> PromptRecord | None:
         """What came of a prompt that is over; None if the server has no record (yet)."""
         return history_record(await self.connection.json("GET", f"/history/{prompt_id}"), prompt_id)
 
-    async def last_word(self, prompt_id: str) -> Record | None:
+    async def last_word(self, prompt_id: str) -> PromptRecord | None:
         """What the jobs route still says of a prompt that is gone from history."""
         if not await self._has_jobs():
             return None
@@ -167,9 +167,9 @@ class ComfyClient:
             "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(head) + size + len(tail)),
         }
-        await self.connection.rest.wait()
+        await self.connection.backoff.wait()
         content = _framed(head, chunks(), tail)
-        seconds = self.connection.patience.reply + size / SLOWEST
+        seconds = self.connection.timeouts.reply + size / SLOWEST
         try:
             with anyio.fail_after(seconds):
                 async with self.connection.open("POST", "/upload/image", content=content, headers=headers) as response:
@@ -206,13 +206,13 @@ class ComfyClient:
         """Is a file of that name and size in the server's input folder? If it does not say so, it is not."""
         below, _, filename = name.rpartition("/")
         params = {"filename": filename, "subfolder": below, "type": "input"}
-        await self.connection.rest.wait()
+        await self.connection.backoff.wait()
         try:
-            with anyio.fail_after(self.connection.patience.reply):
+            with anyio.fail_after(self.connection.timeouts.reply):
                 async with self.connection.open("HEAD", "/view", params=params) as response:
                     return response.status_code == 200 and response.headers.get("content-length") == str(size)
         except TimeoutError:
-            self.connection.rest.failed()
+            self.connection.backoff.failed()
         except ServerFailed as error:
             if not error.retryable:
                 raise
@@ -229,8 +229,8 @@ class ComfyClient:
 
     async def health(self) -> Health:
         """Version, queue and memory, asked once, without patience."""
-        stats = await self.connection.json("GET", "/system_stats", patient=False)
-        queue = await self.connection.json("GET", "/prompt", patient=False)
+        stats = await self.connection.json("GET", "/system_stats", retry=False)
+        queue = await self.connection.json("GET", "/prompt", retry=False)
         self._version = _version(stats)
         found = stats.get("devices") if isinstance(stats, dict) else None
         devices = [d for d in found if isinstance(d, dict)] if isinstance(found, list) else []
@@ -255,7 +255,7 @@ class ComfyClient:
 
     async def free_memory(self) -> None:
         """Let the server drop its models and its cache after the current prompt."""
-        await self.connection.json("POST", "/free", body={"unload_models": True, "free_memory": True}, patient=False)
+        await self.connection.json("POST", "/free", body={"unload_models": True, "free_memory": True}, retry=False)
 
     async def _has_jobs(self) -> bool:
         return not self._no_jobs and await self.version() >= JOBS_SINCE

@@ -1,7 +1,7 @@
-"""Requests to one ComfyUI server: headers, limits, deadlines, redirects, and patience when it is busy.
+"""Requests to one ComfyUI server: headers, limits, deadlines, redirects, and timeouts when it is busy.
 
 A server that answers 503, or nothing at all, is not a failed job. Requests that may be repeated are repeated
-for as long as `Patience` says; while a server is in trouble everybody waits and one request at a time tries.
+for as long as `Timeouts` says; while a server is in trouble everybody waits and one request at a time tries.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COOKIES = 50  # a server that sets more than that is not right
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long to wait for what, in seconds.
 
     `unreachable` is for a server that refuses connections, `silent` for one that takes them and does not
@@ -58,7 +58,7 @@ class Patience:
     download: float = 3600.0
 
 
-class Rest:
+class Backoff:
     """A server in trouble: all tasks wait together, one at a time tries again, ever more slowly."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Rest:
         wait = min(5.0, 0.25 * 2.0 ** min(self.failures, 8)) * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
         self._until = now + max(wait, retry_after or 0.0)
 
-    def well(self) -> None:
+    def succeeded(self) -> None:
         """It answered."""
         self._trying = False
         if self.failures:
@@ -97,7 +97,7 @@ class Rest:
             self._over.set()
             self._over = anyio.Event()
 
-    def gave_up(self) -> None:
+    def released(self) -> None:
         """Whoever tried went away without an answer; the next one may."""
         self._trying = False
 
@@ -130,11 +130,11 @@ class Connection:
     Raises InputInvalid (E_SERVER_CONFIG) if the file of authorities that the server names cannot be read.
     """
 
-    def __init__(self, server: Server, patience: Patience | None = None) -> None:
+    def __init__(self, server: Server, timeouts: Timeouts | None = None) -> None:
         self.server = server
-        self.patience = patience or Patience()
-        self.rest = Rest()
-        wait = self.patience
+        self.timeouts = timeouts or Timeouts()
+        self.backoff = Backoff()
+        wait = self.timeouts
         verify = tls_context(server) or False
         transport = httpx.AsyncHTTPTransport(
             verify=verify,
@@ -173,7 +173,7 @@ class Connection:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         accept: frozenset[int] = frozenset({200}),
-        patient: bool = True,
+        retry: bool = True,
     ) -> Any:
         """The decoded reply of a request; with `patient` it is repeated while the server is in trouble.
 
@@ -181,7 +181,7 @@ class Connection:
             ServerFailed: E_SERVER_UNREACHABLE, E_SERVER_TIMEOUT, E_SERVER_BUSY, E_SERVER_AUTH, E_SERVER_TLS,
                 E_SERVER_STATUS, E_REPLY_JSON, E_REPLY_TOO_LARGE, E_REPLY_PROTOCOL, E_URL_…, E_TOO_MANY_REDIRECTS.
         """
-        _, data = await self.answer(method, path, params=params, body=body, accept=accept, patient=patient)
+        _, data = await self.answer(method, path, params=params, body=body, accept=accept, retry=retry)
         return data
 
     async def answer(
@@ -192,7 +192,7 @@ class Connection:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         accept: frozenset[int] = frozenset({200}),
-        patient: bool = True,
+        retry: bool = True,
     ) -> tuple[int, Any]:
         """Like `json`, with the status. Only statuses in `accept` are answers.
 
@@ -201,11 +201,11 @@ class Connection:
         content = None if body is None else msgspec.json.encode(body)
         began = anyio.current_time()
         while True:
-            await self.rest.wait()
+            await self.backoff.wait()
             try:
                 return await self._once(method, path, params, content, accept)
             except ServerFailed as error:
-                if not patient or not error.retryable or anyio.current_time() - began >= self.longest(error):
+                if not retry or not error.retryable or anyio.current_time() - began >= self.retry_seconds(error):
                     raise
 
     async def _once(
@@ -213,11 +213,11 @@ class Connection:
     ) -> tuple[int, Any]:
         headers = {} if content is None else {"Content-Type": "application/json"}
         try:
-            with anyio.fail_after(self.patience.reply):
+            with anyio.fail_after(self.timeouts.reply):
                 async with self.open(method, path, params=params, content=content, headers=headers) as response:
                     raw = await self.whole(response, accept)
         except TimeoutError:
-            raise self.too_late(self.patience.reply) from None
+            raise self.too_late(self.timeouts.reply) from None
         if response.status_code == 200:
             return 200, self.decoded(raw, response)
         with suppress(ServerFailed):
@@ -251,7 +251,7 @@ class Connection:
 
     def too_late(self, seconds: float) -> ServerFailed:
         """The error for a reply that is not there in time."""
-        self.rest.failed()
+        self.backoff.failed()
         return self.error("E_SERVER_TIMEOUT", f"no whole answer within {seconds:g} s")
 
     def decoded(self, raw: bytes, response: httpx.Response) -> Any:
@@ -267,9 +267,9 @@ class Connection:
             kind = response.headers.get("content-type", "")
             raise self.error("E_REPLY_JSON", f"its answer is not JSON: {error}", found=kind, retryable=False) from None
 
-    def longest(self, error: ServerFailed) -> float:
+    def retry_seconds(self, error: ServerFailed) -> float:
         """Seconds to go on trying after an error of this kind."""
-        wait = self.patience
+        wait = self.timeouts
         waits = {"E_SERVER_UNREACHABLE": wait.unreachable, "E_SERVER_BUSY": wait.busy}
         waits |= dict.fromkeys(("E_SERVER_STATUS", "E_REPLY_PROTOCOL"), wait.broken)
         return waits.get(error.code, wait.silent)
@@ -308,7 +308,7 @@ class Connection:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError) as error:
             raise self._trouble(error) from None
         except BaseException:
-            self.rest.gave_up()
+            self.backoff.released()
             raise
 
     def _redirected(self, method: str, url: str, response: httpx.Response) -> str:
@@ -319,11 +319,11 @@ class Connection:
     def _note(self, response: httpx.Response) -> None:
         """Everybody learns from every answer whether the server is well."""
         if response.status_code in _BUSY:
-            self.rest.failed(_retry_after(response))
+            self.backoff.failed(_retry_after(response))
         elif response.status_code >= 500:
-            self.rest.failed()
+            self.backoff.failed()
         else:
-            self.rest.well()
+            self.backoff.succeeded()
         told = len(response.headers.get_list("set-cookie"))
         if max(told, len(self._http.cookies.jar)) > _COOKIES:
             self._http.cookies.clear()
@@ -344,22 +344,22 @@ class Connection:
 
     def _trouble(self, error: Exception) -> ServerFailed:
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-            self.rest.gave_up()  # what these say may hold a header or an address
+            self.backoff.released()  # what these say may hold a header or an address
             return self.error(
                 "E_REPLY_PROTOCOL", f"a request that cannot be sent: {type(error).__name__}", retryable=False
             )
         tls = _tls_problem(error)
         if tls:
-            self.rest.gave_up()
+            self.backoff.released()
             cure = "`verify` of the server in towpath.toml names the file of its authority"
             return self.error("E_SERVER_TLS", f"no trusted connection: {tls}", cure=cure, retryable=False)
-        self.rest.failed()
+        self.backoff.failed()
         if isinstance(error, httpx.RemoteProtocolError) and not _broke_off(error):
             return self.error("E_REPLY_PROTOCOL", f"it does not speak HTTP: {str(error)[:200]}")
         if str(error).startswith("Server disconnected without"):
             return self.error("E_SERVER_TIMEOUT", "it hung up without an answer")
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-            return self.error("E_SERVER_TIMEOUT", f"it said nothing for {self.patience.read:g} s")
+            return self.error("E_SERVER_TIMEOUT", f"it said nothing for {self.timeouts.read:g} s")
         if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
             return self.error("E_SERVER_LOST", "the connection broke")
         return self.error("E_SERVER_UNREACHABLE", f"it cannot be reached: {str(error) or type(error).__name__}")

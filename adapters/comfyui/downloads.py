@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,13 +13,15 @@ import anyio
 import httpx
 
 from towpath.errors import ServerFailed
-from towpath.media import HEAD, media_of_bytes, media_of_name
+from towpath.media import HEAD, extension, media_of_bytes, media_of_name
 
+from .concurrency import map_all
 from .connection import CHUNK, Connection
 from .endings import Ended, Ending
 from .file_names import display_name, folder_type, subfolder
 from .replies import OutputFile
 
+AT_ONCE = 4  # downloads of one prompt at the same time
 MAX_FILE = 64 * 1024**3  # bytes
 DOWNLOAD_SECONDS = 3600.0
 RESUMES = 3  # broken connections in a row without a new byte before a download is given up
@@ -39,7 +41,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that is on its way: its name for people, its media type, and its bytes, to be read once."""
+    """A file that is being downloaded: its name for people, its media type, and its bytes, to be read once.
+
+    If the server's name is not fit for people, `filename` is `node-<node id>` and `refused_name` is the code that
+    says why.
+    """
 
     filename: str
     media_type: str
@@ -47,28 +53,64 @@ class Download:
     refused_name: str = ""
 
 
-async def download(
-    connection: Connection, file: OutputFile, limits: Limits, fallback: str
-) -> AsyncGenerator[Download, None]:
-    """Yields one `Download` and closes its connection afterwards: `async with aclosing(download(…)) as one`.
+Keep = Callable[[OutputFile, Download], Awaitable[T]]
 
-    A name that is not fit for people is replaced by `fallback`; `refused_name` is the code that says why.
+
+async def bring_all(
+    connection: Connection,
+    files: Sequence[OutputFile],
+    keep: Keep[T],
+    limits: Limits,
+    *,
+    failed: Callable[[OutputFile, ServerFailed], T] | None = None,
+) -> list[T]:
+    """Download files, 4 at a time, and give each to `keep`; returns its results in the order of `files`.
+
+    `failed` returns the result for a file that cannot be downloaded. Without it the first error cancels the other
+    downloads.
+
+    Raises:
+        ServerFailed: as `download`. Whatever `keep` and `failed` raise.
+    """
+
+    async def bring(file: OutputFile) -> T:
+        try:
+            async with download(connection, file, limits) as one:
+                return await keep(file, one)
+        except ServerFailed as error:
+            if failed is None:
+                raise
+            return failed(file, error)
+
+    return await map_all(bring, files, AT_ONCE)
+
+
+@asynccontextmanager
+async def download(connection: Connection, file: OutputFile, limits: Limits) -> AsyncGenerator[Download, None]:
+    """Open a file of a server. Its connection is closed with the context.
 
     Raises:
         ServerFailed: E_DOWNLOAD_INCOMPLETE, E_DOWNLOAD_UNVERIFIED, E_DOWNLOAD_PROTOCOL, E_DOWNLOAD_TOO_LARGE,
             E_DOWNLOAD_TIMEOUT, E_DOWNLOAD_ENCODING, E_OUTPUT_MISSING, E_OUTPUT_REFUSED, E_ARTIFACT_EMPTY,
             E_ARTIFACT_TYPE, E_SUBFOLDER, E_FOLDER_TYPE, E_NAME_UNICODE, E_SERVER_…; also while the chunks are read.
     """
-    where = place_of(file)
-    name, refused = shown_name(file, fallback)
-    async with aclosing(_body(connection, where, limits)) as body:
-        head, rest = await _peeked(body)
+    if file.text is not None:
+        yield Download(f"node-{file.node}.txt", "text/plain", _text(file.text))
+        return
+    query = _query(file)
+    name, refused = shown_name(file)
+    async with aclosing(_body(connection, query, limits)) as body:
+        head, chunks = await _peeked(body)
         media = content_type(name, head)
-        yield Download(name, media, rest, refused)
+        yield Download(f"{name}{extension(media)}" if refused else name, media, chunks, refused)
 
 
-def place_of(file: OutputFile) -> dict[str, str]:
-    """The query of `/view` for a file. What the server said is only ever sent back to it.
+async def _text(text: str) -> AsyncIterator[bytes]:
+    yield text.encode("utf-8", "replace")
+
+
+def _query(file: OutputFile) -> dict[str, str]:
+    """The query of `/view` for a file. The server's words are only ever sent back to that server.
 
     Raises ServerFailed: E_SUBFOLDER, E_FOLDER_TYPE, E_NAME_TYPE, E_NAME_UNICODE.
     """
@@ -77,22 +119,23 @@ def place_of(file: OutputFile) -> dict[str, str]:
     try:
         file.filename.encode()
     except UnicodeEncodeError:
-        raise ServerFailed("E_NAME_UNICODE", f"a file of node {file.node} has no name", retryable=False) from None
+        message = f"the name of a file of node {file.node} is not valid Unicode"
+        raise ServerFailed("E_NAME_UNICODE", message, retryable=False) from None
     return {"filename": file.filename, "subfolder": subfolder(file.subfolder), "type": folder_type(file.folder)}
 
 
-def shown_name(file: OutputFile, fallback: str) -> tuple[str, str]:
-    """The name for people, and the code that says why the server's was not taken."""
+def shown_name(file: OutputFile) -> tuple[str, str]:
+    """The name of a file for people, and the code that says why the server's name was refused, "" if it was not."""
     try:
         return display_name(file.filename), ""
     except ServerFailed as refused:
-        return fallback, refused.code
+        return f"node-{file.node}", refused.code
 
 
 def content_type(name: str, head: bytes) -> str:
-    """The media type of a file by its bytes, else by its name.
+    """The media type of a file, from its bytes, or from its name if the bytes do not show it.
 
-    Raises ServerFailed: E_ARTIFACT_EMPTY, E_ARTIFACT_TYPE for a page or text in place of a picture.
+    Raises ServerFailed: E_ARTIFACT_EMPTY, E_ARTIFACT_TYPE for a web page or text in place of a picture.
     """
     expected, found = media_of_name(name), media_of_bytes(head)
     major = expected.partition("/")[0]
@@ -114,7 +157,7 @@ def _is_page(head: bytes) -> bool:
 
 
 async def _peeked(body: AsyncGenerator[bytes, None]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """The beginning of a stream, and the whole of it again."""
+    """The first bytes of a stream, and the complete stream."""
     head: list[bytes] = []
     size = 0
     async for chunk in body:
@@ -141,7 +184,7 @@ async def _body(connection: Connection, where: dict[str, str], limits: Limits) -
         try:
             async with aclosing(got.part()) as part:
                 async for chunk in part:
-                    if not got.length_told:
+                    if not got.length_known:
                         ending.see(chunk)
                         digest.update(chunk)
                     yield chunk
@@ -149,11 +192,11 @@ async def _body(connection: Connection, where: dict[str, str], limits: Limits) -
             got.broken = 1 if got.size > before else got.broken + 1
             if not got.may_go_on(error):
                 raise got.told(error) from None
-    if not got.length_told:
+    if not got.length_known:
         verdict = ending.verdict()
         if verdict is Ended.CUT:
             raise got.unverified("it ends in the middle of the file")
-        if verdict is Ended.UNKNOWN and not got.end_told:
+        if verdict is Ended.UNKNOWN and not got.end_known:
             await got.compare(digest.digest())
 
 
@@ -168,11 +211,11 @@ class _Progress:
         self.broken = 0
         self.complete = False
         self._whole: int | None = None
-        self.end_told = False  # HTTP itself said where the body ends
+        self.end_known = False  # HTTP itself said where the body ends
         self._tag = ""
 
     @property
-    def length_told(self) -> bool:
+    def length_known(self) -> bool:
         """Did the server say how many bytes the file has?"""
         return self._whole is not None
 
@@ -232,7 +275,7 @@ class _Progress:
             headers["Range"] = f"bytes={self.size}-"
             if self._tag and not self._tag.startswith("W/"):
                 headers["If-Range"] = self._tag
-        await self._connection.rest.wait()
+        await self._connection.backoff.wait()
         opened = self._connection.open("GET", "/view", params=self._where, headers=headers)
         return await stack.enter_async_context(opened)
 
@@ -283,7 +326,7 @@ class _Progress:
         if self.size and whole != self._whole:
             raise self._changed()
         self._whole = whole
-        self.end_told = "chunked" in response.headers.get("transfer-encoding", "").lower()
+        self.end_known = "chunked" in response.headers.get("transfer-encoding", "").lower()
         if whole is not None and whole > self._limits.size:
             raise self._too_large()
         self._tag = response.headers.get("etag", "")
@@ -310,8 +353,8 @@ class _Progress:
         resumable = self.size == 0 or self._whole is not None
         busy = error.code in ("E_SERVER_BUSY", "E_SERVER_UNREACHABLE")
         if busy:
-            self.broken -= 1  # `rest` paces these; patience and the deadline end them
-            return resumable and now < min(self._until, self._heard + self._connection.longest(error))
+            self.broken -= 1  # `rest` paces these; timeouts and the deadline end them
+            return resumable and now < min(self._until, self._heard + self._connection.retry_seconds(error))
         return broke and resumable and self.broken < RESUMES and now < self._until
 
     def told(self, error: ServerFailed) -> ServerFailed:

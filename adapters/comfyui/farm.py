@@ -15,13 +15,13 @@ from towpath.model import Json, Plan, StepPlan
 from towpath.ports import Store
 from towpath.references import find_workflow
 
-from .connection import Patience
+from .connection import Timeouts
 from .parameters import check_parameters
-from .pool import Need, Seat, ServerPool, need_of
+from .pool import Need, ServerPool, Slot, need_of
 from .servers import Server
-from .workflow_try import WorkflowTry
 from .workflow_files import Workflow, read_workflow
 from .workflow_run import Rules, WorkflowRunner
+from .workflow_try import WorkflowTry
 
 
 class ComfyFarm:
@@ -95,7 +95,7 @@ class ComfyFarm:
 
     # ---- slots
 
-    def take(self, step: StepPlan, wake: Callable[[], None]) -> Seat | None:
+    def take(self, step: StepPlan, wake: Callable[[], None]) -> Slot | None:
         """A slot on a fitting server, or None; then `wake` is called when one was set aside for it."""
         return self.pool.take(need_of(step), wake)
 
@@ -103,8 +103,8 @@ class ComfyFarm:
         """Steps with the same need wait in one line."""
         return need_of(step)
 
-    def give_back(self, seat: Seat) -> None:
-        self.pool.give_back(seat)
+    def give_back(self, slot: Slot) -> None:
+        self.pool.give_back(slot)
 
     def settle(self, wake: Callable[[], None], *, wants: bool) -> None:
         """Say whether a run still waits; slots set aside for nothing go to others."""
@@ -120,7 +120,7 @@ class ComfyFarm:
         """Cancel a prompt by its id, as far as the server can be reached. Never raises."""
         member = self.pool.member(server)
         if member is not None:
-            await self._runner.abandon(member.client, prompt_id)
+            await self._runner.abandon(member, prompt_id)
 
 
 def _known(value: Any) -> bool:
@@ -138,9 +138,9 @@ async def comfy_farm(
     *,
     strategy: str = "least_loaded",
     rules: Rules | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[ComfyFarm]:
     """The farm of these servers, kept an eye on while it is open."""
-    async with ServerPool(servers, strategy, patience) as pool, background_tasks() as tasks:
-        tasks.start_soon(pool.keep_looking)
+    async with ServerPool(servers, strategy, timeouts) as pool, background_tasks() as tasks:
+        tasks.start_soon(pool.watch)
         yield ComfyFarm(pool, WorkflowRunner(pool, store, rules), workflows)

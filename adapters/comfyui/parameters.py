@@ -78,12 +78,13 @@ def _resolved(
         yield value, problem or found
 
 
-def with_own_prefixes(graph: Mapping[str, Any], token: str) -> dict[str, Any]:
-    """A copy of the graph in which every file is saved below `towpath/<token>/`.
+def with_own_prefixes(graph: Mapping[str, Any], prompt_id: str) -> dict[str, Any]:
+    """A copy of the graph in which every file is saved below `towpath/<16 characters of the prompt's id>/`.
 
-    With a token of its own, a job can never be handed the file of another one by the server's cache. A prefix
-    that leads out of its folder is left as it is: the server refuses it.
+    With a folder of its own, a prompt never gets another prompt's file from the server's cache. A prefix that leads
+    out of the output folder stays as it is: the server refuses it.
     """
+    token = prompt_id.replace("-", "")[:16]
     own = copy.deepcopy(dict(graph))
     for node in own.values():
         prefix = node["inputs"].get("filename_prefix")

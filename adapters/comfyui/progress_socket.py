@@ -40,8 +40,12 @@ _frames = guarded_logger("towpath.comfyui.frames")
 _frames.setLevel(logging.INFO)  # at DEBUG it would tell addresses and headers, with the secrets in them
 
 
+OnProgress = Callable[[float, float | None], None]
+"""Called with how much is done, and of how much; None if that is unknown."""
+
+
 @dataclass(slots=True)
-class Heard:
+class PromptEvents:
     """What the socket of one prompt has told so far. `nudge` is set when the prompt may be over.
 
     `last` is when a message named the prompt, as long as no connection broke; `closed` is how connections ended,
@@ -58,7 +62,7 @@ class Heard:
     frames: int = 0
     closed: list[str] = field(default_factory=list)
     on_node: Callable[[str], None] | None = None
-    on_progress: Callable[[float, float | None], None] | None = None
+    on_progress: OnProgress | None = None
     _shown: float = -math.inf
     _nodes: int = 0
 
@@ -126,7 +130,7 @@ class _Handshake(connect):
         return exc
 
 
-async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Event) -> None:
+async def listen(server: Server, client_id: str, events: PromptEvents, opened: anyio.Event) -> None:
     """Read a prompt's events until cancelled; `opened` is set when the first connection stands, or failed."""
     wait, longest = RECONNECT
     while True:
@@ -148,25 +152,25 @@ async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Eve
             ) as socket:
                 opened.set()
                 async for frame in socket:
-                    heard.take(frame)
-                    if heard.frames % 256 == 0:
+                    events.take(frame)
+                    if events.frames % 256 == 0:
                         await anyio.lowlevel.checkpoint()  # a flood of messages leaves room for everybody else
         except ConnectionClosed as closed:
-            _note(heard, closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else 1006)
+            _note(events, closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else 1006)
         except (WebSocketException, OSError, TimeoutError, ValueError, EOFError, ImportError) as error:
-            heard.ended(type(error).__name__)
+            events.ended(type(error).__name__)
         opened.set()
-        heard.nudge.set()  # it may be over; asking costs little
+        events.nudge.set()  # it may be over; asking costs little
         if anyio.current_time() - began > longest:
             wait = RECONNECT[0]
         await anyio.sleep(wait)
         wait = min(wait * 2, longest)
 
 
-def _note(heard: Heard, code: int) -> None:
+def _note(events: PromptEvents, code: int) -> None:
     word = "E_WS_TOO_LARGE" if code == 1009 else str(code)
-    heard.ended(word)
-    _log.debug("the socket of prompt %s closed: %s", heard.prompt_id, word)
+    events.ended(word)
+    _log.debug("the socket of prompt %s closed: %s", events.prompt_id, word)
 
 
 def _address(server: Server, client_id: str) -> str:

@@ -37,13 +37,17 @@ class PromptState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file that a node made, as the server names it. `key` is the server's word (`images`, `gifs`, …)."""
+    """A file that a node made, as the server names it. `key` is the server's word (`images`, `gifs`, …).
+
+    With `text`, the node returned this text instead of a file.
+    """
 
     node: str
     key: str
     filename: Any
     subfolder: Any = ""
     folder: Any = "output"
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PromptRecord:
     """A prompt that is over: what the server's history says of it."""
 
     state: PromptState
@@ -92,7 +96,7 @@ def queue_state(reply: Any, prompt_id: str) -> PromptState:
     return PromptState.UNKNOWN
 
 
-def history_record(reply: Any, prompt_id: str) -> Record | None:
+def history_record(reply: Any, prompt_id: str) -> PromptRecord | None:
     """The record of a prompt in a reply of `/history/{id}`; None if it is not over, or not known."""
     entry = reply.get(prompt_id) if isinstance(reply, dict) else None
     if not isinstance(entry, dict):
@@ -106,15 +110,15 @@ def history_record(reply: Any, prompt_id: str) -> Record | None:
     elif status.get("status_str") == "error":
         state = PromptState.FAILED
     outputs = entry.get("outputs")
-    return Record(state, outputs if isinstance(outputs, dict) else {}, messages)
+    return PromptRecord(state, outputs if isinstance(outputs, dict) else {}, messages)
 
 
-def job_record(reply: Any) -> Record:
+def job_record(reply: Any) -> PromptRecord:
     """The record in a reply of `/api/jobs/{id}`, for a prompt that has no history any more."""
     outputs = reply.get("outputs") if isinstance(reply, dict) else None
     error = reply.get("execution_error") if isinstance(reply, dict) else None
     messages = (("execution_error", error),) if isinstance(error, dict) else ()
-    return Record(job_state(reply, _text(reply, "id")), outputs if isinstance(outputs, dict) else {}, messages)
+    return PromptRecord(job_state(reply, _text(reply, "id")), outputs if isinstance(outputs, dict) else {}, messages)
 
 
 def _messages(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,7 +127,7 @@ def _messages(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield str(message[0]), message[1]
 
 
-def outputs_of(record: Record) -> Outputs:
+def outputs_of(record: PromptRecord) -> Outputs:
     """Every file and every text in a record, under whatever key a node put it.
 
     Files that a server keeps for previews only (folder `temp`) are left out where there are others.
@@ -174,7 +178,7 @@ def node_order(node: str) -> tuple[int, int, str]:
     return (0, int(node), "") if node.isascii() and node.isdigit() and len(node) < 18 else (1, 0, node)
 
 
-def failed_prompt(record: Record, titles: dict[str, str]) -> PromptFailed:
+def failed_prompt(record: PromptRecord, titles: dict[str, str]) -> PromptFailed:
     """Why a prompt did not complete. An interruption by somebody else, and memory that ran out, may be retried."""
     if record.state is PromptState.CANCELLED:
         at = record.message("execution_interrupted") or {}

@@ -17,9 +17,10 @@ from towpath.model import ArtifactApproval, ErrorInfo, TransferStatus
 from towpath.ports import Store
 
 from .client import ComfyClient
+from .concurrency import map_all
 from .file_names import upload_name
 from .pool import Member
-from .workflow_try import Record
+from .workflow_try import RecordFacts
 
 FOLDER = "towpath"  # where our files are in a server's input folder
 AT_ONCE = 4  # uploads to one server by one step
@@ -43,7 +44,7 @@ class Target:
 
 
 async def send_all(
-    arguments: Mapping[str, Any], target: Target, store: Store, record: Record
+    arguments: Mapping[str, Any], target: Target, store: Store, record: RecordFacts
 ) -> tuple[dict[str, Any], list[Fact]]:
     """The arguments with every artifact replaced by its name on the target's server, and what is left to record.
 
@@ -73,25 +74,17 @@ async def send_all(
         for key, artifact in found.items()
     }
     await record(list(transfers.values()))
-    done: dict[str, TransferMade] = {}
-    limit = anyio.CapacityLimiter(AT_ONCE)
 
-    async def one(key: str) -> None:
-        async with limit:
-            done[key] = await _send(found[key], transfers[key], target, store, record)
+    async def send(key: str) -> TransferMade:
+        return await _send(found[key], transfers[key], target, store, record)
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for key in found:
-                tasks.start_soon(one, key)
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-    names = {key: transfer.name or "" for key, transfer in done.items()}
-    return {key: _named(value, names) for key, value in arguments.items()}, [done[key] for key in found]
+    completed = await map_all(send, list(found), AT_ONCE)
+    names = {transfer.artifact: transfer.name or "" for transfer in completed}
+    return {key: _named(value, names) for key, value in arguments.items()}, list(completed)
 
 
 async def _send(
-    artifact: Artifact, transfer: TransferMade, target: Target, store: Store, record: Record
+    artifact: Artifact, transfer: TransferMade, target: Target, store: Store, record: RecordFacts
 ) -> TransferMade:
     member = target.member
     began = time.monotonic()
@@ -136,10 +129,10 @@ async def _upload(artifact: Artifact, target: Target) -> str:
         async for chunk in artifact.open():  # its last chunk comes only if the digest is right
             yield chunk
 
-    return await upload_patiently(client, name, target.folder, chunks, artifact.size)
+    return await upload_with_retry(client, name, target.folder, chunks, artifact.size)
 
 
-async def upload_patiently(
+async def upload_with_retry(
     client: ComfyClient, name: str, folder: str, chunks: Callable[[], AsyncIterator[bytes]], size: int
 ) -> str:
     """Like `ComfyClient.upload`; a server that is busy is waited for. `chunks` is called for each try."""
@@ -149,7 +142,7 @@ async def upload_patiently(
             return await client.upload(name, folder, chunks, size)
         except ServerFailed as error:
             again = error.retryable and error.code.startswith("E_SERVER_")
-            if not again or anyio.current_time() - began >= client.connection.longest(error):
+            if not again or anyio.current_time() - began >= client.connection.retry_seconds(error):
                 raise
 
 
@@ -178,10 +171,3 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _named(inner, names) for key, inner in value.items()}
     return [_named(inner, names) for inner in value] if isinstance(value, list) else value
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    at: BaseException = group
-    while isinstance(at, BaseExceptionGroup):
-        at = at.exceptions[0]
-    return at

@@ -11,7 +11,7 @@ from towpath.events import Fact
 from towpath.ledger import LedgerRow
 from towpath.model import Json, StepPlan
 
-Record = Callable[[Sequence[Fact]], Awaitable[None]]
+RecordFacts = Callable[[Sequence[Fact]], Awaitable[None]]
 """Makes facts of a run durable."""
 
 
@@ -19,7 +19,7 @@ Record = Callable[[Sequence[Fact]], Awaitable[None]]
 class WorkflowTry:
     """A step and its row, its arguments, its workflow as the plan holds it, and a slot of a server.
 
-    `row.server` and `row.prompt` say where the prompt of an earlier try is, and are kept up to date. `seat` is
+    `row.server` and `row.prompt` say where the prompt of an earlier try is, and are kept up to date. `slot` is
     another one afterwards if the first server was in trouble.
     """
 
@@ -29,5 +29,5 @@ class WorkflowTry:
     arguments: dict[str, Any]
     workflow: Json
     context: StepContext
-    record: Record
-    seat: Any
+    record: RecordFacts
+    slot: Any

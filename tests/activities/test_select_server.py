@@ -13,6 +13,7 @@ import pytest
 from tests.comfyui.graphs import slow
 from tests.comfyui.running import ComfyServer
 from tests.comfyui.talking import Client
+from towpath import open_engine
 from towpath.adapters.activities import select_best_server
 from towpath.errors import InputInvalid, ServerFailed
 
@@ -116,3 +117,25 @@ async def test_the_servers_of_the_settings_are_the_default(one: ComfyServer, her
     with pytest.raises(InputInvalid) as raised:
         await select_best_server()
     assert raised.value.code == "E_SETTING"
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("unreachable = -5", "E_SETTING"),
+        ("max_file = true", "E_SETTING"),
+        ("busy = false", "E_SETTING"),
+        ("download_timeout = 0", "E_SETTING"),
+        ("no_such_key = 1", "E_SETTING"),
+        ('strategy = "best"', "E_STRATEGY"),
+    ],
+)
+async def test_a_wrong_setting_is_refused_by_the_functions_and_by_an_engine(here: Path, line: str, code: str) -> None:
+    (here / "towpath.toml").write_text(f"[comfyui]\n{line}\n")
+    with pytest.raises(InputInvalid) as function:
+        await select_best_server()
+    with pytest.raises(InputInvalid) as engine:
+        async with open_engine(here / "towpath.db"):
+            pass
+    assert function.value.code == engine.value.code == code
+    assert str(function.value) == str(engine.value)

@@ -51,13 +51,13 @@ def workflows(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def farming(open_engine: OpenEngine, workflows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farming:
-    """Opens an engine over servers, with the test's workflow files and with short patience.
+    """Opens an engine over servers, with the test's workflow files and with short timeouts.
 
-    `patience` takes its place under `[comfyui]`.
+    `timeouts` takes its place under `[comfyui]`.
     """
 
-    def opened(*servers: Any, patience: dict[str, Any] | None = None, **options: Any) -> Any:
-        words = {**QUICK, **(patience or {})}
+    def opened(*servers: Any, timeouts: dict[str, Any] | None = None, **options: Any) -> Any:
+        words = {**QUICK, **(timeouts or {})}
         lines = [f"{key} = {json.dumps(value)}" for key, value in words.items()]
         (tmp_path / "towpath.toml").write_text("[comfyui]\n" + "\n".join(lines) + "\n")
         monkeypatch.chdir(tmp_path)

@@ -48,8 +48,8 @@ class ComfyServer:
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None
-        heard, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
-        assert heard, "the server does not say that it is ready"
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        assert ready, "the server does not say that it is ready"
         assert self.process.stdout.readline().startswith(b"ready "), (self.folder / "server.log").read_text()
 
     def stop(self) -> None:

@@ -120,7 +120,7 @@ async def test_S4_2_a_pinned_server_that_is_down_is_waited_for(
 ) -> None:
     """It does not go elsewhere; when the server is back the step completes."""
     one.stop()
-    async with farming(table(one, "one"), table(two, "two"), patience={"unreachable": 20}) as engine:
+    async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 20}) as engine:
         handle = await engine.start(made_of({**PICTURE, "server": "one"}))
         await anyio.sleep(1.5)
         assert (await row_of(engine, handle.id, "picture")).status == "executing"
@@ -138,7 +138,7 @@ async def test_S4_2_all_servers_down_then_one_of_them_up(
     """All steps wait; they complete on whichever comes back, also those that had a slot of the other."""
     one.stop()
     two.stop()
-    async with farming(table(one, "one"), table(two, "two"), patience={"unreachable": 60}) as engine:
+    async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 60}) as engine:
         handle = await engine.start(pictures(6))
         await anyio.sleep(1.0)
         two.start()
@@ -154,7 +154,7 @@ async def test_S4_2_down_for_too_long_is_a_failure_that_names_the_server(
 ) -> None:
     """After its patience and its tries the step fails."""
     one.stop()
-    async with farming(table(one, "one"), patience={"unreachable": 0.3}) as engine:
+    async with farming(table(one, "one"), timeouts={"unreachable": 0.3}) as engine:
         run = await engine.run(made_of({**PICTURE, "retry": {"attempts": 2, "delay": 0.1}}))
         assert run.status is ChainStatus.FAILED
         error = run["picture"].error

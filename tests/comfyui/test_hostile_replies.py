@@ -259,7 +259,7 @@ async def test_R18_what_is_sent_behind_a_reply_answers_nothing(folder: Path) -> 
     with scripted() as server:
         for route in ("GET /view", "GET /api/jobs", "GET /system_stats"):
             server.on(route, followed)
-        async with farming(folder, [server.url], patience=replace(BRIEF, broken=10.0)) as engine:
+        async with farming(folder, [server.url], timeouts=replace(BRIEF, broken=10.0)) as engine:
             for _ in range(3):
                 run = await engine.run(chain_of(folder, painted()))
                 assert (code(run), [await a.read_bytes() for a in run["picture"].artifacts]) == ("", [PNG])
@@ -268,7 +268,7 @@ async def test_R18_what_is_sent_behind_a_reply_answers_nothing(folder: Path) -> 
 
 async def test_R18_a_prompt_that_a_restarted_server_forgot_is_sent_again(folder: Path, server: ComfyServer) -> None:
     """It had the prompt: a request that was killed while it was read is another case, and its line has no body."""
-    async with farming(folder, [server.url], patience=replace(BRIEF, unreachable=20.0)) as engine:
+    async with farming(folder, [server.url], timeouts=replace(BRIEF, unreachable=20.0)) as engine:
         handle = await engine.start(chain_of(folder, slow(1.5), attempts=2))
         await until(lambda: any(line["status"] == 200 for line in server.log("/prompt", "POST")))
         server.kill()
@@ -335,7 +335,7 @@ async def test_R18_a_server_that_is_busy_for_a_while(folder: Path) -> None:
     with scripted() as server:
         began = time.monotonic()
         server.on("* ", lambda talk: (reply(b"", 503) if time.monotonic() < began + 3 else talk.server.healthy)(talk))
-        async with farming(folder, [server.url], patience=replace(BRIEF, busy=60.0)) as engine:
+        async with farming(folder, [server.url], timeouts=replace(BRIEF, busy=60.0)) as engine:
             run = await engine.run(chain_of(folder, painted()))
         assert code(run) == ""
         assert 3 <= len([r for r in server.requests if r.at < began + 3]) <= 7

@@ -22,7 +22,7 @@ from tests.comfyui.server.nodes import render
 from towpath import Run, open_engine
 from towpath.adapters.comfyui.client import ComfyClient
 from towpath.adapters.comfyui.connection import Connection
-from towpath.adapters.comfyui.replies import PromptState, Record, job_state, node_problems, outputs_of
+from towpath.adapters.comfyui.replies import PromptRecord, PromptState, job_state, node_problems, outputs_of
 from towpath.adapters.comfyui.servers import given_server
 from towpath.chain_file import ChainFile, load_chain_from_dict
 from towpath.errors import InputInvalid, ServerFailed
@@ -254,7 +254,9 @@ def test_a_reply_about_another_prompt_says_nothing() -> None:
 def test_large_replies_take_no_time() -> None:
     """A million texts, a million odd things, a hundred thousand problems: seconds, and a hundred lines."""
     began = time.monotonic()
-    found = outputs_of(Record(PromptState.COMPLETED, {"1": {"text": ["x"] * 1_000_000, "images": [7] * 1_000_000}}))
+    found = outputs_of(
+        PromptRecord(PromptState.COMPLETED, {"1": {"text": ["x"] * 1_000_000, "images": [7] * 1_000_000}})
+    )
     assert (len(found.texts["1"]), len(found.odd)) == (1_000_000, 101)
     assert found.odd[-1] == "and 999900 more"
     problems = node_problems({"1": {"errors": [{"message": "x" * 5_000}] * 100_000}}, {})
@@ -307,5 +309,5 @@ async def test_refusals(status: int, expected: str, again: bool) -> None:
             server.on("GET /queue", page)
             async with Connection(given_server(server.url), BRIEF) as connection:
                 with pytest.raises(ServerFailed) as raised:
-                    await connection.json("GET", "/queue", patient=False)
+                    await connection.json("GET", "/queue", retry=False)
         assert (raised.value.code, raised.value.retryable) == (expected, again)

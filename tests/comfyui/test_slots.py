@@ -86,11 +86,11 @@ async def test_S6_7_ready_steps_over_two_servers_with_two_slots(
     """Never more than two in flight at either; as many Python steps beside them are done long before."""
     ends: list[str] = []
 
-    def heard(_: str, fact: Any) -> None:
+    def events(_: str, fact: Any) -> None:
         if type(fact).__name__ == "StepEnded" and fact.item is not None:
             ends.append(fact.step)
 
-    async with farming(table(one, "one", slots=2), table(two, "two", slots=2), listener=heard) as engine:
+    async with farming(table(one, "one", slots=2), table(two, "two", slots=2), listener=events) as engine:
         run = await engine.run(spread(range(count)))
         assert run.status is ChainStatus.COMPLETED, run.error
         for server in (one, two):
