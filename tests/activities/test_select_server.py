@@ -131,7 +131,8 @@ async def test_the_servers_of_the_settings_are_the_default(one: ComfyServer, her
     ],
 )
 async def test_a_wrong_setting_is_refused_by_the_functions_and_by_an_engine(here: Path, line: str, code: str) -> None:
-    (here / "towpath.toml").write_text(f"[comfyui]\n{line}\n")
+    server = '[[servers]]\nname = "gpu"\nurl = "http://127.0.0.1:8188"\n'
+    (here / "towpath.toml").write_text(f"{server}[comfyui]\n{line}\n")
     with pytest.raises(InputInvalid) as function:
         await select_best_server()
     with pytest.raises(InputInvalid) as engine:
