@@ -1,4 +1,4 @@
-"""The execution log of a prompt, written afterwards from what the server's history says of it."""
+"""The execution log of a prompt, written after its end from the server's history."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ async def create_execution_log(
     *,
     folder: str | os.PathLike[str] | None = None,
 ) -> str:
-    """Write one JSONL file about a prompt that is over, and return its path: `<folder>/prompts/<time>_<id>.jsonl`.
+    """Write one JSONL file about a prompt that has ended, and return its path: `<folder>/prompts/<time>_<id>.jsonl`.
 
-    `history` is an answer of `/history/<id>` or its entry. Lines have `at event prompt_id` and what belongs to the
-    event: `workflow.submitted`, `node.executed` for each node (`cached` if it was not run again), `execution.complete`
-    or `execution.error`, `workflow.success` or `workflow.failed`, `history.complete`. `folder` is the store's
-    unless it is given.
+    `history` is a reply of `/history/<id>` or the entry in it. Lines have `at event prompt_id` and the data of the
+    event: `workflow.submitted`, `node.executed` for each node (`cached` if its result was reused),
+    `execution.complete` or `execution.error`, `workflow.success` or `workflow.failed`, `history.complete`. `folder`
+    is the store's unless it is given.
 
     Raises StoreFailed (E_DISK_IO) if it cannot be written.
     """

@@ -1,4 +1,4 @@
-"""What a prompt made: every file and every text of every node, as entries that the other functions take."""
+"""The outputs of a prompt: every file and text of every node, as entries for the other functions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _log = guarded_logger("towpath.activities")
 
 
 async def get_server_output_files(server_address: str, history_or_outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Everything in the outputs of a prompt, by node: `{filename, subfolder, type, node_id, kind, key}`.
+    """All outputs of a prompt, in the order of their nodes: `{filename, subfolder, type, node_id, kind, key}`.
 
-    `history_or_outputs` is what `execute_and_track_workflow` returned, an answer of `/history`, an entry of one, or
-    the outputs by node. `type` is the server's folder, `kind` one of image video audio text model file, `key` the
-    server's word. A text is an entry with `text`. An output that is not understood is one of kind `unknown`, with
-    `error` and `code`. Previews (folder `temp`) are left out where there are other files.
+    `history_or_outputs` is a result of `execute_and_track_workflow`, a reply of `/history`, an entry of one, or the
+    outputs by node. `type` is the server's folder, `kind` one of image video audio text model file, `key` the server's
+    word for the output. A text is an entry with `text`. An output that is not understood has the kind `unknown`, and
+    `error` and `code`. Preview files (folder `temp`) are left out if there are other files.
     """
     found = outputs_of(PromptRecord(PromptState.COMPLETED, _by_node(history_or_outputs)))
     return list(_entries(found))
@@ -35,7 +35,7 @@ def _by_node(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given["outputs"])
     entries = [entry for entry in given.values() if isinstance(entry, Mapping) and "outputs" in entry]
     if len(entries) == 1 == len(given) and isinstance(entries[0]["outputs"], Mapping):
-        return dict(entries[0]["outputs"])  # an answer of /history, with one prompt in it
+        return dict(entries[0]["outputs"])  # a reply of /history with one prompt
     return {} if "outputs" in given else dict(given)
 
 
@@ -67,7 +67,7 @@ def _kind(file: OutputFile) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An entry that stands for an output which was not understood."""
+    """The entry of an output that was not understood."""
 
     file: OutputFile
     error: ServerFailed

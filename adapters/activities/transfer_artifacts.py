@@ -41,7 +41,7 @@ async def transfer_artifacts_from_storage(
 ) -> list[str]:
     """Send artifacts of a workflow to a server; returns the names that the server gave them, in order, with folder.
 
-    `["latest"]` stands for the latest version of each of its outputs. The bytes are checked against their digest
+    `["latest"]` means the latest version of each of its outputs. The bytes are checked against their digest
     before they are sent, and are not sent at all if the server still has them. There is one row per artifact, target
     workflow and server, however many calls there are: `pending`, `uploading`, then `completed` with `target_name`,
     `bytes` and `duration_us`, or `failed` with `error_message`.

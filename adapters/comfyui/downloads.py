@@ -1,4 +1,4 @@
-"""Files of a server as streams: their size limited, their time limited, their kind judged by their bytes."""
+"""Files of a server as streams, with limits of size and time; their media type is read from their bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .replies import OutputFile
 AT_ONCE = 4  # downloads of one prompt at the same time
 MAX_FILE = 64 * 1024**3  # bytes
 DOWNLOAD_SECONDS = 3600.0
-RESUMES = 3  # broken connections in a row without a new byte before a download is given up
+RESUMES = 3  # connections in a row that break without a new byte before a download fails
 _MEDIA = ("image", "video", "audio", "model")
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`size` in bytes and `seconds` for one file, everything included."""
+    """`size` in bytes and `seconds` for one file, retries included."""
 
     size: int = MAX_FILE
     seconds: float = DOWNLOAD_SECONDS
@@ -176,9 +176,9 @@ async def _peeked(body: AsyncGenerator[bytes, None]) -> tuple[bytes, AsyncIterat
     return first[:HEAD], whole()
 
 
-async def _body(connection: Connection, where: dict[str, str], limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The bytes of a file, gone on with where a connection broke. A length that nobody told is made sure of."""
-    got, ending, digest = _Progress(connection, where, limits), Ending(), hashlib.sha256()
+async def _body(connection: Connection, query: dict[str, str], limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The bytes of a file. A broken connection is resumed. If no length was sent, the end is verified."""
+    got, ending, digest = _Progress(connection, query, limits), Ending(), hashlib.sha256()
     while not got.complete:
         before = got.size
         try:
@@ -190,8 +190,8 @@ async def _body(connection: Connection, where: dict[str, str], limits: Limits) -
                     yield chunk
         except ServerFailed as error:
             got.broken = 1 if got.size > before else got.broken + 1
-            if not got.may_go_on(error):
-                raise got.told(error) from None
+            if not got.may_resume(error):
+                raise got.as_download_error(error) from None
     if not got.length_known:
         verdict = ending.verdict()
         if verdict is Ended.CUT:
@@ -201,28 +201,28 @@ async def _body(connection: Connection, where: dict[str, str], limits: Limits) -
 
 
 class _Progress:
-    """How far a download is."""
+    """How much of a file has been downloaded, and how the server described it."""
 
-    def __init__(self, connection: Connection, where: dict[str, str], limits: Limits) -> None:
-        self._connection, self._where, self._limits = connection, where, limits
-        self._heard = anyio.current_time()  # when bytes came last
-        self._until = self._heard + limits.seconds
+    def __init__(self, connection: Connection, query: dict[str, str], limits: Limits) -> None:
+        self._connection, self._query, self._limits = connection, query, limits
+        self._last_bytes = anyio.current_time()
+        self._until = self._last_bytes + limits.seconds
         self.size = 0
         self.broken = 0
         self.complete = False
         self._whole: int | None = None
-        self.end_known = False  # HTTP itself said where the body ends
+        self.end_known = False  # a chunked body says itself where it ends
         self._tag = ""
 
     @property
     def length_known(self) -> bool:
-        """Did the server say how many bytes the file has?"""
+        """Whether the server sent the length of the file."""
         return self._whole is not None
 
     async def compare(self, digest: bytes) -> None:
-        """Ask again for what would follow. The end of a connection is no end of a file.
+        """Ask for the bytes after the last one: the end of a connection does not prove the end of a file.
 
-        A server that knows ranges says that there is nothing more, or gives it; another one sends the file again.
+        A server that supports ranges answers that there are none, or sends them; another one sends the file again.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -236,7 +236,7 @@ class _Progress:
             except httpx.TransportError:
                 same = False
         if not same:
-            raise self.unverified("a second look found another end")
+            raise self.unverified("a second request found another end")
 
     async def _same(self, response: httpx.Response, digest: bytes) -> bool:
         again, size = hashlib.sha256(), 0
@@ -248,39 +248,39 @@ class _Progress:
         return again.digest() == digest
 
     def unverified(self, why: str) -> ServerFailed:
-        """Nobody told the length, and what came is not the whole file as far as we can see."""
-        message = f"after {self.size} bytes the connection ended, no length was told, and {why}"
+        """The error for a file without a length that seems to be incomplete."""
+        message = f"the connection ended after {self.size} bytes, no length was sent, and {why}"
         return self._error(
             "E_DOWNLOAD_UNVERIFIED",
             message,
-            cure="let the server, or the proxy ahead of it, send Content-Length",
+            cure="let the server, or the proxy in front of it, send Content-Length",
             retryable=True,
         )
 
     async def part(self) -> AsyncGenerator[bytes, None]:
-        """What one connection gives."""
+        """The bytes of one connection."""
         async with AsyncExitStack() as stack:
             response = await self._in_time(self._opened(stack))
             self._check(response)
             async for chunk in self._gathered(response.aiter_raw()):
                 yield chunk
         if self._whole is not None and self.size < self._whole:
-            raise self._error("E_DOWNLOAD_INCOMPLETE", f"{self.size} of {self._whole} bytes came")
+            raise self._error("E_DOWNLOAD_INCOMPLETE", f"received {self.size} of {self._whole} bytes")
         self.complete = True
 
     async def _opened(self, stack: AsyncExitStack) -> httpx.Response:
-        # Nothing else comes over this connection: what a server sends behind a file is no answer to anything.
+        # The connection is not used again: bytes that a server sends after the file must not answer another request.
         headers = {"Connection": "close"}
         if self.size:
             headers["Range"] = f"bytes={self.size}-"
             if self._tag and not self._tag.startswith("W/"):
                 headers["If-Range"] = self._tag
         await self._connection.backoff.wait()
-        opened = self._connection.open("GET", "/view", params=self._where, headers=headers)
+        opened = self._connection.open("GET", "/view", params=self._query, headers=headers)
         return await stack.enter_async_context(opened)
 
     async def _gathered(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Chunks of some size; when a connection breaks, first what came before it broke."""
+        """Larger chunks. If the connection breaks, the bytes before that are yielded first."""
         held: list[bytes] = []
         size, broke = 0, None
         while True:
@@ -294,7 +294,7 @@ class _Progress:
             held.append(chunk)
             if size and (size >= CHUNK or not chunk):
                 self.size += size
-                self._heard = anyio.current_time()
+                self._last_bytes = anyio.current_time()
                 yield b"".join(held)
                 held, size = [], 0
             if broke is not None:
@@ -303,25 +303,25 @@ class _Progress:
                 return
 
     async def _in_time(self, coming: Awaitable[T]) -> T:
-        """What comes, if it comes in time; the deadline is for the whole file, not for one read."""
+        """The result, if it arrives before the deadline, which is for the complete file and not for one read."""
         with anyio.move_on_after(max(self._until - anyio.current_time(), 0)) as deadline:
             return await coming
         assert deadline.cancelled_caught
-        raise self._error("E_DOWNLOAD_TIMEOUT", f"not done after {self._limits.seconds:g} s", retryable=True)
+        raise self._error("E_DOWNLOAD_TIMEOUT", f"not complete after {self._limits.seconds:g} s", retryable=True)
 
     def _check(self, response: httpx.Response) -> None:
         status = response.status_code
         if status == 404:
-            raise self._error("E_OUTPUT_MISSING", "it has no such file (any more)")
+            raise self._error("E_OUTPUT_MISSING", "the server does not have the file (any more)")
         if status == 416 or (self.size and status == 200):
             raise self._changed()
         if status == 400:
-            raise self._error("E_OUTPUT_REFUSED", "it does not give out a file that it named", retryable=False)
+            raise self._error("E_OUTPUT_REFUSED", "the server refuses to send a file that it named", retryable=False)
         if status not in (200, 206):
             raise self._connection.refused(status, b"")
         encoding = response.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise self._error("E_DOWNLOAD_ENCODING", "the bytes come encoded", found=encoding, retryable=False)
+            raise self._error("E_DOWNLOAD_ENCODING", "the bytes are encoded", found=encoding, retryable=False)
         whole = self._length(response)
         if self.size and whole != self._whole:
             raise self._changed()
@@ -332,33 +332,33 @@ class _Progress:
         self._tag = response.headers.get("etag", "")
 
     def _length(self, response: httpx.Response) -> int | None:
-        """Bytes of the whole file, as this answer tells them. A part that was not asked for is refused."""
+        """The length of the complete file in this response's headers. Raises ServerFailed for another range."""
         length = response.headers.get("content-length")
-        told = self.size + int(length) if length is not None else None
+        size = self.size + int(length) if length is not None else None
         if response.status_code == 200:
-            return told
+            return size
         found = _RANGE.fullmatch(response.headers.get("content-range", ""))
         total = None if found is None or found[3] == "*" else int(found[3])
-        if found is None or int(found[1]) != self.size or (total is not None and told not in (None, total)):
+        if found is None or int(found[1]) != self.size or (total is not None and size not in (None, total)):
             given = response.headers.get("content-range", "")
-            raise self._error("E_DOWNLOAD_PROTOCOL", "another part of the file than was asked for", found=given)
+            raise self._error("E_DOWNLOAD_PROTOCOL", "the server sent a range that was not requested", found=given)
         if total is None and not self.size:
-            return None  # a part, of a file whose size even the server does not know
-        return told if total is None else total
+            return None  # a range of a file whose size the server does not know
+        return size if total is None else total
 
-    def may_go_on(self, error: ServerFailed) -> bool:
-        """A connection that broke is tried again from where it broke, while there is time."""
+    def may_resume(self, error: ServerFailed) -> bool:
+        """Whether the download continues with a new connection after this error."""
         now = anyio.current_time()
         broke = error.code in ("E_SERVER_LOST", "E_REPLY_PROTOCOL", "E_SERVER_TIMEOUT", "E_DOWNLOAD_INCOMPLETE")
         resumable = self.size == 0 or self._whole is not None
         busy = error.code in ("E_SERVER_BUSY", "E_SERVER_UNREACHABLE")
         if busy:
             self.broken -= 1  # `rest` paces these; timeouts and the deadline end them
-            return resumable and now < min(self._until, self._heard + self._connection.retry_seconds(error))
+            return resumable and now < min(self._until, self._last_bytes + self._connection.retry_seconds(error))
         return broke and resumable and self.broken < RESUMES and now < self._until
 
-    def told(self, error: ServerFailed) -> ServerFailed:
-        """The error of a connection as one of a download."""
+    def as_download_error(self, error: ServerFailed) -> ServerFailed:
+        """The error of a connection as an error of the download."""
         if error.code == "E_SERVER_LOST":
             return self._error("E_DOWNLOAD_INCOMPLETE", f"the connection broke after {self.size} bytes")
         if error.code == "E_REPLY_PROTOCOL":
@@ -366,11 +366,11 @@ class _Progress:
         return error
 
     def _changed(self) -> ServerFailed:
-        return self._error("E_DOWNLOAD_INCOMPLETE", "the file changed, or cannot be gone on with")
+        return self._error("E_DOWNLOAD_INCOMPLETE", "the file changed, or the server cannot resume it")
 
     def _too_large(self) -> ServerFailed:
         limit = f"{self._limits.size} bytes"
-        return self._error("E_DOWNLOAD_TOO_LARGE", "a file is too large", allowed=limit, retryable=False)
+        return self._error("E_DOWNLOAD_TOO_LARGE", "the file is too large", allowed=limit, retryable=False)
 
     def _error(self, code: str, message: str, **more: Any) -> ServerFailed:
-        return self._connection.error(code, f"{message}: {self._where['filename'][:80]!r}", **more)
+        return self._connection.error(code, f"{message}: {self._query['filename'][:80]!r}", **more)
