@@ -84,7 +84,7 @@ def _warn(step: str, place: str, lag: float) -> None:
         _log.debug("the event loop is blocked at %s for %.1f s, not by a step", place, lag)
         return
     _log.warning(
-        "step %s has blocked the event loop at %s for %.1f s: no other step can run. "
+        "step %s blocks the event loop at %s, for %.1f s so far: no other step can run. "
         "Make the step a plain `def` (it then runs in a thread), or await instead of blocking.",
         step,
         place,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.adapters import conftest as adapters
 from tests.comfyui import farms
 from tests.comfyui.farms import BRIEF, chain_of, code, execution_log, farming, kept, sockets
 from tests.comfyui.graphs import EMPTY, inverted, painted, slow
-from tests.comfyui.running import comfy_server
+from tests.comfyui.running import ComfyServer, comfy_server, shared_server
 from tests.comfyui.scripted import PICTURE, PNG, Talk, made, reply, scripted
 from tests.comfyui.server.contents import without_metadata
 from tests.comfyui.server.nodes import render
@@ -28,6 +29,16 @@ from towpath.chain_file import ChainFile, load_chain_from_dict
 from towpath.errors import InputInvalid, ServerFailed
 
 pytestmark = pytest.mark.anyio
+
+OfVersion = Callable[[str], ComfyServer]
+
+
+@pytest.fixture
+def of_version(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OfVersion:
+    """A server of a version of ComfyUI that knows nothing and has no faults."""
+    return lambda version: shared_server(request.config, tmp_path_factory, f"v{version}", version=version)
+
+
 anyio_backend, folder = adapters.anyio_backend, farms.folder
 
 SECRET = "s3cret-of-the-server"
@@ -118,7 +129,7 @@ async def test_a_login_page_is_no_picture(folder: Path) -> None:
         async with farming(folder, [server.url]) as engine:
             run = await engine.run(chain_of(folder, painted(), attempts=3))
         assert (code(run), run["picture"].attempt, kept(folder)) == ("E_SERVER_AUTH", 1, [])
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
 
 async def test_a_redirect_within_the_server_keeps_the_token(folder: Path) -> None:
@@ -150,12 +161,12 @@ async def test_authorities_that_cannot_be_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_S7_2_old_servers(version: str, folder: Path) -> None:
-    with comfy_server(folder / "server", version=version) as server:
-        async with farming(folder, [server.url]) as engine:
-            await inverted_at_last(await engine.run(two_steps(folder)))
-        assert len(server.log("/prompt", "POST")) == 2
-        assert bool(server.log("/api/jobs")) == (version in VERSIONS[2:])
+async def test_S7_2_old_servers(version: str, folder: Path, of_version: OfVersion) -> None:
+    server = of_version(version)
+    async with farming(folder, [server.url]) as engine:
+        await inverted_at_last(await engine.run(two_steps(folder)))
+    assert len(server.log("/prompt", "POST")) == 2
+    assert bool(server.log("/api/jobs")) == (version in VERSIONS[2:])
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.33.0"])
@@ -171,26 +182,29 @@ async def test_S7_2_old_servers(version: str, folder: Path) -> None:
         ("gap", {"history_gap": 0.3}),
     ],
 )
-async def test_S7_2_tracking(version: str, name: str, faults: dict[str, Any], folder: Path) -> None:
-    with comfy_server(folder / "server", version=version) as server:
-        server.control(**faults)
-        async with farming(folder, [server.url]) as engine:
-            with anyio.fail_after(10):
-                run = await engine.run(chain_of(folder, slow(0.3)))
-        assert (code(run), len(run["picture"].artifacts)) == ("", 1)
-        assert len(server.log("/prompt", "POST")) == 1
+async def test_S7_2_tracking(
+    version: str, name: str, faults: dict[str, Any], folder: Path, of_version: OfVersion
+) -> None:
+    server = of_version(version)
+    server.control(**faults)
+    async with farming(folder, [server.url]) as engine:
+        with anyio.fail_after(30):
+            run = await engine.run(chain_of(folder, slow(0.3)))
+    assert (code(run), len(run["picture"].artifacts)) == ("", 1)
+    assert len(server.log("/prompt", "POST")) == 1
 
 
-async def test_S7_2_the_socket_alone_tells_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_S7_2_the_socket_alone_tells_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, server: ComfyServer
+) -> None:
     """With polling so slow that it would never come to it, the end is noticed at once."""
     for name in ("FAST", "SLOW", "LIVELY"):
         monkeypatch.setattr(f"towpath.adapters.comfyui.tracking.{name}", 60.0)
-    with comfy_server(folder / "server") as server:
-        async with farming(folder, [server.url]) as engine:
-            with anyio.fail_after(10):
-                run = await engine.run(chain_of(folder, slow(0.5)))
-        assert (code(run), sockets(folder)) == ("", [])
-        assert len(server.log("/api/jobs")) <= 4
+    async with farming(folder, [server.url]) as engine:
+        with anyio.fail_after(30):
+            run = await engine.run(chain_of(folder, slow(0.5)))
+    assert (code(run), sockets(folder)) == ("", [])
+    assert len(server.log("/api/jobs")) <= 4
 
 
 async def test_S7_2_a_prompt_that_is_over_before_the_socket_stands(folder: Path) -> None:
@@ -198,7 +212,7 @@ async def test_S7_2_a_prompt_that_is_over_before_the_socket_stands(folder: Path)
     with scripted() as server:
         server.on("GET /ws", Talk.hold)
         async with farming(folder, [server.url]) as engine:
-            with anyio.fail_after(8):
+            with anyio.fail_after(30):
                 run = await engine.run(chain_of(folder, painted()))
         assert (code(run), len(run["picture"].artifacts)) == ("", 1)
 
@@ -261,7 +275,7 @@ def test_large_replies_take_no_time() -> None:
     assert found.odd[-1] == "and 999900 more"
     problems = node_problems({"1": {"errors": [{"message": "x" * 5_000}] * 100_000}}, {})
     assert (len(problems), max(map(len, problems))) == (101, 2_000)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 async def test_more_files_than_any_prompt_makes(folder: Path) -> None:
