@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ async def test_cookies_without_end_are_forgotten() -> None:
 
         server.on("GET /prompt", sweet)
         async with Connection(given_server(server.url), BRIEF) as connection:
-            for _ in range(200):
+            for _ in range(120):
                 await connection.json("GET", "/prompt")
         sizes = [request.headers.get("cookie", "").count("=") for request in server.requests]
         assert sizes[1:3] == [1, 2]
@@ -321,7 +322,7 @@ async def test_refusals(status: int, expected: str, again: bool) -> None:
     for page in pages:
         with scripted() as server:
             server.on("GET /queue", page)
-            async with Connection(given_server(server.url), BRIEF) as connection:
+            async with Connection(given_server(server.url), replace(BRIEF, read=60.0, reply=60.0)) as connection:
                 with pytest.raises(ServerFailed) as raised:
                     await connection.json("GET", "/queue", retry=False)
         assert (raised.value.code, raised.value.retryable) == (expected, again)
