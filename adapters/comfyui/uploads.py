@@ -13,7 +13,7 @@ import anyio
 from towpath.artifact import Artifact
 from towpath.errors import ServerFailed, TowpathError
 from towpath.events import Fact, TransferMade
-from towpath.model import ArtifactApproval, ErrorInfo, TransferStatus
+from towpath.model import ArtifactApproval, ArtifactRow, ErrorInfo, TransferStatus
 from towpath.ports import Store
 
 from .client import ComfyClient
@@ -54,11 +54,11 @@ async def send_all(
     Raises:
         ServerFailed: E_ARTIFACT_REJECTED, E_UPLOAD_…, E_SERVER_…. StoreFailed: E_BLOB_….
     """
-    found = {artifact.id: artifact for artifact in _artifacts(arguments)}
+    found = {artifact.id: artifact for artifact in artifacts_in(arguments)}
     if not found:
         return dict(arguments), []
     for artifact in found.values():
-        _refuse_rejected(artifact)
+        refuse_rejected(artifact.row)
     transfers = {
         key: TransferMade(
             store.new_id(),
@@ -146,22 +146,21 @@ async def upload_with_retry(
                 raise
 
 
-def _refuse_rejected(artifact: Artifact) -> None:
-    if artifact.row.approval_status == ArtifactApproval.REJECTED:
-        raise ServerFailed(
-            "E_ARTIFACT_REJECTED",
-            f"{artifact.name} v{artifact.version} was rejected: it is sent to no server",
-            retryable=False,
-        )
+def refuse_rejected(row: ArtifactRow) -> None:
+    """Raise ServerFailed (E_ARTIFACT_REJECTED) for a version that was rejected."""
+    if row.approval_status == ArtifactApproval.REJECTED:
+        message = f"{row.name} v{row.version} was rejected and is not sent to a server"
+        raise ServerFailed("E_ARTIFACT_REJECTED", message, retryable=False)
 
 
-def _artifacts(value: Any) -> list[Artifact]:
+def artifacts_in(value: Any) -> list[Artifact]:
+    """The artifacts in a value, at any depth."""
     if isinstance(value, Artifact):
         return [value]
     if isinstance(value, Mapping):
-        return [artifact for inner in value.values() for artifact in _artifacts(inner)]
+        return [artifact for inner in value.values() for artifact in artifacts_in(inner)]
     if isinstance(value, list):
-        return [artifact for inner in value for artifact in _artifacts(inner)]
+        return [artifact for inner in value for artifact in artifacts_in(inner)]
     return []
 
 

@@ -7,17 +7,16 @@ asks that server for the prompt. A prompt that the server still has is followed 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 
-from towpath.artifact import Artifact, File, KeptFile, Origin
+from towpath.artifact import File, KeptFile, Origin
 from towpath.errors import PromptFailed, ServerFailed
 from towpath.events import PromptSent
-from towpath.model import ArtifactApproval, kind_of
+from towpath.model import kind_of
 from towpath.ports import Store
 from towpath.secrets import Secret, revealed, without
 
@@ -29,7 +28,7 @@ from .parameters import apply_parameters, with_own_prefixes
 from .pool import Member, ServerPool
 from .prompt import Prompt
 from .replies import OutputFile, Outputs, PromptRecord, PromptState, outputs_of
-from .uploads import Target, send_all
+from .uploads import Target, artifacts_in, refuse_rejected, send_all
 from .workflow_files import Workflow
 from .workflow_try import WorkflowTry
 
@@ -150,12 +149,11 @@ class WorkflowRunner:
 
     async def _refuse_rejected(self, arguments: Any) -> None:
         """Raise ServerFailed (E_ARTIFACT_REJECTED) for a file that was rejected after its step had completed."""
-        given = {artifact.id: artifact for artifact in _artifacts_in(arguments)}
+        given = {artifact.id: artifact for artifact in artifacts_in(arguments)}
         for row in {artifact.row.workflow_id for artifact in given.values()}:
             for latest in await self._store.latest_artifacts(row):
-                if latest.id in given and latest.approval_status == ArtifactApproval.REJECTED:
-                    message = f"{latest.name} v{latest.version} was rejected: it is sent to no server"
-                    raise ServerFailed("E_ARTIFACT_REJECTED", message, retryable=False)
+                if latest.id in given:
+                    refuse_rejected(latest)
 
     async def _submitted(self, work: WorkflowTry, prompt: Prompt, sent: PromptSent) -> PromptRecord:
         async def renamed(prompt_id: str) -> None:
@@ -223,14 +221,6 @@ def _no_output(prompt: Prompt) -> ServerFailed:
         cure="end the workflow in a node that saves, such as SaveImage",
         retryable=False,
     )
-
-
-def _artifacts_in(value: Any) -> Iterator[Artifact]:
-    if isinstance(value, Artifact):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _artifacts_in(inner)
 
 
 def step_value(found: Outputs, kept: list[KeptFile]) -> dict[str, Any]:

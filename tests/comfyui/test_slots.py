@@ -225,12 +225,12 @@ async def test_slots_of_a_pool_are_set_aside_in_order(one: ComfyServer, two: Com
         assert pool.take(ones, first) is None  # it is set aside
         pool.settle(second, wants=False)  # and not wanted any more
         assert told == ["second", "third"]
-        seat = pool.take(ones, third)
-        assert seat is not None
+        slot = pool.take(ones, third)
+        assert slot is not None
         pool.give_back(other)
         assert told == ["second", "third", "third"]
         assert pool.take(twos, third) is not None
-        pool.give_back(seat)
+        pool.give_back(slot)
         assert told[3:] == ["first"]
         pool.settle(first, wants=False)
         assert [m.in_flight for m in pool.members] == [0, 1]

@@ -189,7 +189,7 @@ async def test_R19_a_part_that_nobody_asked_for_is_no_file(head: str) -> None:
 
 
 async def test_R19_a_server_that_went_away_is_not_waited_for_until_the_deadline() -> None:
-    """Patience is for the server, the deadline for the file."""
+    """The timeouts are for the server, the deadline for the file."""
     with scripted() as server:
         server.on("GET /view", sent(OK + b"Content-Length: 100000\r\n\r\n" + PNG[:20], lambda talk: talk.server.stop()))
         began = time.monotonic()
