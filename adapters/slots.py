@@ -1,7 +1,7 @@
-"""How many steps work at the same time: one limit for the engine, one per run, fair between runs.
+"""Limits how many steps run at the same time: one limit per engine, one per run, fair between runs.
 
-Steps that run on a server take no slot of the engine: they would keep it from other steps while they wait for
-a server. They wait in lines of their own, one per kind of server they need, for a slot of such a server.
+A step that runs on a server takes no slot of the engine, because it would hold that slot while it waits for a server.
+Such steps wait in queues of their own, one per kind of server, for a slot of a server.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ T = TypeVar("T")
 
 
 class ServerSlots(Protocol):
-    """Slots of servers, as a farm gives them out."""
+    """Slots of servers. A farm implements this."""
 
     def need(self, step: StepPlan) -> Hashable:
-        """Steps with the same need wait in one line."""
+        """What the step requires of a server. Steps with equal needs wait in one queue."""
         ...
 
     def take(self, step: StepPlan, wake: Callable[[], None]) -> Any | None:
-        """A slot on a fitting server, or None; then `wake` is called when one was set aside for it."""
+        """A slot on a fitting server, or None; then `wake` is called when a slot was set aside."""
         ...
 
-    def give_back(self, seat: Any) -> None: ...
+    def give_back(self, slot: Any) -> None: ...
 
     def settle(self, wake: Callable[[], None], *, wants: bool) -> None:
-        """Say whether work still waits; slots set aside for nothing go to others."""
+        """Say whether work still waits; unused slots that were set aside go to others."""
         ...
 
 
 class Lines(Generic[T]):
-    """What waits for servers, in one line per need."""
+    """Steps that wait for servers, in one queue per need."""
 
     def __init__(self) -> None:
         self._lines: dict[Hashable, deque[T]] = {}
@@ -49,7 +49,7 @@ class Lines(Generic[T]):
         self._lines.setdefault(need, deque()).append(waiting)
 
     def starting(self, take: Callable[[T], bool]) -> Iterator[T]:
-        """The first of each line for as long as `take` finds a slot for it; they wait no more."""
+        """Remove and yield steps from the front of each queue, while `take` finds a slot for them."""
         for line in self._lines.values():
             while line and take(line[0]):
                 yield line.popleft()
@@ -83,7 +83,7 @@ class Slots:
         while self.free > 0 and self._waiting:
             run = self._waiting[0]
             if run is giver:
-                return  # it takes the slot itself, in the same breath
+                return  # the giver is first in the queue and takes the slot itself
             self._waiting.popleft()
             if run.wants:
                 self.free -= 1
@@ -107,14 +107,14 @@ class RunSlots:
         self.wants = False
 
     def take(self) -> bool:
-        """Take a slot if there is one; else the run is woken when one is set aside for it."""
+        """Take a free slot. Without one, return False; `wake` is called when a slot was set aside."""
         if self.in_use >= self._limit:
             return False
         if self.granted:
             self.granted -= 1
         elif self._slots.free > 0:
             self._slots.free -= 1
-            self._slots._forget(self)  # it had its turn; for more it queues up behind the others
+            self._slots._forget(self)  # it joins the queue again behind the others
         else:
             self.wants = True
             self._slots._wait(self)
@@ -123,31 +123,31 @@ class RunSlots:
         return True
 
     def give_back(self) -> None:
-        """A step of this run is over."""
+        """Return the slot of a step that has ended."""
         self.in_use -= 1
         self._slots._put_back(self)
 
     def take_back(self) -> None:
-        """Take a slot that was lent, at once: what runs already cannot wait for one. Nothing more starts until
-        there are as many as there should be.
+        """Take a slot that was lent, at once and over the limit: a running step cannot wait for one. No other step
+        starts until the number of slots in use is below the limit again.
         """
         self._slots.free -= 1
         self.in_use += 1
 
     def settle(self, *, wants: bool) -> None:
-        """Say whether work still waits; slots set aside for nothing go to others."""
+        """Say whether work still waits; unused slots that were set aside go to others."""
         self.wants = wants
         if not wants:
             self._slots._forget(self)
             while self.granted:
                 self.granted -= 1
                 self._slots._put_back(None)
-            self._slots._share()  # the next in line may have been held up by this run alone
+            self._slots._share()  # only this run may have kept the next one waiting
         elif self._slots.free > 0 and self.in_use < self._limit:
             self._slots._wait(self)
 
     def close(self) -> None:
-        """The run is over: everything it holds goes back."""
+        """Return all slots of the run, which has ended."""
         self.settle(wants=False)
         while self.in_use:
             self.in_use -= 1

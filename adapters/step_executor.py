@@ -24,7 +24,7 @@ from towpath.steps import Step
 from towpath.user_code import call_step
 from towpath.values import copied
 
-from .comfyui.tries import Record, WorkflowTry
+from .comfyui.workflow_try import RecordFacts, WorkflowTry
 from .slots import ServerSlots, Slots
 from .telemetry import Spans
 
@@ -166,7 +166,7 @@ class StepExecutor:
         functions: Mapping[str, Step[..., Any]],
         threads: anyio.CapacityLimiter,
         farm: Farm | None,
-        record: Record,
+        record: RecordFacts,
         spans: Spans | None = None,
     ) -> None:
         self.variables: Context | None = None  # that steps see; default: those of whoever calls `attempt`
@@ -230,7 +230,7 @@ class StepExecutor:
             with self._span(work):
                 return await self._farm.run(given)
         finally:
-            work.seat = given.seat
+            work.seat = given.slot
 
     async def abandon(self, work: Work) -> None:
         """A server may still work on a step that was stopped: its prompt is cancelled there, by its id."""

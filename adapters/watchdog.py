@@ -1,7 +1,7 @@
 """Names the step that blocks the event loop, while it blocks it.
 
-A thread looks whether the loop still turns. If it stood still for a second, the stack of the loop's
-thread tells which step's function is on it. Where none is, no step is blamed.
+A thread checks whether the loop still runs. If it has not run for a second, the stack of the loop's thread shows which
+step's function is running. If there is none, no step is named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import CodeType
 
 from towpath.logs import guarded_logger
 
-LAG = 1.0  # seconds without a turn of the loop
+LAG = 1.0  # seconds for which the loop did not run
 INTERVAL = 0.25
 
 _log = guarded_logger("towpath")
@@ -24,8 +24,8 @@ _log = guarded_logger("towpath")
 class Watchdog:
     """Watches one event loop from a thread of its own, as a context manager.
 
-    `steps` gives the code objects of known step functions with their names; `on_block` is told
-    (step name or "", file:line, seconds) once per blockage, from the watching thread.
+    `steps` returns the code objects of known step functions with their names. `on_block` is called with (step name or
+    "", file:line, seconds) once per blockage, in the watching thread.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Watchdog:
         self._beat = self._loop.call_later(INTERVAL, self._turn)
 
     def _watch(self) -> None:
-        told = 0.0
+        reported = 0.0
         while not self._stop.wait(INTERVAL):
             turned = self._turned
             lag = time.monotonic() - turned - INTERVAL
-            if lag >= LAG - INTERVAL and told != turned:
-                told = turned
+            if lag >= LAG - INTERVAL and reported != turned:
+                reported = turned
                 self._on_block(*self._culprit(), lag)
 
     def _culprit(self) -> tuple[str, str]:
@@ -80,11 +80,11 @@ class Watchdog:
 
 
 def _warn(step: str, place: str, lag: float) -> None:
-    if not step:  # our own work, or what the program does beside its runs: no step can mend it
-        _log.debug("the event loop stood still at %s for %.1f s already; no step does it", place, lag)
+    if not step:  # towpath itself or other code of the program: no step can correct it
+        _log.debug("the event loop is blocked at %s for %.1f s, not by a step", place, lag)
         return
     _log.warning(
-        "step %s blocks the event loop at %s for %.1f s already: nothing else can work meanwhile. "
+        "step %s blocks the event loop at %s, for %.1f s so far: no other step can run. "
         "Make the step a plain `def` (it then runs in a thread), or await instead of blocking.",
         step,
         place,

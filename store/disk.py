@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,6 +259,32 @@ def write_whole(data: bytes, target: Path, *, durable: bool) -> None:
         except BaseException:
             remove(temp)
             raise
+
+
+async def write_stream(chunks: AsyncIterable[bytes], target: Path) -> Blob:
+    """Write a stream to `target`, complete or not at all; digest and size of its bytes.
+
+    Errors of `chunks` are raised as they are, and leave no file. Raises StoreFailed: E_DISK_….
+    """
+    temp = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        async with SteadyFile(temp, lambda: os.open(temp, os.O_WRONLY | CREATE, 0o666)) as file:
+            upload = Upload(file, None)
+            async for chunk in chunks:
+                await upload.take(chunk)
+            blob = await upload.finish()
+            await to_end(run_sync(_publish, file.fileno(), temp, target))
+    except BaseException:
+        await to_end(run_sync(remove, temp))
+        raise
+    return blob
+
+
+def _publish(fd: int, temp: Path, target: Path) -> None:
+    with disk_errors(target):
+        os.fsync(fd)
+        os.replace(temp, target)
+        fsync_folder(target.parent)
 
 
 def fsync_folder(folder: Path) -> None:

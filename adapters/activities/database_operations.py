@@ -23,11 +23,11 @@ from towpath.store import (
     update_workflow_status,
 )
 
-from .stores import known_workflow, opened
+from .opened_store import known_workflow, opened
 
 T = TypeVar("T")
 
-WAITS = (0.1, 0.4, 1.6)  # seconds before a write that may still succeed is tried again
+WAITS = (0.1, 0.4, 1.6)  # seconds before each retry of a write
 _LEVEL = re.compile(r"executing_level_([0-9]{1,9})")
 
 
@@ -41,17 +41,15 @@ async def create_chain_record(
     store: RunStore | None = None,
     idempotency_key: str | None = None,
 ) -> str:
-    """Record a chain and return its id; for a Temporal id or key seen before, the id given then.
+    """Insert a chain and return its id; for a Temporal id or key that has a chain already, that chain's id.
 
     Raises StoreFailed: E_DB_….
     """
 
     async def write(session: Session) -> Record:
         await session.begin()
-        if temporal_workflow_id is not None:
-            known = await get_chain_by_temporal_id(session, temporal_workflow_id)
-            if known is not None:
-                return known
+        if temporal_workflow_id is not None and (row := await get_chain_by_temporal_id(session, temporal_workflow_id)):
+            return row
         return await create_chain(
             session,
             chain_name,
@@ -79,18 +77,18 @@ async def create_workflow_record(  # noqa: PLR0913, PLR0917 - the seed's signatu
     store: RunStore | None = None,
     idempotency_key: str | None = None,
 ) -> str:
-    """Record a workflow as `queued` and return its id; for a step of a chain or a key seen before, the id given then.
+    """Insert a workflow as `queued` and return its id; for a step or key that has a workflow already, that one's id.
 
-    Without a chain it is a standalone workflow. The seed's placeholder for a prompt not yet known, `pending`, is
-    kept as nothing. Raises StoreFailed: E_DB_REFERENCE without such a chain, E_DB_….
+    Without `chain_id` it is a standalone workflow. The seed's placeholder for an unknown prompt, `pending`, is
+    stored as no prompt. Raises StoreFailed: E_DB_REFERENCE without such a chain, E_DB_….
     """
 
     async def write(session: Session) -> Record:
         await session.begin()
         if chain_id is not None and step_id is not None:
-            known = await get_workflow_by_step(session, chain_id, step_id)
-            if known is not None:
-                return known
+            row = await get_workflow_by_step(session, chain_id, step_id)
+            if row is not None:
+                return row
         return await create_workflow(
             session,
             workflow_name,
@@ -119,7 +117,7 @@ async def update_chain_status_activity(
     """Change the status of a chain. The seed's `executing_level_2` is read as `running` at level 2.
 
     Raises:
-        StoreFailed: E_DB_REFERENCE without such a chain, E_TRANSITION, E_DB_… after some tries. InputInvalid: E_STATUS.
+        StoreFailed: E_DB_REFERENCE without such a chain, E_TRANSITION, E_DB_… after 3 retries. InputInvalid: E_STATUS.
     """
     level = _LEVEL.fullmatch(status)
     if level is not None:
@@ -141,16 +139,16 @@ async def update_workflow_status_activity(
     prompt_id: str | None = None,
     store: RunStore | None = None,
 ) -> None:
-    """Change the status of a workflow, and say where its prompt is.
+    """Change the status of a workflow, and optionally the server and id of its prompt.
 
     Raises:
-        StoreFailed: E_DB_REFERENCE without such a workflow, E_TRANSITION, E_DB_… after some tries.
+        StoreFailed: E_DB_REFERENCE without such a workflow, E_TRANSITION, E_DB_… after 3 retries.
         InputInvalid: E_STATUS.
     """
 
-    async def write(session: Session) -> Record | None:
+    async def write(session: Session) -> None:
         await known_workflow(session, workflow_id)
-        return await update_workflow_status(
+        await update_workflow_status(
             session, workflow_id, status, error_message, server_address=server_address, prompt_id=prompt_id
         )
 
@@ -170,7 +168,7 @@ async def get_workflow_artifacts(workflow_id: str, *, store: RunStore | None = N
 
 
 async def _written(store: RunStore | None, write: Callable[[Session], Awaitable[T]]) -> T:
-    """What `write` returns; a database that is busy is tried a few times more."""
+    """The result of `write` in a transaction. A busy database is retried after each of `WAITS`."""
     waits = iter(WAITS)
     while True:
         try:

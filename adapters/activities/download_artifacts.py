@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
+from anyio.to_thread import run_sync
 
-from towpath.adapters.comfyui.downloads import Download, Limits, download
-from towpath.adapters.comfyui.pool import Member
-from towpath.adapters.comfyui.workflow_run import DOWNLOADS
+from towpath.adapters.comfyui.downloads import Download, bring_all
+from towpath.adapters.comfyui.replies import OutputFile
 from towpath.errors import ServerFailed
-from towpath.media import extension
+from towpath.media import safe_filename
 from towpath.model import kind_of
+from towpath.store.disk import disk_errors, write_stream
 
-from .landing import land, made_folder, unique_name
-from .server_access import Servers, reach, server_settings
-from .server_outputs import Entry, Output, read_outputs
+from .server_access import Servers, known_servers, reach
+from .server_outputs import Entry, read_outputs
 
 if TYPE_CHECKING:
     from towpath.store import RunStore
@@ -35,15 +34,15 @@ async def download_and_store_images(
     store: RunStore | None = None,
     servers: Servers | None = None,
 ) -> list[dict[str, Any]]:
-    """Bring every output home into `folder`, each under a name of its own, and tell of each in the order given.
+    """Download every output into `folder`, each under a unique name, and return one entry for each in the order given.
 
-    What came: `filename original_filename local_path node_id server_address file_size file_type file_format
-    downloaded_at`, and `media_type sha256`. What did not: `original_filename node_id server_address error code
-    retryable`; the others are there all the same. There is no database, unless `workflow_id` is given: then this is
-    `download_and_store_artifacts`.
+    For a downloaded file: `filename original_filename local_path node_id server_address file_size file_type
+    file_format downloaded_at`, and `media_type sha256`. For a file that failed: `original_filename node_id
+    server_address error code retryable`; the other files are downloaded all the same. No database is used, unless
+    `workflow_id` is given: then this is `download_and_store_artifacts`.
 
     Raises:
-        StoreFailed: E_DISK_…. InputInvalid: E_SERVER_CONFIG, E_SETTING, E_URL_….
+        StoreFailed: E_DISK_…. InputInvalid: E_SERVER_CONFIG, E_SETTING, E_STRATEGY, E_URL_….
     """
     if workflow_id is not None:
         from .download_artifacts_db import download_and_store_artifacts  # noqa: PLC0415 - the only part with a database
@@ -51,66 +50,42 @@ async def download_and_store_images(
         return await download_and_store_artifacts(
             workflow_id, server_address, output_files, store=store, servers=servers
         )
-    settings = server_settings(servers)
-    target = await made_folder(folder)
+    known = known_servers(servers)
+    target = await run_sync(_made, Path(folder))
     outputs = read_outputs(output_files)
-    told: dict[int, dict[str, Any]] = {}
-    limit = anyio.CapacityLimiter(DOWNLOADS)
+    url = known.server(server_address).url
 
-    async def one(index: int) -> None:
-        async with limit:
-            told[index] = await _brought(member, outputs[index], target, settings.limits)
+    async def keep(file: OutputFile, download: Download) -> dict[str, Any]:
+        path = target / f"{secrets.token_hex(8)}-{safe_filename(download.filename)}"
+        blob = await write_stream(download.chunks, path)
+        return {
+            "filename": path.name,
+            **_origin(file, url),
+            "local_path": str(path),
+            "file_size": blob.size,
+            "file_type": kind_of(download.media_type),
+            "file_format": path.suffix.lstrip(".").lower(),
+            "media_type": download.media_type,
+            "sha256": blob.digest,
+            "downloaded_at": datetime.now(UTC).isoformat(),
+        }
 
-    async with reach(server_address, settings) as member:
-        try:
-            async with anyio.create_task_group() as tasks:
-                for index in range(len(outputs)):
-                    tasks.start_soon(one, index)
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-    return [told[index] for index in range(len(outputs))]
+    def failed(file: OutputFile, error: ServerFailed) -> dict[str, Any]:
+        about = {"error": error.problem.message, "code": error.code, "retryable": error.retryable}
+        return {**_origin(file, url), **about}
 
-
-async def _brought(member: Member, output: Output, folder: Path, limits: Limits) -> dict[str, Any]:
-    """One output in the folder, or why it is not there."""
-    about = {
-        "original_filename": output.file.filename,
-        "node_id": output.file.node,
-        "server_address": member.server.url,
-    }
-    if output.odd:
-        return {**about, "error": output.odd, "code": output.code, "retryable": False}
-    try:
-        async with opened_output(member, output, limits) as one:
-            path = folder / unique_name(one.filename)
-            blob = await land(one.chunks, path)
-    except ServerFailed as error:
-        return {**about, "error": error.problem.message, "code": error.code, "retryable": error.retryable}
-    return {
-        "filename": path.name,
-        **about,
-        "local_path": str(path),
-        "file_size": blob.size,
-        "file_type": kind_of(one.media_type),
-        "file_format": path.suffix.lstrip(".").lower(),
-        "media_type": one.media_type,
-        "sha256": blob.digest,
-        "downloaded_at": datetime.now(UTC).isoformat(),
-    }
+    files = [output for output in outputs if isinstance(output, OutputFile)]
+    async with reach(server_address, known) as member:
+        results = iter(await bring_all(member.connection, files, keep, known.comfy.rules.limits, failed=failed))
+    return [next(results) if isinstance(o, OutputFile) else failed(o.file, o.error) for o in outputs]
 
 
-@asynccontextmanager
-async def opened_output(member: Member, output: Output, limits: Limits) -> AsyncIterator[Download]:
-    """An output as a stream under a name for people. Raises ServerFailed as `download` does, also while it is read."""
-    fallback = f"node-{output.file.node}"
-    if output.text is not None:
-        yield Download(f"{fallback}.txt", "text/plain", _whole(output.text))
-        return
-    async with aclosing(download(member.connection, output.file, limits, fallback)) as downloads:
-        async for one in downloads:
-            named = one.filename if not one.refused_name else f"{fallback}{extension(one.media_type)}"
-            yield Download(named, one.media_type, one.chunks, one.refused_name)
+def _made(folder: Path) -> Path:
+    path = folder.absolute()
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
-async def _whole(text: str) -> AsyncIterator[bytes]:
-    yield text.encode("utf-8", "replace")
+def _origin(file: OutputFile, url: str) -> dict[str, Any]:
+    return {"original_filename": file.filename, "node_id": file.node, "server_address": url}

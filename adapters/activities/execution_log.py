@@ -1,4 +1,4 @@
-"""The execution log of a prompt, written afterwards from what the server's history says of it."""
+"""The execution log of a prompt, written after its end from the server's history."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from towpath.adapters.comfyui import execution_log
-from towpath.adapters.comfyui.replies import PromptState, Record, failed_prompt, history_record
+from towpath.adapters.comfyui.replies import PromptRecord, PromptState, failed_prompt, history_record
 from towpath.adapters.settings import settle
 from towpath.errors import StoreFailed
 from towpath.media import safe_filename
@@ -28,12 +28,12 @@ async def create_execution_log(
     *,
     folder: str | os.PathLike[str] | None = None,
 ) -> str:
-    """Write one JSONL file about a prompt that is over, and return its path: `<folder>/prompts/<time>_<id>.jsonl`.
+    """Write one JSONL file about a prompt that has ended, and return its path: `<folder>/prompts/<time>_<id>.jsonl`.
 
-    `history` is an answer of `/history/<id>` or its entry. Lines have `at event prompt_id` and what belongs to the
-    event: `workflow.submitted`, `node.executed` for each node (`cached` if it was not run again), `execution.complete`
-    or `execution.error`, `workflow.success` or `workflow.failed`, `history.complete`. `folder` is the store's
-    unless it is given.
+    `history` is a reply of `/history/<id>` or the entry in it. Lines have `at event prompt_id` and the data of the
+    event: `workflow.submitted`, `node.executed` for each node (`cached` if its result was reused),
+    `execution.complete` or `execution.error`, `workflow.success` or `workflow.failed`, `history.complete`. `folder`
+    is the store's unless it is given.
 
     Raises StoreFailed (E_DISK_IO) if it cannot be written.
     """
@@ -52,7 +52,7 @@ async def create_execution_log(
     return str(log.path)
 
 
-def _lines(record: Record) -> Iterator[Line]:
+def _lines(record: PromptRecord) -> Iterator[Line]:
     for kind, data in record.messages:
         if kind == "execution_cached":
             for node in data.get("nodes") or ():

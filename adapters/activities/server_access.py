@@ -1,42 +1,36 @@
-"""Which servers there are, and the connection to one of them, shared by everything that uses it at the same time."""
+"""The servers of these functions: which there are, a connection to one of them, and the choice of the next one."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio.lowlevel import RunVar
 
-from towpath.adapters.comfyui.client import ComfyClient
-from towpath.adapters.comfyui.configuration import FILE, KEYS, servers_of
-from towpath.adapters.comfyui.connection import Connection, Patience
-from towpath.adapters.comfyui.downloads import DOWNLOAD_SECONDS, MAX_FILE, Limits
-from towpath.adapters.comfyui.pool import Member
+from towpath.adapters.comfyui.configuration import ComfySettings, servers_of, settings_of
+from towpath.adapters.comfyui.connection import Backoff
+from towpath.adapters.comfyui.pool import Member, Need, Picks, ServerPool
 from towpath.adapters.comfyui.servers import Server, given_server
 from towpath.adapters.settings import Settings, settle
-from towpath.errors import InputInvalid, Place
 
 Servers = Sequence[str | Mapping[str, Any]]
 """Addresses, or tables with the keys of `[[servers]]` in `towpath.toml`."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The servers, and how they are treated. `folder` is the store's: execution logs go there as those of chains do."""
+class KnownServers:
+    """The configured servers and the table `[comfyui]`. `folder` is the store's: execution logs are written there."""
 
     servers: tuple[Server, ...]
     folder: Path
-    strategy: str = "least_loaded"
-    partial_outputs: bool = False
-    limits: Limits = field(default_factory=Limits)
-    patience: Patience = field(default_factory=Patience)
+    comfy: ComfySettings
 
     def server(self, address: str) -> Server:
-        """The configured server of that name or address, else one of which nothing but the address is known.
+        """The configured server of that name or address, else a server with this address and no other setting.
 
         Raises InputInvalid: E_URL_….
         """
@@ -47,58 +41,106 @@ class ServerSettings:
         return next((server for server in self.servers if server.url == given.url), given)
 
 
-def server_settings(servers: Servers | None = None) -> ServerSettings:
-    """The servers of `servers`, else of `towpath.toml`. Raises InputInvalid (E_SERVER_CONFIG, E_SETTING, E_URL_…)."""
+def known_servers(servers: Servers | None = None) -> KnownServers:
+    """The servers of `servers`, else of `towpath.toml`.
+
+    Raises InputInvalid: E_SERVER_CONFIG, E_SETTING, E_STRATEGY, E_URL_….
+    """
     settings = settle(servers=servers)
-    table = settings.comfyui
-    for key, value in table.items():
-        if key not in KEYS or not isinstance(value, KEYS[key][0]):
-            place = Place(file=FILE, field=f"comfyui.{key}")
-            allowed = KEYS[key][1] if key in KEYS else " ".join(KEYS)
-            raise InputInvalid("E_SETTING", f"{key} in [comfyui]", place=place, found=value, allowed=allowed)
-    return ServerSettings(
-        servers_of(settings.servers),
-        store_folder(settings),
-        table.get("strategy", "least_loaded"),
-        table.get("partial_outputs", False),
-        Limits(table.get("max_file", MAX_FILE), table.get("download_timeout", DOWNLOAD_SECONDS)),
-        Patience(**{wait.name: float(table[wait.name]) for wait in fields(Patience) if wait.name in table}),
-    )
+    return KnownServers(servers_of(settings.servers), store_folder(settings), settings_of(settings.comfyui))
 
 
 def store_folder(settings: Settings) -> Path:
-    """The folder of the store's files, whether or not there is a store."""
+    """The folder of the store's files, whether or not the store exists."""
     return settings.blobs or settings.store.with_name(f"{settings.store.stem}-store")
+
+
+@asynccontextmanager
+async def reach(address: str, known: KnownServers) -> AsyncIterator[Member]:
+    """A server with an open connection, which all functions of this event loop share while they use that server.
+
+    Raises InputInvalid: E_URL_….
+    """
+    server, timeouts = known.server(address), known.comfy.timeouts
+    async with _shared(("reach", server, timeouts), lambda: ServerPool((server,), timeouts=timeouts)) as pool:
+        yield pool.members[0]
+
+
+async def select_best_server(
+    strategy: str = "least_loaded",
+    server_name: str | None = None,
+    *,
+    servers: Servers | None = None,
+    tags: Collection[str] = (),
+) -> str:
+    """The address of a server that answers now: `least_loaded`, `round_robin` or `random`, or the one of that name.
+
+    A selection counts as load for 30 s, so that many selections at once are spread over the servers; all selections
+    of this process count. A server that does not answer within 5 s is passed over, also if it was named.
+
+    Raises:
+        ServerFailed: E_SERVER_NONE if no server fits or none of them answers. InputInvalid: E_STRATEGY,
+            E_SERVER_CONFIG, E_SETTING, E_URL_….
+    """
+    known = known_servers(servers)
+    async with _shared(("select", known.servers, known.comfy.timeouts), lambda: _candidates(known)) as pool:
+        server = await pool.pick(strategy, Need(server_name, frozenset(tags)))
+    return server.url
+
+
+@dataclass(slots=True, eq=False)
+class _Candidate(Member):
+    """A server that answers once for all selections that wait for it at the same time."""
+
+    answered: anyio.Event | None = None
+
+    async def check_health(self) -> None:
+        while self.answered is not None:
+            await self.answered.wait()
+            if self.health is not None or self.trouble:
+                return
+        self.answered = anyio.Event()
+        self.connection.backoff = Backoff()  # ask now; waiting for an earlier backoff would look like silence
+        self.health, self.trouble = None, ""
+        try:
+            await Member.check_health(self)
+        finally:
+            answered, self.answered = self.answered, None
+            answered.set()
+
+
+_picks: dict[Server, Picks] = {}  # earlier selections of this process
+
+
+def _candidates(known: KnownServers) -> ServerPool:
+    pool = ServerPool(known.servers, timeouts=known.comfy.timeouts)
+    pool.members = [_Candidate(m.server, m.client, _picks.setdefault(m.server, Picks())) for m in pool.members]
+    return pool
 
 
 @dataclass(slots=True)
 class _Shared:
-    member: Member
+    pool: ServerPool
     users: int = 0
 
 
-_Key = tuple[Server, Patience]
-_open: RunVar[dict[_Key, _Shared]] = RunVar("towpath_servers")  # of this event loop
+_open: RunVar[dict[Hashable, _Shared]] = RunVar("towpath_servers")  # of this event loop
 
 
 @asynccontextmanager
-async def reach(address: str, settings: ServerSettings) -> AsyncIterator[Member]:
-    """A server with an open connection. Whoever reaches it meanwhile has the same one: its locks hold for all.
-
-    Raises InputInvalid: E_URL_….
-    """
-    key = (settings.server(address), settings.patience)
+async def _shared(key: Hashable, make: Callable[[], ServerPool]) -> AsyncIterator[ServerPool]:
+    """The pool of this key in this event loop: made for its first user, closed after its last."""
     here = _open.get({})
     _open.set(here)
     if key not in here:
-        here[key] = _Shared(Member(key[0], ComfyClient(Connection(*key))))
+        here[key] = _Shared(make())
     shared = here[key]
     shared.users += 1
     try:
-        yield shared.member
+        yield shared.pool
     finally:
         shared.users -= 1
         if not shared.users:
             del here[key]
             with anyio.CancelScope(shield=True):
-                await shared.member.connection.close()
+                await shared.pool.close()

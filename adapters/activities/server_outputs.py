@@ -1,4 +1,4 @@
-"""What a prompt made: every file and every text of every node, as entries that the other functions take."""
+"""The outputs of a prompt: every file and text of every node, as entries for the other functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from towpath.adapters.comfyui.replies import OutputFile, Outputs, PromptState, Record, outputs_of
+from towpath.adapters.comfyui.replies import OutputFile, Outputs, PromptRecord, PromptState, outputs_of
+from towpath.errors import ServerFailed
 from towpath.logs import guarded_logger
 from towpath.media import media_of_name
 from towpath.model import kind_of
@@ -18,14 +19,14 @@ _log = guarded_logger("towpath.activities")
 
 
 async def get_server_output_files(server_address: str, history_or_outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Everything in the outputs of a prompt, by node: `{filename, subfolder, type, node_id, kind, key}`.
+    """All outputs of a prompt, in the order of their nodes: `{filename, subfolder, type, node_id, kind, key}`.
 
-    `history_or_outputs` is what `execute_and_track_workflow` returned, an answer of `/history`, an entry of one, or
-    the outputs by node. `type` is the server's folder, `kind` one of image video audio text model file, `key` the
-    server's word. A text is an entry with `text`. An output that is not understood is one of kind `unknown`, with
-    `error` and `code`. Previews (folder `temp`) are left out where there are other files.
+    `history_or_outputs` is a result of `execute_and_track_workflow`, a reply of `/history`, an entry of one, or the
+    outputs by node. `type` is the server's folder, `kind` one of image video audio text model file, `key` the server's
+    word for the output. A text is an entry with `text`. An output that is not understood has the kind `unknown`, and
+    `error` and `code`. Preview files (folder `temp`) are left out if there are other files.
     """
-    found = outputs_of(Record(PromptState.COMPLETED, _by_node(history_or_outputs)))
+    found = outputs_of(PromptRecord(PromptState.COMPLETED, _by_node(history_or_outputs)))
     return list(_entries(found))
 
 
@@ -34,7 +35,7 @@ def _by_node(given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(given["outputs"])
     entries = [entry for entry in given.values() if isinstance(entry, Mapping) and "outputs" in entry]
     if len(entries) == 1 == len(given) and isinstance(entries[0]["outputs"], Mapping):
-        return dict(entries[0]["outputs"])  # an answer of /history, with one prompt in it
+        return dict(entries[0]["outputs"])  # a reply of /history with one prompt
     return {} if "outputs" in given else dict(given)
 
 
@@ -65,30 +66,28 @@ def _kind(file: OutputFile) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """An entry read back: a file of a server, or a text. `odd` says why it is neither."""
+class Unreadable:
+    """The entry of an output that was not understood."""
 
     file: OutputFile
-    text: str | None = None
-    odd: str = ""
-    code: str = ""
+    error: ServerFailed
 
 
-def read_outputs(output_files: Sequence[Entry]) -> list[Output]:
-    """The entries of a list as `get_server_output_files` gives it; the seed's, without `kind` and `key`, do as well."""
+def read_outputs(output_files: Sequence[Entry]) -> list[OutputFile | Unreadable]:
+    """The outputs in entries of `get_server_output_files`; the seed's entries, without `kind` and `key`, do as well."""
     return [_read(entry) for entry in output_files]
 
 
-def _read(entry: Entry) -> Output:
+def _read(entry: Entry) -> OutputFile | Unreadable:
     file = OutputFile(
         node=str(entry.get("node_id") or ""),
         key=str(entry.get("key") or ""),
         filename=entry.get("filename"),
         subfolder=entry.get("subfolder") or "",
         folder=entry.get("type") or "output",
+        text=entry["text"] if isinstance(entry.get("text"), str) else None,
     )
-    if isinstance(entry.get("text"), str):
-        return Output(file, text=entry["text"])
-    if entry.get("error"):
-        return Output(file, odd=str(entry["error"]), code=str(entry.get("code") or "E_REPLY_TYPE"))
-    return Output(file)
+    if file.text is None and entry.get("error"):
+        code = str(entry.get("code") or "E_REPLY_TYPE")
+        return Unreadable(file, ServerFailed(code, str(entry["error"]), retryable=False))
+    return file

@@ -43,7 +43,7 @@ async def _servers(given: tuple[str, ...], as_json: bool) -> int:
             say("no servers: add [[servers]] with name and url to towpath.toml")
         return NO_SERVER
     async with open_pool(settings) as pool:
-        await pool.look()
+        await pool.check_health()
         members = pool.members
         if as_json:
             print_json([_server_json(member) for member in members])

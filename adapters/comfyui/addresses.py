@@ -1,8 +1,8 @@
-"""Addresses of ComfyUI servers: one spelling for each, and none that leads where no server lives. Pure, no DNS.
+"""Addresses of ComfyUI servers: one spelling for each; dangerous ones are refused. Pure, no DNS.
 
-Loopback and private networks are fine, ComfyUI is at home there. Refused are the addresses at which clouds hand
-out credentials, addresses that mean nobody or everybody, and every spelling that two programs could read
-differently. A name is judged as it is written; what it resolves to is not looked up.
+Loopback and private networks are allowed. Refused are the addresses at which clouds serve credentials, unspecified,
+broadcast and multicast addresses, and every spelling that two programs could read differently. A name is judged as
+it is written and is not resolved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from towpath.errors import InputInvalid, ServerFailed
 MAX_URL = 2_000  # characters
 _PORTS = {"http": 80, "https": 443}
 
-# Where clouds hand out credentials, and addresses that mean this host, all hosts or nobody.
+# Metadata services of clouds, which serve credentials; unspecified, link-local, broadcast and multicast addresses.
 _BLOCKED_4 = tuple(
     IPv4Network(n)
     for n in "0.0.0.0/8 100.100.100.200 168.63.129.16 169.254.0.0/16 192.0.0.192 224.0.0.0/4 255.255.255.255".split()
@@ -46,7 +46,7 @@ _ALLOWED = "http(s)://host[:port][/path]"
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """An address taken apart. `query` and `fragment` hold their first character."""
+    """The parts of an address. `query` begins with `?` and `fragment` with `#`."""
 
     scheme: str
     host: str
@@ -73,7 +73,7 @@ def server_url(text: str, *, listed: Collection[str] | None = None) -> str:
 
     Raises:
         InputInvalid: E_URL_SCHEME, E_URL_HOST (no host, a host, port or path of an odd spelling, a query or a
-            fragment), E_URL_USERINFO, E_URL_BLOCKED (an address without servers, or one that is not listed).
+            fragment), E_URL_USERINFO, E_URL_BLOCKED (a dangerous address, or one that is not listed).
     """
     parts = _parts(text)
     if parts.query or parts.fragment:
@@ -88,24 +88,24 @@ def redirect_target(base: str, location: str, listed: Collection[str]) -> str:
     """Where a redirect leads: `location` read relative to `base`, the URL that answered, without its fragment.
 
     Raises:
-        ServerFailed: the codes of `server_url`. Trying again does not help.
+        ServerFailed: the codes of `server_url`. A retry does not help.
     """
     bases = [_parts(known) for known in listed]
     try:
-        # Checked before it is resolved: `urljoin` drops some control characters without a word.
+        # Checked before it is resolved: `urljoin` silently drops some control characters.
         if not location or _UNSAFE.search(location):
             raise _invalid("E_URL_HOST", "a redirect without a readable address", location)
         target = _resolved(base, location)
         parts = _parts(target)
         _refuse_unlisted(parts, target, bases)
     except InputInvalid as error:
-        told = error.problem
+        problem = error.problem
         raise ServerFailed(
-            told.code,
-            f"the server redirects: {told.message}",
-            found=told.found,
-            allowed=told.allowed,
-            cure=told.cure,
+            problem.code,
+            f"the server redirects: {problem.message}",
+            found=problem.found,
+            allowed=problem.allowed,
+            cure=problem.cure,
             retryable=False,
         ) from None
     kept = "/" * (parts.path.endswith("/") and not parts.base.endswith("/"))
@@ -160,7 +160,7 @@ def _ipv6(written: str, text: str) -> str:
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that this one leads to."""
+    """The IPv4 address inside an IPv6 address, if there is one."""
     if address in _NAT64 or (address in _COMPATIBLE and int(address) > 0xFFFF):
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour
@@ -194,7 +194,7 @@ def _is_blocked(address: IPv4Address) -> bool:
 
 
 def _honest(label: str) -> bool:
-    """Whether a label in `xn--` form stands for letters beyond ASCII, and not for ASCII in disguise."""
+    """Whether a label in `xn--` form encodes letters beyond ASCII; one that encodes only ASCII is a disguise."""
     if not label.startswith("xn--"):
         return True
     try:
@@ -218,15 +218,15 @@ def _refuse_unlisted(parts: _Parts, text: str, bases: Collection[_Parts]) -> Non
 
 
 def _invalid(code: str, message: str, text: str, *, allowed: str = _ALLOWED, cure: str = "") -> InputInvalid:
-    return InputInvalid(code, message, found=_told(text), allowed=allowed, cure=cure)
+    return InputInvalid(code, message, found=_redacted(text), allowed=allowed, cure=cure)
 
 
 def _blocked(text: str) -> InputInvalid:
-    return _invalid("E_URL_BLOCKED", "no ComfyUI server lives at this address", text)
+    return _invalid("E_URL_BLOCKED", "this address is never a ComfyUI server's", text)
 
 
-def _told(text: str) -> str:
-    """An address without what may be secret in it: everything around an `@`, and the query."""
+def _redacted(text: str) -> str:
+    """An address without the parts that may be secret: everything around an `@`, and the query."""
     found = _SCHEME.match(text)
     if "@" in text:
         return f"{found[1]}://…@…" if found and found[1].lower() in _PORTS else "…@…"

@@ -13,19 +13,19 @@ _EXPORT = "in ComfyUI turn on the dev mode, choose Workflow > Export (API), and 
 
 
 def is_link(value: object) -> bool:
-    """Whether an input is the output of another node: `[node id, slot]`."""
+    """Whether the value of an input is a link to another node's output: `[node id, slot]`."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
 def node_title(node: Mapping[str, Any]) -> str:
-    """What a person calls a node: its title, else its class."""
+    """The name of a node for people: its title, or its class if it has none."""
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     return title if isinstance(title, str) and title.strip() else str(node.get("class_type", ""))
 
 
 def literals(graph: Mapping[str, Any]) -> Iterator[tuple[str, str, Json]]:
-    """Node id, input and value of every input that is no list; ComfyUI takes every list as a link."""
+    """Node id, input and value of every input whose value is not a list; ComfyUI reads every list as a link."""
     for node_id, node in graph.items():
         for input_key, value in node["inputs"].items():
             if not isinstance(value, list):
@@ -38,7 +38,7 @@ def checked_graph(data: Json, place: Place) -> dict[str, Any]:
         _fail("a workflow is an object of nodes", place, type(data).__name__, _NODE, _EXPORT)
     graph = _unwrapped(data)
     if any(isinstance(body, dict) and isinstance(body.get("nodes"), list) for body in (graph, graph.get("workflow"))):
-        message = "this is a workflow as the editor saves it, which no server can run"
+        message = "this is a workflow in the editor's format, which a server cannot run"
         _fail(message, place, "lists of nodes and links", _NODE, _EXPORT)
     if not graph:
         _fail("the workflow has no nodes", place, cure=_EXPORT)
@@ -58,19 +58,19 @@ def _unwrapped(data: dict[str, Any]) -> dict[str, Any]:
 
 def _check_node(node: Json, place: Place) -> None:
     if not isinstance(node, dict):
-        _fail("a node is no object", place, type(node).__name__, _NODE, _EXPORT)
+        _fail("a node is not an object", place, type(node).__name__, _NODE, _EXPORT)
     class_type = node.get("class_type")
     if not isinstance(class_type, str) or not class_type:
         found = "" if class_type is None else class_type
         _fail("a node has no class_type", place, found, _NODE, _EXPORT)
     if not isinstance(node.get("inputs"), dict):
         found = type(node["inputs"]).__name__ if "inputs" in node else ""
-        _fail("the inputs of a node are no object", place, found, _NODE, _EXPORT)
+        _fail("the inputs of a node are not an object", place, found, _NODE, _EXPORT)
 
 
 def _check_link(value: Json, graph: Mapping[str, Any], place: Place) -> None:
     if is_link(value) and value[0] not in graph:
-        message = f"it is linked to node {shown(value[0])}, which is not there"
+        message = f"it is linked to node {shown(value[0])}, which does not exist"
         _fail(message, place, value, cure="export the workflow again")
     if isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value):
         message = "a link names its node by a number instead of text"

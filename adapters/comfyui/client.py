@@ -1,4 +1,4 @@
-"""The routes of a ComfyUI server that towpath uses. Every prompt carries an id of ours."""
+"""The routes of a ComfyUI server that towpath uses. Every prompt has an id that towpath chooses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import anyio
 from towpath.errors import PromptFailed, ServerFailed
 
 from .connection import Connection
-from .names import folder_type, subfolder
+from .file_names import folder_type, subfolder
 from .replies import (
+    PromptRecord,
     PromptState,
-    Record,
     history_record,
     job_record,
     job_state,
@@ -27,17 +27,17 @@ from .replies import (
 )
 
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?")
-_PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it becomes a part of addresses and of a file's name
+_PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it becomes part of addresses and of a file name
 JOBS_SINCE = (0, 6, 0)
 CANCEL_SINCE = (0, 26, 0)
 AIMED_INTERRUPT_SINCE = (0, 3, 57)
 _ROUTES_UNKNOWN = (0, 0, 0)
-SLOWEST = 64 * 1024  # bytes a second that an upload makes at least
+SLOWEST = 64 * 1024  # bytes per second: the upload timeout allows for this speed
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A prompt that a server took. `dropped` are the outputs it left out, one line per problem."""
+    """A prompt that a server accepted. `dropped` are the outputs it left out, one line per problem."""
 
     prompt_id: str
     dropped: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a server says of itself. `queue` counts waiting and running prompts, free memory is bytes."""
+    """A server's health. `queue` counts waiting and running prompts; memory is in bytes."""
 
     version: str
     queue: int
@@ -68,7 +68,7 @@ class ComfyClient:
     async def submit(
         self, graph: dict[str, Any], prompt_id: str, client_id: str, titles: dict[str, str] | None = None
     ) -> Sent:
-        """Queue a graph under our id, once: after a doubtful answer the id is looked up before it is sent again.
+        """Queue a graph once under `prompt_id`. If no clear reply came, the id is looked up before the next request.
 
         Raises:
             PromptFailed: E_PROMPT_INVALID with what the server found in it.
@@ -78,20 +78,20 @@ class ComfyClient:
         while True:
             try:
                 status, reply = await self.connection.answer(
-                    "POST", "/prompt", body=body, accept=frozenset({200, 400}), patient=False
+                    "POST", "/prompt", body=body, accept=frozenset({200, 400}), retry=False
                 )
             except ServerFailed as error:
                 waited = anyio.current_time() - began
-                if not error.retryable or waited >= self.connection.longest(error):
+                if not error.retryable or waited >= self.connection.retry_seconds(error):
                     raise
                 if await self.state(prompt_id) is not PromptState.UNKNOWN:
                     return Sent(prompt_id)
                 continue
             if status == 400:
                 raise self._refused(reply, titles or {})
-            return self._taken(reply, prompt_id, titles or {})
+            return self._accepted(reply, prompt_id, titles or {})
 
-    def _taken(self, reply: Any, prompt_id: str, titles: dict[str, str]) -> Sent:
+    def _accepted(self, reply: Any, prompt_id: str, titles: dict[str, str]) -> Sent:
         errors = reply.get("node_errors") if isinstance(reply, dict) else None
         given = reply.get("prompt_id") if isinstance(reply, dict) else None
         fits = isinstance(given, str) and _PROMPT_ID.fullmatch(given)
@@ -99,11 +99,11 @@ class ComfyClient:
         return Sent(str(given) if fits else prompt_id, tuple(map(self.connection.without_secrets, lines)))
 
     def _refused(self, reply: Any, titles: dict[str, str]) -> PromptFailed:
-        told, kept = refused_prompt(reply, titles), self.connection.without_secrets
-        return PromptFailed(told.code, kept(told.problem.message), nodes=tuple(map(kept, told.nodes)))
+        refusal, redacted = refused_prompt(reply, titles), self.connection.without_secrets
+        return PromptFailed(refusal.code, redacted(refusal.problem.message), nodes=tuple(map(redacted, refusal.nodes)))
 
     async def state(self, prompt_id: str) -> PromptState:
-        """Where a prompt is. Without the jobs route the queue is asked first: a prompt moves from there to history."""
+        """Where a prompt is. Without the jobs route, the queue is read before the history: prompts move that way."""
         if await self._has_jobs():
             status, reply = await self.connection.answer(
                 "GET", f"/api/jobs/{prompt_id}", accept=frozenset({200, 404, 405})
@@ -112,26 +112,26 @@ class ComfyClient:
                 return job_state(reply, prompt_id)
             if isinstance(reply, dict):
                 return PromptState.UNKNOWN
-            self._no_jobs = True  # it has no such route after all
+            self._no_jobs = True  # its version should have this route, and it has not
         queued = queue_state(await self.connection.json("GET", "/queue"), prompt_id)
         if queued is not PromptState.UNKNOWN:
             return queued
         record = history_record(await self.connection.json("GET", f"/history/{prompt_id}"), prompt_id)
         return PromptState.UNKNOWN if record is None else record.state
 
-    async def record(self, prompt_id: str) -> Record | None:
-        """What came of a prompt that is over; None if the server has no record (yet)."""
+    async def record(self, prompt_id: str) -> PromptRecord | None:
+        """The history of a prompt that has ended; None if the server has no record (yet)."""
         return history_record(await self.connection.json("GET", f"/history/{prompt_id}"), prompt_id)
 
-    async def last_word(self, prompt_id: str) -> Record | None:
-        """What the jobs route still says of a prompt that is gone from history."""
+    async def job_record_of(self, prompt_id: str) -> PromptRecord | None:
+        """The record of an ended prompt from the jobs route, which keeps it longer than the history does."""
         if not await self._has_jobs():
             return None
         status, reply = await self.connection.answer("GET", f"/api/jobs/{prompt_id}", accept=frozenset({200, 404, 405}))
         return job_record(reply) if status == 200 and job_state(reply, prompt_id).over else None
 
     async def cancel(self, prompt_id: str) -> None:
-        """Take a prompt off the queue or interrupt it, by its id; harmless if it is over. Nobody else's is touched."""
+        """Remove a prompt from the queue or interrupt it, by its id. Other prompts are not touched."""
         version = await self.version()
         if version >= CANCEL_SINCE:
             status, _ = await self.connection.answer(
@@ -143,7 +143,7 @@ class ComfyClient:
         if queue_state(await self.connection.json("GET", "/queue"), prompt_id) is not PromptState.RUNNING:
             return
         if version != _ROUTES_UNKNOWN and version < AIMED_INTERRUPT_SINCE:
-            return  # its interrupt would stop whatever runs, whoever's it is
+            return  # its interrupt takes no id and would stop another prompt
         await self.connection.json("POST", "/interrupt", body={"prompt_id": prompt_id})
 
     # ---- files
@@ -167,9 +167,9 @@ class ComfyClient:
             "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(head) + size + len(tail)),
         }
-        await self.connection.rest.wait()
+        await self.connection.backoff.wait()
         content = _framed(head, chunks(), tail)
-        seconds = self.connection.patience.reply + size / SLOWEST
+        seconds = self.connection.timeouts.reply + size / SLOWEST
         try:
             with anyio.fail_after(seconds):
                 async with self.connection.open("POST", "/upload/image", content=content, headers=headers) as response:
@@ -181,7 +181,7 @@ class ComfyClient:
     def _given_name(self, reply: Any) -> str:
         name = reply.get("name") if isinstance(reply, dict) else None
         if not isinstance(name, str) or not name or not name.isprintable():
-            raise self.connection.error("E_UPLOAD_ANSWER", "it does not say how it called the file", found=name or "")
+            raise self.connection.error("E_UPLOAD_ANSWER", "it does not return the name of the file", found=name or "")
         below = subfolder(reply.get("subfolder", ""))
         kind = folder_type(reply.get("type", "input"))
         path = f"{below}/{name}" if below else name
@@ -195,7 +195,7 @@ class ComfyClient:
         if size > self._largest_upload:
             raise self.connection.error(
                 "E_UPLOAD_TOO_LARGE",
-                f"{filename} is more than it takes",
+                f"{filename} is larger than it accepts",
                 found=f"{size} bytes",
                 allowed=f"{self._largest_upload} bytes",
                 cure="start that server with a larger --max-upload-size (MB)",
@@ -203,16 +203,16 @@ class ComfyClient:
             )
 
     async def has_input(self, name: str, size: int) -> bool:
-        """Is a file of that name and size in the server's input folder? If it does not say so, it is not."""
+        """Whether a file of that name and size is in the server's input folder; False if the reply is unclear."""
         below, _, filename = name.rpartition("/")
         params = {"filename": filename, "subfolder": below, "type": "input"}
-        await self.connection.rest.wait()
+        await self.connection.backoff.wait()
         try:
-            with anyio.fail_after(self.connection.patience.reply):
+            with anyio.fail_after(self.connection.timeouts.reply):
                 async with self.connection.open("HEAD", "/view", params=params) as response:
                     return response.status_code == 200 and response.headers.get("content-length") == str(size)
         except TimeoutError:
-            self.connection.rest.failed()
+            self.connection.backoff.failed()
         except ServerFailed as error:
             if not error.retryable:
                 raise
@@ -221,16 +221,16 @@ class ComfyClient:
     # ---- the server itself
 
     async def version(self) -> tuple[int, int, int]:
-        """The server's version; (0, 0, 0) if it does not tell."""
+        """The server's version; (0, 0, 0) if it does not return one."""
         if self._version is None:
             status, reply = await self.connection.answer("GET", "/system_stats", accept=frozenset({200, 404}))
             self._version = _version(reply) if status == 200 else _ROUTES_UNKNOWN
         return self._version
 
     async def health(self) -> Health:
-        """Version, queue and memory, asked once, without patience."""
-        stats = await self.connection.json("GET", "/system_stats", patient=False)
-        queue = await self.connection.json("GET", "/prompt", patient=False)
+        """Version, queue and memory, without retries."""
+        stats = await self.connection.json("GET", "/system_stats", retry=False)
+        queue = await self.connection.json("GET", "/prompt", retry=False)
         self._version = _version(stats)
         found = stats.get("devices") if isinstance(stats, dict) else None
         devices = [d for d in found if isinstance(d, dict)] if isinstance(found, list) else []
@@ -245,7 +245,7 @@ class ComfyClient:
         )
 
     async def object_info(self, class_types: frozenset[str]) -> dict[str, Any]:
-        """What the server knows of these node types; unknown ones are left out."""
+        """The server's descriptions of these node types; types it does not have are left out."""
         found: dict[str, Any] = {}
         for name in sorted(class_types):
             reply = await self.connection.json("GET", f"/object_info/{quote(name, safe='')}")
@@ -254,21 +254,21 @@ class ComfyClient:
         return found
 
     async def free_memory(self) -> None:
-        """Let the server drop its models and its cache after the current prompt."""
-        await self.connection.json("POST", "/free", body={"unload_models": True, "free_memory": True}, patient=False)
+        """Make the server unload its models and clear its cache after the current prompt."""
+        await self.connection.json("POST", "/free", body={"unload_models": True, "free_memory": True}, retry=False)
 
     async def _has_jobs(self) -> bool:
         return not self._no_jobs and await self.version() >= JOBS_SINCE
 
 
 def refuse_dropped(sent: Sent) -> None:
-    """A server that queues a prompt may leave some of its outputs out. Raises PromptFailed (E_PROMPT_PARTIAL)."""
+    """Raise PromptFailed (E_PROMPT_PARTIAL) if the server left some of a prompt's outputs out."""
     if sent.dropped:
         raise PromptFailed(
             "E_PROMPT_PARTIAL",
-            f"the server would leave outputs out: {'; '.join(sent.dropped)}",
+            f"the server leaves outputs out: {'; '.join(sent.dropped)}",
             nodes=sent.dropped,
-            cure="mend those nodes, or allow it with partial_outputs = true under [comfyui] in towpath.toml",
+            cure="correct those nodes, or allow it with partial_outputs = true under [comfyui] in towpath.toml",
         )
 
 
@@ -286,7 +286,7 @@ def _waiting(reply: Any) -> int:
 
 
 def _form(boundary: str, filename: str, fields: dict[str, str]) -> tuple[bytes, bytes]:
-    """What stands before and behind a file in a multipart form. `filename` is one of ours: plain ASCII."""
+    """The bytes before and after a file in a multipart form. `filename` is ASCII."""
     lines = "".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from towpath.errors import InputInvalid, Place
 from towpath.ports import Store
 
-from .connection import Patience
+from .connection import Timeouts
 from .downloads import DOWNLOAD_SECONDS, MAX_FILE, Limits
 from .farm import ComfyFarm, comfy_farm
 from .pool import check_strategy
@@ -20,16 +21,17 @@ from .workflow_run import Rules
 FILE = "towpath.toml"
 KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "strategy": ((str,), "least_loaded, round_robin or random"),
-    "partial_outputs": ((bool,), "true to run a workflow of which a server leaves outputs out"),
-    "check": ((bool,), "false to send workflows without a look at the server's /object_info"),
-    "max_file": ((int,), "bytes of the largest file that is brought home"),
+    "partial_outputs": ((bool,), "true to run a workflow although the server leaves some of its outputs out"),
+    "check": ((bool,), "false to send workflows without checking them against the server's /object_info"),
+    "max_file": ((int,), "bytes of the largest file that is downloaded"),
     "download_timeout": ((int, float), "seconds for one file"),
     "unreachable": ((int, float), "seconds to wait for a server that refuses connections"),
-    "silent": ((int, float), "seconds to wait for a server that takes connections and answers nothing"),
+    "silent": ((int, float), "seconds to wait for a server that accepts connections and does not answer"),
     "busy": ((int, float), "seconds to wait for a server that says it is busy"),
-    "broken": ((int, float), "seconds to wait for a server that answers 500, or no HTTP"),
+    "broken": ((int, float), "seconds to wait for a server that answers 500, or with something that is not HTTP"),
     "lost": ((int, float), "seconds after which a prompt that a server does not know is lost"),
 }
+_TIMEOUTS = ("unreachable", "silent", "busy", "broken", "lost")
 
 
 def servers_of(given: Sequence[Any]) -> tuple[Server, ...]:
@@ -51,18 +53,39 @@ def servers_of(given: Sequence[Any]) -> tuple[Server, ...]:
     return tuple(found)
 
 
-def farm_of(
-    store: Store, servers: Sequence[Any], workflows: Path, table: Mapping[str, Any]
-) -> AbstractAsyncContextManager[ComfyFarm]:
-    """The farm that settings describe; not open yet. Raises InputInvalid (E_SERVER_CONFIG, E_SETTING)."""
+@dataclass(frozen=True, slots=True)
+class ComfySettings:
+    """The table `[comfyui]` of `towpath.toml`."""
+
+    strategy: str = "least_loaded"
+    rules: Rules = field(default_factory=Rules)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+def settings_of(table: Mapping[str, Any]) -> ComfySettings:
+    """The settings in a table `[comfyui]`. Raises InputInvalid (E_SETTING, E_STRATEGY)."""
     for key, value in table.items():
         _check(key, value)
     strategy = table.get("strategy", "least_loaded")
     check_strategy(strategy)
     limits = Limits(table.get("max_file", MAX_FILE), table.get("download_timeout", DOWNLOAD_SECONDS))
     rules = Rules(table.get("partial_outputs", False), table.get("check", True), limits)
-    waits = {key: float(table[key]) for key in ("unreachable", "silent", "busy", "broken", "lost") if key in table}
-    return comfy_farm(store, servers_of(servers), workflows, strategy=strategy, rules=rules, patience=Patience(**waits))
+    return ComfySettings(strategy, rules, Timeouts(**{key: float(table[key]) for key in _TIMEOUTS if key in table}))
+
+
+def farm_of(
+    store: Store, servers: Sequence[Any], workflows: Path, table: Mapping[str, Any]
+) -> AbstractAsyncContextManager[ComfyFarm]:
+    """The farm that settings describe; not open yet. Raises InputInvalid (E_SERVER_CONFIG, E_SETTING, E_STRATEGY)."""
+    comfy = settings_of(table)
+    return comfy_farm(
+        store,
+        servers_of(servers),
+        workflows,
+        strategy=comfy.strategy,
+        rules=comfy.rules,
+        timeouts=comfy.timeouts,
+    )
 
 
 def _check(key: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Does a file end where its format says it ends? Judged while its bytes pass, for files whose length nobody told."""
+"""Whether a file is complete, by its format. For downloads whose length the server did not send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class Ended(StrEnum):
-    """`unknown`: the format does not tell, or we do not know it."""
+    """`unknown`: the format does not show its end, or is not one of those below."""
 
     WHOLE = "whole"
     CUT = "cut short"
@@ -21,14 +21,14 @@ class Ended(StrEnum):
 
 
 class Ending:
-    """Sees the chunks of one file pass; `verdict` at their end."""
+    """Reads the chunks of one file as they pass; `verdict` after the last one."""
 
     def __init__(self) -> None:
         self.size = 0
         self._head = bytearray()
         self._tail = bytearray()
         self._boxes: list[bytes] = []  # kinds of an MP4 file's outermost boxes
-        self._next = 0  # where the next of them begins; -1: that of the last is not told
+        self._next = 0  # where the next of them begins; -1 if that is not known
         self._box = bytearray()
 
     def see(self, chunk: bytes) -> None:
@@ -40,13 +40,13 @@ class Ending:
         self.size += len(chunk)
 
     def verdict(self) -> Ended:
-        """What the format says of the end, for pictures, films, sounds, archives and models of common kinds."""
+        """Whether the file is complete, for common formats of images, videos, sounds, archives and models."""
         head, tail = bytes(self._head), bytes(self._tail)
         if head[4:8] == b"ftyp":
             return self._film()
         if head.startswith(b"RIFF") and len(head) >= 12:
-            told = int.from_bytes(head[4:8], "little")
-            return Ended.UNKNOWN if told in (0, 0xFFFFFFFF) else _ended(self.size >= told + 8)
+            size = int.from_bytes(head[4:8], "little")
+            return Ended.UNKNOWN if size in (0, 0xFFFFFFFF) else _ended(self.size >= size + 8)
         if head.startswith(b"BM") and len(head) >= 14 and head[6:10] == bytes(4):
             return _ended(self.size >= int.from_bytes(head[2:6], "little"))
         for begin, ends in _TRAILERS:
@@ -55,7 +55,7 @@ class Ending:
         return self._model(head)
 
     def _follow_boxes(self, chunk: bytes) -> None:
-        """Headers of the outermost boxes of an MP4 file, wherever chunks end."""
+        """Read the headers of the outermost boxes of an MP4 file; a header may be split over two chunks."""
         end = self.size + len(chunk)
         while 0 <= self._next < end:
             at = max(self._next + len(self._box) - self.size, 0)
@@ -64,7 +64,7 @@ class Ending:
                 return
             size, kind = int.from_bytes(self._box[:4], "big"), bytes(self._box[4:8])
             if not self._boxes and kind != b"ftyp":
-                self._next = -1  # no such file
+                self._next = -1  # not an MP4 file
                 return
             if size == 1:
                 if len(self._box) < 16:
@@ -82,7 +82,7 @@ class Ending:
         return _ended(self._next == self.size and not self._box and bool({b"moov", b"meta", b"moof"} & {*self._boxes}))
 
     def _model(self, head: bytes) -> Ended:
-        """A safetensors file: the length of its header, the header as JSON, the bytes that it tells of."""
+        """A safetensors file: the length of its header, the header in JSON, the bytes that the header lists."""
         length = int.from_bytes(head[:8], "little")
         if head[8:9] != b"{" or not 2 <= length <= HEAD - 8:
             return Ended.UNKNOWN

@@ -1,4 +1,4 @@
-"""One JSONL file per prompt: what was sent where, which nodes ran, how it ended. For people and for agents."""
+"""One JSONL file per prompt: what was sent to which server, which nodes ran, how it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = "prompts"
 
 
 class ExecutionLog:
-    """Appends events of one prompt to `<folder>/prompts/<time>_<prompt id>.jsonl`. Its trouble is nobody else's."""
+    """Appends events of one prompt to `<folder>/prompts/<time>_<prompt id>.jsonl`. Errors of the disk are ignored."""
 
     def __init__(self, folder: Path, prompt_id: str) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
@@ -27,7 +27,7 @@ class ExecutionLog:
 
     @classmethod
     async def of(cls, folder: Path, prompt_id: str) -> ExecutionLog:
-        """The log of a prompt that was sent before, to be gone on with; a new one if there is none."""
+        """The existing log of a prompt, to append to it; a new one if there is none."""
         log = cls(folder, prompt_id)
         try:
             async for path in anyio.Path(log.path.parent).glob(f"*_{prompt_id}.jsonl"):
@@ -37,12 +37,12 @@ class ExecutionLog:
         return log
 
     def note(self, event: str, **data: Any) -> None:
-        """An event to be written with the next `write`."""
+        """Add an event that the next `write` puts on disk."""
         line = {"at": time.time(), "event": event, "prompt_id": self.prompt_id, **redacted_data(data)}
         self._lines.append(msgspec.json.encode(line, enc_hook=str) + b"\n")
 
     async def write(self, event: str, **data: Any) -> None:
-        """An event, on disk (not synced) when this returns; a disk that refuses stops no prompt."""
+        """Write an event and the noted ones to the file, without fsync. A disk error is not raised."""
         self.note(event, **data)
         lines, self._lines = self._lines, []
         try:
@@ -50,4 +50,4 @@ class ExecutionLog:
             async with aiofiles.open(self.path, "ab") as file:
                 await file.write(b"".join(lines))
         except OSError:
-            self._lines = lines[-1000:]  # perhaps the next time
+            self._lines = lines[-1000:]  # written with the next event, if the disk works again

@@ -15,13 +15,13 @@ from towpath.model import Json, Plan, StepPlan
 from towpath.ports import Store
 from towpath.references import find_workflow
 
-from .connection import Patience
+from .connection import Timeouts
 from .parameters import check_parameters
-from .pool import Need, Seat, ServerPool, need_of
+from .pool import Need, ServerPool, Slot, need_of
 from .servers import Server
-from .tries import WorkflowTry
 from .workflow_files import Workflow, read_workflow
 from .workflow_run import Rules, WorkflowRunner
+from .workflow_try import WorkflowTry
 
 
 class ComfyFarm:
@@ -35,8 +35,9 @@ class ComfyFarm:
     # ---- before a run starts
 
     def with_resources(self, plan: Plan) -> Plan:
-        """The plan with its workflows in it. Raises ChainInvalid with everything that keeps it from running:
-        E_WORKFLOW_…, E_PARAMETER_…, E_SERVER_UNKNOWN, E_SERVER_NONE.
+        """The plan with the workflows of its steps.
+
+        Raises ChainInvalid with all problems: E_WORKFLOW_…, E_PARAMETER_…, E_SERVER_UNKNOWN, E_SERVER_NONE.
         """
         problems: list[Problem] = []
         ready = self._prepared(plan, problems)
@@ -95,19 +96,19 @@ class ComfyFarm:
 
     # ---- slots
 
-    def take(self, step: StepPlan, wake: Callable[[], None]) -> Seat | None:
-        """A slot on a fitting server, or None; then `wake` is called when one was set aside for it."""
+    def take(self, step: StepPlan, wake: Callable[[], None]) -> Slot | None:
+        """A slot on a fitting server, or None; then `wake` is called when a slot was set aside."""
         return self.pool.take(need_of(step), wake)
 
     def need(self, step: StepPlan) -> Need:
         """Steps with the same need wait in one line."""
         return need_of(step)
 
-    def give_back(self, seat: Seat) -> None:
-        self.pool.give_back(seat)
+    def give_back(self, slot: Slot) -> None:
+        self.pool.give_back(slot)
 
     def settle(self, wake: Callable[[], None], *, wants: bool) -> None:
-        """Say whether a run still waits; slots set aside for nothing go to others."""
+        """Say whether a run still waits; unused slots that were set aside go to others."""
         self.pool.settle(wake, wants=wants)
 
     # ---- tries
@@ -117,14 +118,14 @@ class ComfyFarm:
         return await self._runner.run(work)
 
     async def abandon(self, server: str, prompt_id: str) -> None:
-        """Cancel a prompt by its id, as far as the server can be reached. Never raises."""
+        """Cancel a prompt by its id, if its server is configured and answers. Never raises ServerFailed."""
         member = self.pool.member(server)
         if member is not None:
-            await self._runner.abandon(member.client, prompt_id)
+            await self._runner.abandon(member, prompt_id)
 
 
 def _known(value: Any) -> bool:
-    """Is a parameter's value known before the run? Bindings and templates are not."""
+    """Whether a parameter's value is known before the run; values with bindings or templates are not."""
     if isinstance(value, dict):
         return not MARKS & value.keys() and all(map(_known, value.values()))
     return all(map(_known, value)) if isinstance(value, list) else True
@@ -138,9 +139,9 @@ async def comfy_farm(
     *,
     strategy: str = "least_loaded",
     rules: Rules | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> AsyncIterator[ComfyFarm]:
-    """The farm of these servers, kept an eye on while it is open."""
-    async with ServerPool(servers, strategy, patience) as pool, background_tasks() as tasks:
-        tasks.start_soon(pool.keep_looking)
+    """The farm of these servers. Their health is checked while it is open."""
+    async with ServerPool(servers, strategy, timeouts) as pool, background_tasks() as tasks:
+        tasks.start_soon(pool.watch)
         yield ComfyFarm(pool, WorkflowRunner(pool, store, rules), workflows)

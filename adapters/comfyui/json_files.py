@@ -1,4 +1,4 @@
-"""JSON files of people: read with care, every error with its place, and nothing in them that JSON does not have."""
+"""JSON files that people write: read safely, with the place of every error; only what JSON allows is accepted."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MAX_DEPTH = 100  # lists and objects inside each other
 
 _INTEGERS = range(-(2**63), 2**64)  # the seeds of ComfyUI use all 64 bits, without a sign
 _TEXT_OR_CONSTANT = re.compile(r'"(?:[^"\\]++|\\.)*+"|(-?Infinity|NaN)')
-_PLAIN = "a plain JSON file"
+_PLAIN = "a regular JSON file"
 _TOO_DEEP = f"lists or objects nested more than {MAX_DEPTH} levels deep"
 _TOO_LARGE = "an integer that does not fit 64 bits"
 
 
 def read_bytes(path: Path, code: str) -> bytes:
-    """The bytes of a plain file of at most 32 MB. Raises InputInvalid with `code`."""
+    """The bytes of a regular file of at most 32 MB. Raises InputInvalid with `code`."""
     place = Place(str(path))
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
+        # Without O_NONBLOCK, opening a FIFO blocks until another process writes into it.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(number).st_mode):
-                raise InputInvalid(code, "it is no plain file", place=place, allowed=_PLAIN)
+                raise InputInvalid(code, "it is not a regular file", place=place, allowed=_PLAIN)
             with open(number, "rb", closefd=False) as file:
                 content = file.read(MAX_BYTES + 1)
         finally:
@@ -44,7 +44,7 @@ def read_bytes(path: Path, code: str) -> bytes:
 
 
 def reason(error: Exception) -> str:
-    """What an error of the file system says, for the end of a sentence."""
+    """The text of a file system error, for the end of a sentence."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text[:1].lower() + text[1:]
 
@@ -66,7 +66,7 @@ def parse(content: bytes, path: Path, code: str) -> Json:
     except _ConstantFound:
         hit = next(match for match in _TEXT_OR_CONSTANT.finditer(text) if match[1])
         place = _at(place, text, hit.start())
-        raise InputInvalid(code, "it is not JSON: this is no finite number", place=place, found=hit[0]) from None
+        raise InputInvalid(code, "it is not JSON: this number is not finite", place=place, found=hit[0]) from None
     except (RecursionError, ValueError) as error:  # ValueError: too many digits for Python
         why = _TOO_DEEP if isinstance(error, RecursionError) else _TOO_LARGE
         raise InputInvalid(code, f"it holds {why}", place=place) from None
@@ -88,7 +88,7 @@ def _at(place: Place, text: str, index: int) -> Place:
 
 
 def unfit(value: object) -> str:
-    """Why a value is no JSON that every server and store can hold, for the end of a sentence; "" if it is."""
+    """Why a value is not JSON that every server and store accepts, for the end of a sentence; "" if it is."""
     rest: list[tuple[object, int]] = [(value, 0)]
     while rest:
         item, depth = rest.pop()
@@ -98,7 +98,7 @@ def unfit(value: object) -> str:
             return _TOO_DEEP
         if isinstance(item, dict):
             if not all(isinstance(key, str) for key in item):
-                return "a key that is no text"
+                return "a key that is not text"
             rest += ((inner, depth + 1) for pair in item.items() for inner in pair)
         elif isinstance(item, list):
             rest += ((inner, depth + 1) for inner in item)
@@ -118,4 +118,4 @@ def _unfit_alone(value: object) -> str:
         return "" if value in _INTEGERS else _TOO_LARGE
     if isinstance(value, float):
         return "" if isfinite(value) else "a number that is not finite"
-    return f"a {type(value).__name__}, which is no JSON"
+    return f"a {type(value).__name__}, which is not JSON"

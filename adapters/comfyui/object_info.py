@@ -1,8 +1,8 @@
-"""A graph held against what a server says of its node types (`/object_info`), before it is sent there.
+"""Checks a graph against a server's node types (`/object_info`) before it is submitted there.
 
-Only what is surely wrong is reported: what a server says in a way that is not understood here passes, and
-the server itself has the last word. Nodes that no output needs are not looked at by servers, so neither
-here. Two things only the server knows: files that arrive later, and nodes that check a value themselves.
+Only certain errors are reported. A declaration that is not understood here is not checked; the server decides.
+Servers do not check nodes that no output needs, and neither does this module. Two things only the server knows:
+files that are uploaded later, and nodes that check a value themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DYNAMIC = "COMFY_"  # types that stand for others, or for inputs whose number o
 
 
 def check_against(graph: Mapping[str, Any], info: Mapping[str, Any]) -> list[Problem]:
-    """What a server with these node types would refuse in the graph, node by node.
+    """What a server with these node types would refuse in the graph, in the order of its nodes.
 
     `info` is the body of `/object_info`. The codes are E_NODE_UNKNOWN for a type that the server does not
     have, E_NODE_INPUT for a required input that is missing, E_NODE_CHOICE, E_NODE_RANGE, E_NODE_LINK.
@@ -42,7 +42,7 @@ def check_against(graph: Mapping[str, Any], info: Mapping[str, Any]) -> list[Pro
 
 
 def _needed(graph: Mapping[str, Any], info: Mapping[str, Any]) -> set[str]:
-    """The output nodes and all that they need; every node if no output node is known."""
+    """The output nodes and all nodes that they depend on; every node if no output node is known."""
     rest = [node_id for node_id, node in graph.items() if _about(info, node["class_type"]).get("output_node") is True]
     needed: set[str] = set()
     while rest:
@@ -61,7 +61,7 @@ def _about(info: Mapping[str, Any], class_type: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """A node of the graph, for checks and for the words of a problem."""
+    """A node of the graph, with what checks and error messages need."""
 
     graph: Mapping[str, Any]
     info: Mapping[str, Any]
@@ -85,7 +85,7 @@ class _Spot:
 def _unknown(spot: _Spot) -> Problem:
     kind = spot.node["class_type"]
     guess = similar(kind, [name for name in spot.info if isinstance(name, str)])
-    cure = "install the custom nodes on this server, or send the workflow to another one"
+    cure = "install the custom nodes on this server, or use another server"
     message = "the server does not have this type of node"
     return spot.problem("E_NODE_UNKNOWN", message, found=kind, cure=f"{guess} Or {cure}" if guess else cure)
 
@@ -108,7 +108,7 @@ def _inputs(spot: _Spot) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class _Spec:
-    """What a server says of one input. `kind` is its type, or the list of its choices in the older dialect."""
+    """A server's declaration of one input. `kind` is its type, or in the older form the list of its choices."""
 
     name: str
     kind: Json
@@ -121,7 +121,7 @@ class _Spec:
 
     @property
     def choices(self) -> list[Json] | None:
-        """The values allowed, if they are a list of plain values."""
+        """The allowed values, if they are a list of plain values; None otherwise."""
         listed = self.options.get("options") if self.kind == "COMBO" else self.kind
         if not isinstance(listed, list) or not all(isinstance(c, str | int | float | bool) for c in listed):
             return None
@@ -156,7 +156,7 @@ def _link(spot: _Spot, input_key: str, value: Json, spec: _Spec | None) -> Probl
 
 
 def _types_fit(sent: Json, wanted: Json) -> bool:
-    """Whether an output may go into an input: types in common, or one that stands for all; lists are not judged."""
+    """Whether an output may be linked to an input: they share a type, or one accepts all. Lists are not checked."""
     if not isinstance(sent, str) or not isinstance(wanted, str) or "COMBO" in (sent, wanted):
         return True
     sent_types, wanted_types = ({part.strip() for part in text.split(",")} for text in (sent, wanted))
@@ -187,10 +187,10 @@ def _no_choice(spot: _Spot, value: Json, spec: _Spec, choices: list[Json]) -> Pr
 
 
 def _arrives_later(spot: _Spot, spec: _Spec) -> bool:
-    """Whether the choices are files of the server's input folder, where more are uploaded before the run."""
+    """Whether the choices are files in the server's input folder, where files are uploaded before the run."""
     if any(isinstance(name, str) and name.endswith("upload") and on for name, on in spec.options.items()):
         return True
-    return spec.name in _UPLOADED and "load" in spot.node["class_type"].lower()  # not every node says so
+    return spec.name in _UPLOADED and "load" in spot.node["class_type"].lower()  # not every node declares it
 
 
 def _range(spot: _Spot, value: float, spec: _Spec) -> Problem | None:
@@ -198,9 +198,9 @@ def _range(spot: _Spot, value: float, spec: _Spec) -> Problem | None:
     if (least is None or value >= least) and (most is None or value <= most):
         return None
     allowed = f"from {least}" if most is None else f"to {most}" if least is None else f"from {least} to {most}"
-    return spot.problem("E_NODE_RANGE", f"{shown(spec.name)} is out of its range", spec.name, value, allowed)
+    return spot.problem("E_NODE_RANGE", f"{shown(spec.name)} is out of range", spec.name, value, allowed)
 
 
 def _bound(bound: Json) -> float | None:
-    """A limit of a number; NaN is none."""
+    """The limit of a number, None if there is none; NaN is no limit."""
     return bound if isinstance(bound, int | float) and not isinstance(bound, bool) and bound == bound else None  # noqa: PLR0124

@@ -1,7 +1,7 @@
-"""The parameters of a step on their way into the graph of its workflow.
+"""Writes the parameters of a step into the graph of its workflow.
 
-A key is `<node id>.<input>`, or `<title>.<input>` where the title belongs to one node alone. Node ids end at
-the first dot, since inputs may hold dots (`5.resize_type.width`); titles end at the last dot that makes one.
+A key is `<node id>.<input>`, or `<title>.<input>` if only one node has that title. A node id ends at the first dot,
+because inputs may contain dots (`5.resize_type.width`); a title ends at the last dot for which such a title exists.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .json_files import unfit
 from .workflow_files import OVERRIDES, Parameter, Workflow
 
 SHOWN = 20  # keys in an error
-COMPARED = 500  # keys, and characters of one, among which a similar one is looked for
-WRAPPED = "__value__"  # a list that is a value and no link is sent as {"__value__": […]}
+COMPARED = 500  # keys, and characters of a key, that are compared to find a similar one
+WRAPPED = "__value__"  # a list that is a value, not a link, is sent as {"__value__": […]}
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 _WORDS = {
@@ -36,9 +36,9 @@ _WORDS = {
 
 
 def check_parameters(workflow: Workflow, given: Mapping[str, Any], *, known: Callable[[Any], bool]) -> list[Problem]:
-    """What is wrong with the parameters of a step, as far as that can be said before it runs.
+    """The problems of a step's parameters that can be found before it runs.
 
-    `known` tells of a value whether it is known already; the others are only checked by their key.
+    `known` says whether a value is known already; of other values only the key is checked.
     """
     return [outcome for _, outcome in _resolved(workflow, given, known) if isinstance(outcome, Problem)]
 
@@ -67,23 +67,24 @@ def _error(problem: Problem) -> InputInvalid:
 def _resolved(
     workflow: Workflow, given: Mapping[str, Any], known: Callable[[Any], bool]
 ) -> Iterator[tuple[Any, Parameter | Problem]]:
-    """Each value with the parameter that it is for, or with what is wrong with it."""
+    """Each value with its parameter, or with its problem."""
     targets = _Targets.of(workflow)
-    taken: dict[tuple[str, str], str] = {}
+    keys: dict[tuple[str, str], str] = {}
     for key, value in given.items():
         found = targets.find(key)
         problem = None
         if isinstance(found, Parameter):
-            problem = _twice(key, found, taken) or (_wrong_value(key, found, value) if known(value) else None)
+            problem = _twice(key, found, keys) or (_wrong_value(key, found, value) if known(value) else None)
         yield value, problem or found
 
 
-def with_own_prefixes(graph: Mapping[str, Any], token: str) -> dict[str, Any]:
-    """A copy of the graph in which every file is saved below `towpath/<token>/`.
+def with_own_prefixes(graph: Mapping[str, Any], prompt_id: str) -> dict[str, Any]:
+    """A copy of the graph in which every file is saved below `towpath/<16 characters of the prompt's id>/`.
 
-    With a token of its own, a job can never be handed the file of another one by the server's cache. A prefix
-    that leads out of its folder is left as it is: the server refuses it.
+    With a folder of its own, a prompt never gets another prompt's file from the server's cache. A prefix that leads
+    out of the output folder stays as it is: the server refuses it.
     """
+    token = prompt_id.replace("-", "")[:16]
     own = copy.deepcopy(dict(graph))
     for node in own.values():
         prefix = node["inputs"].get("filename_prefix")
@@ -102,7 +103,7 @@ def _leads_out(prefix: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """What may be set in a workflow, by key, by node and input, and by title."""
+    """The parameters of a workflow by key, by node and input, and by title."""
 
     workflow: Workflow
     by_input: Mapping[tuple[str, str], Parameter]
@@ -117,7 +118,7 @@ class _Targets:
         return cls(workflow, by_input, by_title)
 
     def find(self, key: str) -> Parameter | Problem:
-        """The parameter that a key means, or why it means none."""
+        """The parameter of a key, or the problem of the key."""
         if key in self.workflow.parameters:
             return self.workflow.parameters[key]
         node_id, dot, input_key = key.partition(".")
@@ -191,9 +192,9 @@ def _problem(code: str, message: str, key: str, allowed: str, cure: str, found: 
     return Problem(code, message, place, found or shown(key), allowed, cure)
 
 
-def _twice(key: str, parameter: Parameter, taken: dict[tuple[str, str], str]) -> Problem | None:
-    """A problem if the input is set under another key too. Notes the key."""
-    other = taken.setdefault((parameter.node_id, parameter.input_key), key)
+def _twice(key: str, parameter: Parameter, keys: dict[tuple[str, str], str]) -> Problem | None:
+    """A problem if another key sets the same input. Adds the key to `keys`."""
+    other = keys.setdefault((parameter.node_id, parameter.input_key), key)
     if other == key:
         return None
     message = f"{shown(other)} sets the same input"
@@ -206,14 +207,14 @@ def _twice(key: str, parameter: Parameter, taken: dict[tuple[str, str], str]) ->
 def _wrong_value(key: str, parameter: Parameter, value: object) -> Problem | None:
     if why := unfit(value):
         kind = type(value).__name__  # the value itself may be too large or too deep to be shown
-        return _problem("E_PARAMETER_TYPE", f"this value holds {why}", key, _WORDS[parameter.type], "", kind)
+        return _problem("E_PARAMETER_TYPE", f"this value contains {why}", key, _WORDS[parameter.type], "", kind)
     if not _fits(parameter.type, value):
         message = f"this parameter takes {_WORDS[parameter.type]}, and this is {_kind(value)}"
         return _problem("E_PARAMETER_TYPE", message, key, _WORDS[parameter.type], _cure(parameter, value), shown(value))
     if parameter.choices and value not in parameter.choices:
         allowed = _listed(str(choice) for choice in parameter.choices)
         cure = similar(value, [c for c in parameter.choices if isinstance(c, str)]) if isinstance(value, str) else ""
-        return _problem("E_PARAMETER_TYPE", "this is none of the values allowed", key, allowed, cure, shown(value))
+        return _problem("E_PARAMETER_TYPE", "this is not one of the allowed values", key, allowed, cure, shown(value))
     return None
 
 

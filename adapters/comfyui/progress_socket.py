@@ -1,7 +1,7 @@
-"""The websocket of a prompt: progress for people, and a nudge to ask for the state now. Nothing rests on it.
+"""The websocket of a prompt: it shows progress and says when to poll. No result depends on it.
 
-Events are lost while it is down, it may be silent for ever, and what it carries comes from custom nodes. So
-whatever goes wrong here is counted and told to nobody but the log; the state of a prompt comes from polling.
+Events are lost while it is down, it may be silent for ever, and custom nodes write into it. So errors here are
+only counted and logged. The state of a prompt comes from polling.
 """
 
 from __future__ import annotations
@@ -26,30 +26,34 @@ from .servers import Server
 
 MAX_FRAME = 32 * 1024 * 1024  # bytes; previews and images sent as frames are some megabytes
 PING = 30.0  # seconds between pings
-PONG = 300.0  # seconds to wait for an answer: a node that holds the interpreter answers nothing for minutes
-RECONNECT = (0.2, 5.0)  # seconds: the first wait and the longest
+PONG = 300.0  # seconds to wait for a pong: while a node holds the interpreter, none comes for minutes
+RECONNECT = (0.2, 5.0)  # seconds before a reconnect: the first wait and the longest
 SHOWN = 0.1  # seconds between two reports of progress
 QUEUED = 4  # frames that wait to be read; each may be as large as MAX_FRAME
-MAX_TEXT = 1024 * 1024  # characters of a message; reading a larger one would hold everybody else up
-NODES = 10_000  # nodes that are told; a workflow has fewer
-KEPT = 100  # of the latest ends of connections
+MAX_TEXT = 1024 * 1024  # characters of a message; decoding a larger one would block the event loop
+NODES = 10_000  # nodes that are reported; a workflow has fewer
+KEPT = 100  # closed connections that are remembered
 _OVER = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
 _log = guarded_logger("towpath.comfyui")
 _frames = guarded_logger("towpath.comfyui.frames")
-_frames.setLevel(logging.INFO)  # at DEBUG it would tell addresses and headers, with the secrets in them
+_frames.setLevel(logging.INFO)  # at DEBUG it logs addresses and headers with their secrets
+
+
+OnProgress = Callable[[float, float | None], None]
+"""Called with how much is done, and of how much; None if that is unknown."""
 
 
 @dataclass(slots=True)
-class Heard:
-    """What the socket of one prompt has told so far. `nudge` is set when the prompt may be over.
+class PromptEvents:
+    """What the socket of one prompt has reported so far. `poll_now` is set when the prompt may have ended.
 
-    `last` is when a message named the prompt, as long as no connection broke; `closed` is how connections ended,
-    `odd` how many messages were none.
+    `last` is the time of the last message about the prompt, if no connection has closed since; `closed` says how
+    connections ended; `odd` counts messages that could not be read.
     """
 
     prompt_id: str
-    nudge: anyio.Event = field(default_factory=anyio.Event)
+    poll_now: anyio.Event = field(default_factory=anyio.Event)
     node: str = ""
     done: float = 0.0
     total: float | None = None
@@ -58,12 +62,12 @@ class Heard:
     frames: int = 0
     closed: list[str] = field(default_factory=list)
     on_node: Callable[[str], None] | None = None
-    on_progress: Callable[[float, float | None], None] | None = None
+    on_progress: OnProgress | None = None
     _shown: float = -math.inf
     _nodes: int = 0
 
     def take(self, frame: str | bytes) -> None:
-        """One frame. Previews are for browsers; anything that is no message of ours is counted."""
+        """Read one frame. Previews, which are binary, are ignored; other unreadable frames are counted."""
         self.frames += 1
         if isinstance(frame, bytes):
             return
@@ -80,11 +84,11 @@ class Heard:
             return
         if about is not None and not self.closed:
             self.last = anyio.current_time()
-        self._tell(str(message.get("type")), data)
+        self._read(str(message.get("type")), data)
 
-    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+    def _read(self, kind: str, data: dict[str, Any]) -> None:
         if kind in _OVER or (kind == "executing" and data.get("node") is None):
-            self.nudge.set()
+            self.poll_now.set()
         elif kind == "executing" and data.get("prompt_id") == self.prompt_id:
             self.node = str(data["node"])[:100]
             self._nodes += 1
@@ -94,7 +98,7 @@ class Heard:
             self._progress(data.get("value"), data.get("max"))
 
     def _progress(self, value: Any, most: Any) -> None:
-        """A share that makes no sense is shown as unknown."""
+        """Report progress; a value that makes no sense is reported as unknown."""
         sensible = _number(value) and _number(most) and most > 0 and 0 <= value <= most
         self.done, self.total = (float(value), float(most)) if sensible else (0.0, None)
         now = anyio.current_time()
@@ -102,17 +106,17 @@ class Heard:
             self._shown = now
             self._call(self.on_progress, self.done, self.total)
 
-    def _call(self, listener: Callable[..., None], *news: Any) -> None:
-        """Whoever watches may fail: the connection, and the step, go on."""
+    def _call(self, listener: Callable[..., None], *values: Any) -> None:
+        """Call a listener. An error of it stops neither the connection nor the step."""
         try:
-            listener(*news)
+            listener(*values)
         except Exception:
             self.on_node, self.on_progress = None, None
-            _log.exception("what watches prompt %s failed; the prompt goes on", self.prompt_id)
+            _log.exception("a listener of prompt %s failed and was removed; the prompt continues", self.prompt_id)
 
     def ended(self, why: str) -> None:
-        """A connection is over. From now on silence means nothing: when a server cleans up after a connection that
-        it took for open, it may forget the next one of ours with it.
+        """Note that a connection has closed. From now on silence means nothing: when the server cleans up the old
+        connection, it may drop the new one with it.
         """
         self.last = -math.inf
         self.closed.append(why)
@@ -120,14 +124,14 @@ class Heard:
 
 
 class _Handshake(connect):
-    """A connection to this very address: a redirect could lead anywhere, and our secrets with it."""
+    """Connects to this address only: a redirect would take the secrets in headers along."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
-async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Event) -> None:
-    """Read a prompt's events until cancelled; `opened` is set when the first connection stands, or failed."""
+async def listen(server: Server, client_id: str, events: PromptEvents, opened: anyio.Event) -> None:
+    """Read a prompt's events until cancelled; `opened` is set when the first connection is open, or has failed."""
     wait, longest = RECONNECT
     while True:
         began = anyio.current_time()
@@ -148,25 +152,25 @@ async def listen(server: Server, client_id: str, heard: Heard, opened: anyio.Eve
             ) as socket:
                 opened.set()
                 async for frame in socket:
-                    heard.take(frame)
-                    if heard.frames % 256 == 0:
-                        await anyio.lowlevel.checkpoint()  # a flood of messages leaves room for everybody else
+                    events.take(frame)
+                    if events.frames % 256 == 0:
+                        await anyio.lowlevel.checkpoint()  # a flood of messages must not starve other tasks
         except ConnectionClosed as closed:
-            _note(heard, closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else 1006)
+            _note(events, closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else 1006)
         except (WebSocketException, OSError, TimeoutError, ValueError, EOFError, ImportError) as error:
-            heard.ended(type(error).__name__)
+            events.ended(type(error).__name__)
         opened.set()
-        heard.nudge.set()  # it may be over; asking costs little
+        events.poll_now.set()  # the prompt may have ended; a poll costs little
         if anyio.current_time() - began > longest:
             wait = RECONNECT[0]
         await anyio.sleep(wait)
         wait = min(wait * 2, longest)
 
 
-def _note(heard: Heard, code: int) -> None:
+def _note(events: PromptEvents, code: int) -> None:
     word = "E_WS_TOO_LARGE" if code == 1009 else str(code)
-    heard.ended(word)
-    _log.debug("the socket of prompt %s closed: %s", heard.prompt_id, word)
+    events.ended(word)
+    _log.debug("the socket of prompt %s closed: %s", events.prompt_id, word)
 
 
 def _address(server: Server, client_id: str) -> str:

@@ -1,7 +1,7 @@
-"""What a server says of a prompt: its state, its outputs, what went wrong. Pure reading of replies.
+"""Reads a server's replies about a prompt: its state, its outputs, its errors. Pure.
 
-Replies come from custom nodes as well: whatever does not look as expected is reported or passed over, and
-never trusted. Source of the shapes: ComfyUI's `server.py` and `execution.py`, as measured on 0.33.
+Custom nodes write into replies too. What does not have the expected form is reported or ignored, and never trusted.
+The expected forms are those of ComfyUI's `server.py` and `execution.py`, as measured on 0.33.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from towpath.errors import PromptFailed, ServerFailed
 
 MESSAGE_LIMIT = 2_000  # characters of a node's own text
 MAX_FILES = 20_000  # of one prompt
-TOLD = 100  # of lines about one reply
+MAX_LINES = 100  # of problems that are kept from one reply
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)
 
 
 class PromptState(StrEnum):
-    """Where a prompt is. `unknown`: the server has no record of it (any more)."""
+    """Where a prompt is. `unknown`: the server does not know it (any more)."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -37,18 +37,22 @@ class PromptState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file that a node made, as the server names it. `key` is the server's word (`images`, `gifs`, …)."""
+    """A file that a node made, as the server names it. `key` is the server's word (`images`, `gifs`, …).
+
+    With `text`, the node returned this text instead of a file.
+    """
 
     node: str
     key: str
     filename: Any
     subfolder: Any = ""
     folder: Any = "output"
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """All that a prompt made, by node in the order of their numbers. `odd` says what was not understood."""
+    """All outputs of a prompt, by node in the order of their ids. `odd` has a line for each that was not understood."""
 
     files: tuple[OutputFile, ...] = ()
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -56,8 +60,8 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A prompt that is over: what the server's history says of it."""
+class PromptRecord:
+    """The server's record of a prompt that has ended."""
 
     state: PromptState
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -92,8 +96,8 @@ def queue_state(reply: Any, prompt_id: str) -> PromptState:
     return PromptState.UNKNOWN
 
 
-def history_record(reply: Any, prompt_id: str) -> Record | None:
-    """The record of a prompt in a reply of `/history/{id}`; None if it is not over, or not known."""
+def history_record(reply: Any, prompt_id: str) -> PromptRecord | None:
+    """The record of a prompt in a reply of `/history/{id}`; None if it has not ended, or is not known."""
     entry = reply.get(prompt_id) if isinstance(reply, dict) else None
     if not isinstance(entry, dict):
         return None
@@ -106,15 +110,15 @@ def history_record(reply: Any, prompt_id: str) -> Record | None:
     elif status.get("status_str") == "error":
         state = PromptState.FAILED
     outputs = entry.get("outputs")
-    return Record(state, outputs if isinstance(outputs, dict) else {}, messages)
+    return PromptRecord(state, outputs if isinstance(outputs, dict) else {}, messages)
 
 
-def job_record(reply: Any) -> Record:
-    """The record in a reply of `/api/jobs/{id}`, for a prompt that has no history any more."""
+def job_record(reply: Any) -> PromptRecord:
+    """The record in a reply of `/api/jobs/{id}`, for a prompt that is no longer in the history."""
     outputs = reply.get("outputs") if isinstance(reply, dict) else None
     error = reply.get("execution_error") if isinstance(reply, dict) else None
     messages = (("execution_error", error),) if isinstance(error, dict) else ()
-    return Record(job_state(reply, _text(reply, "id")), outputs if isinstance(outputs, dict) else {}, messages)
+    return PromptRecord(job_state(reply, _text(reply, "id")), outputs if isinstance(outputs, dict) else {}, messages)
 
 
 def _messages(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,12 +127,12 @@ def _messages(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield str(message[0]), message[1]
 
 
-def outputs_of(record: Record) -> Outputs:
+def outputs_of(record: PromptRecord) -> Outputs:
     """Every file and every text in a record, under whatever key a node put it.
 
-    Files that a server keeps for previews only (folder `temp`) are left out where there are others.
+    Preview files (folder `temp`) are left out if there are other files.
 
-    Raises ServerFailed (E_REPLY_TOO_LARGE) for more files than any prompt makes.
+    Raises ServerFailed (E_REPLY_TOO_LARGE) for more than 20,000 files.
     """
     files: list[OutputFile] = []
     texts: dict[str, list[str]] = {}
@@ -174,12 +178,12 @@ def node_order(node: str) -> tuple[int, int, str]:
     return (0, int(node), "") if node.isascii() and node.isdigit() and len(node) < 18 else (1, 0, node)
 
 
-def failed_prompt(record: Record, titles: dict[str, str]) -> PromptFailed:
-    """Why a prompt did not complete. An interruption by somebody else, and memory that ran out, may be retried."""
+def failed_prompt(record: PromptRecord, titles: dict[str, str]) -> PromptFailed:
+    """Why a prompt did not complete. Retryable if it was interrupted, or if a node ran out of memory."""
     if record.state is PromptState.CANCELLED:
         at = record.message("execution_interrupted") or {}
         node = f" at {_node(at, titles)}" if at.get("node_id") else ""
-        return PromptFailed("E_PROMPT_CANCELLED", f"somebody interrupted the prompt{node}", retryable=True)
+        return PromptFailed("E_PROMPT_CANCELLED", f"the prompt was interrupted{node}", retryable=True)
     error = record.message("execution_error") or {}
     kind, message = _text(error, "exception_type"), _text(error, "exception_message").strip()
     line = f"{_node(error, titles)}: {kind}: {message}"[:MESSAGE_LIMIT]
@@ -213,9 +217,9 @@ def node_problems(errors: Any, titles: dict[str, str]) -> tuple[str, ...]:
 
 
 def _first_lines(lines: list[str]) -> tuple[str, ...]:
-    """As many lines as people read, and how many there are more."""
-    more = [f"and {len(lines) - TOLD} more"] if len(lines) > TOLD else []
-    return (*lines[:TOLD], *more)
+    """The first lines, and how many more there are."""
+    more = [f"and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return (*lines[:MAX_LINES], *more)
 
 
 def _node(error: dict[str, Any], titles: dict[str, str]) -> str:

@@ -32,7 +32,7 @@ KEYS = ("name", "url", "tags", "headers", "query", "slots", "verify", "descripti
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~](?:[\t -~]*[!-~])?|")
-# A connection's own headers, and parameters of the routes we call: set for each request, never for all.
+# Set for each request by the HTTP client or by towpath, so they cannot be set for all requests.
 _OWN_HEADERS = frozenset("connection content-length content-type host transfer-encoding upgrade".split())
 _OWN_QUERY = frozenset("clientId filename subfolder type preview channel".split())
 
@@ -42,13 +42,13 @@ class Server:
     """One ComfyUI server and how to talk to it.
 
     Attributes:
-        name: unique among the servers; for people, rows and `server:` of a step.
+        name: unique among the servers; shown to people, kept in rows, and used by `server:` of a step.
         url: the base URL, without a slash at its end.
         tags: what a step's `requires` may ask for.
-        headers: sent with every request and when the websocket opens. Secret: no part of the repr.
-        query: parameters added to every request and to the websocket's address, a token for instance. Secret too.
-        slots: prompts in flight at a time.
-        verify: whether TLS certificates are checked, or the file of the authorities to trust.
+        headers: sent with every request and when the websocket opens. Secret: not in the repr.
+        query: parameters added to every request and to the websocket's address, for instance a token. Secret as well.
+        slots: prompts of this process that may wait or run there at the same time.
+        verify: whether the TLS certificate is checked, or the CA file to check it with.
         description: for people.
     """
 
@@ -63,7 +63,7 @@ class Server:
 
 
 def given_server(address: str) -> Server:
-    """A server of which nothing but the address is known. `http://` may be left out; its name is `host:port`.
+    """A server with this address and no other setting. `http://` may be left out; its name is `host:port`.
 
     Raises:
         InputInvalid: E_URL_SCHEME, E_URL_HOST, E_URL_USERINFO, E_URL_BLOCKED.
@@ -80,7 +80,7 @@ def read_servers(
     """The servers of a configuration file, in its order. `source` is the file's name, for messages.
 
     Raises:
-        InputInvalid: E_SERVER_CONFIG with the place of the first thing that is wrong.
+        InputInvalid: E_SERVER_CONFIG with the place of the first problem.
     """
     env = os.environ if environment is None else environment
     servers: list[Server] = []
@@ -116,7 +116,7 @@ class _Entry:
             raise self._wrong("", "a server is a table", self.table, "[[servers]]")
         for key in self.table:
             if key not in KEYS:
-                raise self._wrong(key, "no key of a server", key, " ".join(KEYS), similar(str(key), KEYS))
+                raise self._wrong(key, "a server has no such key", key, " ".join(KEYS), similar(str(key), KEYS))
         return Server(
             name=self._name(),
             url=self._url(),
@@ -141,14 +141,14 @@ class _Entry:
         try:
             return server_url(url)
         except InputInvalid as error:
-            told = error.problem
+            problem = error.problem
             raise InputInvalid(
                 "E_SERVER_CONFIG",
-                f"{told.message} ({told.code})",
+                f"{problem.message} ({problem.code})",
                 place=self._place("url"),
-                found=told.found,
-                allowed=told.allowed,
-                cure=told.cure,
+                found=problem.found,
+                allowed=problem.allowed,
+                cure=problem.cure,
             ) from error
 
     def _tags(self) -> frozenset[str]:
@@ -160,15 +160,13 @@ class _Entry:
     def _slots(self) -> int:
         slots = self.table.get("slots", 1)
         if not isinstance(slots, int) or isinstance(slots, bool) or not 1 <= slots <= MAX_SLOTS:
-            raise self._wrong("slots", "the prompts in flight", slots, f"1 to {MAX_SLOTS}")
+            raise self._wrong("slots", "the number of slots", slots, f"1 to {MAX_SLOTS}")
         return slots
 
     def _verify(self) -> bool | str:
         verify = self.table.get("verify", True)
         if not isinstance(verify, bool) and not (isinstance(verify, str) and verify and verify.isprintable()):
-            raise self._wrong(
-                "verify", "whether certificates are checked", verify, "true, false, or a file of authorities"
-            )
+            raise self._wrong("verify", "whether certificates are checked", verify, "true, false, or a CA file")
         return verify
 
     def _description(self) -> str:
@@ -183,11 +181,11 @@ class _Entry:
         for name in headers:
             low = name.lower()
             if not _HEADER_NAME.fullmatch(name):
-                raise self._wrong("headers", "no name of a header", name, "letters, digits and -")
+                raise self._wrong("headers", "not the name of a header", name, "letters, digits and -")
             if low in _OWN_HEADERS or low.startswith("sec-websocket-"):
-                raise self._wrong("headers", "this header is set by every request itself", name, "other headers")
+                raise self._wrong("headers", "this header is set for each request by towpath", name, "other headers")
             if low in seen:
-                raise self._wrong("headers", "a header is there twice", name, "each name once, in upper or lower case")
+                raise self._wrong("headers", "a header is given twice", name, "each name once, in upper or lower case")
             seen.add(low)
         return headers
 
@@ -195,23 +193,25 @@ class _Entry:
         query = self._texts("query", environment, str.isprintable, "printable text")
         for name in query:
             if not name or not name.isprintable():
-                raise self._wrong("query", "no name of a query parameter", name, "printable text")
+                raise self._wrong("query", "not the name of a query parameter", name, "printable text")
             if name in _OWN_QUERY:
-                raise self._wrong("query", "this parameter is set by the requests themselves", name, "other parameters")
+                raise self._wrong(
+                    "query", "this parameter is set for each request by towpath", name, "other parameters"
+                )
         return query
 
     def _texts(
         self, key: str, environment: Mapping[str, str], fits: Callable[[str], bool], allowed: str
     ) -> dict[str, str]:
-        """A table of texts with the environment filled in. Messages name a value's key, never the value."""
+        """A table of texts with environment variables filled in. Errors name a value's key, never the value."""
         table = self.table.get(key, {})
         if not isinstance(table, Mapping):
-            raise self._wrong(key, f"{key} is no table", type(table).__name__, "a table of texts")
+            raise self._wrong(key, f"{key} is not a table", type(table).__name__, "a table of texts")
         filled = {}
         for name, value in table.items():
             at = f"{key}.{name}"
             if not isinstance(value, str):
-                raise self._wrong(at, "a value is no text", type(value).__name__, "text")
+                raise self._wrong(at, "a value is not text", type(value).__name__, "text")
             filled[name] = self._filled(at, value, environment)
             if not fits(filled[name]):
                 raise self._wrong(at, "a value that cannot be sent", "", allowed)
@@ -223,7 +223,7 @@ class _Entry:
             cure = f"set {missing[0]} before starting towpath"
             raise self._wrong(key, "an environment variable is not set", missing[0], "", cure)
         if "${" in _VARIABLE.sub("", value):
-            raise self._wrong(key, "a ${ without the name of a variable and a }", "", "${NAME}")
+            raise self._wrong(key, "a ${ without a variable name and a }", "", "${NAME}")
         return _VARIABLE.sub(lambda named: environment[named[1]], value)
 
     def _place(self, key: str) -> Place:

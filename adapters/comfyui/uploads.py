@@ -1,4 +1,4 @@
-"""Artifacts on their way from the store to a server: verified, sent once, under the name the server answers."""
+"""Uploads of artifacts from the store to a server: verified, sent once, under the name that the server returns."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import anyio
 from towpath.artifact import Artifact
 from towpath.errors import ServerFailed, TowpathError
 from towpath.events import Fact, TransferMade
-from towpath.model import ArtifactApproval, ErrorInfo, TransferStatus
+from towpath.model import ArtifactApproval, ArtifactRow, ErrorInfo, TransferStatus
 from towpath.ports import Store
 
 from .client import ComfyClient
-from .names import upload_name
+from .concurrency import map_all
+from .file_names import upload_name
 from .pool import Member
-from .tries import Record
+from .workflow_try import RecordFacts
 
-FOLDER = "towpath"  # where our files are in a server's input folder
-AT_ONCE = 4  # uploads to one server by one step
-VERIFIED = 8 * 1024 * 1024  # bytes: up to here a file is read and checked before the first byte is sent
+FOLDER = "towpath"  # below a server's input folder
+AT_ONCE = 4  # uploads of one step at the same time
+VERIFIED = 8 * 1024 * 1024  # bytes: a file up to this size is read and verified before the first byte is sent
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The step that gets the files: its row, and where its prompt will run."""
+    """The step that needs the files: its row, and the server of its prompt."""
 
     run_id: str
     row: str
@@ -38,26 +39,26 @@ class Target:
 
     @property
     def folder(self) -> str:
-        """The subfolder for files of this run: no other run writes there."""
+        """The subfolder for files of this run; other runs do not write there."""
         return f"{FOLDER}/{hashlib.sha256(self.run_id.encode()).hexdigest()[:12]}"
 
 
 async def send_all(
-    arguments: Mapping[str, Any], target: Target, store: Store, record: Record
+    arguments: Mapping[str, Any], target: Target, store: Store, record: RecordFacts
 ) -> tuple[dict[str, Any], list[Fact]]:
-    """The arguments with every artifact replaced by its name on the target's server, and what is left to record.
+    """The arguments with every artifact replaced by its name on the server, and facts that the caller must record.
 
-    Rows become `pending` before the first file is sent, `uploading` as each is. That they are `completed` is
-    for the caller to record, together with the prompt that they feed.
+    A transfer is recorded as `pending` before the first file is sent, and as `uploading` before its own file is.
+    The returned facts say `completed`; the caller records them in one unit with the prompt.
 
     Raises:
-        ServerFailed: E_UPLOAD_…, E_SERVER_…. StoreFailed: E_BLOB_…. PromptFailed is none of its.
+        ServerFailed: E_ARTIFACT_REJECTED, E_UPLOAD_…, E_SERVER_…. StoreFailed: E_BLOB_….
     """
-    found = {artifact.id: artifact for artifact in _artifacts(arguments)}
+    found = {artifact.id: artifact for artifact in artifacts_in(arguments)}
     if not found:
         return dict(arguments), []
     for artifact in found.values():
-        _refuse_rejected(artifact)
+        refuse_rejected(artifact.row)
     transfers = {
         key: TransferMade(
             store.new_id(),
@@ -73,31 +74,23 @@ async def send_all(
         for key, artifact in found.items()
     }
     await record(list(transfers.values()))
-    done: dict[str, TransferMade] = {}
-    limit = anyio.CapacityLimiter(AT_ONCE)
 
-    async def one(key: str) -> None:
-        async with limit:
-            done[key] = await _send(found[key], transfers[key], target, store, record)
+    async def send(key: str) -> TransferMade:
+        return await _send(found[key], transfers[key], target, store, record)
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for key in found:
-                tasks.start_soon(one, key)
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-    names = {key: transfer.name or "" for key, transfer in done.items()}
-    return {key: _named(value, names) for key, value in arguments.items()}, [done[key] for key in found]
+    completed = await map_all(send, list(found), AT_ONCE)
+    names = {transfer.artifact: transfer.name or "" for transfer in completed}
+    return {key: _named(value, names) for key, value in arguments.items()}, list(completed)
 
 
 async def _send(
-    artifact: Artifact, transfer: TransferMade, target: Target, store: Store, record: Record
+    artifact: Artifact, transfer: TransferMade, target: Target, store: Store, record: RecordFacts
 ) -> TransferMade:
     member = target.member
     began = time.monotonic()
-    # Two steps that want the same bytes on the same server: the second finds what the first has sent.
+    # If two steps need the same bytes on this server, the second waits and finds the file of the first.
     async with member.sending.setdefault(artifact.digest, anyio.Lock()):
-        known = await _there(artifact, member, store)
+        known = await _existing(artifact, member, store)
         if known is not None:
             return _completed(transfer, known, 0, began)
         await record([replace(transfer, status=TransferStatus.UPLOADING)])
@@ -116,8 +109,8 @@ def _completed(transfer: TransferMade, name: str, size: int, began: float) -> Tr
     return replace(transfer, status=TransferStatus.COMPLETED, name=name, size=size, duration_us=took)
 
 
-async def _there(artifact: Artifact, member: Member, store: Store) -> str | None:
-    """The name of the same bytes on that server, if we sent them before and they are still there."""
+async def _existing(artifact: Artifact, member: Member, store: Store) -> str | None:
+    """The name of a file with the same bytes that was sent to this server before and still exists."""
     name = member.sent.get(artifact.digest) or await store.sent_before(member.server.name, artifact.digest)
     if name is None or name.endswith("]") or not await member.client.has_input(name, artifact.size):
         return None
@@ -133,42 +126,41 @@ async def _upload(artifact: Artifact, target: Target) -> str:
         if whole is not None:
             yield whole
             return
-        async for chunk in artifact.open():  # its last chunk comes only if the digest is right
+        async for chunk in artifact.open():  # yields the last chunk only if the digest is right
             yield chunk
 
-    return await upload_patiently(client, name, target.folder, chunks, artifact.size)
+    return await upload_with_retry(client, name, target.folder, chunks, artifact.size)
 
 
-async def upload_patiently(
+async def upload_with_retry(
     client: ComfyClient, name: str, folder: str, chunks: Callable[[], AsyncIterator[bytes]], size: int
 ) -> str:
-    """Like `ComfyClient.upload`; a server that is busy is waited for. `chunks` is called for each try."""
+    """`ComfyClient.upload`, retried while the server fails. `chunks` is called for each attempt."""
     began = anyio.current_time()
     while True:
         try:
             return await client.upload(name, folder, chunks, size)
         except ServerFailed as error:
             again = error.retryable and error.code.startswith("E_SERVER_")
-            if not again or anyio.current_time() - began >= client.connection.longest(error):
+            if not again or anyio.current_time() - began >= client.connection.retry_seconds(error):
                 raise
 
 
-def _refuse_rejected(artifact: Artifact) -> None:
-    if artifact.row.approval_status == ArtifactApproval.REJECTED:
-        raise ServerFailed(
-            "E_ARTIFACT_REJECTED",
-            f"{artifact.name} v{artifact.version} was rejected: it is sent to no server",
-            retryable=False,
-        )
+def refuse_rejected(row: ArtifactRow) -> None:
+    """Raise ServerFailed (E_ARTIFACT_REJECTED) for a version that was rejected."""
+    if row.approval_status == ArtifactApproval.REJECTED:
+        message = f"{row.name} v{row.version} was rejected and is not sent to a server"
+        raise ServerFailed("E_ARTIFACT_REJECTED", message, retryable=False)
 
 
-def _artifacts(value: Any) -> list[Artifact]:
+def artifacts_in(value: Any) -> list[Artifact]:
+    """The artifacts in a value, at any depth."""
     if isinstance(value, Artifact):
         return [value]
     if isinstance(value, Mapping):
-        return [artifact for inner in value.values() for artifact in _artifacts(inner)]
+        return [artifact for inner in value.values() for artifact in artifacts_in(inner)]
     if isinstance(value, list):
-        return [artifact for inner in value for artifact in _artifacts(inner)]
+        return [artifact for inner in value for artifact in artifacts_in(inner)]
     return []
 
 
@@ -178,10 +170,3 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _named(inner, names) for key, inner in value.items()}
     return [_named(inner, names) for inner in value] if isinstance(value, list) else value
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    at: BaseException = group
-    while isinstance(at, BaseExceptionGroup):
-        at = at.exceptions[0]
-    return at

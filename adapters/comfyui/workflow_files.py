@@ -4,10 +4,10 @@
 input is a value or a link `[node id, slot]`. `imageSave_overrides.json` lists its parameters. Removing one
 there freezes it; its type, description, default and category are the user's to edit.
 
-When the workflow changes, these edits survive. An override file therefore also holds `workflow_values`, what
-the workflow's inputs were when it was made: so a removed parameter is told from a new input, and an edited
-default from one that merely followed the workflow. Files of other systems do not have it: there a node
-without any parameter counts as new, and every default as edited.
+When the workflow changes, these edits are kept. For that, an override file also has `workflow_values`: the values of
+the workflow's inputs when the file was written. They show whether a parameter was removed or its input is new, and
+whether a default was edited or came from the workflow. Files of other systems do not have them: there a node without
+any parameter counts as new, and every default counts as edited.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ OVERRIDES = "_overrides.json"
 TYPES = ("str", "int", "float", "bool", "any")
 
 _NAMED_TYPES = {name: name for name in TYPES} | dict.fromkeys(("dict", "list", "NoneType"), "any")
-_AGAIN = "correct it, or move it away and let it be written again"
+_AGAIN = "correct it, or move it away and write a new one"
 _ABOUT = (
-    "What may be set. Remove a parameter to freeze it; edit its type, description, default_value or category. "
-    "default_value is shown to people: what runs without a parameter is the workflow file's own value."
+    "The parameters that may be set. Remove one to freeze it; edit its type, description, default_value or category. "
+    "default_value is only shown to people: without a parameter the workflow file's own value is used."
 )
 
 # JavaScript writes 1.0 as 1, so the inputs of these names take fractions even if the file shows an integer.
@@ -64,9 +64,8 @@ _CATEGORIES = (  # the first one whose pattern is in the input's name
 class Parameter:
     """An input of a node that may be set.
 
-    `key` is how it is called, `<node id>.<input>` as a rule. `type` is one of `str int float bool any`.
-    `default` is what people are shown; it is never written into the graph. `choices`, if any, are all the
-    values allowed.
+    `key` is its name, usually `<node id>.<input>`. `type` is one of `str int float bool any`. `default` is shown to
+    people and never written into the graph. `choices`, if there are any, are all the allowed values.
     """
 
     key: str
@@ -83,10 +82,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A workflow as read: its graph, and by key what may be set in it.
+    """A workflow: its graph, and by key the parameters that may be set.
 
-    `stale` says that the override file was made for another version of the workflow and was adapted to this
-    one; `write_overrides` makes that permanent.
+    `stale` says that the override file was written for another version of the workflow and was adapted to this one
+    in memory; `write_overrides` writes the adapted file.
     """
 
     name: str
@@ -95,34 +94,34 @@ class Workflow:
     stale: bool = False
 
     def to_json(self) -> dict[str, Json]:
-        """Plain JSON, to be stored with a run and read by other processes."""
+        """Plain JSON, which is stored with a run and read by other processes."""
         data: dict[str, Json] = msgspec.to_builtins(self)
         return data
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
-        """What `to_json` gave. Raises InputInvalid, E_WORKFLOW_FORMAT, for anything else."""
+        """The workflow in the result of `to_json`. Raises InputInvalid (E_WORKFLOW_FORMAT) for anything else."""
         try:
             return msgspec.convert(data, cls)
         except msgspec.ValidationError as error:
-            raise InputInvalid("E_WORKFLOW_FORMAT", f"this is no stored workflow: {error}") from None
+            raise InputInvalid("E_WORKFLOW_FORMAT", f"this is not a stored workflow: {error}") from None
 
 
 # -- reading
 
 
 def read_workflow(path: Path, name: str) -> Workflow:
-    """The workflow in `path`, called `name`, with what its override file allows; without one, every value.
+    """The workflow in `path` with the parameters of its override file; without one, every value is a parameter.
 
     Raises:
         InputInvalid: E_WORKFLOW_FILE if it cannot be read or has more than 32 MB, E_WORKFLOW_JSON,
-            E_WORKFLOW_FORMAT if it is no workflow in API format, E_WORKFLOW_OVERRIDES for a wrong override file.
+            E_WORKFLOW_FORMAT if it is not a workflow in API format, E_WORKFLOW_OVERRIDES for a wrong override file.
     """
     return _read(path, name)[0]
 
 
 def discover(folder: Path) -> list[Workflow | InputInvalid]:
-    """Every workflow file of a folder by name, without its subfolders; for a wrong one, what is wrong with it.
+    """The workflow files of a folder in the order of their names, without subfolders; for an invalid one, its error.
 
     Raises:
         InputInvalid: E_WORKFLOW_FILE if the folder cannot be read.
@@ -158,15 +157,15 @@ def _hash(graph: Mapping[str, Any], separators: tuple[str, str] | None) -> str:
 
 
 def _read(path: Path, name: str) -> tuple[Workflow, bytes]:
-    """The workflow, and the bytes of its override file, none if it is not there."""
+    """The workflow, and the bytes of its override file, b"" if there is none."""
     graph = checked_graph(parse(read_bytes(path, "E_WORKFLOW_FILE"), path, "E_WORKFLOW_JSON"), Place(str(path)))
     beside = overrides_path(path)
-    if not os.path.lexists(beside):  # a link to nowhere is an error: without the file everything may be set
+    if not os.path.lexists(beside):  # a dangling link is an error: as a missing file it would allow every parameter
         return Workflow(name, graph, {p.key: p for p in _generated(graph)}), b""
     content, place = read_bytes(beside, "E_WORKFLOW_OVERRIDES"), Place(str(beside))
     written = _checked_overrides(parse(content, beside, "E_WORKFLOW_OVERRIDES"), place)
     listed = _listed(written, graph, place)
-    # Some writers leave out the blanks of the JSON that they hash.
+    # Some systems hash the JSON without spaces.
     if written["workflow_hash"] not in (workflow_hash(graph), _hash(graph, (",", ":"))):
         return Workflow(name, graph, _adapted(listed, written.get("workflow_values"), graph), stale=True), content
     for parameter in listed:
@@ -212,22 +211,22 @@ def _category(input_key: str) -> str:
 
 
 def _checked_overrides(written: Json, place: Place) -> dict[str, Any]:
-    """The override file, surely with a hash and a list of parameters that have a key each."""
+    """The override file, checked: it has a hash and a list of parameters with a key each."""
     if not isinstance(written, dict):
         _wrong_overrides("an override file is an object", place, type(written).__name__)
     if not isinstance(written.get("workflow_hash"), str):
         _wrong_overrides("workflow_hash is missing", place, allowed='"sha256:…"')
     entries = written.get("parameters")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        _wrong_overrides("parameters is no list of objects", place)
+        _wrong_overrides("parameters is not a list of objects", place)
     keys = [entry.get("key") for entry in entries]
     for key in keys:
         if not isinstance(key, str) or not key:
             _wrong_overrides("a parameter has no key", place, allowed="<node id>.<input>")
     if twice := next((key for key, more in Counter(keys).items() if more > 1), ""):
-        _wrong_overrides("a parameter is there twice", place, twice)
+        _wrong_overrides("a parameter is listed twice", place, twice)
     if not isinstance(written.get("workflow_values", {}), dict):
-        _wrong_overrides("workflow_values is no object", place)
+        _wrong_overrides("workflow_values is not an object", place)
     return written
 
 
@@ -237,7 +236,7 @@ def _wrong_overrides(message: str, place: Place, found: object = "", allowed: st
 
 def _listed(written: Mapping[str, Any], graph: Mapping[str, Any], place: Place) -> list[Parameter]:
     """The parameters of an override file. Their class and title are as in the graph now."""
-    generated = "workflow_values" not in written  # by a system that takes the number 1 for an int everywhere
+    generated = "workflow_values" not in written  # by a system that reads every 1 as an int
     return [
         _entry(entry, graph, Place(place.file, field=shown(entry["key"])), generated) for entry in written["parameters"]
     ]
@@ -271,7 +270,7 @@ def _entry(entry: Mapping[str, Any], graph: Mapping[str, Any], place: Place, gen
 
 
 def _check_target(parameter: Parameter, graph: Mapping[str, Any], place: Place) -> None:
-    """Refuse a parameter that cannot be set. An input that the workflow leaves out is added when it is set."""
+    """Refuse a parameter that cannot be set. An input that is missing in the workflow is added when it is set."""
     place = Place(place.file, field=shown(parameter.key))
     node = graph.get(parameter.node_id)
     if node is None:
@@ -283,21 +282,21 @@ def _check_target(parameter: Parameter, graph: Mapping[str, Any], place: Place) 
 def _adapted(
     listed: list[Parameter], values: Mapping[str, Json] | None, graph: Mapping[str, Any]
 ) -> dict[str, Parameter]:
-    """What may be set in another version of the workflow: the user's edits, and the inputs that are new."""
+    """The parameters for another version of the workflow: those of the user, and new inputs."""
     now = {(node_id, input_key): value for node_id, input_key, value in literals(graph)}
     kept = [_followed(p, values, now[p.node_id, p.input_key]) for p in listed if (p.node_id, p.input_key) in now]
-    taken = {(p.node_id, p.input_key) for p in listed}
+    known = {(p.node_id, p.input_key) for p in listed}
     nodes = {p.node_id for p in listed}
     new = [
         p
         for p in _generated(graph)
-        if (p.node_id, p.input_key) not in taken and (p.node_id not in nodes if values is None else p.key not in values)
+        if (p.node_id, p.input_key) not in known and (p.node_id not in nodes if values is None else p.key not in values)
     ]
     return {p.key: p for p in (*kept, *new)}
 
 
 def _followed(parameter: Parameter, values: Mapping[str, Json] | None, now: Json) -> Parameter:
-    """The parameter with the default and type of the new version, where they were those of the old one."""
+    """The parameter with the default and type of the new version, unless the user had edited them."""
     at = f"{parameter.node_id}.{parameter.input_key}"
     if values is None or at not in values:
         return parameter
@@ -313,7 +312,7 @@ def _followed(parameter: Parameter, values: Mapping[str, Json] | None, now: Json
 
 
 def overrides_of(workflow: Workflow) -> dict[str, Json]:
-    """The override file of a workflow as JSON, made for the workflow as it is now."""
+    """The override file for this version of a workflow, as JSON."""
     return {
         "workflow_hash": workflow_hash(workflow.graph),
         "generated_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -340,10 +339,10 @@ def _written(parameter: Parameter) -> dict[str, Json]:
 
 
 def write_overrides(path: Path) -> Path | None:
-    """Make the override file of a workflow file, or adapt it to a changed one. None if it is right already.
+    """Write the override file of a workflow file, or adapt it to a changed workflow. None if it is up to date.
 
-    All that people wrote into it stays, also keys that towpath does not know. The old file is kept beside
-    the new one as `….bak1`, `….bak2` and so on; the new one appears whole or not at all.
+    Everything that people wrote into it is kept, also keys that towpath does not know. The old file is kept as
+    `….bak1`, `….bak2` and so on. The new file is complete or not there at all.
 
     Raises:
         InputInvalid: as `read_workflow`, and E_WORKFLOW_FILE if it cannot be written.
@@ -366,7 +365,7 @@ def write_overrides(path: Path) -> Path | None:
 
 
 def _with_edits(made: dict[str, Json], old: Mapping[str, Any]) -> dict[str, Json]:
-    """The new file with what else is in the old one."""
+    """The new file, with all other keys of the old one."""
     entries = {entry["key"]: entry for entry in old["parameters"]}
     parameters = [{**entries.get(entry["key"], {}), **entry} for entry in made["parameters"]]
     return {**old, **made, "description": old.get("description", made["description"]), "parameters": parameters}

@@ -1,4 +1,4 @@
-"""The demo's chain: four levels, two fan-outs over a list that is known only when the chain runs."""
+"""The demo's chain: four levels, and two fan-outs over a list that is known only at run time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 
 def photographs() -> Path:
-    """The folder of photographs that ship with towpath; LICENSES.md in it says whose they are."""
+    """The folder of photographs in the package; LICENSES.md in it names their authors."""
     return Path(__file__).parent / "photos"
 
 
 @step
 def list_photos(folder: str) -> list[File]:
-    """Keep every picture of a folder, so that later steps do not depend on it any more."""
+    """Store every picture of a folder, so that later steps do not need the folder."""
     found = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     context().logger.info("%d pictures in %s", len(found), folder)
     if not found:
@@ -61,7 +61,7 @@ async def sheet(thumbnails: list[Artifact], palettes: list[dict[str, Any]]) -> F
 
 @step
 def sources(photos: list[Artifact], page: Artifact) -> File:
-    """What the sheet was made of, for programs."""
+    """The sources of the sheet as JSON."""
     import json  # noqa: PLC0415
 
     listed = [{"file": p.filename, "sha256": p.digest, "bytes": p.size} for p in photos]

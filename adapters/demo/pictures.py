@@ -21,7 +21,7 @@ MAX_SHEET_SIDE = 65_000  # JPEG itself ends at 65,535
 MAX_SHEET_PIXELS = 80_000_000
 PALETTE_SIDE = 160
 STRIP_SIZE = (480, 48)
-LEAST_SHARE = 0.03  # a colour narrower than this could not be seen in a strip
+LEAST_SHARE = 0.03  # a narrower colour is not visible in a strip
 
 BACKGROUND = "#141518"
 MAT = "#1e2024"
@@ -30,7 +30,7 @@ TITLE = "#f3f4f6"
 MUTED = "#868c95"
 LINE = "#3a3e45"
 
-# Decoders that only read pixels: others (EPS) would start a program.
+# Decoders that only read pixels. Others (EPS) start a program.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 ORIENTATION_TAG = 0x0112
 TURNS = {
@@ -244,7 +244,7 @@ def _picture(data: bytes, at_least: int | None = None) -> Image.Image:
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8 bit sRGB; what is transparent becomes white."""
+    """Convert any mode to 8 bit sRGB; transparent pixels become white."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:

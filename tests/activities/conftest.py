@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.comfyui.running import ComfyServer, comfy_server
+from tests.comfyui.chain_fixtures import one, two
 from towpath.store import RunStore, fsck, open_store
+
+__all__ = ["anyio_backend", "here", "one", "store", "two"]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="session")
-def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyServer, ComfyServer]]:
-    """The processes behind `one` and `two`."""
-    folder = tmp_path_factory.mktemp("servers")
-    with comfy_server(folder / "one") as first, comfy_server(folder / "two") as second:
-        yield first, second
-
-
-@pytest.fixture
-def one(shared_pair: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
-    """A server that knows nothing."""
-    shared_pair[0].reset()
-    return shared_pair[0]
-
-
-@pytest.fixture
-def two(shared_pair: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
-    """Another one."""
-    shared_pair[1].reset()
-    return shared_pair[1]
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from towpath.adapters.activities import (
     create_workflow_record,
     execute_and_track_workflow,
     get_workflow_artifacts,
-    transfer_artifacts,
     transfer_artifacts_from_storage,
     transfer_outputs_to_input,
+    transfer_rows,
 )
 from towpath.errors import ServerFailed, StoreFailed
 from towpath.store import Record, RunStore, create_artifact, list_transfers, reject_artifact
@@ -63,7 +63,7 @@ async def test_T6_rows_go_from_pending_over_uploading_to_completed(
         return noting
 
     for name in ("update_transfer_status", "create_transfer"):
-        monkeypatch.setattr(transfer_artifacts, name, noted(getattr(transfer_artifacts, name)))
+        monkeypatch.setattr(transfer_rows, name, noted(getattr(transfer_rows, name)))
     source = await create_workflow_record("source", store=store)
     data = b"\x07" * size
     async with store.session() as session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,30 +10,23 @@ from typing import Any, Protocol
 import pytest
 
 from tests.adapters.conftest import OpenEngine, anyio_backend, open_engine, store
-from tests.comfyui.chains import QUICK, fresh
-from tests.comfyui.running import ComfyServer, comfy_server
+from tests.comfyui.chains import QUICK
+from tests.comfyui.running import ComfyServer, shared_server
 from towpath import Engine
 
-__all__ = ["Farming", "anyio_backend", "both", "farming", "one", "open_engine", "store", "two", "workflows"]
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ComfyServer, ComfyServer]]:
-    """The processes behind `one` and `two`."""
-    with comfy_server(tmp_path_factory.mktemp("one")) as one, comfy_server(tmp_path_factory.mktemp("two")) as two:
-        yield one, two
+__all__ = ["Farming", "anyio_backend", "farming", "one", "open_engine", "store", "two", "workflows"]
 
 
 @pytest.fixture
-def one(both: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComfyServer:
     """A server that knows nothing and has no faults."""
-    return fresh(both[0])
+    return shared_server(request.config, tmp_path_factory, "one")
 
 
 @pytest.fixture
-def two(both: tuple[ComfyServer, ComfyServer]) -> ComfyServer:
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComfyServer:
     """Another one."""
-    return fresh(both[1])
+    return shared_server(request.config, tmp_path_factory, "two")
 
 
 class Farming(Protocol):
@@ -51,13 +43,13 @@ def workflows(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def farming(open_engine: OpenEngine, workflows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Farming:
-    """Opens an engine over servers, with the test's workflow files and with short patience.
+    """Opens an engine over servers, with the test's workflow files and with short timeouts.
 
-    `patience` takes its place under `[comfyui]`.
+    `timeouts` takes its place under `[comfyui]`.
     """
 
-    def opened(*servers: Any, patience: dict[str, Any] | None = None, **options: Any) -> Any:
-        words = {**QUICK, **(patience or {})}
+    def opened(*servers: Any, timeouts: dict[str, Any] | None = None, **options: Any) -> Any:
+        words = {**QUICK, **(timeouts or {})}
         lines = [f"{key} = {json.dumps(value)}" for key, value in words.items()]
         (tmp_path / "towpath.toml").write_text("[comfyui]\n" + "\n".join(lines) + "\n")
         monkeypatch.chdir(tmp_path)

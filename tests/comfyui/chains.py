@@ -29,14 +29,6 @@ Row = dict[str, Any]
 # ---- servers
 
 
-def fresh(server: ComfyServer) -> ComfyServer:
-    """The server as if it had just been started; an earlier test may have stopped it."""
-    if server.process is None:
-        server.start()
-    server.reset()
-    return server
-
-
 def table(server: ComfyServer, name: str, **more: Any) -> dict[str, Any]:
     """The server as an entry of `[[servers]]`."""
     return {"name": name, "url": server.url, **more}

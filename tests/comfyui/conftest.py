@@ -6,22 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.comfyui.running import ComfyServer, comfy_server
+from tests.comfyui.running import ComfyServer, shared_server
 from tests.comfyui.talking import Client
 
 
-@pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """The process behind `server`."""
-    with comfy_server(tmp_path_factory.mktemp("comfyui")) as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server: ComfyServer) -> ComfyServer:
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComfyServer:
     """A ComfyUI server that knows nothing and has no faults."""
-    shared_server.reset()
-    return shared_server
+    return shared_server(request.config, tmp_path_factory, "comfyui")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.adapters.conftest import check as check_store
 from tests.comfyui.graphs import Graph
 from towpath import Engine, Run
 from towpath.adapters.comfyui.configuration import servers_of
-from towpath.adapters.comfyui.connection import Patience
+from towpath.adapters.comfyui.connection import Timeouts
 from towpath.adapters.comfyui.downloads import Limits
 from towpath.adapters.comfyui.farm import comfy_farm
 from towpath.adapters.comfyui.workflow_run import Rules
@@ -32,7 +32,7 @@ from towpath.chain_file import ChainFile, load_chain_from_dict
 from towpath.store.facade import Records
 from towpath.store.runs import open_store
 
-BRIEF = Patience(connect=2.0, read=0.5, reply=2.0, unreachable=1.0, silent=1.5, busy=5.0, broken=1.0, lost=0.5)
+BRIEF = Timeouts(connect=2.0, read=0.5, reply=2.0, unreachable=1.0, silent=1.5, busy=5.0, broken=1.0, lost=0.5)
 """Short waits for servers that will not get well."""
 
 
@@ -49,14 +49,14 @@ async def farming(
     folder: Path,
     servers: Sequence[str | Mapping[str, Any]],
     *,
-    patience: Patience = BRIEF,
+    timeouts: Timeouts = BRIEF,
     limits: Limits | None = None,
 ) -> AsyncIterator[Engine]:
     """The engine of `open_engine`, with its store and its workflow files in `folder`."""
     rules = Rules(limits=limits or Limits())
     async with (
         open_store(folder / "towpath.db", durability="normal") as store,
-        comfy_farm(store, servers_of(servers), folder / "workflows", rules=rules, patience=patience) as farm,
+        comfy_farm(store, servers_of(servers), folder / "workflows", rules=rules, timeouts=timeouts) as farm,
         local_adapter(store, farm=farm) as local,
         background_tasks() as tasks,
     ):
@@ -117,7 +117,7 @@ def memory(word: str) -> int:
 
 async def _one_run(folder: Path, url: str, limits: Limits) -> dict[str, Any]:
     chain = load_chain_from_dict({"name": "one", "steps": [{"id": "picture", "workflow": "one"}]})
-    async with farming(folder, [url], limits=limits, patience=Patience()) as engine:
+    async with farming(folder, [url], limits=limits, timeouts=Timeouts()) as engine:
         await engine.list_artifacts()  # so that everything a run needs is in memory
         before, began = memory("VmRSS"), time.monotonic()
         run = await engine.run(chain)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.comfyui.server.visits import LOG, read_log
 
@@ -48,8 +49,8 @@ class ComfyServer:
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
         assert self.process.stdout is not None
-        heard, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
-        assert heard, "the server does not say that it is ready"
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+        assert ready, "the server does not say that it is ready"
         assert self.process.stdout.readline().startswith(b"ready "), (self.folder / "server.log").read_text()
 
     def stop(self) -> None:
@@ -101,6 +102,22 @@ class ComfyServer:
             answer = client.request(method, self._root + path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+
+_SHARED = pytest.StashKey[dict[str, ComfyServer]]()
+
+
+def shared_server(config: pytest.Config, folders: pytest.TempPathFactory, name: str, **options: Any) -> ComfyServer:
+    """The stand-in of that name for all tests of this process, as if it had just been started."""
+    servers = config.stash.setdefault(_SHARED, {})
+    if name not in servers:
+        servers[name] = ComfyServer(folders.mktemp(name), **options)
+        config.add_cleanup(servers[name].close)
+    server = servers[name]
+    if server.process is None:  # it is new, or an earlier test stopped it
+        server.start()
+    server.reset()
+    return server
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def listen(server: ComfyServer, client_id: str, **more: Any) -> ClientConnection
     return socket
 
 
-def heard(socket: ClientConnection) -> list[tuple[str, dict[str, Any]]]:
+def events(socket: ClientConnection) -> list[tuple[str, dict[str, Any]]]:
     """All text messages up to the end of a prompt."""
     found: list[tuple[str, dict[str, Any]]] = []
     while not (found and found[-1][0] == "executing" and found[-1][1].get("node", "") is None):

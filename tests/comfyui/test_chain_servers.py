@@ -18,6 +18,7 @@ from tests.comfyui.graphs import EMPTY, node, painted, slow, through
 from tests.comfyui.running import ComfyServer
 from tests.conformance.adapter import DONE, settled
 from towpath import ChainInvalid, ChainStatus
+from towpath.adapters.comfyui import pool
 
 pytestmark = pytest.mark.anyio
 
@@ -97,17 +98,20 @@ async def test_S4_2_a_dead_server_is_skipped(farming: Farming, one: ComfyServer,
     """Steps that got a slot of a server that is down go to the other one at once."""
     one.stop()
     async with farming(table(one, "one", slots=4), table(two, "two", slots=4)) as engine:
-        with anyio.fail_after(8):
+        with anyio.fail_after(40):
             run = await engine.run(pictures(6))
         assert run.status is ChainStatus.COMPLETED, run.error
         assert len(prompts(two)) == 6
         assert {run[f"p{n}"].attempt for n in range(6)} == {1}
 
 
-async def test_S4_2_a_silent_server_is_skipped(farming: Farming, one: ComfyServer, silent: str) -> None:
-    """One that takes connections and answers nothing costs seconds, not minutes."""
+async def test_S4_2_a_silent_server_is_skipped(
+    farming: Farming, one: ComfyServer, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes connections and answers nothing costs the time of a probe, not minutes."""
+    monkeypatch.setattr(pool, "PROBE", 2.0)
     async with farming({"name": "silent", "url": silent, "slots": 4}, table(one, "one", slots=4)) as engine:
-        with anyio.fail_after(12):
+        with anyio.fail_after(40):
             run = await engine.run(pictures(4))
         assert run.status is ChainStatus.COMPLETED, run.error
         assert len(prompts(one)) == 4
@@ -120,7 +124,7 @@ async def test_S4_2_a_pinned_server_that_is_down_is_waited_for(
 ) -> None:
     """It does not go elsewhere; when the server is back the step completes."""
     one.stop()
-    async with farming(table(one, "one"), table(two, "two"), patience={"unreachable": 20}) as engine:
+    async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 60}) as engine:
         handle = await engine.start(made_of({**PICTURE, "server": "one"}))
         await anyio.sleep(1.5)
         assert (await row_of(engine, handle.id, "picture")).status == "executing"
@@ -138,11 +142,11 @@ async def test_S4_2_all_servers_down_then_one_of_them_up(
     """All steps wait; they complete on whichever comes back, also those that had a slot of the other."""
     one.stop()
     two.stop()
-    async with farming(table(one, "one"), table(two, "two"), patience={"unreachable": 60}) as engine:
+    async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 60}) as engine:
         handle = await engine.start(pictures(6))
         await anyio.sleep(1.0)
         two.start()
-        with anyio.fail_after(25):
+        with anyio.fail_after(50):
             run = await handle.result()
         assert run.status is ChainStatus.COMPLETED, run.error
         assert len(prompts(two)) == 6
@@ -154,7 +158,7 @@ async def test_S4_2_down_for_too_long_is_a_failure_that_names_the_server(
 ) -> None:
     """After its patience and its tries the step fails."""
     one.stop()
-    async with farming(table(one, "one"), patience={"unreachable": 0.3}) as engine:
+    async with farming(table(one, "one"), timeouts={"unreachable": 0.3}) as engine:
         run = await engine.run(made_of({**PICTURE, "retry": {"attempts": 2, "delay": 0.1}}))
         assert run.status is ChainStatus.FAILED
         error = run["picture"].error

@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection
 
 from tests.comfyui.graphs import node, painted, slow, through
 from tests.comfyui.running import ComfyServer
-from tests.comfyui.talking import PATIENCE, PNG, Client, heard, kinds, listen
+from tests.comfyui.talking import PATIENCE, PNG, Client, events, kinds, listen
 
 
 def test_an_unknown_fault_is_refused(server: ComfyServer) -> None:
@@ -158,7 +158,7 @@ def test_a_socket_that_is_cut_half_way(server: ComfyServer, client: Client) -> N
     with listen(server, "me") as socket:
         prompt_id = client.queue(slow(0.3), client_id="me")
         with pytest.raises(ConnectionClosed):
-            heard(socket)
+            events(socket)
     assert client.ended(prompt_id)["status"]["status_str"] == "success"
 
 
@@ -217,11 +217,11 @@ def test_ends_of_prompts_that_nobody_knows(server: ComfyServer, client: Client) 
     server.control(websocket_wrong_ids=True)
     with listen(server, "me") as socket:
         prompt_id = client.queue(slow(0.05), client_id="me")
-        messages = heard(socket)
+        messages = events(socket)
         assert messages[-1][1]["prompt_id"] != prompt_id, "a whole prompt seems to be over"
         others = [kind for kind, data in messages if data.get("prompt_id") not in {None, prompt_id}]
         assert others == ["execution_success", "execution_error", "execution_interrupted", "executing"]
-        assert heard(socket)[-1][1]["prompt_id"] == prompt_id
+        assert events(socket)[-1][1]["prompt_id"] == prompt_id
 
 
 def test_frames_that_are_big_binary_or_broken(server: ComfyServer, client: Client) -> None:
@@ -244,7 +244,7 @@ def test_a_flood_of_messages(server: ComfyServer, client: Client) -> None:
     server.control(websocket_flood=10_000)
     with listen(server, "me") as socket:
         client.queue(slow(0.5), client_id="me")
-        assert kinds(heard(socket)).count("progress") > 2_000
+        assert kinds(events(socket)).count("progress") > 2_000
 
 
 def test_a_server_that_holds_its_lock_answers_nothing_and_finishes(server: ComfyServer, client: Client) -> None:

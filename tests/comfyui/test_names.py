@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.corpus import Case, cases
-from towpath.adapters.comfyui.names import MAX_NAME, display_name, folder_type, subfolder, upload_name
+from towpath.adapters.comfyui.file_names import MAX_NAME, display_name, folder_type, subfolder, upload_name
 from towpath.errors import ServerFailed
 
 DIGEST = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"

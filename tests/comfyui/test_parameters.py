@@ -178,7 +178,7 @@ def test_S4_7_values_that_fit(key: str, value: Any) -> None:
         ("1.force_rate", "24", "text"),
         ("1.force_rate", float("nan"), "not finite"),
         ("57:8.points", [1, [float("inf")]], "not finite"),
-        ("57:8.points", {"a": b"bytes"}, "no JSON"),
+        ("57:8.points", {"a": b"bytes"}, "not JSON"),
         ("1.loop", 1, "an integer"),
         ("1.loop", "true", "text"),
         ("93.text", 7, "an integer"),

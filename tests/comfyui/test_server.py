@@ -12,7 +12,7 @@ import pytest
 from tests.comfyui.graphs import EMPTY, Graph, inverted, node, painted, slow, through
 from tests.comfyui.running import ComfyServer
 from tests.comfyui.server.nodes import render, with_metadata
-from tests.comfyui.talking import PATIENCE, PNG, Client, heard, kinds, listen
+from tests.comfyui.talking import PATIENCE, PNG, Client, events, kinds, listen
 
 UUID = "1b4e28ba-2fa1-41d2-883f-0016d3cca427"
 
@@ -165,7 +165,7 @@ def test_partial_targets_front_and_secrets(client: Client) -> None:
 def test_the_order_of_messages(server: ComfyServer, client: Client) -> None:
     with listen(server, "me") as socket:
         prompt_id = client.queue(slow(0.05), client_id="me")
-        messages = heard(socket)
+        messages = events(socket)
     assert messages[0] == ("status", {"status": {"exec_info": {"queue_remaining": 0}}, "sid": "me"})
     ours = [each for each in messages if each[0] != "status"]
     assert kinds(ours)[:4] == ["execution_start", "execution_cached", "progress_state", "executing"]
@@ -182,7 +182,7 @@ def test_a_prompt_without_a_client_tells_everybody_its_progress_and_nothing_else
     with listen(server, "me") as socket:
         client.run(painted())
         client.queue(painted("end"), client_id="me")
-        messages = heard(socket)
+        messages = events(socket)
     others = messages[: kinds(messages).index("execution_start")]
     assert set(kinds(others)) == {"status", "progress_state"}
 
@@ -201,7 +201,7 @@ def test_a_failed_node(server: ComfyServer, client: Client) -> None:
     graph = {"4": graph.pop("4"), **graph}
     with listen(server, "me") as socket:
         prompt_id = client.queue(graph, client_id="me")
-        messages = heard(socket)
+        messages = events(socket)
     assert kinds(messages)[-3:] == ["execution_error", "status", "executing"]
     error = messages[-3][1]
     assert (error["node_id"], error["exception_type"], error["exception_message"]) == ("2", "ValueError", "no luck\n")
@@ -222,7 +222,7 @@ def test_out_of_memory_as_often_as_wanted(client: Client) -> None:
 def test_a_blocked_prompt_sends_an_error_and_succeeds(server: ComfyServer, client: Client) -> None:
     with listen(server, "me") as socket:
         prompt_id = client.queue(through("Blocked", message="not today"), client_id="me")
-        messages = heard(socket)
+        messages = events(socket)
     assert kinds(messages).index("execution_error") < kinds(messages).index("execution_success")
     entry = client.ended(prompt_id)
     assert (entry["status"]["status_str"], entry["outputs"]) == ("success", {})

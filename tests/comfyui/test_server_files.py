@@ -15,7 +15,7 @@ from tests.comfyui.graphs import EMPTY, inverted, node, painted, slow
 from tests.comfyui.running import ComfyServer, comfy_server
 from tests.comfyui.server.contents import image
 from tests.comfyui.server.nodes import render, render_movie, saved_digest, with_metadata
-from tests.comfyui.talking import PATIENCE, PNG, Client, heard, kinds, listen
+from tests.comfyui.talking import PATIENCE, PNG, Client, events, kinds, listen
 
 # Files.
 
@@ -82,7 +82,7 @@ def test_a_cached_prompt_names_the_old_files_even_if_they_are_gone(client: Clien
     (server.folder / "output" / "ComfyUI_00001_.png").unlink()
     with listen(server, "me") as socket:
         again = client.ended(client.queue(painted(), client_id="me"))
-        messages = heard(socket)
+        messages = events(socket)
     assert sorted(dict(messages)["execution_cached"]["nodes"]) == ["1", "2"]
     assert "executed" in kinds(messages)
     assert (again["outputs"], again["status"]["status_str"]) == (first["outputs"], "success")

@@ -86,11 +86,11 @@ async def test_S6_7_ready_steps_over_two_servers_with_two_slots(
     """Never more than two in flight at either; as many Python steps beside them are done long before."""
     ends: list[str] = []
 
-    def heard(_: str, fact: Any) -> None:
+    def events(_: str, fact: Any) -> None:
         if type(fact).__name__ == "StepEnded" and fact.item is not None:
             ends.append(fact.step)
 
-    async with farming(table(one, "one", slots=2), table(two, "two", slots=2), listener=heard) as engine:
+    async with farming(table(one, "one", slots=2), table(two, "two", slots=2), listener=events) as engine:
         run = await engine.run(spread(range(count)))
         assert run.status is ChainStatus.COMPLETED, run.error
         for server in (one, two):
@@ -225,12 +225,12 @@ async def test_slots_of_a_pool_are_set_aside_in_order(one: ComfyServer, two: Com
         assert pool.take(ones, first) is None  # it is set aside
         pool.settle(second, wants=False)  # and not wanted any more
         assert told == ["second", "third"]
-        seat = pool.take(ones, third)
-        assert seat is not None
+        slot = pool.take(ones, third)
+        assert slot is not None
         pool.give_back(other)
         assert told == ["second", "third", "third"]
         assert pool.take(twos, third) is not None
-        pool.give_back(seat)
+        pool.give_back(slot)
         assert told[3:] == ["first"]
         pool.settle(first, wants=False)
         assert [m.in_flight for m in pool.members] == [0, 1]

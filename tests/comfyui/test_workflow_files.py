@@ -166,12 +166,12 @@ def test_the_format_of_the_editor_is_refused_with_the_way_to_the_other(tmp_path:
         ({"prompt": {}}, "", "no nodes"),
         ([], "", "object of nodes"),
         ("text", "", "object of nodes"),
-        ({"1": []}, "1", "no object"),
+        ({"1": []}, "1", "not an object"),
         ({"1": {"inputs": {}}}, "1", "no class_type"),
         ({"1": {"class_type": 5, "inputs": {}}}, "1", "no class_type"),
         ({"1": {"class_type": "A"}}, "1", "inputs"),
         ({"1": {"class_type": "A", "inputs": []}}, "1", "inputs"),
-        ({"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}, "1.x", "not there"),
+        ({"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}, "1.x", "does not exist"),
         ({"1": {"class_type": "A", "inputs": {"x": [1, 0]}}}, "1.x", "number"),
     ],
 )
@@ -193,9 +193,9 @@ def test_any_content_is_read_or_refused(content: Any, tmp_path_factory: pytest.T
     [
         (float("nan"), "not finite"),
         (2**64, "64 bits"),
-        ({1: 2}, "no text"),
-        (b"", "no JSON"),
-        ([{"a": (1,)}], "no JSON"),
+        ({1: 2}, "not text"),
+        (b"", "not JSON"),
+        ([{"a": (1,)}], "not JSON"),
         pytest.param({"a": "\ud800"}, "surrogate", id="surrogate"),
     ],
 )

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.comfyui.chain_fixtures import Farming, both, farming, one, two, workflows
+from tests.comfyui.chain_fixtures import Farming, farming, one, two, workflows
 from tests.comfyui.chains import made_of, table, write
 from tests.comfyui.graphs import inverted, painted
 from tests.comfyui.running import ComfyServer
@@ -25,7 +25,6 @@ from tests.conformance.chain_steps import began
 from towpath import chain, step
 
 __all__ = [
-    "both",
     "farming",
     "folder",
     "one",

@@ -17,6 +17,7 @@ import anyio
 
 from towpath.adapters.comfyui import workflow_run
 from towpath.adapters.comfyui.client import ComfyClient
+from towpath.adapters.comfyui.downloads import bring_all
 from towpath.adapters.wiring import open_engine
 from towpath.chain_file import load_chain_from_dict
 from towpath.events import Fact, PromptSent, StepEnded
@@ -72,7 +73,7 @@ class Death:
         """Take its places in the door to ComfyUI."""
         ComfyClient.upload = self.around(ComfyClient.upload, "sending", "sent")  # type: ignore[method-assign]
         ComfyClient.submit = self.around(ComfyClient.submit, "", "queued")  # type: ignore[method-assign]
-        workflow_run.bring_home = self.around(workflow_run.bring_home, "done", "downloaded")
+        workflow_run.bring_all = self.around(bring_all, "done", "downloaded")  # type: ignore[attr-defined]
 
     def told(self, _: str, fact: Fact) -> None:
         """A fact was recorded."""

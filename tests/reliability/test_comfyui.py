@@ -282,7 +282,7 @@ async def test_R23_the_server_dies_between_accepting_and_answering(
     rounds: int,
 ) -> None:
     """It comes back and knows nothing: one more prompt under the same id, one version."""
-    async with farming(table(one, "one"), patience={"unreachable": 15}) as engine:
+    async with farming(table(one, "one"), timeouts={"unreachable": 15}) as engine:
         for number in range(rounds):
             one.control(prompt_delay=3.0)
             sent = len(prompts(one))
@@ -340,7 +340,7 @@ async def test_R25_a_target_that_is_down_is_waited_for(
 ) -> None:
     """It dies while it takes the file and comes back: sent again, recorded once."""
     two.control(only_path="/upload", answer_delay=30.0)
-    async with farming(table(one, "one"), table(two, "two"), patience={"unreachable": 15}) as engine:
+    async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 15}) as engine:
         handle = await engine.start(made_of(PICTURE, EDIT))
         await until(lambda: two.log("/upload", "POST"))
         two.kill()
@@ -356,7 +356,7 @@ async def test_R25_a_target_that_is_down_is_waited_for(
 async def test_R25_a_target_that_stays_away(farming: Farming, one: ComfyServer, two: ComfyServer) -> None:
     """The step fails with the server's name; nothing is left pending, nothing is called done."""
     two.stop()
-    async with farming(table(one, "one"), table(two, "two"), patience={"unreachable": 0.3}) as engine:
+    async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 0.3}) as engine:
         run = await engine.run(made_of(PICTURE, {**EDIT, "retry": {"attempts": 2, "delay": 0.05}}))
         assert await settled(engine, run) == {"picture": DONE, "edit": FAILED}
         assert run["edit"].error is not None

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from tests.adapters.conftest import OpenEngine
-from tests.comfyui.chain_fixtures import Farming, both, farming, one, two, workflows
+from tests.comfyui.chain_fixtures import Farming, farming, one, two, workflows
 from tests.comfyui.chains import QUICK, came_home, made_of, pixels, row_of, table, transfers, until, write
 from tests.comfyui.graphs import EMPTY, inverted, painted, slow, through
 from tests.comfyui.running import ComfyServer
@@ -49,7 +49,6 @@ from tests.reliability.test_comfyui import (
 )
 
 __all__ = [
-    "both",
     "farming",
     "one",
     "test_D1_workflows_and_functions_in_one_chain",

@@ -1,4 +1,4 @@
-"""What a try of a ComfyUI step is given. Apart from the rest, so that adapters need not import an HTTP client."""
+"""The input of a try of a ComfyUI step. In a module of its own: adapters import it without an HTTP client."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from towpath.events import Fact
 from towpath.ledger import LedgerRow
 from towpath.model import Json, StepPlan
 
-Record = Callable[[Sequence[Fact]], Awaitable[None]]
-"""Makes facts of a run durable."""
+RecordFacts = Callable[[Sequence[Fact]], Awaitable[None]]
+"""Records facts of a run durably."""
 
 
 @dataclass(slots=True)
 class WorkflowTry:
     """A step and its row, its arguments, its workflow as the plan holds it, and a slot of a server.
 
-    `row.server` and `row.prompt` say where the prompt of an earlier try is, and are kept up to date. `seat` is
-    another one afterwards if the first server was in trouble.
+    `row.server` and `row.prompt` name the prompt of an earlier try, and are updated. `slot` is replaced if its server
+    does not answer.
     """
 
     run_id: str
@@ -29,5 +29,5 @@ class WorkflowTry:
     arguments: dict[str, Any]
     workflow: Json
     context: StepContext
-    record: Record
-    seat: Any
+    record: RecordFacts
+    slot: Any

@@ -1,4 +1,4 @@
-"""The store that a function works on: the caller's, or the configured one for as long as the call lasts."""
+"""The store of a function: the caller's, or the configured one, opened for the call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from towpath.store import Record, RunStore, Session, get_workflow, open_store
 
 @asynccontextmanager
 async def opened(store: RunStore | None) -> AsyncIterator[RunStore]:
-    """The given store as it is, else the one that an engine would use. Raises StoreFailed, InputInvalid."""
+    """The given store, or the configured one for this block. Raises StoreFailed, InputInvalid."""
     if store is not None:
         yield store
         return
@@ -22,9 +22,9 @@ async def opened(store: RunStore | None) -> AsyncIterator[RunStore]:
 
 
 async def known_workflow(session: Session, workflow_id: str) -> Record:
-    """The row of a workflow. Raises StoreFailed (E_DB_REFERENCE) if there is none."""
+    """The row of a workflow. Raises StoreFailed (E_DB_REFERENCE) if it does not exist."""
     found = await get_workflow(session, workflow_id)
     if found is None:
-        cure = "`create_workflow_record` makes one"
+        cure = "`create_workflow_record` inserts one"
         raise StoreFailed("E_DB_REFERENCE", "there is no such workflow", found=workflow_id, cure=cure)
     return found
