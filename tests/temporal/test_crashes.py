@@ -198,8 +198,9 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
     """Twice at the same time, and twice more when it is over: the later ones get what is recorded."""
     from temporalio.testing import ActivityEnvironment
 
-    from towpath.adapters.temporal.activities import RunActivities
+    from towpath.adapters.step_executor import Resources
     from towpath.adapters.temporal.messages import ChainStart, StepTask
+    from towpath.adapters.temporal.run_activities import RunActivities
     from towpath.new_run import new_run
 
     async def deliver(activities: RunActivities, task: StepTask, results: list[Any]) -> None:
@@ -209,7 +210,7 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
         for number in range(rounds):
             run_id, place = f"twice-{number}", _another(folder, number)
             await engine.store.create_run(await new_run(engine.store, run_id, line.plan, {"folder": place}))
-            one, two = RunActivities(engine.store), RunActivities(engine.store)
+            one, two = RunActivities(Resources(engine.store)), RunActivities(Resources(engine.store))
             begun = await ActivityEnvironment().run(one.begin_run, ChainStart(run_id, "queue"))
             task = StepTask(run_id, begun.epoch, "middle", None, "python", "queue", heartbeat=5)
             results: list[Any] = []
@@ -219,7 +220,7 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
                 await until(lambda: len(noted(place, "middle.began")) == 2)  # noqa: B023
                 let_go(place, "middle")
             await deliver(one, task, results)
-            await deliver(RunActivities(engine.store), task, results)
+            await deliver(RunActivities(Resources(engine.store)), task, results)
             assert [r.status for r in results] == ["succeeded"] * 4
             assert len(noted(place, "middle.began")) == 2
             row = (await rows(engine, run_id))["middle"]

@@ -18,9 +18,10 @@ from tests.conformance.adapter import CANCELLED, DONE, RUNS, folder, pending, se
 from tests.conformance.chain_steps import began, let_go
 from tests.temporal.dev_server import DevServer
 from towpath import Engine, ServerFailed, StoreFailed, chain, step
-from towpath.adapters.temporal import activities, messages, minding, session, worker
-from towpath.adapters.temporal.activities import RunActivities
+from towpath.adapters.step_executor import Resources
+from towpath.adapters.temporal import messages, run_activities, run_driver, supervision, worker
 from towpath.adapters.temporal.connection import parse_address
+from towpath.adapters.temporal.run_activities import RunActivities
 
 __all__ = ["folder"]
 
@@ -49,8 +50,8 @@ def client(temporal_server: DevServer) -> Any:
 
 
 @pytest.fixture
-def quick_minder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minding, "EVERY", 0.5)
+def quick_orphan_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "ORPHAN_INTERVAL", 0.5)
 
 
 async def left_paused(engine: Engine, run_id: str) -> None:
@@ -62,7 +63,7 @@ async def left_paused(engine: Engine, run_id: str) -> None:
 
 
 async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
-    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_minder: None
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_orphan_watch: None
 ) -> None:
     """Terminated on Temporal's pages: nothing is recorded as cancelled that nobody cancelled, in the run and in the
     run inside it; whoever waits is told, and `resume` does the rest.
@@ -86,7 +87,7 @@ async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
 
 
 async def test_a_workflow_ended_by_hand_while_nobody_waits(
-    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_minder: None
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_orphan_watch: None
 ) -> None:
     """A worker finds out, and a cancel is done at once."""
     async with open_engine() as engine:
@@ -116,19 +117,19 @@ async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even one in a task that nobody awaits."""
-    real = session.Session._result
+    real = run_driver.RunDriver._result
 
     async def broken(self: Any, start: Any) -> Any:
         raise LookupError("a mistake of ours")
 
-    monkeypatch.setattr(session.Session, "_result", broken)
+    monkeypatch.setattr(run_driver.RunDriver, "_result", broken)
     async with open_engine() as engine:
         let_go(folder, "flat")
         with anyio.fail_after(30), pytest.raises(ServerFailed) as told:
             await engine.run(single, run_id="broken", folder=folder)
         assert "a mistake of ours" in str(told.value)
         await left_paused(engine, "broken")
-        monkeypatch.setattr(session.Session, "_result", real)
+        monkeypatch.setattr(run_driver.RunDriver, "_result", real)
         with anyio.fail_after(30):
             run = await engine.resume("broken")
         assert run.value == "flat"
@@ -161,7 +162,7 @@ async def test_an_error_while_a_run_is_taken_leaves_it_to_be_resumed(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan that is too large for Temporal says so, with a cure; the local adapter takes the run over."""
-    monkeypatch.setattr(activities, "MOST_TEXT", 10)
+    monkeypatch.setattr(run_activities, "MAX_TEXT", 10)
     let_go(folder, "flat")
     async with open_engine() as engine:
         with anyio.fail_after(30), pytest.raises(ServerFailed) as told:
@@ -278,19 +279,21 @@ async def test_recording_twice_is_recording_once(open_engine: OpenEngine, folder
 
     async with open_engine(worker=False) as engine:
         await engine.store.create_run(await new_run(engine.store, "twice", decides.plan, {}))
-        one, env = RunActivities(engine.store), ActivityEnvironment()
+        one, env = RunActivities(Resources(engine.store)), ActivityEnvironment()
         begun = await env.run(one.begin_run, messages.ChainStart("twice", "q"))
         task = messages.StepTask("twice", begun.epoch, "echo", None, "python", "q", heartbeat=5)
         assert (await env.run(one.steps.run_step, task)).status == "succeeded"
         asked = messages.Advance("twice", begun.epoch, command(Decide("double")))
-        answers = [(await env.run(RunActivities(engine.store).advance_run, asked)).answers for _ in range(2)]
+        answers = [(await env.run(RunActivities(Resources(engine.store)).advance_run, asked)).answers for _ in range(2)]
         assert answers == [[messages.Answer("decided", "double", 0)]] * 2
         for packed in (command(Skip("double", "condition is false", None)), command(Pause("requested"))):
             for _ in range(2):
-                await env.run(RunActivities(engine.store).advance_run, messages.Advance("twice", begun.epoch, packed))
+                await env.run(
+                    RunActivities(Resources(engine.store)).advance_run, messages.Advance("twice", begun.epoch, packed)
+                )
         for _ in range(2):
             over = messages.Advance("twice", begun.epoch, command(Finish(ChainStatus.COMPLETED)))
-            await env.run(RunActivities(engine.store).advance_run, over)
+            await env.run(RunActivities(Resources(engine.store)).advance_run, over)
         told = [e["type"] for e in await engine.store.events("twice")]
         for once in ("StepSkipped", "ChainEnded", "StepCompleted"):
             assert told.count(once) == 1, told

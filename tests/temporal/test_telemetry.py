@@ -42,7 +42,7 @@ async def test_the_trace_context_travels_with_the_work(
     open_engine: OpenEngine, adapter: str, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What workers are given names the chain's span."""
-    from towpath.adapters.temporal.stepping import StepActivities
+    from towpath.adapters.temporal.step_activities import StepActivities
 
     given: list[str] = []
     real = StepActivities._adopt

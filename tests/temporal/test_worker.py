@@ -22,7 +22,7 @@ from tests.temporal.dev_server import free_ports, needs_server
 from tests.temporal.test_crashes import worker
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
 from towpath import open_engine as open_real_engine
-from towpath.adapters.temporal import activities, inner, messages, session, stepping, workflows
+from towpath.adapters.temporal import messages, run_activities, run_driver, step_activities, workflows
 from towpath.adapters.temporal.connection import TemporalAddress, parse_address
 
 __all__ = ["folder"]
@@ -34,12 +34,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_S8_1_everything_that_workflows_ask_for_is_registered() -> None:
     """The names in workflow code, and the names that a worker answers to."""
-    code = "".join(Path(str(m.__file__)).read_text() for m in (session, workflows))
-    calls = re.findall(r"(?:ask|execute_activity)\(\s*m\.([A-Z_]+)(?: if [^,]+ else m\.([A-Z_]+))?", code)
+    code = "".join(Path(str(m.__file__)).read_text() for m in (run_driver, workflows))
+    calls = re.findall(
+        r"(?:local_activity|execute_activity)\(\s*messages\.([A-Z_]+)(?: if [^,]+ else messages\.([A-Z_]+))?", code
+    )
     asked = {getattr(messages, name) for call in calls for name in call if name}
     assert asked == set(messages.ACTIVITIES)
-    given = "".join(Path(str(m.__file__)).read_text() for m in (activities, inner, stepping))
-    assert {getattr(messages, name) for name in re.findall(r"defn\(name=m\.([A-Z_]+)\)", given)} == asked
+    given = "".join(Path(str(m.__file__)).read_text() for m in (run_activities, step_activities))
+    assert {getattr(messages, name) for name in re.findall(r"defn\(name=messages\.([A-Z_]+)\)", given)} == asked
 
 
 @pytest.mark.parametrize(

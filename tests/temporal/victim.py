@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 import tests.conformance.chain_steps  # noqa: F401 - its steps are what the worker can do
-from towpath.adapters.temporal.trying import Trying
+from towpath.adapters.temporal.step_attempt import StepAttempt
 from towpath.adapters.wiring import open_worker
 
 
@@ -31,9 +31,9 @@ def arm(moment: str, step: str) -> None:
         "before-report": ("end", False),
     }
     method, before = place[moment]
-    real: Any = getattr(Trying, method)
+    real: Any = getattr(StepAttempt, method)
 
-    async def wrapped(self: Trying, *arguments: Any) -> Any:
+    async def wrapped(self: StepAttempt, *arguments: Any) -> Any:
         if before and self.step.id == step:
             die()
         result = await real(self, *arguments)
@@ -41,7 +41,7 @@ def arm(moment: str, step: str) -> None:
             die()
         return result
 
-    setattr(Trying, method, wrapped)
+    setattr(StepAttempt, method, wrapped)
 
 
 async def main(store: str, adapter: str) -> None:
