@@ -20,17 +20,16 @@ from towpath.store.runs import open_store
 from towpath.user_code import noting_interrupts
 
 if TYPE_CHECKING:
+    from towpath.adapters.comfyui.farm import ComfyFarm
+    from towpath.adapters.comfyui.pool import ServerPool
+    from towpath.adapters.temporal.worker import RunWorker
     from towpath.store.fsck import Report
 
-    from .comfyui.farm import ComfyFarm
-    from .comfyui.pool import ServerPool
-    from .temporal.worker import RunWorker
-
-from .local import CONCURRENCY, local_adapter
-from .settings import Settings, settle
-from .step_executor import THREADS, Resources
-from .task_group import HeldOpen, background_tasks
-from .telemetry import spans_if_wanted
+from towpath.adapters.local import CONCURRENCY, local_adapter
+from towpath.adapters.settings import Settings, settle
+from towpath.adapters.step_executor import THREADS, Resources
+from towpath.adapters.task_group import HeldOpen, background_tasks
+from towpath.adapters.telemetry import spans_if_wanted
 
 __all__ = ["check_store", "open_engine"]
 
@@ -157,7 +156,7 @@ async def _adapter(
             yield local
         return
     with temporal_needed():
-        from .temporal.adapter import temporal_adapter  # noqa: PLC0415 - an SDK that most scripts do not need
+        from towpath.adapters.temporal.adapter import temporal_adapter  # noqa: PLC0415 - an SDK that most scripts do not need
     async with temporal_adapter(
         resources, settings.adapter, client=client, worker=worker, concurrency=concurrency
     ) as adapter:
@@ -184,7 +183,7 @@ async def open_worker(
         cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
         raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
     with temporal_needed():
-        from .temporal.worker import temporal_worker  # noqa: PLC0415
+        from towpath.adapters.temporal.worker import temporal_worker  # noqa: PLC0415
     async with (
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
@@ -230,7 +229,7 @@ async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm
         yield None
         return
     with _comfyui_needed():
-        from .comfyui.configuration import farm_of  # noqa: PLC0415 - an HTTP client that most scripts do not need
+        from towpath.adapters.comfyui.configuration import farm_of  # noqa: PLC0415 - an HTTP client that most scripts do not need
     async with farm_of(store, settings.servers, settings.workflows, settings.comfyui) as farm:
         yield farm
 
@@ -239,8 +238,8 @@ async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm
 async def open_pool(settings: Settings) -> AsyncIterator[ServerPool]:
     """The configured ComfyUI servers without a store. Raises as `open_farm`."""
     with _comfyui_needed():
-        from .comfyui.configuration import servers_of  # noqa: PLC0415
-        from .comfyui.pool import ServerPool  # noqa: PLC0415
+        from towpath.adapters.comfyui.configuration import servers_of  # noqa: PLC0415
+        from towpath.adapters.comfyui.pool import ServerPool  # noqa: PLC0415
     async with ServerPool(servers_of(settings.servers)) as pool:
         yield pool
 
