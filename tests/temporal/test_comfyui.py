@@ -90,6 +90,12 @@ CHAIN = made_of(
 )
 
 
+@pytest.fixture
+def heartbeat() -> str:
+    """Workers die here: their steps go to another worker soon."""
+    return "2s"
+
+
 @pytest.fixture(autouse=True)
 def graphs(workflows: Path) -> None:
     write(

@@ -31,6 +31,12 @@ full = pytest.mark.full
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def heartbeat() -> str:
+    """Workers die here: their steps go to another worker soon."""
+    return "2s"
+
+
 @contextmanager
 def worker(store: Path, adapter: str, *armed: str) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process for as long as the block lasts."""

@@ -28,6 +28,12 @@ __all__ = ["folder"]
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def heartbeat() -> str:
+    """A worker hears with a heartbeat that a workflow was cancelled by hand: every third of this time."""
+    return "2s"
+
+
 @chain
 def inner(folder: str):
     return steps.echo(steps.hold(folder, "deep"))

@@ -12,7 +12,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, folder, pending, settled
-from tests.temporal.dev_server import DevServer, needs_server
+from tests.temporal.dev_server import DevServer, listed, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
 from towpath.adapters.temporal.connection import connect, parse_address
@@ -86,8 +86,7 @@ async def test_R32_a_long_run_continues_as_new(
         address = parse_address(adapter)
         client = await connect(address)
         query = f"WorkflowId = '{address.workflow_id(run.id)}'"
-        await anyio.sleep(1)  # visibility follows
-        assert len([w async for w in client.list_workflows(query)]) > 1
+        assert len(await listed(client, query, 2)) > 1
 
 
 @pytest.mark.full

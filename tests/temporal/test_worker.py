@@ -13,12 +13,13 @@ from urllib.request import urlopen
 
 import anyio
 import pytest
+from temporalio.client import Client
 
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import folder, until
 from tests.conformance.chain_steps import began, let_go
-from tests.temporal.dev_server import free_ports, needs_server
+from tests.temporal.dev_server import free_ports, listed, needs_server
 from tests.temporal.test_crashes import worker
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
 from towpath import open_engine as open_real_engine
@@ -255,22 +256,14 @@ async def test_the_dev_verb_is_a_server_for_the_laptop(
                             await anyio.sleep(0.2)
                 page = await anyio.to_thread.run_sync(lambda: urlopen(f"http://127.0.0.1:{pages}/").status)
                 assert page == 200
-                assert len(await listed(port)) == times + 1
+                client = await Client.connect(f"127.0.0.1:{port}")
+                assert len(await listed(client, "WorkflowType = 'Chain'", times + 1)) == times + 1
                 server.terminate()
                 with anyio.fail_after(30):
                     assert await server.wait() == 0
             finally:
                 if server.returncode is None:
                     server.kill()
-
-
-async def listed(port: int) -> list[str]:
-    """The chain runs that a server knows, once they are visible."""
-    from temporalio.client import Client
-
-    client = await Client.connect(f"127.0.0.1:{port}")
-    await anyio.sleep(1.5)  # visibility follows
-    return [w.id async for w in client.list_workflows("WorkflowType = 'Chain'")]
 
 
 def test_the_workflows_import_nothing_heavy() -> None:
@@ -312,11 +305,9 @@ async def test_a_run_without_a_worker_says_so_and_waits(
         return [r.getMessage() for r in caplog.records if "has no worker" in r.getMessage()]
 
     async with open_engine(worker=False) as engine:
-        began_at = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(engine.run, one)
             await until(told, within=15)
-            assert anyio.current_time() - began_at < 12
             assert "towpath worker --import" in told()[0]
             assert parse_address(adapter).task_queue in told()[0]
             await anyio.sleep(2)

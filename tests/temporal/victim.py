@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 
 import tests.conformance.chain_steps  # noqa: F401 - its steps are what the worker can do
+from tests.temporal import STICKY
+from towpath.adapters.temporal import worker
 from towpath.adapters.temporal.step_attempt import StepAttempt
 from towpath.adapters.wiring import open_worker
 
@@ -45,6 +47,7 @@ def arm(moment: str, step: str) -> None:
 
 
 async def main(store: str, adapter: str) -> None:
+    worker.STICKY = STICKY
     async with open_worker(f"sqlite:///{store}", adapter=adapter, grace=0):
         print("ready", flush=True)
         await anyio.sleep_forever()
