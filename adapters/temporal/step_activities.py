@@ -114,7 +114,7 @@ class StepActivities:
             return await attempt.attempt()
         except asyncio.CancelledError:
             if not await self._is_requested_cancel(attempt.task):
-                # The worker stops, its heartbeats came too late, or the workflows above are gone although no cancel
+                # The worker stops, its heartbeats were too late, or the workflows above are gone although no cancel
                 # was requested. Another worker executes the step, now or after a resume.
                 await attempt.release()
                 raise

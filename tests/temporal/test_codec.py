@@ -1,4 +1,4 @@
-"""A payload codec of the user's: what Temporal keeps of a run holds nothing that can be read."""
+"""A user's payload codec: Temporal's histories contain no readable values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Encrypting(PayloadCodec):
-    """Payloads only those can read who have the key."""
+    """Encrypts payloads."""
 
     def __init__(self) -> None:
         self._box = Fernet(Fernet.generate_key())
@@ -56,7 +56,7 @@ async def telltale(secret: str) -> str:
 
 
 def plain_payloads(data: Any) -> Iterator[Any]:
-    """The payloads that are not encoded, wherever in a history."""
+    """The payloads of a history that are not encoded."""
     if isinstance(data, dict):
         if data.get("metadata", {}).get("encoding") == base64.b64encode(b"json/plain").decode():
             yield json.loads(base64.b64decode(data["data"]))

@@ -69,7 +69,7 @@ def line(folder: str):
 async def test_R28_a_killed_worker_loses_nothing(
     open_engine: OpenEngine, store: Path, adapter: str, folder: str, moment: str
 ) -> None:
-    """What was recorded is not done again; what was not recorded is; every version is there once."""
+    """Recorded steps are not executed again, unrecorded ones are, and every version exists once."""
     let_go(folder, "middle")
     async with open_engine(worker=False) as engine:
         handle = await engine.start(line, folder=folder)
@@ -104,7 +104,7 @@ async def test_R28_a_worker_killed_while_a_step_works(
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=full)])
 async def test_R28_workers_killed_at_random(open_engine: OpenEngine, store: Path, adapter: str, rounds: int) -> None:
-    """Killed again and again at any moment: in the end every step is done, and recorded once."""
+    """Killed several times at any moment: in the end every step is recorded once."""
 
     @chain
     def wide():
@@ -126,12 +126,12 @@ async def test_R28_workers_killed_at_random(open_engine: OpenEngine, store: Path
                     run = await handle.result()
                 assert run.value == sum(range(30))
                 assert set((await settled(engine, run)).values()) == {DONE}
-                told = [e["workflow_id"] for e in await engine.store.events(run.id) if e["type"] == "StepCompleted"]
-                assert len(told) == len(set(told)) == 33
+                recorded = [e["workflow_id"] for e in await engine.store.events(run.id) if e["type"] == "StepCompleted"]
+                assert len(recorded) == len(set(recorded)) == 33
 
 
 def _another(folder: str, number: int) -> str:
-    """A meeting place of its own for the next run."""
+    """A folder for the steps of the next run."""
     place = Path(folder, str(number))
     place.mkdir()
     return str(place)
@@ -140,7 +140,7 @@ def _another(folder: str, number: int) -> str:
 async def test_R30_a_frozen_worker_wakes_up_too_late(
     open_engine: OpenEngine, store: Path, adapter: str, folder: str
 ) -> None:
-    """Its heartbeats stop, another worker does the step; when it goes on, what it made does not count."""
+    """Its heartbeats stop, and another worker executes the step. The first one wakes up, and its result is refused."""
     async with open_engine(worker=False) as engine:
         handle = await engine.start(line, folder=folder)
         with worker(store, adapter) as frozen:
@@ -154,8 +154,8 @@ async def test_R30_a_frozen_worker_wakes_up_too_late(
                     run = await handle.result()
             await anyio.sleep(1)
         assert await settled(engine, run) == {"third_time": DONE, "middle": DONE, "text_file": DONE, "last": DONE}
-        told = [e["type"] for e in await engine.store.events(run.id) if e["data"].get("step") == "middle"]
-        assert told.count("StepCompleted") == 1
+        recorded = [e["type"] for e in await engine.store.events(run.id) if e["data"].get("step") == "middle"]
+        assert recorded.count("StepCompleted") == 1
         kept = await engine.get_artifacts_by_workflow((await rows(engine, run))["text_file"].id)
         assert [a.version for a in kept] == [1]
 
@@ -164,7 +164,7 @@ async def test_R30_a_frozen_worker_wakes_up_too_late(
 async def test_R29_a_killed_server_goes_on_where_it_was(
     tmp_path: Path, store: Path, folder: str, clean_environment: None, kills: int
 ) -> None:
-    """The server is killed with a step at work and a gate open, and started again on its file."""
+    """The server is killed while a step runs and a gate is open, and started again on its file."""
 
     @chain
     def gated(folder: str):
@@ -181,7 +181,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
             await until(lambda: engine.approvals(handle.id))
             server.kill()
             gate = await pending(engine, handle.id)
-            await engine.approve(gate.id, by="anna")  # recorded, though nobody can be told
+            await engine.approve(gate.id, by="anna")  # recorded, although no signal can be sent
             await anyio.to_thread.run_sync(lambda: server.start(same_ports=True))
             for number in range(kills - 1):
                 await anyio.sleep(0.1 * number)
@@ -190,7 +190,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
             let_go(folder, "held")
             with anyio.fail_after(90):
                 run = await handle.result()
-                if run.status == "paused":  # the decision came to the workflow after the pause
+                if run.status == "paused":  # the workflow paused before it read the decision
                     run = await run.resume()
             assert set((await settled(engine, run)).values()) == {DONE}
             assert run.status == "completed"
@@ -201,7 +201,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=full)])
 async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngine, folder: str, rounds: int) -> None:
-    """Twice at the same time, and twice more when it is over: the later ones get what is recorded."""
+    """Delivered twice at the same time, and twice after its end: later deliveries return the recorded result."""
     from temporalio.testing import ActivityEnvironment
 
     from towpath.adapters.step_executor import Resources
@@ -231,8 +231,8 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
             assert len(noted(place, "middle.began")) == 2
             row = (await rows(engine, run_id))["middle"]
             assert (row.status, row.value) == (DONE, "middle")
-            told = [e["type"] for e in await engine.store.events(run_id) if e["data"].get("step") == "middle"]
-            assert told.count("StepCompleted") == 1
+            recorded = [e["type"] for e in await engine.store.events(run_id) if e["data"].get("step") == "middle"]
+            assert recorded.count("StepCompleted") == 1
 
 
 async def test_approve_and_cancel_without_a_worker(
@@ -269,7 +269,7 @@ async def test_approve_and_cancel_without_a_worker(
 
 
 async def test_what_was_recorded_by_a_caller_that_died_is_applied(open_engine: OpenEngine, folder: str) -> None:
-    """Killed between the commit and the wake-up: a running worker finds the decision by itself."""
+    """The caller is killed between the commit and the signal: a running worker sends the signal."""
 
     @chain
     def simple():
@@ -277,7 +277,7 @@ async def test_what_was_recorded_by_a_caller_that_died_is_applied(open_engine: O
 
     async with open_engine() as engine:
         run = await engine.run(simple)
-        await engine._records.approve((await pending(engine, run)).id, "anna")  # the commit, and no wake-up
+        await engine._records.approve((await pending(engine, run)).id, "anna")  # the commit, without a signal
 
         async def over() -> bool:
             return (await engine.snapshot(run.id)).status.final

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 async def test_no_history_holds_a_secret(
     open_engine: OpenEngine, store: Path, temporal_server: DevServer, adapter: str
 ) -> None:
-    """Neither in a payload, nor in the text of a failure: values stay in the store, and errors are told without."""
+    """Neither in a payload nor in the text of a failure: values stay in the store, and error texts are redacted."""
     async with open_engine() as engine:
         done = await engine.run(steps.all_kinds, key=CANARY)
         failed = await engine.run(steps.failing, key=CANARY)
@@ -43,7 +43,7 @@ async def test_no_history_holds_a_secret(
 async def test_a_worker_without_the_variable_waits_for_it(
     open_engine: OpenEngine, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is wrong with the step: it is tried again until a worker has the secret."""
+    """The step does not fail: it is delivered again until a worker has the secret."""
     monkeypatch.setenv(NAME, CANARY)
     async with open_engine() as engine:
         run = await engine.run(steps.waiting, key=Secret.env(NAME))

@@ -20,7 +20,7 @@ from towpath.adapters.wiring import open_worker
 
 
 def die() -> None:
-    """As the kernel would, out of memory."""
+    """Die as if the kernel killed the process for its memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
