@@ -118,12 +118,36 @@ async def running_worker(
     `concurrency` limits its activities. `functions` are further activities by name.
     """
     activities, tracker, functions = RunActivities(resources), ActivityTracker(), functions or {}
+    callables = [*activities.all, *(_activity(name, function) for name, function in functions.items())]
+    worker = _sdk_worker(client, address, callables, tracker, concurrency, grace)
+    where = f"{address.target or 'the configured server'}, task queue {address.task_queue}"
+    registered = Registered((messages.CHAIN, messages.STEP), (*messages.ACTIVITIES, *sorted(functions)))
+    signals = SignalSender(resources.store, client, address)
+    orphans = OrphanWatch(resources.store, client, address)
+    running = RunWorker(activities, signals, orphans, tracker, where, registered)
+    async with background_tasks() as tasks, worker:
+        tasks.start_soon(running.poll)
+        with Watchdog(_step_code):
+            try:
+                yield running
+            finally:
+                await tracker.wait_idle()
+
+
+def _sdk_worker(
+    client: Client,
+    address: TemporalAddress,
+    activities: list[Callable[..., Any]],
+    tracker: ActivityTracker,
+    concurrency: int,
+    grace: float,
+) -> Worker:
     heartbeat_interval = timedelta(seconds=max(address.heartbeat / 3, 0.1))
-    worker = Worker(
+    return Worker(
         client,
         task_queue=address.task_queue,
         workflows=WORKFLOWS,
-        activities=[*activities.all, *(_activity(name, function) for name, function in functions.items())],
+        activities=activities,
         # Workflow code is only towpath's own and imports no user code: workflows can share modules.
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=SandboxRestrictions.default.with_passthrough_all_modules()
@@ -140,18 +164,6 @@ async def running_worker(
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(maximum=100),
     )
-    where = f"{address.target or 'the configured server'}, task queue {address.task_queue}"
-    registered = Registered((messages.CHAIN, messages.STEP), (*messages.ACTIVITIES, *sorted(functions)))
-    signals = SignalSender(resources.store, client, address)
-    orphans = OrphanWatch(resources.store, client, address)
-    running = RunWorker(activities, signals, orphans, tracker, where, registered)
-    async with background_tasks() as tasks, worker:
-        tasks.start_soon(running.poll)
-        with Watchdog(_step_code):
-            try:
-                yield running
-            finally:
-                await tracker.wait_idle()
 
 
 def _activity(name: str, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
