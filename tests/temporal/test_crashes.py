@@ -19,6 +19,7 @@ from tests.adapters.conftest import OpenEngine, check
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, WAITS, folder, pending, rows, settled, status_of, until
 from tests.conformance.chain_steps import began, let_go, noted
+from tests.temporal import crash_steps
 from tests.temporal.dev_server import DevServer, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
@@ -61,7 +62,7 @@ async def gone(process: subprocess.Popen[bytes]) -> None:
 @chain
 def line(folder: str):
     first = steps.third_time(folder)
-    second = steps.hold(folder, "middle").after(first).named("middle")
+    second = crash_steps.hold(folder, "middle").after(first).named("middle")
     return steps.echo(steps.text_file(second)).named("last")
 
 
