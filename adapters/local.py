@@ -17,20 +17,18 @@ from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
-from towpath.ports import Ended, Lease, Listener, Request, RunRow, Store
+from towpath.ports import Ended, Lease, Request, RunRow, Store
 from towpath.secrets import check_kept, marks_in
 from towpath.steps import Step, find_step
 
 from .listening import Audience
 from .local_run import LocalRun
 from .slots import Slots
-from .step_executor import Farm, InnerEnd, Work, abandon_left, needs_farm, with_resources
+from .step_executor import InnerEnd, Resources, Work, abandon_left, needs_farm, with_resources
 from .task_group import background_tasks
-from .telemetry import Spans
 from .watchdog import Watchdog
 
 CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
-THREADS = 40
 ENDED = 1_000  # runs that are over whose functions are still known
 POLL = 0.5  # seconds between looks for what other processes asked of our runs
 
@@ -40,13 +38,11 @@ _log = guarded_logger("towpath")
 class LocalAdapter:
     """Executes runs in this process. Use it as `async with local_adapter(store) as adapter`."""
 
-    def __init__(self, store: Store, concurrency: int, threads: int, lease_seconds: float, farm: Farm | None) -> None:
-        self._store = store
-        self.farm = farm
-        self.spans: Spans | None = None
+    def __init__(self, resources: Resources, concurrency: int, lease_seconds: float) -> None:
+        self.resources = resources
+        self._store = resources.store
         self._slots = Slots(concurrency)
         self.suspects = Slots(1)
-        self.threads = anyio.CapacityLimiter(threads)
         self._lease_seconds = lease_seconds
         self._closing = False
         self._runs: dict[str, LocalRun] = {}
@@ -55,22 +51,22 @@ class LocalAdapter:
         self._edits = 0  # the event up to which we know of edits
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
         self._ended: dict[str, dict[str, Step[..., Any]]] = {}  # the same, of the last runs that are over
-        self.listeners: list[Listener] = []
+        self.listeners = resources.listeners
         self._audience = Audience(self.listeners)
 
     # ---- the engine's port
 
     def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-        return with_resources(plan, self.farm)
+        return with_resources(plan, self.resources.farm)
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run which nobody works on has left at servers."""
-        await abandon_left(self._store, self.farm, run_id)
+        await abandon_left(self._store, self.resources.farm, run_id)
 
     def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
         """Every step of a plan, before anything of it starts. Raises StepNotRegistered, FeatureMissing."""
-        needs_farm(plan, self.farm)
+        needs_farm(plan, self.resources.farm)
         return dict(_resolved(plan, given))
 
     def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:
@@ -147,8 +143,8 @@ class LocalAdapter:
             self.keep(run_id, self.resolve_steps(row.plan, given))
             await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables)
-            if self.spans is not None:
-                self.spans.begins(row)
+            if self.resources.spans is not None:
+                self.resources.spans.begins(row)
         except BaseException:
             await self._let_go(lease)
             raise
@@ -301,19 +297,12 @@ def _value(ledger: Ledger, status: ChainStatus) -> Any:
 
 @asynccontextmanager
 async def local_adapter(
-    store: Store,
-    *,
-    concurrency: int = CONCURRENCY,
-    threads: int = THREADS,
-    lease_seconds: float = 30.0,
-    farm: Farm | None = None,
-    spans: Spans | None = None,
+    resources: Resources, *, concurrency: int = CONCURRENCY, lease_seconds: float = 30.0
 ) -> AsyncIterator[LocalAdapter]:
     """An adapter for this process and event loop; its runs end or are paused with it."""
-    adapter = LocalAdapter(store, concurrency, threads, lease_seconds, farm)
-    if spans is not None:
-        adapter.spans = spans
-        adapter.listeners.append(spans.heard)
+    adapter = LocalAdapter(resources, concurrency, lease_seconds)
+    if resources.spans is not None:
+        adapter.listeners.append(resources.spans.heard)
     async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
         try:

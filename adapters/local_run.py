@@ -88,12 +88,10 @@ class LocalRun:
         self.functions = functions
         self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._inner = inner
-        self._threads = inner.threads
-        self._farm = inner.farm
+        self._threads = inner.resources.threads
+        self._farm = inner.resources.farm
         self.variables = copy_context() if variables is None else variables
-        self._executor = StepExecutor(
-            run.id, store, self.ledger, functions, inner.threads, inner.farm, self._note, inner.spans
-        )
+        self._executor = StepExecutor(run.id, inner.resources, self.ledger, functions, self._note)
         self._executor.variables = self.variables
         self._listener = listener
         self._state = RunState(run.plan)

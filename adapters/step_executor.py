@@ -18,7 +18,7 @@ from towpath.context import StepContext
 from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, StepUnkept, TowpathError
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
-from towpath.ports import Store
+from towpath.ports import Listener, Store
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
 from towpath.user_code import call_step
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int | None]
 
+THREADS = 40  # of plain functions in one process
 LOST_LIMIT = 3  # a step whose process died so often is given up
 SUSPECT = 2  # one whose process died so often is tried by itself: the next death names the culprit
 
@@ -77,18 +78,10 @@ class InnerEnd:
 
 
 class Inner(Protocol):
-    """Runs chains inside steps, and knows the servers for workflow steps."""
+    """Runs chains inside steps, and has what all runs of the process share."""
 
     @property
-    def farm(self) -> Farm | None: ...
-
-    @property
-    def spans(self) -> Spans | None: ...
-
-    @property
-    def threads(self) -> anyio.CapacityLimiter:
-        """The threads of plain functions."""
-        ...
+    def resources(self) -> Resources: ...
 
     @property
     def suspects(self) -> Slots:
@@ -114,6 +107,21 @@ class Farm(ServerSlots, Protocol):
     async def abandon(self, server: str, prompt_id: str) -> None:
         """Cancel a prompt by its id, as far as the server can be reached. Never raises."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an engine or worker opens once, for all its runs.
+
+    `threads` limits plain functions that run at the same time. `farm`: the ComfyUI servers; None without any.
+    `listeners` may change at any time. `spans`: None without OpenTelemetry.
+    """
+
+    store: Store
+    farm: Farm | None = None
+    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
+    listeners: list[Listener] = field(default_factory=list)
+    spans: Spans | None = None
 
 
 def needs_farm(plan: Plan, farm: Farm | None) -> bool:
@@ -161,24 +169,21 @@ class StepExecutor:
     def __init__(
         self,
         run_id: str,
-        store: Store,
+        resources: Resources,
         ledger: Ledger,
         functions: Mapping[str, Step[..., Any]],
-        threads: anyio.CapacityLimiter,
-        farm: Farm | None,
         record: RecordFacts,
-        spans: Spans | None = None,
     ) -> None:
         self.variables: Context | None = None  # that steps see; default: those of whoever calls `attempt`
         self._run_id = run_id
-        self._spans = spans
-        self._store = store
+        self._spans = resources.spans
+        self._store = resources.store
         self._ledger = ledger
         self._functions = functions
-        self._threads = threads
-        self._farm = farm
+        self._threads = resources.threads
+        self._farm = resources.farm
         self._record = record
-        self._work_folder = store.files.folder / "work"
+        self._work_folder = resources.store.files.folder / "work"
 
     async def attempt(self, work: Work) -> Outcome:
         step, row = work.step, work.row

@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from anyio import CapacityLimiter
+
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.ports import Adapter, Listener, Store
 from towpath.service import Engine
@@ -18,16 +20,16 @@ from towpath.store.runs import open_store
 from towpath.user_code import noting_interrupts
 
 if TYPE_CHECKING:
+    from towpath.adapters.comfyui.farm import ComfyFarm
+    from towpath.adapters.comfyui.pool import ServerPool
+    from towpath.adapters.temporal.worker import RunWorker
     from towpath.store.fsck import Report
 
-    from .comfyui.farm import ComfyFarm
-    from .comfyui.pool import ServerPool
-    from .temporal.worker import RunWorker
-
-from .local import CONCURRENCY, THREADS, local_adapter
-from .settings import Settings, settle
-from .task_group import HeldOpen, background_tasks
-from .telemetry import spans_if_wanted
+from towpath.adapters.local import CONCURRENCY, local_adapter
+from towpath.adapters.settings import Settings, settle
+from towpath.adapters.step_executor import THREADS, Resources
+from towpath.adapters.task_group import HeldOpen, background_tasks
+from towpath.adapters.telemetry import spans_if_wanted
 
 __all__ = ["check_store", "open_engine"]
 
@@ -131,7 +133,9 @@ async def _engine(
         ) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
-        _adapter(opened, settings, threads, lease_seconds, farm, worker, temporal, spans) as chosen,
+        _adapter(
+            Resources(opened, farm, CapacityLimiter(threads), spans=spans), settings, lease_seconds, worker, temporal
+        ) as chosen,
         background_tasks() as tasks,
     ):
         if listener is not None:
@@ -141,36 +145,20 @@ async def _engine(
 
 @asynccontextmanager
 async def _adapter(
-    store: Store,
-    settings: Settings,
-    threads: int,
-    lease_seconds: float,
-    farm: Any,
-    worker: bool,
-    client: Any,
-    spans: Any,
+    resources: Resources, settings: Settings, lease_seconds: float, worker: bool, client: Any
 ) -> AsyncIterator[Adapter]:
     concurrency = settings.concurrency or CONCURRENCY
     if settings.adapter == "local":
         if worker or client is not None:
             allowed = "a temporal:// adapter"
             raise InputInvalid("E_SETTING", "worker and temporal belong to Temporal", found="local", allowed=allowed)
-        async with local_adapter(
-            store, concurrency=concurrency, threads=threads, lease_seconds=lease_seconds, farm=farm, spans=spans
-        ) as local:
+        async with local_adapter(resources, concurrency=concurrency, lease_seconds=lease_seconds) as local:
             yield local
         return
     with temporal_needed():
-        from .temporal.opening import temporal_adapter  # noqa: PLC0415 - an SDK that most scripts do not need
+        from towpath.adapters.temporal.adapter import temporal_adapter  # noqa: PLC0415 - an SDK that most scripts do not need
     async with temporal_adapter(
-        store,
-        settings.adapter,
-        client=client,
-        worker=worker,
-        farm=farm,
-        concurrency=concurrency,
-        threads=threads,
-        spans=spans,
+        resources, settings.adapter, client=client, worker=worker, concurrency=concurrency
     ) as adapter:
         yield adapter
 
@@ -195,21 +183,18 @@ async def open_worker(
         cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
         raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
     with temporal_needed():
-        from .temporal.opening import temporal_worker  # noqa: PLC0415
+        from towpath.adapters.temporal.worker import temporal_worker  # noqa: PLC0415
     async with (
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         temporal_worker(
-            opened,
+            Resources(opened, farm, CapacityLimiter(threads), spans=spans),
             settings.adapter,
             metrics_port=metrics_port,
-            farm=farm,
             concurrency=settings.concurrency or CONCURRENCY,
-            threads=threads,
             grace=grace,
             functions=functions,
-            spans=spans,
         ) as worker,
     ):
         yield worker
@@ -244,7 +229,7 @@ async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm
         yield None
         return
     with _comfyui_needed():
-        from .comfyui.configuration import farm_of  # noqa: PLC0415 - an HTTP client that most scripts do not need
+        from towpath.adapters.comfyui.configuration import farm_of  # noqa: PLC0415 - an HTTP client that most scripts do not need
     async with farm_of(store, settings.servers, settings.workflows, settings.comfyui) as farm:
         yield farm
 
@@ -253,8 +238,8 @@ async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm
 async def open_pool(settings: Settings) -> AsyncIterator[ServerPool]:
     """The configured ComfyUI servers without a store. Raises as `open_farm`."""
     with _comfyui_needed():
-        from .comfyui.configuration import servers_of  # noqa: PLC0415
-        from .comfyui.pool import ServerPool  # noqa: PLC0415
+        from towpath.adapters.comfyui.configuration import servers_of  # noqa: PLC0415
+        from towpath.adapters.comfyui.pool import ServerPool  # noqa: PLC0415
     async with ServerPool(servers_of(settings.servers)) as pool:
         yield pool
 

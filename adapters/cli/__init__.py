@@ -40,8 +40,8 @@ _VERBS = {
     "keys": ("serving", "Make, list and revoke keys for the server."),
     "servers": ("farm", "Show the ComfyUI servers and how they are."),
     "workflows": ("farm", "List ComfyUI workflow files and what can be set in them."),
-    "worker": ("temporal", "Carry out steps of runs on Temporal."),
-    "temporal": ("temporal", "A Temporal server to try things with: `towpath temporal dev`."),
+    "worker": ("temporal", "Execute steps of runs on Temporal."),
+    "temporal": ("temporal", "A Temporal server for development: `towpath temporal dev`."),
     "fsck": ("steering", "Check the store: rows, versions, blobs."),
 }
 

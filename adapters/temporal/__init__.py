@@ -1,1 +1,1 @@
-"""The Temporal adapter: the same pure run state, driven by a generic workflow instead of anyio."""
+"""The Temporal adapter: drives the same pure run state as the local adapter, in a generic workflow."""

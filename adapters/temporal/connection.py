@@ -1,4 +1,4 @@
-"""Where Temporal is: `temporal://host:port/namespace?task_queue=name`, or Temporal's own profiles and variables."""
+"""The address of a Temporal server: `temporal://host:port/namespace?task_queue=name`, or Temporal's own profiles."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ _ALLOWED = "temporal://host:port/namespace?task_queue=towpath&heartbeat=10s (eac
 
 @dataclass(frozen=True, slots=True)
 class TemporalAddress:
-    """Where runs are executed. Empty parts are as Temporal's profile (`TEMPORAL_…`, `temporal.toml`) says.
+    """Where runs are executed. Temporal's profile (`TEMPORAL_…`, `temporal.toml`) replaces empty parts.
 
-    `granularity` is `step` (a child workflow for each step) or `auto` (one for several steps that are cheap).
-
-    `heartbeat` is after how many seconds without a sign of life a working step is given to another worker.
+    `heartbeat`: seconds without a heartbeat after which a step goes to another worker.
+    `granularity`: `step` (a child workflow for each step) or `auto` (one for several cheap steps).
     """
 
     target: str = ""
@@ -44,7 +43,7 @@ class TemporalAddress:
 
 
 def parse_address(url: str) -> TemporalAddress:
-    """An address from the `adapter` setting. Raises InputInvalid (E_SETTING)."""
+    """The address in the `adapter` setting. Raises InputInvalid (E_SETTING)."""
     try:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
@@ -61,11 +60,16 @@ def parse_address(url: str) -> TemporalAddress:
     granularity = options.get("granularity", "step")
     if granularity not in ("step", "auto"):
         raise InputInvalid("E_SETTING", "granularity", found=granularity, allowed="step, auto")
-    given = options.get("heartbeat")
-    beat = HEARTBEAT if given is None else seconds(float(given) if given.replace(".", "", 1).isdigit() else given)
-    if beat < SHORTEST_HEARTBEAT:
+    return TemporalAddress(target, namespace, queue, _heartbeat(options.get("heartbeat")), granularity)
+
+
+def _heartbeat(given: str | None) -> float:
+    if given is None:
+        return HEARTBEAT
+    heartbeat = seconds(float(given) if given.replace(".", "", 1).isdigit() else given)
+    if heartbeat < SHORTEST_HEARTBEAT:
         raise InputInvalid("E_SETTING", "heartbeat", found=given, allowed=f"{SHORTEST_HEARTBEAT:g}s or longer")
-    return TemporalAddress(target, namespace, queue, beat, granularity)
+    return heartbeat
 
 
 def _bracketed(host: str) -> str:
@@ -73,9 +77,9 @@ def _bracketed(host: str) -> str:
 
 
 async def connect(address: TemporalAddress, *, lazy: bool = True, metrics_port: int | None = None) -> Client:
-    """A client. With `metrics_port` Prometheus finds the SDK's metrics on that loopback port.
+    """A client. A `lazy` one connects at its first call. `metrics_port`: a loopback port for the SDK's metrics.
 
-    Raises InputInvalid (E_SETTING), ServerFailed (E_TEMPORAL_UNREACHABLE) unless `lazy`: then its first call fails.
+    Raises InputInvalid (E_SETTING), and unless `lazy` ServerFailed (E_TEMPORAL_UNREACHABLE).
     """
     options: dict[str, Any] = {"target_host": "localhost:7233", **_profile()}
     if address.target:
@@ -83,7 +87,7 @@ async def connect(address: TemporalAddress, *, lazy: bool = True, metrics_port: 
     if address.namespace:
         options["namespace"] = address.namespace
     if metrics_port is not None:
-        options["runtime"] = _measured(metrics_port)
+        options["runtime"] = _with_metrics(metrics_port)
     try:
         return await Client.connect(**options, lazy=lazy)
     except (RPCError, RuntimeError, OSError) as error:
@@ -91,7 +95,7 @@ async def connect(address: TemporalAddress, *, lazy: bool = True, metrics_port: 
 
 
 def _profile() -> Any:
-    """What Temporal's own profile and variables say."""
+    """The options in Temporal's own profile and variables."""
     try:
         return ClientConfig.load_client_connect_config()
     except (RuntimeError, ValueError, OSError) as error:
@@ -99,12 +103,12 @@ def _profile() -> Any:
         raise InputInvalid("E_SETTING", f"Temporal's profile: {str(error)[:300]}", cure=cure) from error
 
 
-def _measured(port: int) -> Runtime:
+def _with_metrics(port: int) -> Runtime:
     try:
         prometheus = PrometheusConfig(bind_address=f"127.0.0.1:{port}")
         return Runtime(telemetry=TelemetryConfig(metrics=prometheus))
     except (RuntimeError, ValueError) as error:
-        allowed = "a port that is free"
+        allowed = "a free port"
         raise InputInvalid("E_SETTING", f"metrics port: {error}", found=port, allowed=allowed) from error
 
 
@@ -113,6 +117,6 @@ def unreachable(address: TemporalAddress, error: Exception) -> ServerFailed:
     return ServerFailed(
         "E_TEMPORAL_UNREACHABLE",
         f"the Temporal server does not answer: {str(error)[:300]}",
-        found=address.target or "as Temporal's profile says",
-        cure="start it (`towpath temporal dev` is one to try things with), or correct the `adapter` setting",
+        found=address.target or "the address in Temporal's profile",
+        cure="start it (`towpath temporal dev` starts one for development), or correct the `adapter` setting",
     )

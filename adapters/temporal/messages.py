@@ -1,6 +1,7 @@
-"""What workflows and activities tell each other. Plain, small data: values never travel, only where they are.
+"""What workflows and activities send each other: plain, small data. Values stay in the store.
 
-Imported by workflow code, so it imports nothing heavy.
+Recorded histories hold these names and fields, so they never change: names of workflows, activities and signals,
+and the fields of the classes. Workflow code imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Any
 
 import msgspec
-from temporalio.exceptions import ApplicationError, FailureError
 
 from towpath import commands
 from towpath.commands import Command, RestoredRow
@@ -27,19 +27,21 @@ GROUP = "group"  # the kind of a task with members
 ACTIVITIES = (BEGIN, ADVANCE, LOOK, GIVE_UP, RUN_STEP, RUN_STEPS, LOSE_STEP, OPEN_INNER, CLOSE_INNER)
 WAKE, RESUME = "wake", "resume"
 
-SUCCEEDED, FAILED, WAITING, CANCELLED, LOST = "succeeded", "failed", "waiting", "cancelled", "lost"
+SUCCEEDED, FAILED, WAITING, CANCELLED = "succeeded", "failed", "waiting", "cancelled"
 PAUSED = "paused"
-ELSEWHERE = ("E_SECRET_MISSING", "E_SECRET_KEY")  # what another worker may have
-ERROR = "error"  # what the details of a failure begin with, if it is not a step's own
+WORKER_LACKS = ("E_SECRET_MISSING", "E_SECRET_KEY")  # errors of one worker; another worker may have the secret
+ERROR = "error"  # the first detail of a failure that is not a step's own
 SERVICE = "temporal"  # the owner of runs
-MOST_ASKED = 2_000  # what people ask that travels at once; the rest follows when that is done
+MAX_REQUESTS = 2_000  # requests in one message; the rest follows in the next
 
 
 @dataclass(frozen=True, slots=True)
 class ChainStart:
-    """A chain run to work on. `nested`: inside a step, it returns when it pauses. `epoch` is that of a run
-    which continues as new, else 0. `heartbeat` is how many seconds a working step may be silent. `granularity`:
-    `step`, or `auto` for cheap neighbours in one child. `trace`: the trace context of what asked for it.
+    """The input of a `Chain` workflow.
+
+    `nested`: the run is inside a step, and its workflow returns when the run pauses. `epoch`: the epoch of a run that
+    continues as new, else 0. `heartbeat`: seconds after which a silent step goes to another worker. `granularity`:
+    `step`, or `auto` to group cheap steps. `trace`: the trace context of the caller.
     """
 
     run: str
@@ -53,8 +55,8 @@ class ChainStart:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
-    """A decision about a waiting row that nobody has acted on: where, about which approval, what it does."""
+class Decision:
+    """A decision about a waiting row that is not applied yet: the row, the approval, and the action."""
 
     step: str
     item: int | None
@@ -63,10 +65,10 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A run in hand: its epoch, what the pure state needs of its plan and rows, what was asked meanwhile.
+class ClaimedRun:
+    """A claimed run: its epoch, the parts of plan and rows that the pure state needs, and pending requests.
 
-    `over` is its final status if there is nothing to do.
+    `over`: the final status of a run that is over. The other fields are empty then.
     """
 
     epoch: int
@@ -74,27 +76,27 @@ class Begun:
     rows: str = ""
     cancel: bool = False
     pause: bool = False
-    decided: list[Decided] = field(default_factory=list)
+    decided: list[Decision] = field(default_factory=list)
     over: str = ""
     trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Commands to carry out in one transaction; `decided` are the decisions behind them. Steps in `queued` get
-    their rows now, because others start with them or before them.
+    """Commands to record in one transaction. `decided`: the decisions that led to them. `queued`: steps that get
+    their rows now although they start later.
     """
 
     run: str
     epoch: int
     commands: list[list[Any]]
-    decided: list[Decided] = field(default_factory=list)
+    decided: list[Decision] = field(default_factory=list)
     queued: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer that a `Decide`, `Expand` or `Collect` owes: what happened, and the count or truth of it."""
+    """The answer to a `Decide`, `Expand` or `Collect`. `result`: a count, or 1 for true and 0 for false."""
 
     what: str
     step: str
@@ -103,14 +105,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """What came of an `Advance`."""
+    """The answers to the commands of an `Advance`."""
 
     answers: list[Answer] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One thing that people ask of a run."""
+class RunRequest:
+    """One pending request: `cancel`, `pause`, a decision, or news of the chain inside a step."""
 
     kind: str
     step: str = ""
@@ -120,18 +122,18 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """How a run stands, and what is asked of it. `called_off`: its end, or that of a run around it, is asked for."""
+class StatusReply:
+    """A run's status and pending requests. `called_off`: a cancel of the run, or of a run around it, is pending."""
 
     status: str
     reason: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[RunRequest] = field(default_factory=list)
     called_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Look at a run; with `cancel` ask for its end first."""
+class StatusQuery:
+    """Asks for a run's status. `cancel`: first record a cancel."""
 
     run: str
     cancel: bool = False
@@ -139,8 +141,9 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class StepTask:
-    """A step or item to carry out, and what its workflow must know of it. A group has `members`, in an order
-    that keeps dependencies; the task is then named after the first.
+    """A step or item to execute, with the settings that its workflow needs.
+
+    `members`: the steps of a group, dependencies first. A group's task has the name of its first member.
     """
 
     run: str
@@ -162,7 +165,7 @@ class StepTask:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of a step. `recorded`: the store has it already. Of a group: what came of those that began."""
+    """How a step ended. `recorded`: the store has it. `members`: how the members of a group ended that started."""
 
     status: str
     recorded: bool = True
@@ -171,7 +174,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class InnerRun:
-    """The run inside a step, or what came of the step without it."""
+    """The run inside a step; or the step's result, if the step ended without one."""
 
     run: str = ""
     result: StepResult | None = None
@@ -180,7 +183,7 @@ class InnerRun:
 
 @dataclass(frozen=True, slots=True)
 class InnerEnded:
-    """The chain inside a step ended, or paused; `called_off` if the step is being cancelled."""
+    """The chain inside a step ended or paused. `called_off`: the step is being cancelled."""
 
     task: StepTask
     run: str
@@ -188,8 +191,8 @@ class InnerEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """A step whose worker never said what came of it; `cancelled` if somebody cancelled its workflow."""
+class LostStep:
+    """A step whose workflow ended without a result. `cancelled`: the workflow was cancelled by hand."""
 
     task: StepTask
     why: str
@@ -197,8 +200,8 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class GaveUp:
-    """A run that its workflow cannot go on with."""
+class AbandonedRun:
+    """A run whose workflow failed."""
 
     run: str
     epoch: int
@@ -206,7 +209,7 @@ class GaveUp:
 
 @dataclass(frozen=True, slots=True)
 class ChainResult:
-    """How a chain run was left."""
+    """The result of a `Chain` workflow: the status in which it left its run."""
 
     status: str
 
@@ -215,30 +218,18 @@ class ChainResult:
 
 
 def workflow_id(*parts: str) -> str:
-    """The id of a workflow, never longer than the smallest limit of a server (255 bytes)."""
+    """The id of a workflow, within the smallest limit of a server (255 bytes)."""
     name = "/".join(parts)
     if len(name.encode()) <= 250:
         return name
     return f"{name.encode()[:200].decode(errors='ignore')}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-# ---- errors
-
-
-def why(error: BaseException | None) -> str:
-    """What an error says, from its innermost cause. Texts travel as details, because codecs encode only those."""
-    while isinstance(error, FailureError) and isinstance(error.cause, FailureError):
-        error = error.cause
-    if isinstance(error, ApplicationError) and len(error.details) > 1:
-        return f"{error.message}: {error.details[1]}"[:500]
-    return str(error)[:500]
-
-
-# ---- plans and rows, small
+# ---- plans, rows and commands, packed
 
 
 def pack_plan(plan: Plan) -> str:
-    """A plan without what only activities need."""
+    """A plan without the fields that only activities need."""
     steps = tuple(
         replace(
             step,
@@ -257,38 +248,37 @@ def pack_plan(plan: Plan) -> str:
 
 
 def unpack_plan(packed: str) -> Plan:
-    """The plan again."""
+    """The plan that `pack_plan` packed."""
     return msgspec.json.decode(_unpack(packed), type=Plan)
 
 
 def pack_rows(rows: Sequence[RestoredRow]) -> str:
-    """Rows as the pure state continues from them."""
+    """Rows in the form from which the pure state continues."""
     return _pack(list(rows))
 
 
 def unpack_rows(packed: str) -> list[RestoredRow]:
-    """The rows again."""
+    """The rows that `pack_rows` packed."""
     return msgspec.json.decode(_unpack(packed), type=list[RestoredRow])
 
 
 def pack_commands(given: Iterable[Command]) -> list[list[Any]]:
-    """Commands as lists: their name, then their fields."""
+    """Each command as a list: its name, then its fields."""
     return [[type(command).__name__, *astuple(command)] for command in given]
 
 
 def unpack_commands(packed: Iterable[Sequence[Any]]) -> list[Command]:
-    """The commands again."""
+    """The commands that `pack_commands` packed."""
     return [_command(getattr(commands, name), given) for name, *given in packed]
 
 
 def _command(kind: type[Command], given: Sequence[Any]) -> Command:
-    """A command of its kind, with words and lists as its fields have them."""
     named = {field.name: value for field, value in zip(fields(kind), given, strict=True)}
     return msgspec.convert(named, type=kind)
 
 
 def _pack(data: Any) -> str:
-    # Text, because JSON payloads are what people can read in Temporal's UI and what codecs know.
+    # Text, because Temporal's pages show JSON payloads and codecs know them.
     return base64.b64encode(zlib.compress(msgspec.json.encode(data))).decode()
 
 

@@ -12,7 +12,8 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from towpath import ChainStatus, chain, context, step
 from towpath.adapters.listening import Audience
-from towpath.adapters.temporal.trying import Recorder
+from towpath.adapters.step_executor import Resources
+from towpath.adapters.temporal.step_attempt import Recorder
 from towpath.events import ChainPaused, Fact
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +109,8 @@ async def test_a_worker_on_temporal_records_whatever_its_listeners_raise(kind: s
         run_id = "r"
 
     heard: list[Fact] = []
-    recorder: Any = Recorder(Kept(), [LISTENERS[kind], lambda _, fact: heard.append(fact)])  # type: ignore[arg-type]
+    listeners = [LISTENERS[kind], lambda _, fact: heard.append(fact)]
+    recorder: Any = Recorder(Resources(Kept(), listeners=listeners))  # type: ignore[arg-type]
     await recorder.record(Lease(), [ChainPaused("x")])
     assert recorded == heard == [ChainPaused("x")]
 

@@ -330,7 +330,10 @@ async def test_a_run_inside_a_step_never_waits_for_its_own_slot(
             run = await engine.run(many)
         assert run.status == "completed"
         adapter: Any = engine.adapter
-        assert (adapter._slots.free, adapter.threads.total_tokens) == (limits["concurrency"], limits["threads"])
+        assert (adapter._slots.free, adapter.resources.threads.total_tokens) == (
+            limits["concurrency"],
+            limits["threads"],
+        )
 
 
 async def test_runs_inside_runs_inside_runs(open_engine: OpenEngine) -> None:

@@ -27,6 +27,7 @@ from towpath.adapters.comfyui.downloads import Limits
 from towpath.adapters.comfyui.farm import comfy_farm
 from towpath.adapters.comfyui.workflow_run import Rules
 from towpath.adapters.local import local_adapter
+from towpath.adapters.step_executor import Resources
 from towpath.adapters.task_group import background_tasks
 from towpath.chain_file import ChainFile, load_chain_from_dict
 from towpath.store.facade import Records
@@ -57,7 +58,7 @@ async def farming(
     async with (
         open_store(folder / "towpath.db", durability="normal") as store,
         comfy_farm(store, servers_of(servers), folder / "workflows", rules=rules, timeouts=timeouts) as farm,
-        local_adapter(store, farm=farm) as local,
+        local_adapter(Resources(store, farm)) as local,
         background_tasks() as tasks,
     ):
         yield Engine(store, local, Records(store), tasks)

@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from tests.conformance import chain_steps as steps
 from towpath import Engine, chain
-from towpath.adapters.temporal.views import RunViews
+from towpath.adapters.temporal.run_cache import RunCache
 
 
 @chain
@@ -38,7 +38,7 @@ async def _looks(engine: Engine, run_id: str) -> int:
         for one in seen.steps:
             if one.status == "completed":
                 assert one.value is not None
-        view = await RunViews(engine.store).of(run_id)
+        view = await RunCache(engine.store).get(run_id)
         for planned in view.plan.steps:
             row = view.ledger.row(planned.id)
             assert row is None or not row.status.done or row.artifacts, f"{planned.id} has lost its file"

@@ -12,12 +12,15 @@ import sys
 import anyio
 
 from tests.reliability.comfyui_victim import Death
+from tests.temporal import STICKY
 from towpath.adapters.comfyui.client import ComfyClient
+from towpath.adapters.temporal import worker
 from towpath.adapters.wiring import open_worker
 
 
 async def main(folder: str, adapter: str) -> None:
     os.chdir(folder)
+    worker.STICKY = STICKY
     async with open_worker("sqlite:///towpath.db", adapter=adapter, grace=0):
         print("ready", flush=True)
         await anyio.sleep_forever()

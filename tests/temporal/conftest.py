@@ -1,22 +1,46 @@
-"""What tests of the Temporal adapter share: one real server per session, a task queue per test."""
+"""What tests of the Temporal adapter share: one real server per session, a task queue per test, long deadlines."""
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.adapters.conftest import OpenEngine, anyio_backend, check, commits, store
 from towpath import Engine
 from towpath import open_engine as open_real_engine
+from towpath.adapters.temporal import worker
 
+from . import STICKY
 from .dev_server import DevServer, needs_server
 
 __all__ = ["anyio_backend", "commits", "store"]
+
+PATIENCE = 6  # times the deadlines that suit a quiet machine and the local adapter
+
+
+@pytest.fixture(autouse=True)
+def long_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline ends a test that hangs. It must not end one that is slow, because other processes burn the CPU."""
+    real = anyio.fail_after
+
+    def patient(delay: float | None, shield: bool = False) -> Any:
+        of_a_test = str(sys._getframe(1).f_globals.get("__name__")).startswith("tests.")
+        return real(delay * PATIENCE if of_a_test and delay is not None else delay, shield)
+
+    monkeypatch.setattr(anyio, "fail_after", patient)
+
+
+@pytest.fixture(autouse=True)
+def short_sticky_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests stop and kill workers. Do not wait long for a worker that is gone."""
+    monkeypatch.setattr(worker, "STICKY", STICKY)
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +54,15 @@ def temporal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevSer
 
 
 @pytest.fixture
-def adapter(temporal_server: DevServer) -> str:
+def heartbeat() -> str:
+    """The heartbeat timeout. A busy machine must not lose steps, so modules that kill workers have a shorter one."""
+    return "6s"
+
+
+@pytest.fixture
+def adapter(temporal_server: DevServer, heartbeat: str) -> str:
     """The adapter's address, with a task queue of the test's own."""
-    return f"temporal://{temporal_server.target}/default?task_queue=test-{uuid.uuid4().hex[:12]}&heartbeat=2s"
+    return f"temporal://{temporal_server.target}/default?task_queue=test-{uuid.uuid4().hex[:12]}&heartbeat={heartbeat}"
 
 
 @pytest.fixture

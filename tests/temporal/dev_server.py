@@ -11,9 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
+TASK_TIMEOUT = 'history.defaultWorkflowTaskTimeout="4s"'  # after a worker died with a task; 10 s in production
 POLL_RATE = "history.transferProcessorMaxPollRPS=2000"  # the dev server's single shard answers 20 hops a second else
 
 
@@ -53,7 +56,7 @@ class DevServer:
     def __init__(self, log: Path, database: Path | None = None, settings: tuple[str, ...] = ()) -> None:
         self.log = log
         self.database = database
-        self.settings = (POLL_RATE, *settings)
+        self.settings = (POLL_RATE, TASK_TIMEOUT, *settings)
         self.ports: list[int] = []
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -126,3 +129,13 @@ class DevServer:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+async def listed(client: Any, query: str, at_least: int) -> list[Any]:
+    """The workflows that match a query, as soon as there are so many: a server lists workflows with a delay."""
+    with anyio.fail_after(10):
+        while True:
+            found = [each async for each in client.list_workflows(query)]
+            if len(found) >= at_least:
+                return found
+            await anyio.sleep(0.1)

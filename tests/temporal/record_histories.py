@@ -1,8 +1,8 @@
-# ruff: noqa: ASYNC240 - a script that has nothing else to do meanwhile
-"""Records what Temporal keeps of chains of every shape: `python -m tests.temporal.record_histories [FOLDER]`.
+# ruff: noqa: ASYNC240 - a script without other tasks
+"""Records Temporal histories of chains of every shape: `python -m tests.temporal.record_histories [FOLDER]`.
 
-To be run once per release, after workflow code changed; the files of earlier releases stay, because their runs may
-still wait for somebody. `test_histories.py` has every one of them decided once more by the code of today.
+Run it once per release, after workflow code has changed. Keep the files of earlier releases: their runs may still wait
+for a person. `test_histories.py` replays every file with the code of today.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ async def record(folder: Path) -> None:
         )
         await anyio.to_thread.run_sync(server.start)
         try:
-            # A name of its own: else histories tell of processes and hosts.
+            # A fixed identity: else histories contain process ids and host names.
             client = await Client.connect(server.target, identity="recorder")
             for shape, (play, status) in SHAPES.items():
                 place = Path(scratch, shape)
@@ -186,7 +186,7 @@ async def _history(client: Client, workflow_id: str, run_id: str) -> dict[str, A
 
 
 def _without_traces(data: Any) -> Any:
-    """Tracebacks name folders, and decide nothing."""
+    """Tracebacks contain folder names, and a replay does not read them."""
     if isinstance(data, dict):
         return {key: _without_traces(value) for key, value in data.items() if key != "stackTrace"}
     return [_without_traces(each) for each in data] if isinstance(data, list) else data

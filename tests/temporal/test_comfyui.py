@@ -1,4 +1,4 @@
-"""ComfyUI steps on Temporal: tests of chains over stand-in servers once more, and workers that die beside a prompt."""
+"""ComfyUI steps on Temporal: the tests of chains on stand-in servers, and workers that die while a prompt runs."""
 
 from __future__ import annotations
 
@@ -89,6 +89,12 @@ CHAIN = made_of(
 )
 
 
+@pytest.fixture
+def heartbeat() -> str:
+    """Workers die here: their steps go to another worker soon."""
+    return "2s"
+
+
 @pytest.fixture(autouse=True)
 def graphs(workflows: Path) -> None:
     write(
@@ -169,7 +175,7 @@ async def test_R28_S6_9_a_worker_killed_beside_a_prompt(
 async def test_R28_S6_9_a_worker_killed_while_a_prompt_runs(
     farm: Farm, open_engine: OpenEngine, workflows: Path
 ) -> None:
-    """The prompt goes on without anybody who listens; it is found again, not sent again, not cancelled."""
+    """The prompt keeps running. The next worker finds it; it is not sent again and not cancelled."""
     write(workflows, picture=slow(2.0))
     async with open_engine(worker=False) as engine:
         handle = await engine.start(CHAIN)
@@ -187,7 +193,7 @@ async def test_R28_S6_9_a_worker_killed_while_a_prompt_runs(
 
 
 async def test_S6_8_cancel_while_the_worker_is_dead(farm: Farm, open_engine: OpenEngine) -> None:
-    """The cancel is recorded at once; the worker that comes next cancels the prompt by its id."""
+    """The cancel is recorded at once. The next worker cancels the prompt by its id."""
     async with open_engine(worker=False) as engine:
         handle = await engine.start(made_of({"id": "long", "workflow": "long", "server": "one"}))
         with Client(farm.one) as client:
@@ -206,7 +212,7 @@ async def test_S6_8_cancel_while_the_worker_is_dead(farm: Farm, open_engine: Ope
 async def test_S6_8_cancelled_on_temporals_pages(
     farming: Farming, adapter: str, temporal_server: Any, one: ComfyServer
 ) -> None:
-    """Temporal's own cancel is one of the run: its prompt goes away by its id."""
+    """A cancel on Temporal's pages cancels the run and its prompt."""
     from temporalio.client import Client as Operator
 
     from towpath.adapters.temporal.connection import parse_address
@@ -224,7 +230,7 @@ async def test_S6_8_cancelled_on_temporals_pages(
 
 
 async def test_S6_9_a_worker_that_stops_leaves_its_prompt_to_the_next(farming: Farming, one: ComfyServer) -> None:
-    """Stopping a worker is no cancel."""
+    """A stopping worker does not cancel its prompts."""
     async with farming(table(one, "one"), worker=False) as engine:
         handle = await engine.start(made_of({"id": "slow", "workflow": "slow"}))
         async with farming(table(one, "one")):

@@ -19,6 +19,7 @@ from tests.adapters.conftest import OpenEngine, check
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, WAITS, folder, pending, rows, settled, status_of, until
 from tests.conformance.chain_steps import began, let_go, noted
+from tests.temporal import crash_steps
 from tests.temporal.dev_server import DevServer, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
@@ -29,6 +30,12 @@ pytestmark = pytest.mark.anyio
 full = pytest.mark.full
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def heartbeat() -> str:
+    """Workers die here: their steps go to another worker soon."""
+    return "2s"
 
 
 @contextmanager
@@ -55,7 +62,7 @@ async def gone(process: subprocess.Popen[bytes]) -> None:
 @chain
 def line(folder: str):
     first = steps.third_time(folder)
-    second = steps.hold(folder, "middle").after(first).named("middle")
+    second = crash_steps.hold(folder, "middle").after(first).named("middle")
     return steps.echo(steps.text_file(second)).named("last")
 
 
@@ -63,7 +70,7 @@ def line(folder: str):
 async def test_R28_a_killed_worker_loses_nothing(
     open_engine: OpenEngine, store: Path, adapter: str, folder: str, moment: str
 ) -> None:
-    """What was recorded is not done again; what was not recorded is; every version is there once."""
+    """Recorded steps are not executed again, unrecorded ones are, and every version exists once."""
     let_go(folder, "middle")
     async with open_engine(worker=False) as engine:
         handle = await engine.start(line, folder=folder)
@@ -98,7 +105,7 @@ async def test_R28_a_worker_killed_while_a_step_works(
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=full)])
 async def test_R28_workers_killed_at_random(open_engine: OpenEngine, store: Path, adapter: str, rounds: int) -> None:
-    """Killed again and again at any moment: in the end every step is done, and recorded once."""
+    """Killed several times at any moment: in the end every step is recorded once."""
 
     @chain
     def wide():
@@ -120,12 +127,12 @@ async def test_R28_workers_killed_at_random(open_engine: OpenEngine, store: Path
                     run = await handle.result()
                 assert run.value == sum(range(30))
                 assert set((await settled(engine, run)).values()) == {DONE}
-                told = [e["workflow_id"] for e in await engine.store.events(run.id) if e["type"] == "StepCompleted"]
-                assert len(told) == len(set(told)) == 33
+                recorded = [e["workflow_id"] for e in await engine.store.events(run.id) if e["type"] == "StepCompleted"]
+                assert len(recorded) == len(set(recorded)) == 33
 
 
 def _another(folder: str, number: int) -> str:
-    """A meeting place of its own for the next run."""
+    """A folder for the steps of the next run."""
     place = Path(folder, str(number))
     place.mkdir()
     return str(place)
@@ -134,7 +141,7 @@ def _another(folder: str, number: int) -> str:
 async def test_R30_a_frozen_worker_wakes_up_too_late(
     open_engine: OpenEngine, store: Path, adapter: str, folder: str
 ) -> None:
-    """Its heartbeats stop, another worker does the step; when it goes on, what it made does not count."""
+    """Its heartbeats stop, and another worker executes the step. The first one wakes up, and its result is refused."""
     async with open_engine(worker=False) as engine:
         handle = await engine.start(line, folder=folder)
         with worker(store, adapter) as frozen:
@@ -148,8 +155,8 @@ async def test_R30_a_frozen_worker_wakes_up_too_late(
                     run = await handle.result()
             await anyio.sleep(1)
         assert await settled(engine, run) == {"third_time": DONE, "middle": DONE, "text_file": DONE, "last": DONE}
-        told = [e["type"] for e in await engine.store.events(run.id) if e["data"].get("step") == "middle"]
-        assert told.count("StepCompleted") == 1
+        recorded = [e["type"] for e in await engine.store.events(run.id) if e["data"].get("step") == "middle"]
+        assert recorded.count("StepCompleted") == 1
         kept = await engine.get_artifacts_by_workflow((await rows(engine, run))["text_file"].id)
         assert [a.version for a in kept] == [1]
 
@@ -158,7 +165,7 @@ async def test_R30_a_frozen_worker_wakes_up_too_late(
 async def test_R29_a_killed_server_goes_on_where_it_was(
     tmp_path: Path, store: Path, folder: str, clean_environment: None, kills: int
 ) -> None:
-    """The server is killed with a step at work and a gate open, and started again on its file."""
+    """The server is killed while a step runs and a gate is open, and started again on its file."""
 
     @chain
     def gated(folder: str):
@@ -175,7 +182,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
             await until(lambda: engine.approvals(handle.id))
             server.kill()
             gate = await pending(engine, handle.id)
-            await engine.approve(gate.id, by="anna")  # recorded, though nobody can be told
+            await engine.approve(gate.id, by="anna")  # recorded, although no signal can be sent
             await anyio.to_thread.run_sync(lambda: server.start(same_ports=True))
             for number in range(kills - 1):
                 await anyio.sleep(0.1 * number)
@@ -184,7 +191,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
             let_go(folder, "held")
             with anyio.fail_after(90):
                 run = await handle.result()
-                if run.status == "paused":  # the decision came to the workflow after the pause
+                if run.status == "paused":  # the workflow paused before it read the decision
                     run = await run.resume()
             assert set((await settled(engine, run)).values()) == {DONE}
             assert run.status == "completed"
@@ -195,11 +202,12 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=full)])
 async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngine, folder: str, rounds: int) -> None:
-    """Twice at the same time, and twice more when it is over: the later ones get what is recorded."""
+    """Delivered twice at the same time, and twice after its end: later deliveries return the recorded result."""
     from temporalio.testing import ActivityEnvironment
 
-    from towpath.adapters.temporal.activities import RunActivities
+    from towpath.adapters.step_executor import Resources
     from towpath.adapters.temporal.messages import ChainStart, StepTask
+    from towpath.adapters.temporal.run_activities import RunActivities
     from towpath.new_run import new_run
 
     async def deliver(activities: RunActivities, task: StepTask, results: list[Any]) -> None:
@@ -209,7 +217,7 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
         for number in range(rounds):
             run_id, place = f"twice-{number}", _another(folder, number)
             await engine.store.create_run(await new_run(engine.store, run_id, line.plan, {"folder": place}))
-            one, two = RunActivities(engine.store), RunActivities(engine.store)
+            one, two = RunActivities(Resources(engine.store)), RunActivities(Resources(engine.store))
             begun = await ActivityEnvironment().run(one.begin_run, ChainStart(run_id, "queue"))
             task = StepTask(run_id, begun.epoch, "middle", None, "python", "queue", heartbeat=5)
             results: list[Any] = []
@@ -219,13 +227,13 @@ async def test_R30_a_step_delivered_twice_is_recorded_once(open_engine: OpenEngi
                 await until(lambda: len(noted(place, "middle.began")) == 2)  # noqa: B023
                 let_go(place, "middle")
             await deliver(one, task, results)
-            await deliver(RunActivities(engine.store), task, results)
+            await deliver(RunActivities(Resources(engine.store)), task, results)
             assert [r.status for r in results] == ["succeeded"] * 4
             assert len(noted(place, "middle.began")) == 2
             row = (await rows(engine, run_id))["middle"]
             assert (row.status, row.value) == (DONE, "middle")
-            told = [e["type"] for e in await engine.store.events(run_id) if e["data"].get("step") == "middle"]
-            assert told.count("StepCompleted") == 1
+            recorded = [e["type"] for e in await engine.store.events(run_id) if e["data"].get("step") == "middle"]
+            assert recorded.count("StepCompleted") == 1
 
 
 async def test_approve_and_cancel_without_a_worker(
@@ -262,7 +270,7 @@ async def test_approve_and_cancel_without_a_worker(
 
 
 async def test_what_was_recorded_by_a_caller_that_died_is_applied(open_engine: OpenEngine, folder: str) -> None:
-    """Killed between the commit and the wake-up: a running worker finds the decision by itself."""
+    """The caller is killed between the commit and the signal: a running worker sends the signal."""
 
     @chain
     def simple():
@@ -270,7 +278,7 @@ async def test_what_was_recorded_by_a_caller_that_died_is_applied(open_engine: O
 
     async with open_engine() as engine:
         run = await engine.run(simple)
-        await engine._records.approve((await pending(engine, run)).id, "anna")  # the commit, and no wake-up
+        await engine._records.approve((await pending(engine, run)).id, "anna")  # the commit, without a signal
 
         async def over() -> bool:
             return (await engine.snapshot(run.id)).status.final

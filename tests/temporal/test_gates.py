@@ -1,6 +1,6 @@
 """Gates on the Temporal adapter: the suite of all adapters, on a real server.
 
-A decision is applied by whatever worker there is, at once: what asks for one that nobody applies needs no worker.
+Any worker applies a decision at once. A test of a decision that is not applied has no worker.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_cancel_after_a_decision_that_nobody_applied(open_engine: OpenEngine, adapter: str, folder: str) -> None:
-    """The decision stays on record, the run is cancelled, nothing is left to be delivered; the worker that comes next
-    finds it over, and its workflow ends.
+    """The decision stays recorded, the run is cancelled, and no request is pending. The next worker finds the run over,
+    and the run's workflow ends.
     """
     async with open_engine() as engine:
         run = await engine.run(slowly, folder=folder)

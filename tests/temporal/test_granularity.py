@@ -51,7 +51,7 @@ def masked(parameters: Any) -> str:
 async def left_behind(engine: Engine, run: Run) -> dict[str, Any]:
     """What a run left, with ids, times and what depends on them masked."""
     facts = await trail(engine, run.id)
-    facts = {place: [f for f in told if f != "StepQueued"] for place, told in facts.items()}
+    facts = {place: [f for f in types if f != "StepQueued"] for place, types in facts.items()}
     seen: dict[str, Any] = {}
     for name, row in (await rows(engine, run)).items():
         kept = await engine.get_artifacts_by_workflow(row.id)

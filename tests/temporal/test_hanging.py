@@ -1,4 +1,4 @@
-"""What must leave no run hanging: workflows that are ended by hand, that fail, or that meet what others left."""
+"""No run hangs: workflows that are ended by hand, that fail, or that meet rows of an earlier workflow."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from tests.conformance.adapter import CANCELLED, DONE, RUNS, folder, pending, se
 from tests.conformance.chain_steps import began, let_go
 from tests.temporal.dev_server import DevServer
 from towpath import Engine, ServerFailed, StoreFailed, chain, step
-from towpath.adapters.temporal import activities, messages, minding, session, worker
-from towpath.adapters.temporal.activities import RunActivities
+from towpath.adapters.step_executor import Resources
+from towpath.adapters.temporal import messages, run_activities, run_driver, supervision, worker
 from towpath.adapters.temporal.connection import parse_address
+from towpath.adapters.temporal.run_activities import RunActivities
 
 __all__ = ["folder"]
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def heartbeat() -> str:
+    """A worker hears with a heartbeat that a workflow was cancelled by hand: every third of this time."""
+    return "2s"
 
 
 @chain
@@ -44,13 +51,13 @@ def single(folder: str):
 
 @pytest.fixture
 def client(temporal_server: DevServer) -> Any:
-    """Connects as an operator would."""
+    """Connects to the server without towpath."""
     return lambda: Client.connect(temporal_server.target)
 
 
 @pytest.fixture
-def quick_minder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(minding, "EVERY", 0.5)
+def quick_orphan_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "ORPHAN_INTERVAL", 0.5)
 
 
 async def left_paused(engine: Engine, run_id: str) -> None:
@@ -62,21 +69,21 @@ async def left_paused(engine: Engine, run_id: str) -> None:
 
 
 async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
-    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_minder: None
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_orphan_watch: None
 ) -> None:
-    """Terminated on Temporal's pages: nothing is recorded as cancelled that nobody cancelled, in the run and in the
-    run inside it; whoever waits is told, and `resume` does the rest.
+    """Terminated on Temporal's pages: nothing is recorded as cancelled, in the run and in the run inside it. A waiting
+    caller gets an error, and `resume` executes the rest.
     """
     async with open_engine() as engine:
         handle = await engine.start(outer, folder=folder)
         await began(folder, "deep", "flat", within=30)
         found = (await client()).get_workflow_handle(parse_address(adapter).workflow_id(handle.id))
         await found.terminate("by hand")
-        with pytest.raises(ServerFailed) as told:
+        with pytest.raises(ServerFailed) as failed:
             await handle.result()
-        assert told.value.code == "E_TEMPORAL_WORKFLOW"
+        assert failed.value.code == "E_TEMPORAL_WORKFLOW"
         await left_paused(engine, handle.id)
-        await anyio.sleep(1.5)  # the steps are told to stop meanwhile
+        await anyio.sleep(1.5)  # in which the workers stop the steps
         assert await status_of(engine, handle.id, "hold") == RUNS
         let_go(folder, "deep", "flat")
         with anyio.fail_after(60):
@@ -86,9 +93,9 @@ async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
 
 
 async def test_a_workflow_ended_by_hand_while_nobody_waits(
-    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_minder: None
+    open_engine: OpenEngine, adapter: str, client: Any, folder: str, quick_orphan_watch: None
 ) -> None:
-    """A worker finds out, and a cancel is done at once."""
+    """A worker pauses the run, and a cancel then ends it at once."""
     async with open_engine() as engine:
         async with open_engine(worker=False) as starting:
             run_id = (await starting.start(single, folder=folder)).id
@@ -115,20 +122,20 @@ async def test_a_cancel_on_temporals_pages_is_a_cancel(
 async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even one in a task that nobody awaits."""
-    real = session.Session._result
+    """Also an error in a task that is not awaited."""
+    real = run_driver.RunDriver._result
 
     async def broken(self: Any, start: Any) -> Any:
-        raise LookupError("a mistake of ours")
+        raise LookupError("a bug in workflow code")
 
-    monkeypatch.setattr(session.Session, "_result", broken)
+    monkeypatch.setattr(run_driver.RunDriver, "_result", broken)
     async with open_engine() as engine:
         let_go(folder, "flat")
-        with anyio.fail_after(30), pytest.raises(ServerFailed) as told:
+        with anyio.fail_after(30), pytest.raises(ServerFailed) as failed:
             await engine.run(single, run_id="broken", folder=folder)
-        assert "a mistake of ours" in str(told.value)
+        assert "a bug in workflow code" in str(failed.value)
         await left_paused(engine, "broken")
-        monkeypatch.setattr(session.Session, "_result", real)
+        monkeypatch.setattr(run_driver.RunDriver, "_result", real)
         with anyio.fail_after(30):
             run = await engine.resume("broken")
         assert run.value == "flat"
@@ -137,7 +144,7 @@ async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(
 async def test_code_that_decides_otherwise_leaves_the_run_to_be_resumed(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A release that breaks the runs under way stops them with a clear error; the rows are enough to go on."""
+    """A release that breaks running workflows stops them with a clear error. A resume continues from the rows."""
     real, calls = messages.workflow_id, itertools.count()
 
     def other(*parts: str) -> str:
@@ -147,9 +154,9 @@ async def test_code_that_decides_otherwise_leaves_the_run_to_be_resumed(
     monkeypatch.setattr(worker, "CACHED", 0)
     monkeypatch.setattr(messages, "workflow_id", other)
     async with open_engine() as engine:
-        with anyio.fail_after(60), pytest.raises(ServerFailed) as told:
+        with anyio.fail_after(60), pytest.raises(ServerFailed) as failed:
             await engine.run(single, run_id="other", folder=folder)
-        assert "ondetermin" in str(told.value)
+        assert "ondetermin" in str(failed.value)
         await left_paused(engine, "other")
         monkeypatch.setattr(messages, "workflow_id", real)
         with anyio.fail_after(60):
@@ -161,12 +168,12 @@ async def test_an_error_while_a_run_is_taken_leaves_it_to_be_resumed(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan that is too large for Temporal says so, with a cure; the local adapter takes the run over."""
-    monkeypatch.setattr(activities, "MOST_TEXT", 10)
+    monkeypatch.setattr(run_activities, "MAX_TEXT", 10)
     let_go(folder, "flat")
     async with open_engine() as engine:
-        with anyio.fail_after(30), pytest.raises(ServerFailed) as told:
+        with anyio.fail_after(30), pytest.raises(ServerFailed) as failed:
             await engine.run(single, run_id="large", folder=folder)
-        assert "E_PLAN_SIZE" in str(told.value) or "too large for a workflow" in str(told.value)
+        assert "E_PLAN_SIZE" in str(failed.value) or "too large for a workflow" in str(failed.value)
         await left_paused(engine, "large")
     async with open_engine(adapter="local", worker=False) as engine:
         assert (await engine.resume("large")).value == "flat"
@@ -195,7 +202,7 @@ async def test_a_store_that_refuses_for_good_is_not_asked_for_ever(
 async def test_a_worker_that_stops_in_the_middle_of_recording(
     open_engine: OpenEngine, store: Any, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No grace, and a local activity on its way: the run goes on with the next worker, nothing is given up."""
+    """No grace, and a local activity in flight: the run continues with the next worker and does not fail."""
     real = RunActivities._read_for
     inside = asyncio.Event()
 
@@ -227,8 +234,8 @@ async def test_a_worker_that_stops_in_the_middle_of_recording(
 async def test_what_a_pause_keeps_waiting_fills_no_history(
     open_engine: OpenEngine, adapter: str, client: Any, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A paused run is told again and again of a decision that it may not act on: its workflow continues as new, and
-    hears of a resume all the same.
+    """A paused run gets repeated signals for a decision that it must not apply yet. Its workflow continues as new, and
+    still receives a resume.
     """
 
     @chain
@@ -261,7 +268,7 @@ async def test_what_a_pause_keeps_waiting_fills_no_history(
 
 
 async def test_recording_twice_is_recording_once(open_engine: OpenEngine, folder: str) -> None:
-    """A worker dies between the commit of a decision and its report: the next one records it again."""
+    """A worker dies between the commit of a decision and its report. The next worker records it again."""
     from temporalio.testing import ActivityEnvironment
 
     from towpath.commands import Decide, Finish, Pause, Skip
@@ -278,22 +285,24 @@ async def test_recording_twice_is_recording_once(open_engine: OpenEngine, folder
 
     async with open_engine(worker=False) as engine:
         await engine.store.create_run(await new_run(engine.store, "twice", decides.plan, {}))
-        one, env = RunActivities(engine.store), ActivityEnvironment()
+        one, env = RunActivities(Resources(engine.store)), ActivityEnvironment()
         begun = await env.run(one.begin_run, messages.ChainStart("twice", "q"))
         task = messages.StepTask("twice", begun.epoch, "echo", None, "python", "q", heartbeat=5)
         assert (await env.run(one.steps.run_step, task)).status == "succeeded"
         asked = messages.Advance("twice", begun.epoch, command(Decide("double")))
-        answers = [(await env.run(RunActivities(engine.store).advance_run, asked)).answers for _ in range(2)]
+        answers = [(await env.run(RunActivities(Resources(engine.store)).advance_run, asked)).answers for _ in range(2)]
         assert answers == [[messages.Answer("decided", "double", 0)]] * 2
         for packed in (command(Skip("double", "condition is false", None)), command(Pause("requested"))):
             for _ in range(2):
-                await env.run(RunActivities(engine.store).advance_run, messages.Advance("twice", begun.epoch, packed))
+                await env.run(
+                    RunActivities(Resources(engine.store)).advance_run, messages.Advance("twice", begun.epoch, packed)
+                )
         for _ in range(2):
             over = messages.Advance("twice", begun.epoch, command(Finish(ChainStatus.COMPLETED)))
-            await env.run(RunActivities(engine.store).advance_run, over)
-        told = [e["type"] for e in await engine.store.events("twice")]
+            await env.run(RunActivities(Resources(engine.store)).advance_run, over)
+        recorded = [e["type"] for e in await engine.store.events("twice")]
         for once in ("StepSkipped", "ChainEnded", "StepCompleted"):
-            assert told.count(once) == 1, told
+            assert recorded.count(once) == 1, recorded
 
 
 async def test_ids_stay_within_what_servers_take(open_engine: OpenEngine) -> None:
@@ -327,7 +336,7 @@ async def test_R34_a_step_that_blocks_the_worker_is_named(
 
 @step
 async def blocks() -> int:
-    time.sleep(1.8)  # noqa: ASYNC251 - what the test is about
+    time.sleep(1.8)  # noqa: ASYNC251 - the test needs a blocked event loop
     return 1
 
 
@@ -350,7 +359,7 @@ def around(folder: str):
     return steps.echo(held_items(folder=folder))
 
 
-# The chain; what works when it happens, and of that what is let go on afterwards; the step's workflow, and its step.
+# The chain; the steps that run then; those that may end afterwards; the workflow that is ended, how; the error code.
 BY_HAND = [
     (single, ["flat"], [], "hold", "cancel", "E_STEP_CANCELLED"),
     (single, ["flat"], [], "hold", "terminate", "E_STEP_LOST"),
@@ -365,7 +374,7 @@ BY_HAND = [
 async def test_a_step_that_is_ended_by_hand_has_failed(
     open_engine: OpenEngine, adapter: str, client: Any, folder: str, by_hand: tuple[Any, ...]
 ) -> None:
-    """Nobody asked for the end of the run, so it says what it lacks: of a step, an item, a chain inside a step."""
+    """No cancel of the run was requested, so the run fails and names the step, item or chain inside a step."""
     runnable, working, others, ended, how, code = by_hand
     async with open_engine() as engine:
         handle = await engine.start(runnable, folder=folder)

@@ -1,7 +1,7 @@
-"""R31. What Temporal keeps of chains of every shape, recorded with released versions, is decided today as it was then.
+"""R31. Histories of chains of every shape, recorded with released versions, replay with the code of today.
 
-No server is needed. A change of workflow code that breaks one of these would break runs that wait for a person:
-keep the old way for them (`workflow.patched`), and record the new one beside it.
+No server is needed. If a change of workflow code breaks one of these, it would break runs that wait for a person. Keep
+the old code for them (`workflow.patched`), and record a new history beside the old one.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def kept(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In production a history that does not fit fails its workflow. The replayer would wait for that for ever."""
+    """In production, a history that does not fit fails its workflow. The replayer would wait for that for ever."""
     name = "__temporal_workflow_definition"
     for each in WORKFLOWS:
         monkeypatch.setattr(each, name, dataclasses.replace(getattr(each, name), failure_exception_types=[]))
 
 
 async def replay(entry: dict[str, Any]) -> None:
-    """Decide a history once more. Raises what does not fit."""
+    """Replay a history. Raises NondeterminismError if it does not fit."""
     history = WorkflowHistory.from_json(entry["id"], entry["history"])
     with anyio.fail_after(30):
         await Replayer(workflows=WORKFLOWS).replay_workflow(history)

@@ -1,4 +1,4 @@
-"""What Temporal limits: payloads, history, open children. Nothing of it ends a run, and nothing makes it hang."""
+"""Temporal's limits on payloads, history and open children. None of them ends a run or makes it hang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, folder, pending, settled
-from tests.temporal.dev_server import DevServer, needs_server
+from tests.temporal.dev_server import DevServer, listed, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
 from towpath.adapters.temporal.connection import connect, parse_address
@@ -35,7 +35,7 @@ async def test_R32_a_result_of_three_megabytes(open_engine: OpenEngine) -> None:
 
 
 async def test_R32_many_large_inputs(open_engine: OpenEngine) -> None:
-    """Thirty arguments of 300 kB each at the same moment: 9 MB that never travel."""
+    """Thirty arguments of 300 kB at the same time: 9 MB that are never sent to the server."""
 
     @chain
     def wide(text: str):
@@ -48,7 +48,7 @@ async def test_R32_many_large_inputs(open_engine: OpenEngine) -> None:
 
 @pytest.fixture(scope="module")
 def forgetful_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
-    """A server that wants workflows to continue as new after 60 events."""
+    """A server that suggests to continue as new after 60 events."""
     needs_server()
     log = tmp_path_factory.mktemp("forgetful") / "server.log"
     server = DevServer(log, settings=("limit.historyCount.suggestContinueAsNew=60",))
@@ -60,7 +60,7 @@ def forgetful_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevSe
 async def test_R32_a_long_run_continues_as_new(
     forgetful_server: DevServer, store: Path, clean_environment: None
 ) -> None:
-    """Gates, a fan-out and a line: everything goes on where it was, in several workflow runs."""
+    """Gates, a fan-out and a line: the run continues over several workflow executions."""
 
     @chain
     def long():
@@ -86,8 +86,7 @@ async def test_R32_a_long_run_continues_as_new(
         address = parse_address(adapter)
         client = await connect(address)
         query = f"WorkflowId = '{address.workflow_id(run.id)}'"
-        await anyio.sleep(1)  # visibility follows
-        assert len([w async for w in client.list_workflows(query)]) > 1
+        assert len(await listed(client, query, 2)) > 1
 
 
 @pytest.mark.full

@@ -1,5 +1,5 @@
-"""Chains of the suites once more on a worker that keeps no workflow in memory: every decision is made again
-from the history at every task. What is not deterministic fails here.
+"""Chains of the suites on a worker that keeps no workflow in memory: every task replays the whole history.
+Workflow code that is not deterministic fails here.
 """
 
 from __future__ import annotations

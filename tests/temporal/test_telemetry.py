@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_spans_of_a_step_in_another_process(spans: InMemorySpanExporter) -> None:
-    """The trace context goes along with the work: the step's span lies inside the chain's, and both end."""
+    """The trace context is passed on: the step's span is inside the chain's, and both end."""
     from types import SimpleNamespace
 
     from towpath.adapters.telemetry import Spans
@@ -41,8 +41,8 @@ async def test_spans_of_a_step_in_another_process(spans: InMemorySpanExporter) -
 async def test_the_trace_context_travels_with_the_work(
     open_engine: OpenEngine, adapter: str, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What workers are given names the chain's span."""
-    from towpath.adapters.temporal.stepping import StepActivities
+    """A step's task contains the id of the chain's span."""
+    from towpath.adapters.temporal.step_activities import StepActivities
 
     given: list[str] = []
     real = StepActivities._adopt

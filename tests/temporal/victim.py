@@ -13,12 +13,14 @@ from typing import Any
 import anyio
 
 import tests.conformance.chain_steps  # noqa: F401 - its steps are what the worker can do
-from towpath.adapters.temporal.trying import Trying
+from tests.temporal import STICKY
+from towpath.adapters.temporal import worker
+from towpath.adapters.temporal.step_attempt import StepAttempt
 from towpath.adapters.wiring import open_worker
 
 
 def die() -> None:
-    """As the kernel would, out of memory."""
+    """Die as if the kernel killed the process for its memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -31,9 +33,9 @@ def arm(moment: str, step: str) -> None:
         "before-report": ("end", False),
     }
     method, before = place[moment]
-    real: Any = getattr(Trying, method)
+    real: Any = getattr(StepAttempt, method)
 
-    async def wrapped(self: Trying, *arguments: Any) -> Any:
+    async def wrapped(self: StepAttempt, *arguments: Any) -> Any:
         if before and self.step.id == step:
             die()
         result = await real(self, *arguments)
@@ -41,10 +43,11 @@ def arm(moment: str, step: str) -> None:
             die()
         return result
 
-    setattr(Trying, method, wrapped)
+    setattr(StepAttempt, method, wrapped)
 
 
 async def main(store: str, adapter: str) -> None:
+    worker.STICKY = STICKY
     async with open_worker(f"sqlite:///{store}", adapter=adapter, grace=0):
         print("ready", flush=True)
         await anyio.sleep_forever()

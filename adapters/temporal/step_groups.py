@@ -1,5 +1,7 @@
-"""Which steps share one child workflow (`granularity="auto"`): cheap ones that are ready together, and what
-follows from them alone. Each keeps its own row, attempt and artifacts. Workflow code.
+"""Which steps share one child workflow (`granularity="auto"`). Workflow code.
+
+A group holds cheap steps that are ready at the same time, and cheap steps that depend on these alone. Each step keeps
+its own row, attempt and artifacts.
 """
 
 from __future__ import annotations
@@ -12,29 +14,28 @@ with workflow.unsafe.imports_passed_through():
     from towpath.commands import Start
     from towpath.model import Plan, StepPlan
 
-SIZE = 50  # steps in one child: what a lost worker does again, at most
+SIZE = 50  # steps in one group: at most so many are executed again when a worker dies
 Key = tuple[str, int | None]
 
 
-class Groups:
-    """Forms groups of the steps of a plan."""
+class StepGroups:
+    """Forms groups of the steps of a plan. `is_done` says whether a step has completed."""
 
-    def __init__(self, plan: Plan, done: Callable[[str], bool]) -> None:
-        self._plan = {step.id: step for step in plan.steps}
-        self._done = done
+    def __init__(self, plan: Plan, is_done: Callable[[str], bool]) -> None:
+        self._is_done = is_done
         self._dependents: dict[str, list[StepPlan]] = {}
-        # A chain that limits its steps means each of them.
+        # A chain's own `concurrency` counts single steps, so such a chain forms no groups.
         self._cheap = {step.id for step in plan.steps if plan.concurrency is None and _may_share(step)}
         for step in plan.steps:
             for needed in step.depends_on:
                 self._dependents.setdefault(needed, []).append(step)
 
     def may_share(self, start: Start) -> bool:
-        """May the step share a child?"""
+        """May the step be in a group?"""
         return start.step in self._cheap
 
     def formed(self, ready: Sequence[Start]) -> list[Key]:
-        """One group: steps that are ready, then what they alone make ready, in an order that keeps dependencies."""
+        """One group, dependencies first: the first ready steps, then steps that depend on these alone."""
         members: list[Key] = [(start.step, start.item) for start in ready[:SIZE]]
         inside = {step for step, item in members if item is None}
         at = 0
@@ -52,12 +53,12 @@ class Groups:
             step.id in self._cheap
             and step.condition is None
             and not step.mapped
-            and all(needed in inside or self._done(needed) for needed in step.depends_on)
+            and all(needed in inside or self._is_done(needed) for needed in step.depends_on)
         )
 
 
 def _may_share(step: StepPlan) -> bool:
-    """Declared cheap, and nothing that wants an activity of its own: no gate, no further tries, no time in all."""
+    """Is the step declared cheap, without a gate, a retry or a total timeout? These need an activity of their own."""
     return (
         step.cheap
         and step.kind == "python"
