@@ -77,19 +77,22 @@ def test_a_notebook(folder: Path) -> None:
     cells = json.loads(Path("examples/notebook.ipynb").read_text())["cells"]
     shown = asyncio.run(run_cells(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]))
     assert {"the": 8, "barge": 3, "horse": 2} in shown
-    steps, value = shown[-2]
+    steps, value = shown[1]
     assert (steps["count"], steps["top"], len(value)) == ("cached", "completed", 5)
 
 
 async def run_cells(sources: list[str]) -> list[Any]:
-    """The value of each cell's last line."""
+    """The values of the last lines, where these are expressions."""
     names: dict[str, Any] = {"__name__": "__main__"}
     shown = []
     for source in sources:
         tree = ast.parse(source)
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        await executed(tree, names)
-        shown.append(None if last is None else await executed(ast.Expression(last.value), names))
+        last = tree.body[-1]
+        if isinstance(last, ast.Expr):
+            await executed(ast.Module(tree.body[:-1], []), names)
+            shown.append(await executed(ast.Expression(last.value), names))
+        else:
+            await executed(tree, names)
     return shown
 
 

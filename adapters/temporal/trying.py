@@ -52,7 +52,7 @@ class Recorder:
         self.store = store
         self.spans = spans
         self._audience = Audience(listeners)
-        self._spans = Audience([] if spans is None else [spans.heard])
+        self._spans = Audience([] if spans is None else [spans.on_fact])
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts as one whole. Raises Fenced, StoreFailed."""
@@ -61,7 +61,7 @@ class Recorder:
         await self.store.record(lease, facts)
         for audience in (self._audience, self._spans):
             for fact in facts:
-                audience.tell(lease.run_id, fact)
+                audience.notify(lease.run_id, fact)
 
 
 class _Line:
