@@ -192,7 +192,7 @@ class Spans:
         opened[key] = self._tracer.start_span(name, context, attributes=attributes)
 
     def _outside(self, run_id: str) -> Any:
-        """The context around a run: the step that it is inside of, or what its process was asked in."""
+        """The parent context of a run: the span of the step around it, or the context of the caller."""
         row = self._inside.get(run_id)
         for around in self._open if row is not None else ():
             here = self._newest(around, row or "")

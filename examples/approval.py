@@ -2,7 +2,7 @@
 
 A poster is drawn, a person looks at it, and only then it is printed. Here the script decides in place of the person:
 it rejects the first version, asks for another colour, and approves the second one. In real life the run waits, days if
-need be, until somebody uses `towpath approvals` and `towpath approve`, or the pages of `towpath serve`.
+need be, until a person uses `towpath approvals` and `towpath approve`, or the pages of `towpath serve`.
 """
 
 import asyncio

@@ -211,7 +211,7 @@ async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool)
 
 
 def _import_from(plan: Plan) -> None:
-    """Let modules beside the chain's file be imported."""
+    """Make modules in the folder of the chain's file importable."""
     if plan.folder and plan.folder not in sys.path:
         sys.path.insert(0, plan.folder)
 

@@ -45,15 +45,15 @@ def table(*columns: str, right: Collection[str] = (), fixed: Collection[str] = (
 
     Text that is too long for its column is cut; with `fold` it continues on the next line.
     """
-    made = Table(box=None, pad_edge=False, header_style="dim")
+    new = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        made.add_column(
+        new.add_column(
             column,
             justify="right" if column in right else "left",
             no_wrap=column in fixed,
             overflow="fold" if fold else "ellipsis",
         )
-    return made
+    return new
 
 
 class Screen(Console):

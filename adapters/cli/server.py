@@ -47,7 +47,7 @@ _TOKEN = re.compile(r"(/a/)[^/?\s]+")
 def serve_verb(modules: tuple[str, ...], store: str | None, as_json: bool, **how: Any) -> int:
     """Start the server: pages and HTTP API. Ctrl-C or SIGTERM stops it.
 
-    Until a key was made (`towpath keys add`) it listens on this machine only.
+    Without a key (`towpath keys add`) it accepts only requests from this machine.
     """
     import_modules(modules)
     table: Mapping[str, Any] = getattr(settle(store), "server", {})

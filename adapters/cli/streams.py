@@ -95,7 +95,7 @@ class OutputStream(io.TextIOBase):
         self._size = 0
         self._runs = 0
         self._thread: threading.Thread | None = None
-        self.patience: float | None = None  # seconds to wait for the reader at the end; None: without limit
+        self.max_wait: float | None = None  # seconds to wait for the reader at the end; None: without limit
         self.gone = False
 
     @property
@@ -179,7 +179,7 @@ class OutputStream(io.TextIOBase):
             self._changed.notify_all()
         if thread is None:
             return
-        drained = self._drained(self.patience)
+        drained = self._drained(self.max_wait)
         with self._changed:
             self._thread = None
             self.gone = self.gone or not drained
@@ -312,7 +312,7 @@ def during_a_run() -> Iterator[None]:
 def hurry() -> None:
     """The process was interrupted: from now on wait only a short time for readers."""
     for stream in _installed:
-        stream.patience = FLUSH_SECONDS
+        stream.max_wait = FLUSH_SECONDS
 
 
 def flush_queues() -> None:

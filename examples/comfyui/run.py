@@ -2,8 +2,8 @@
 
 With a server of your own: python examples/comfyui/run.py http://127.0.0.1:8188
 
-Without an address it starts the stand-in server of towpath's tests, which speaks ComfyUI's protocol and paints made-up
-pictures.
+Without an address it starts the stand-in server of towpath's tests, which speaks ComfyUI's protocol and returns
+generated pictures.
 """
 
 import asyncio

@@ -158,7 +158,7 @@ def test_a_failed_chain_exits_1_and_shows_the_users_traceback(cli: Cli, folder: 
 
 
 def test_paused_at_a_gate_exits_3_and_names_the_approval(cli: Cli, folder: Path) -> None:
-    """`run` leaves with 3 where nobody can answer; the run is there to be resumed."""
+    """Without a terminal `run` ends with 3 at a gate; the run can be resumed."""
     (folder / "gate.yaml").write_text(one_step("numbers", parameters={"n": 1}, requires_approval=True))
     out = cli("run", "gate.yaml", code=3).stdout
     assert "waits for an approval" in out
@@ -170,7 +170,7 @@ def test_paused_at_a_gate_exits_3_and_names_the_approval(cli: Cli, folder: Path)
 
 
 def test_rerun_takes_over_what_completed(cli: Cli) -> None:
-    """A rerun from a step reuses what came before it, with other inputs where asked."""
+    """A rerun from a step reuses the steps before it, and can change inputs."""
     cli("run", "report.yaml")
     made = json.loads(cli("rerun", "last", "--from", "pages", "--input", "title=Yearly", "--json").stdout)
     assert [s["status"] for s in made["steps"]] == ["cached", "completed", "completed"]
@@ -178,7 +178,7 @@ def test_rerun_takes_over_what_completed(cli: Cli) -> None:
 
 
 def test_plan_validate_and_schema(cli: Cli, folder: Path) -> None:
-    """A chain can be looked at without running it; all its problems are said at once, with positions."""
+    """A chain can be shown without running it; all its errors are listed at once, with positions."""
     assert "flowchart LR" in cli("plan", "report.yaml", "--mermaid").stdout
     assert json.loads(cli("plan", "report.yaml", "--json").stdout)["levels"] == [["numbers"], ["pages"], ["bind"]]
     assert "ok" in cli("validate", "report.yaml").stdout
@@ -354,16 +354,16 @@ SCENES: dict[str, Callable[[Cli, Path], None]] = {
 
 @pytest.mark.parametrize("case", cases("cli"), ids=lambda case: str(case.id))
 def test_corpus_cli(case: Any, cli: Cli, folder: Path) -> None:
-    """Each scenario of the corpus ends with its code; where it says exit 1, ours are 2 (file) and 4 (store)."""
+    """Each scenario of the corpus ends with its code; for the corpus' exit code 1 it is 2 (file) or 4 (store)."""
     SCENES[case.id](cli, folder)
 
 
 def test_R39_sigterm_leaves_a_paused_run(cli: Cli, folder: Path) -> None:
-    """SIGTERM is a Ctrl-C that nobody typed."""
+    """SIGTERM acts as Ctrl-C does."""
     interrupted(cli, folder, signal.SIGTERM, 1)
 
 
-def test_a_killed_demo_goes_on_where_it_was(cli: Cli, folder: Path) -> None:
+def test_a_killed_demo_continues_its_run(cli: Cli, folder: Path) -> None:
     """kill -9 in the middle of the demo, then the same command again: completed, nothing done twice."""
     while not killed_in_the_middle(folder):
         shutil.rmtree(folder / "towpath-demo")
@@ -437,7 +437,7 @@ def gated(folder: Path, **approval: Any) -> None:
 
 
 def test_N4_H2_a_person_edits_and_approves_on_the_command_line(cli: Cli, folder: Path) -> None:
-    """From the list of what waits, over an edited file, to the finished run; who and why are kept."""
+    """List the approval, edit its file, approve, resume; names and reasons are recorded."""
     gated(folder)
     cli("run", "gate.yaml", code=3)
     [gate] = json.loads(cli("approvals", "--json").stdout)
