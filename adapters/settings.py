@@ -69,31 +69,31 @@ def settle(
     env = os.environ if environment is None else environment
     saved = _read(file or Path(FILE))
     address = store_address(store, env)
-    if address is None:
-        address = saved.get("store", DEFAULT_STORE)
     files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
     chosen = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
-    if chosen != "local" and not chosen.startswith("temporal://"):
-        allowed = "local, temporal://host:port/namespace"
-        raise InputInvalid("E_SETTING", "adapter", found=chosen, allowed=allowed)
     safety = durability or saved.get("durability") or "full"
-    if safety not in ("full", "normal"):
-        raise InputInvalid("E_SETTING", "durability", found=safety, allowed="full, normal")
     limit = concurrency if concurrency is not None else saved.get("concurrency")
-    if limit is not None and not 1 <= limit <= 100_000:
-        raise InputInvalid("E_SETTING", "concurrency", found=limit, allowed="1 to 100000 steps at a time")
     folder = workflows if workflows is not None else env.get("TOWPATH_WORKFLOWS") or saved.get("workflows", WORKFLOWS)
+    possible = chosen == "local" or chosen.startswith("temporal://")
+    _check(possible, "adapter", chosen, "local, temporal://host:port/namespace")
+    _check(safety in ("full", "normal"), "durability", safety, "full, normal")
+    _check(limit is None or 1 <= limit <= 100_000, "concurrency", limit, "1 to 100000 steps at a time")
     return Settings(
-        database_file(address),
-        blob_folder(files),
-        chosen,
-        safety,
-        limit,
-        tuple(servers if servers is not None else saved.get("servers", ())),
-        Path(folder),
-        saved.get("comfyui", {}),
-        saved.get("server", {}),
+        store=database_file(saved.get("store", DEFAULT_STORE) if address is None else address),
+        blobs=blob_folder(files),
+        adapter=chosen,
+        durability=safety,
+        concurrency=limit,
+        servers=tuple(servers if servers is not None else saved.get("servers", ())),
+        workflows=Path(folder),
+        comfyui=saved.get("comfyui", {}),
+        server=saved.get("server", {}),
     )
+
+
+def _check(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise InputInvalid("E_SETTING", name, found=value, allowed=allowed)
 
 
 def _read(path: Path) -> dict[str, Any]:
