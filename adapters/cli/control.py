@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from towpath.adapters.wiring import check_store
+from towpath.adapters.wiring import check_store, open_engine
 
-from .options import engine_of, find_run, json_option, run_async, store_option
+from .options import find_run, json_option, run_async, store_option
 from .screen import print_json, say
 
 
@@ -29,7 +29,7 @@ def cancel_verb(run: str, store: str | None, as_json: bool) -> int:
 
 
 async def _request(what: str, run: str, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         run_id = await find_run(engine, run)
         status = await (engine.pause if what == "pause" else engine.cancel)(run_id)
     if as_json:

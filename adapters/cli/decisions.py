@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
+from towpath.adapters.wiring import open_engine
 from towpath.adapters.wording import lasted, place, size_text
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
 from towpath.service import Engine
 
-from .options import engine_of, find_ids, find_run, json_option, parse_inputs, run_async, store_option
+from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
 from .screen import block, print_json, say, table, terminal, words
 from .streams import shown
 from .tables import when
@@ -43,7 +44,7 @@ def approvals_verb(run: str | None, store: str | None, as_json: bool) -> int:
 
 
 async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         waiting = await engine.approvals(await find_run(engine, run) if run else None)
     if as_json:
         print_json(waiting)
@@ -98,7 +99,7 @@ def approve_verb(
 
 
 async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.approve(gate["id"], by=by, seen=list(seen) or _versions(gate), reason=reason)
     _print_decision(gate, decided, "approved", by, as_json)
@@ -144,7 +145,7 @@ async def _reject(
     as_json: bool,
 ) -> int:
     parameters = {name: json_or_text(text) for name, text in changes.items()} or None
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.reject(gate["id"], by=by, reason=reason, action=action, parameters=parameters)
     _print_decision(gate, decided, "rejected", by, as_json)
@@ -169,7 +170,7 @@ def edit_verb(
 async def _edit(
     artifact: str, file: Path, approve: bool, by: str, reason: str, store: str | None, as_json: bool
 ) -> int:
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         found = await find_artifact(engine, artifact)
         new = await engine.edit(found, File(file, filename=file.name), by=by, reason=reason, approve=approve)
     if as_json:

@@ -1,4 +1,4 @@
-"""Shared by verbs: options, opening an engine, finding ids, Ctrl-C."""
+"""Shared by verbs: options, imports, finding ids, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import click
 
-from towpath.adapters.wiring import open_engine
 from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
-from towpath.ports import Listener
 from towpath.service import Engine
 from towpath.steps import import_module
 
@@ -78,13 +76,6 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) 
             f"a task that a step had started raised SystemExit {ended.code}, which ends this process",
             cure="raise another error in the step; the run can be resumed",
         ) from None
-
-
-@asynccontextmanager
-async def engine_of(store: str | None, listener: Listener | None = None, **settings: Any) -> AsyncIterator[Engine]:
-    """Open an engine on the store of `--store`, or the default store."""
-    async with open_engine(store, listener=listener, **settings) as engine:
-        yield engine
 
 
 async def find_run(engine: Engine, text: str) -> str:

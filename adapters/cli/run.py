@@ -11,6 +11,7 @@ import anyio
 import click
 from rich.console import Console
 
+from towpath.adapters.wiring import open_engine
 from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
 from towpath.errors import InputInvalid, RunRefused, TowpathError
@@ -23,7 +24,6 @@ from towpath.service import Engine
 from . import INTERRUPTED, print_error
 from .live_view import Watch
 from .options import (
-    engine_of,
     find_run,
     import_modules,
     import_option,
@@ -95,7 +95,7 @@ async def _watched(
     console = console or terminal(stderr=as_json)
     result: Run | None = None
     watch = Watch(console, plan, run_id, quiet=as_json)
-    async with engine_of(store, watch.on_fact, **settings) as engine:
+    async with open_engine(store, listener=watch.on_fact, **settings) as engine:
         watch.progress = engine.adapter.progress
         with anyio.CancelScope() as scope, interruptible(scope, outlives_terminal=True) as signals, watch:
             result = await work(engine)
@@ -182,12 +182,12 @@ def _resume_or_report(store: str | None, run_id: str, wait: bool, as_json: bool)
 
 
 async def _named(store: str | None, run: str) -> str:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         return await find_run(engine, run)
 
 
 async def _open_runs(store: str | None) -> list[str]:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         return [row["id"] for status in ("pending", "running", "paused") for row in await _all_of(engine, status)]
 
 
@@ -200,7 +200,7 @@ async def _all_of(engine: Engine, status: str) -> list[dict[str, Any]]:
 
 
 async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         recorded = await engine.store.load(run_id)
     _import_from(recorded.plan)
 
@@ -250,7 +250,7 @@ async def _rerun(
     wait: bool,
     as_json: bool,
 ) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         plan = (await engine.store.load(run_id)).plan
     _import_from(plan)
@@ -302,7 +302,7 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
 
     code = await _watched(store, chain.plan, work, as_json, console)
     if run_ids and not as_json:
-        async with engine_of(store) as engine:
+        async with open_engine(store) as engine:
             await print_artifacts(console, await engine.snapshot(run_ids[0]), store)
         console.print(words(f"see them in a browser: towpath serve --store {store}", "dim"))
     return code
@@ -310,7 +310,7 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
 
 async def _unfinished_demo(store: str, chain: Chain[..., Any], folder: str, width: int) -> str | None:
     """The id of an unfinished demo run with the same folder and width."""
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         for status in ("running", "paused", "pending"):
             for row in await engine.list_chains(100, 0, status):
                 if row["name"] == chain.name and row["inputs"] == {"folder": folder, "width": width}:

@@ -17,9 +17,10 @@ import click
 
 from towpath.adapters.settings import settle
 from towpath.adapters.task_group import background_tasks
+from towpath.adapters.wiring import open_engine
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 
-from .options import engine_of, import_modules, import_option, json_option, run_async, store_option
+from .options import import_modules, import_option, json_option, run_async, store_option
 from .screen import print_json, say, table, terminal, words
 from .streams import during_a_run, hurry, make_logs_safe
 from .tables import when
@@ -70,7 +71,7 @@ async def _serve(
         from towpath.adapters.http.application import create_app  # noqa: PLC0415 - a web framework
         from towpath.adapters.http.server_settings import settings_from  # noqa: PLC0415
     settings = settings_from(table, more_hosts=(*hosts, _url_host(host)), **wanted)
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         app = create_app(engine, settings)
         await _refuse_open_door(app.state.records, host)
         with _listening(host, port) as listener:
@@ -234,7 +235,7 @@ async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
     key = new_key()
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         row = await Records(engine).add_key(key_name(name), role, key_digest(key))
     if as_json:
         print_json({**row, "key": key})
@@ -255,7 +256,7 @@ def list_keys(store: str | None, as_json: bool) -> int:
 async def _list(store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         rows = await Records(engine).list_keys()
     if as_json:
         print_json(rows)
@@ -279,7 +280,7 @@ def revoke_key(name: str, store: str | None, as_json: bool) -> int:
 async def _revoke(name: str, store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         if not await Records(engine).revoke_key(name):
             raise InputInvalid("E_KEY_MISSING", "no active key has this name", found=name)
     if as_json:

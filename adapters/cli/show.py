@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from towpath.adapters.wiring import open_engine
 from towpath.adapters.wording import lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
@@ -18,7 +19,7 @@ from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 from towpath.service import Engine
 
-from .options import engine_of, find_run, json_option, run_async, store_option
+from .options import find_run, json_option, run_async, store_option
 from .screen import block, line, print_json, say, table, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
@@ -37,7 +38,7 @@ def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_j
 
 
 async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
     if as_json:
         print_json([{name: row[name] for name in _LISTED} for row in rows])
@@ -77,7 +78,7 @@ def show_verb(run: str, step: str | None, verbose: bool, store: str | None, as_j
 
 
 async def _show(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine, engine.store.one_moment():
+    async with open_engine(store, readonly=True) as engine, engine.store.one_moment():
         found = await engine.snapshot(await find_run(engine, run))
         one = pick_step(found, step) if step else None
         if as_json:
@@ -159,7 +160,7 @@ def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_js
 
 
 async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         if step is not None:
             pick_step(await engine.snapshot(run_id), step)
@@ -205,7 +206,7 @@ def artifacts_verb(run: str | None, limit: int, all_versions: bool, store: str |
 
 
 async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         chain = await find_run(engine, run) if run else None
         latest = None if all_versions else True
         rows = await engine.list_artifacts(limit, 0, None, None, latest, chain)
@@ -248,7 +249,7 @@ def get_verb(run: str, step: str | None, folder: str, store: str | None, as_json
 
 async def _get(run: str, step: str | None, folder: Path, store: str | None, as_json: bool) -> int:
     written: list[dict[str, Any]] = []
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         found = await engine.snapshot(await find_run(engine, run))
         for one in [pick_step(found, step)] if step else found.steps:
             for part in one.items or [one]:
