@@ -109,11 +109,17 @@ def test_every_error_code_is_documented() -> None:
     assert documented - known == set(), "documented, but gone"
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for folder in (".", "docs", "examples") for page in ROOT.glob(f"{folder}/*.md")
+)
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
 def test_links_between_documents_lead_somewhere(name: str) -> None:
-    """Relative links point at files that are there."""
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / name).read_text()):
-        assert (ROOT / link).exists(), link
+    """Relative links point at files that exist."""
+    page = ROOT / name
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
 
 
 def test_the_promises_in_the_readme_name_tests_that_exist() -> None:
