@@ -1,19 +1,19 @@
-# make demo   a demo on a fresh machine with Python 3.11 or newer and nothing else
-# make test   format, lint, types, import contracts and all quick tests
-# make mutants   mistakes made on purpose in the heart: how many of them do the tests see?
+# make demo      a demo; needs only Python 3.11 or newer
+# make test      format, lint, types, import contracts, the wheel, the examples, and all quick tests
+# make mutants   deliberate mistakes in the engine: how many of them do the tests find?
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# The editable install is a farm of links: a new or removed file needs a new one, a changed file does not.
+# The editable install is a folder of links: it is made again when a file is added or removed.
 FILES  := $(shell find engine store adapters -type f -not -path '*/__pycache__/*' 2>/dev/null | LC_ALL=C sort | cksum | cut -d' ' -f1)
 DEMO   := $(VENV)/.installed-$(FILES)-$(shell cat pyproject.toml requirements/*.txt | cksum | cut -d' ' -f1)
 DEV    := $(DEMO)-dev
-# Tests wait for servers and clocks more than they compute: two for each core, at most eight.
+# Tests wait for servers and clocks most of the time: two workers for each core, at most eight.
 JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal -m "not full"
 CHECKS := check-types check-interface check-imports check-lint check-format
-# Each check's output in one piece, where make can do that.
+# Print the output of each check in one piece, if this make can do that.
 SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench mutants lock clean
@@ -48,7 +48,7 @@ bench: $(DEV)
 mutants: $(DEV)
 	$(BIN)/python -m tests.mutants
 
-# For maintainers: these three need uv, and a package index. Nothing else does.
+# For maintainers: only these three targets need uv and a package index.
 UV     ?= uv
 EXTRAS := --extra server --extra comfyui --extra temporal-dev --extra otel
 TESTS  ?= tests
@@ -58,15 +58,16 @@ else
 BOUNDED := ''
 endif
 
-# One file holds all Python versions and platforms: a package that differs stands in it once per version, with a
-# marker. The demo's file is a part of the other one.
+# One file is for all Python versions and platforms: where versions differ, a package is listed once for each, with a
+# marker. The demo's file is a subset of the other one.
 lock:
 	$(LOCK) $(EXTRAS) --group build --group dev --output-file requirements/dev.txt
 	$(LOCK) --extra demo --group build --constraints requirements/dev.txt --output-file requirements/demo.txt
 LOCK := $(UV) pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
-# What the tests say of the newest releases that the bounds allow, of the newest of all, and of the oldest.
+# The tests with the newest releases that the bounds allow (BOUNDS=off: with the newest of all), and with the oldest.
+# Before a release, for each Python: make test-lowest test-newest PYTHON=python3.12 TESTS="tests/engine tests/store"
 test-newest:
 	$(call resolved,newest,--resolution highest)
 	.venv-newest/bin/$(PYTEST) $(TESTS)
@@ -95,8 +96,8 @@ $(VENV)/bin/python:
 	  { echo "towpath needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Exactly the files that are listed, whatever index they come from; what has to be built is built with the setuptools
-# that is listed.
+# Only files with the listed hashes are installed, from any index. Packages without a wheel are built with the listed
+# setuptools.
 $(DEMO): $(VENV)/bin/python
 	rm -rf build/__editable__.* $(VENV)/.installed-*
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/demo.txt

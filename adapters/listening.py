@@ -1,4 +1,4 @@
-"""Listeners hear what was recorded. They steer nothing, whatever they do."""
+"""Listeners get every recorded fact. They cannot change a run, whatever they do."""
 
 from __future__ import annotations
 
@@ -14,34 +14,32 @@ _log = guarded_logger("towpath")
 
 
 class Audience:
-    """Those who are told of every fact; `listeners` may change at any time."""
+    """Calls the listeners of an adapter; the list `listeners` may change at any time."""
 
     def __init__(self, listeners: list[Listener]) -> None:
         self.listeners = listeners
         self._reported: list[Listener] = []
 
-    def tell(self, run_id: str, fact: Fact) -> None:
-        """Call every listener. What one raises is logged the first time, and reaches nobody."""
-        told = _copied(fact) if self.listeners else fact
+    def notify(self, run_id: str, fact: Fact) -> None:
+        """Call every listener. An exception of a listener is logged the first time, and ignored."""
+        own = _copied(fact) if self.listeners else fact
         for listener in list(self.listeners):
             try:
-                answer: object = listener(run_id, told)
+                answer: object = listener(run_id, own)
                 if iscoroutine(answer):
                     answer.close()
-                    raise TypeError("a listener is a plain function, and this one is async")
-            except BaseException as error:  # also SystemExit, or a cancellation that it made up
+                    raise TypeError("a listener must be a plain function; this one is async")
+            except BaseException as error:  # also SystemExit and CancelledError
                 self._report(listener, error)
 
     def _report(self, listener: Listener, error: BaseException) -> None:
         if listener not in self._reported:
             self._reported.append(listener)
-            _log.error("a listener failed; the run goes on", exc_info=error)
+            _log.error("a listener failed; the run continues", exc_info=error)
 
 
 def _copied(fact: Fact) -> Fact:
-    """The fact with data of its own: later steps get the values that it tells, and a listener may do with them as it
-    likes.
-    """
+    """The fact with copies of its values: a listener may change them, and later steps get the originals."""
     own = {name: copied(getattr(fact, name)) for name in ("value", "parameters") if _is_data(getattr(fact, name, None))}
     return replace(fact, **own) if own else fact
 

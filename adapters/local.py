@@ -1,4 +1,4 @@
-"""The local adapter: all runs of one process, their leases, limits, and what people ask of them."""
+"""The local adapter: the runs of one process, their leases and limits, and requests to them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .step_executor import InnerEnd, Resources, Work, abandon_left, needs_farm, 
 from .task_group import background_tasks
 from .watchdog import Watchdog
 
-CONCURRENCY = 256  # steps working at the same time in one process; more tasks at once make each of them dearer
-ENDED = 1_000  # runs that are over whose functions are still known
-POLL = 0.5  # seconds between looks for what other processes asked of our runs
+CONCURRENCY = 256  # steps that run at the same time in one process; more tasks make each task slower
+ENDED = 1_000  # ended runs whose functions are still remembered
+POLL = 0.5  # seconds between polls for requests of other processes
 
 _log = guarded_logger("towpath")
 
 
 class LocalAdapter:
-    """Executes runs in this process. Use it as `async with local_adapter(store) as adapter`."""
+    """Executes runs in this process. Open it with `async with local_adapter(store) as adapter`."""
 
     def __init__(self, resources: Resources, concurrency: int, lease_seconds: float) -> None:
         self.resources = resources
@@ -48,59 +48,59 @@ class LocalAdapter:
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._executing: set[str] = set()
-        self._edits = 0  # the event up to which we know of edits
+        self._edits = 0  # number of the last event that was searched for edits
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
-        self._ended: dict[str, dict[str, Step[..., Any]]] = {}  # the same, of the last runs that are over
+        self._ended: dict[str, dict[str, Step[..., Any]]] = {}  # the same for the last ended runs
         self.listeners = resources.listeners
         self._audience = Audience(self.listeners)
 
     # ---- the engine's port
 
     def with_resources(self, plan: Plan) -> Plan:
-        """The plan of a new run with its workflows in it. Raises ChainInvalid, FeatureMissing."""
-        return with_resources(plan, self.resources.farm)
+        """The plan of a new run, with its ComfyUI workflows in it. Raises ChainInvalid, FeatureMissing."""
+        return with_resources(plan, self.farm)
 
     async def abandon(self, run_id: str) -> None:
-        """Cancel the prompts that a run which nobody works on has left at servers."""
-        await abandon_left(self._store, self.resources.farm, run_id)
+        """Cancel the prompts that a run without an owner has left on servers."""
+        await abandon_left(self._store, self.farm, run_id)
 
     def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
-        """Every step of a plan, before anything of it starts. Raises StepNotRegistered, FeatureMissing."""
-        needs_farm(plan, self.resources.farm)
+        """The functions of all steps of a plan, by name. Raises StepNotRegistered, FeatureMissing."""
+        needs_farm(plan, self.farm)
         return dict(_resolved(plan, given))
 
     def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:
-        """Each run keeps its own: two closures may go by the same name."""
+        """Remember the functions of a run. Each run has its own: two closures may have the same name."""
         self._functions[run_id] = dict(functions)
 
     def kept(self, run_id: str) -> Mapping[str, Step[..., Any]]:
-        """Those of a run that is over too, as far as it is one of the last."""
+        """The functions of a run, also of one of the last ended runs."""
         return self._functions.get(run_id) or self._ended.get(run_id, {})
 
     async def execute(self, run_id: str, on_claimed: Callable[[], None] | None = None) -> Ended:
-        """Own and work on a run until it is over, or paused. `on_claimed` is called when it is in hand.
+        """Claim a run and drive it until it ends or pauses. `on_claimed` is called as soon as the run is claimed.
 
-        Raises RunRefused (E_RUN_OWNED, …), Fenced, StoreFailed. Cancelled from outside (Ctrl-C), it leaves
-        the run `paused` with the reason `interrupted`.
+        Raises RunRefused (E_RUN_OWNED, …), Fenced, StoreFailed. If the task is cancelled (Ctrl-C), the run is
+        `paused` with the reason `interrupted`.
         """
         self._executing.add(run_id)
         try:
             run = await self._drive(run_id, on_claimed=on_claimed)
-            while run.status is ChainStatus.PAUSED and await self._asked_meanwhile(run):
+            while run.status is ChainStatus.PAUSED and await self._requested_meanwhile(run):
                 run = await self._drive(run_id)
         finally:
             self._executing.discard(run_id)
         return Ended(run.status, run.reason, run.error, run.ledger)
 
-    async def _asked_meanwhile(self, run: LocalRun) -> bool:
-        """Did somebody decide, or cancel, while the run was about to pause?"""
-        asked = await self._store.requests([run.id])
+    async def _requested_meanwhile(self, run: LocalRun) -> bool:
+        """Did a decision or a cancel arrive while the run was pausing?"""
+        requests = await self._store.requests([run.id])
         return any(
-            request.kind == "cancel" or (request.kind != "pause" and run.reason == "approval") for request in asked
+            request.kind == "cancel" or (request.kind != "pause" and run.reason == "approval") for request in requests
         )
 
     async def deliver_requests(self) -> None:
-        """Find out now, not in half a second, what was asked of our runs."""
+        """Read the requests to the runs of this process now, not at the next poll."""
         if not self._runs:
             return
         self._edits, edited = await self._store.edits(list(self._runs), self._edits)
@@ -110,20 +110,20 @@ class LocalAdapter:
                 run.obey(request)
 
     def working(self, run_id: str) -> bool:
-        """Does this process work on the run?"""
+        """Is the run driven by this process?"""
         return run_id in self._runs or run_id in self._executing
 
     def finishes_alone(self, run_id: str) -> bool:
-        """Nothing goes on here by itself."""
+        """Always False: a local run continues only where it is executed."""
         return False
 
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """How far working steps say they are (`context().progress`): (done, total) by step."""
+        """The progress that running steps report with `context().progress`: (done, total) by step."""
         run = self._runs.get(run_id)
         if run is None:
             return {}
-        told = [(work.step.id, work.context) for work in run.working.values() if work.context is not None]
-        return {step: (at.done, at.total) for step, at in told if at.total is not None}
+        reports = [(work.step.id, work.context) for work in run.working.values() if work.context is not None]
+        return {step: (at.done, at.total) for step, at in reports if at.total is not None}
 
     # ---- driving
 
@@ -146,7 +146,7 @@ class LocalAdapter:
             if self.resources.spans is not None:
                 self.resources.spans.begins(row)
         except BaseException:
-            await self._let_go(lease)
+            await self._release(lease)
             raise
         self._runs[run_id] = run
         try:
@@ -158,7 +158,7 @@ class LocalAdapter:
             elif self._scopes[run_id].cancelled_caught:
                 raise Fenced(run_id)
         except Exception:
-            await self._let_go(lease)
+            await self._release(lease)
             raise
         except BaseException:
             await self._interrupted(lease)
@@ -170,18 +170,18 @@ class LocalAdapter:
         return run
 
     def _over(self, run_id: str, functions: dict[str, Step[..., Any]], *, inner: bool) -> None:
-        """Its functions are wanted again by a rerun, or by whoever asks for its id with other functions."""
+        """Remember the functions of an ended run: a rerun, or a second run with its id, needs them."""
         if not inner:
             self._ended[run_id] = functions
         while len(self._ended) > ENDED:
             del self._ended[next(iter(self._ended))]
 
     def _make(self, lease: Lease, row: RunRow, variables: Context | None) -> LocalRun:
-        listener = self._audience.tell if self.listeners else None
+        listener = self._audience.notify if self.listeners else None
         functions = self._functions[row.id]
         return LocalRun(self._store, lease, row, functions, self._slots, self, listener, variables)
 
-    async def _let_go(self, lease: Lease) -> None:
+    async def _release(self, lease: Lease) -> None:
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.release(lease)
 
@@ -190,17 +190,17 @@ class LocalAdapter:
             await self._store.record(lease, [ChainPaused("interrupted")])
 
     async def stop(self) -> None:
-        """Pause the runs that other tasks still drive, and wait until that is recorded."""
+        """Pause all runs of this process, and wait until that is recorded."""
         self._closing = True
         for scope in list(self._scopes.values()):
             scope.cancel()
-        while self._runs or self._executing:  # noqa: ASYNC110 - several drivers, each with steps of its own
+        while self._runs or self._executing:  # noqa: ASYNC110 - several tasks drive runs
             await anyio.sleep(0.01)
 
     # ---- chains inside steps
 
     async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd:
-        """Run (or go on with) the chain inside a step: a run of its own, found again by the step's row."""
+        """Run or resume the chain inside a step. It is a run of its own, found again by the step's row."""
         assert work.step.chain is not None
         run_id = parent.children.get(work.row.id)
         if run_id is None:
@@ -224,11 +224,11 @@ class LocalAdapter:
         except RunRefused as refused:
             if refused.code != "E_RUN_OVER":
                 raise
-            return await self.run_inner(parent, work)  # cancelled since it was looked at
+            return await self.run_inner(parent, work)  # cancelled since it was loaded
         return InnerEnd(run.status, _value(run.ledger, run.status), run.error)
 
     async def cancel_inner(self, parent: LocalRun, work: Work) -> None:
-        """Pass a cancel on to the chain inside a step; one that has not begun finds out when it does."""
+        """Cancel the chain inside a step. A chain that has not started reads the request when it starts."""
         run = self._runs.get(parent.children.get(work.row.id, ""))
         if run is not None:
             run.obey(Request(run.id, "cancel"))
@@ -248,23 +248,23 @@ class LocalAdapter:
             except Fenced as error:
                 _log.warning("%s", error)
             except StoreFailed as error:
-                _log.warning("the store does not answer, trying again: %s", error)
+                _log.warning("the store does not answer; retrying: %s", error)
             except Exception:
-                _log.exception("a look at the store failed, trying again")
+                _log.exception("polling the store failed; retrying")
 
     async def _flush_logs(self) -> None:
         for run in list(self._runs.values()):
             try:
                 await run.flush_logs()
             except TowpathError as error:
-                _log.warning("lines that steps of run %s logged are not shown yet: %s", run.id, error)
+                _log.warning("log lines of run %s are not stored yet: %s", run.id, error)
 
     async def _renew(self) -> None:
         leases = {run_id: run.lease for run_id, run in self._runs.items()}
         for run_id in await self._store.renew(list(leases.values())):
             run = self._runs.get(run_id)
-            if run is not None and run.lease == leases[run_id]:  # else it was let go meanwhile, in good order
-                _log.warning("run %s was taken over by another process; its steps are stopped here", run_id)
+            if run is not None and run.lease == leases[run_id]:  # else the run was released meanwhile
+                _log.warning("another process took over run %s; its steps are stopped here", run_id)
                 self._scopes[run_id].cancel()
 
     def _codes(self) -> dict[CodeType, str]:
@@ -277,7 +277,7 @@ class LocalAdapter:
 
 
 async def _check_secrets(row: RunRow, store: Store) -> None:
-    """The secrets that a run is made of can be had here. Raises SecretMissing; then nothing of it has started."""
+    """Check that this process can read all secrets of a run, before it starts. Raises SecretMissing."""
     values = [row.inputs, *(step.value for step in row.rows if step.status.done)]
     if any(any(marks_in(value)) for value in values):
         await anyio.to_thread.run_sync(check_kept, values, store.files.folder)
@@ -299,10 +299,10 @@ def _value(ledger: Ledger, status: ChainStatus) -> Any:
 async def local_adapter(
     resources: Resources, *, concurrency: int = CONCURRENCY, lease_seconds: float = 30.0
 ) -> AsyncIterator[LocalAdapter]:
-    """An adapter for this process and event loop; its runs end or are paused with it."""
+    """An adapter for this process and event loop. Leaving the block pauses its runs."""
     adapter = LocalAdapter(resources, concurrency, lease_seconds)
     if resources.spans is not None:
-        adapter.listeners.append(resources.spans.heard)
+        adapter.listeners.append(resources.spans.on_fact)
     async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
         try:

@@ -1,4 +1,4 @@
-"""Where the store is and how the engine works: arguments, then environment, then `towpath.toml`."""
+"""Settings of an engine: from arguments, else the environment, else `towpath.toml`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _KEYS = {
     "comfyui": dict,
     "server": dict,
 }
-WORKFLOWS = "workflows"  # the folder for ComfyUI workflow files that no chain has beside it
+WORKFLOWS = "workflows"  # folder of ComfyUI workflow files that are not beside their chain
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settled settings. `store` is the database file, `blobs` the folder for files or None for the one beside it.
+    """The settings in force.
 
-    `servers` are the tables of `[[servers]]` (or addresses) as they were given, `comfyui` the table of that name.
+    `store` is the database file; `blobs` the folder of files, or None for the default beside the database.
+    `servers` are addresses or the tables of `[[servers]]`, not yet checked; `comfyui` and `server` are those tables.
     """
 
     store: Path
@@ -57,8 +58,10 @@ def settle(
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Settings:
-    """The settings in force. The store's address is looked for in the argument, `TOWPATH_STORE`,
-    `DATABASE_URL`, `towpath.toml` and is `sqlite:///towpath.db` otherwise.
+    """The settings in force: each from its argument, else the environment, else `towpath.toml`, else its default.
+
+    The address of the store comes from `store`, else `TOWPATH_STORE`, `DATABASE_URL`, `towpath.toml`, and is
+    `sqlite:///towpath.db` by default.
 
     Raises:
         InputInvalid: E_STORE_URL, E_SETTING.
@@ -66,31 +69,31 @@ def settle(
     env = os.environ if environment is None else environment
     saved = _read(file or Path(FILE))
     address = store_address(store, env)
-    if address is None:
-        address = saved.get("store", DEFAULT_STORE)
     files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
-    runs_on = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
-    if runs_on != "local" and not runs_on.startswith("temporal://"):
-        allowed = "local, temporal://host:port/namespace"
-        raise InputInvalid("E_SETTING", "adapter", found=runs_on, allowed=allowed)
-    kept = durability or saved.get("durability") or "full"
-    if kept not in ("full", "normal"):
-        raise InputInvalid("E_SETTING", "durability", found=kept, allowed="full, normal")
-    wide = concurrency if concurrency is not None else saved.get("concurrency")
-    if wide is not None and not 1 <= wide <= 100_000:
-        raise InputInvalid("E_SETTING", "concurrency", found=wide, allowed="1 to 100000 steps at a time")
+    chosen = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
+    safety = durability or saved.get("durability") or "full"
+    limit = concurrency if concurrency is not None else saved.get("concurrency")
     folder = workflows if workflows is not None else env.get("TOWPATH_WORKFLOWS") or saved.get("workflows", WORKFLOWS)
+    possible = chosen == "local" or chosen.startswith("temporal://")
+    _check(possible, "adapter", chosen, "local, temporal://host:port/namespace")
+    _check(safety in ("full", "normal"), "durability", safety, "full, normal")
+    _check(limit is None or 1 <= limit <= 100_000, "concurrency", limit, "1 to 100000 steps at a time")
     return Settings(
-        database_file(address),
-        blob_folder(files),
-        runs_on,
-        kept,
-        wide,
-        tuple(servers if servers is not None else saved.get("servers", ())),
-        Path(folder),
-        saved.get("comfyui", {}),
-        saved.get("server", {}),
+        store=database_file(saved.get("store", DEFAULT_STORE) if address is None else address),
+        blobs=blob_folder(files),
+        adapter=chosen,
+        durability=safety,
+        concurrency=limit,
+        servers=tuple(servers if servers is not None else saved.get("servers", ())),
+        workflows=Path(folder),
+        comfyui=saved.get("comfyui", {}),
+        server=saved.get("server", {}),
     )
+
+
+def _check(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise InputInvalid("E_SETTING", name, found=value, allowed=allowed)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a step is called with: its bindings evaluated against what the run has come to."""
+"""The arguments of a step: its bindings, evaluated with the values that the run has so far."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from towpath.secrets import NOT_KEPT, Secret
 from towpath.steps import Step
 from towpath.values import recorded
 
-RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; a larger argument is recorded as where it came from
+RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; of a larger argument only its origin is recorded
 
 
 class Arguments:
-    """The arguments of a run's steps. The elements of a mapped step are evaluated once."""
+    """Evaluates the arguments of a run's steps; the list of a mapped step is evaluated once."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -39,7 +39,7 @@ class Arguments:
         return len(elements)
 
     def of(self, step: StepPlan, item: int | None) -> dict[str, Any]:
-        """The arguments of a step, or of one item of a mapped one. Raises ExpressionFailed."""
+        """The arguments of a step, or of one item of a mapped step. Raises ExpressionFailed."""
         element: Any = None
         if item is not None and step.pairs_with is not None:
             element = self._ledger.item_value(step.pairs_with, item)
@@ -55,8 +55,9 @@ class Arguments:
 
 
 def recorded_parameters(arguments: dict[str, Any], step: StepPlan, function: Step[..., Any] | None = None) -> Json:
-    """What the row says the step was called with; arguments too large for it, as where they came from, and of what is
-    taken as a secret only that. The function is asked where the plan was made without it.
+    """The arguments as the row records them: a large one as its origin, a secret one only as a mark.
+
+    `function` names its secret parameters; a plan that was made without the function does not know them.
     """
     secrets = {*step.secrets, *(() if function is None else function.secrets_among(arguments))}
     result: dict[str, Json] = {}

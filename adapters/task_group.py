@@ -1,4 +1,4 @@
-"""Tasks beside a block of the user's code."""
+"""Background tasks: groups that end with a block, services that restart, contexts that any task may close."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from towpath.logs import guarded_logger
 
 T = TypeVar("T")
 
-FIRST_PAUSE = 1.0  # seconds before a service that failed is started again; it doubles
+FIRST_PAUSE = 1.0  # seconds before a failed service restarts; doubled after each failure
 LONGEST_PAUSE = 300.0
 
 _log = guarded_logger("towpath")
@@ -24,10 +24,10 @@ _log = guarded_logger("towpath")
 
 @asynccontextmanager
 async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """A task group that ends with its block, and out of which an error of the block comes as it is.
+    """A task group that is cancelled at the end of its block, and raises an error of the block unchanged.
 
-    anyio wraps such an error into an ExceptionGroup, because tasks may have failed as well. A user who
-    writes `async with open_engine()` has started no tasks and expects their own exception.
+    anyio wraps such an error into an ExceptionGroup, because tasks may have failed too. The user of
+    `async with open_engine()` started no tasks, and expects the exception that their code raised.
     """
     failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
@@ -36,7 +36,7 @@ async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
         except GeneratorExit:
             raise
         except BaseException as error:
-            failure = error  # a cancellation too: the group, being cancelled below, might take it for its own
+            failure = error  # also a cancellation: the group, cancelled below, could swallow it
         finally:
             tasks.cancel_scope.cancel()
     if failure is not None:
@@ -44,22 +44,22 @@ async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
 
 
 async def kept_running(service: Callable[[], Awaitable[None]], name: str) -> None:
-    """Run a service; one that fails is started again, after pauses that grow, and takes nothing else with it."""
+    """Run a service. If it fails, log the error and restart it after a pause, which doubles up to `LONGEST_PAUSE`."""
     pause = FIRST_PAUSE
     while True:
         try:
             return await service()
         except Exception:
-            _log.exception("%s failed; it is started again in %g s", name, pause)
+            _log.exception("%s failed; it restarts in %g s", name, pause)
         await anyio.sleep(pause)
         pause = min(LONGEST_PAUSE, pause * 2)
 
 
 class HeldOpen(Generic[T]):
-    """A context manager that lives in a task of its own, so that any task may close it.
+    """Holds a context manager open in a task of its own, so that any task may close it.
 
-    Task groups and cancel scopes must be left by the task that entered them. Fixtures of test runners and the
-    cells of a notebook open in one task and close in another. `inside` makes the manager, given our `close`.
+    Task groups and cancel scopes must be left by the task that entered them. Test fixtures and notebook cells open in
+    one task and close in another. `inside` makes the context manager; its argument is the `close` of this object.
     """
 
     def __init__(self, inside: Callable[[Callable[[], Awaitable[None]]], AbstractAsyncContextManager[T]]) -> None:
@@ -96,7 +96,7 @@ class HeldOpen(Generic[T]):
         await self.close()
 
     async def close(self) -> None:
-        """Leave the context and wait until that is done; doing it twice is harmless. Raises what went wrong in it."""
+        """Leave the context, and wait for that. A second call does nothing. Raises the error of the context, if any."""
         self._closing.set()
         await self._ended()
         if self._task is not None and not self._task.cancelled() and self._task.exception() is not None:

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of runs: chain, step, attempt, transfer, one inside the other, made from the facts of a run.
+"""OpenTelemetry spans of runs, made from their facts: chain, step, attempt and transfer, each inside the one before.
 
-Only the API is used (extra `otel`): where spans go is for the program to configure. Nothing is imported, and nothing
-is made, in a program that has not loaded OpenTelemetry itself.
+Only the API of OpenTelemetry is used (extra `otel`): the program configures where spans go. If the program has not
+imported OpenTelemetry, this module does not import it either, and makes no spans.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _Key = tuple[str, ...]
 
 
 class Spans:
-    """Open spans of the runs that this process works on. `heard` listens to facts."""
+    """The open spans of the runs in this process. `on_fact` is a listener."""
 
     def __init__(self) -> None:
-        from opentelemetry import trace  # noqa: PLC0415 - only where the program has loaded it
+        from opentelemetry import trace  # noqa: PLC0415 - the program has imported it
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
         self._trace = trace
         self._carrier = TraceContextTextMapPropagator()
         self._tracer = trace.get_tracer("towpath")
-        self._open: dict[str, dict[_Key, Any]] = {}  # by run, then by kind and id; in the order they were opened
-        self._around: dict[str, Any] = {}  # by run: the context that its chain span is in, here or elsewhere
+        self._open: dict[str, dict[_Key, Any]] = {}  # by run, then by kind and id, in the order of opening
+        self._around: dict[str, Any] = {}  # by run: the parent context of its chain span
         self._chains: dict[str, str] = {}
-        self._inside: dict[str, str] = {}  # by run: the row of the step that it is inside of
+        self._inside: dict[str, str] = {}  # by run: the row of the step around it
 
-    # ---- what drivers say beside the facts
+    # ---- calls of the drivers, beside facts
 
     def begins(self, run: RunRow, around: str = "") -> None:
-        """A run begins or goes on in this process; `around` is the trace context of the step that it is inside of."""
+        """A run starts or resumes in this process; `around` is the trace context of the step around it, if any."""
         self._chains[run.id] = run.plan.name
         if run.parent_workflow_id is not None:
             self._inside[run.id] = run.parent_workflow_id
@@ -61,18 +61,18 @@ class Spans:
             self._around[run.id] = self._carrier.extract({"traceparent": around})
 
     def here(self) -> str:
-        """The trace context of the code that asks, as text for other processes; empty without one."""
+        """The caller's trace context as text for other processes; empty without one."""
         carried: dict[str, str] = {}
         self._carrier.inject(carried)
         return carried.get("traceparent", "")
 
     def adopt(self, run_id: str, around: str) -> None:
-        """Steps of a run work here whose chain span is in another process."""
+        """Steps of a run work here, while its chain span is in another process."""
         if around and ("chain",) not in self._open.get(run_id, {}):
             self._around[run_id] = self._carrier.extract({"traceparent": around})
 
     def passed_on(self, run_id: str, row_id: str | None = None) -> str:
-        """The trace context of a run, or of a row's attempt, as text for other processes; empty without one."""
+        """The trace context of a run, or of a row's newest attempt, as text for other processes; empty without one."""
         span = self._open.get(run_id, {}).get(("chain",)) if row_id is None else self._newest(run_id, row_id)
         carried: dict[str, str] = {}
         if span is not None:
@@ -81,7 +81,7 @@ class Spans:
 
     @contextmanager
     def current(self, run_id: str, row_id: str, attempt: int) -> Iterator[None]:
-        """While a step's function works: spans of its own are inside the attempt's."""
+        """Make the attempt's span current while the step's function runs, so that spans of its code lie inside."""
         span = self._open.get(run_id, {}).get(("attempt", row_id, str(attempt)))
         if span is None:
             yield
@@ -90,20 +90,20 @@ class Spans:
             yield
 
     def close(self) -> None:
-        """End what is open still."""
+        """End all open spans."""
         for run_id in list(self._open):
             self._forget(run_id)
 
     # ---- facts
 
-    def heard(self, run_id: str, fact: Fact) -> None:
-        """A fact was recorded. Never raises: a run does not depend on who watches it."""
+    def on_fact(self, run_id: str, fact: Fact) -> None:
+        """Listener: open and end spans for a recorded fact. Errors are logged, never raised."""
         try:
-            self._hear(run_id, fact)
+            self._apply(run_id, fact)
         except Exception:
             _log.warning("no span for %s of run %s", type(fact).__name__, run_id, exc_info=True)
 
-    def _hear(self, run_id: str, fact: Fact) -> None:
+    def _apply(self, run_id: str, fact: Fact) -> None:
         match fact:
             case ChainResumed():
                 self._start(run_id, ("chain",), f"chain {self._chains.get(run_id, '')}".strip())
@@ -148,7 +148,7 @@ class Spans:
 
     def _attempt(self, run_id: str, fact: StepReady | StepStarted) -> None:
         for key in [k for k in self._open[run_id] if k[:2] == ("attempt", fact.row)]:
-            self._end(run_id, key, None)  # its worker never said what came of it
+            self._end(run_id, key, None)  # its worker died without a result
         about = {"towpath.step": fact.step, "towpath.attempt": fact.attempt}
         key = ("attempt", fact.row, str(fact.attempt))
         self._start(run_id, key, f"attempt {fact.step}", about, ("step", fact.row))
@@ -192,7 +192,7 @@ class Spans:
         opened[key] = self._tracer.start_span(name, context, attributes=attributes)
 
     def _outside(self, run_id: str) -> Any:
-        """The context around a run: the step that it is inside of, or what its process was asked in."""
+        """The parent context of a run: the span of the step around it, or the context of the caller."""
         row = self._inside.get(run_id)
         for around in self._open if row is not None else ():
             here = self._newest(around, row or "")
@@ -223,7 +223,7 @@ class Spans:
             self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
-        """A run is over or left here: what is open ends with it, the innermost first."""
+        """End all open spans of a run, innermost first: the run ended, or left this process."""
         for key in reversed(list(self._open.get(run_id, {}))):
             if key[0] == "mapped":
                 self._open[run_id].pop(key)
@@ -236,7 +236,7 @@ class Spans:
 
 @contextmanager
 def spans_if_wanted() -> Iterator[Spans | None]:
-    """Spans for as long as the block lasts, if the program has loaded OpenTelemetry; else None."""
+    """Spans for as long as the block lasts, or None if the program has not imported OpenTelemetry."""
     spans = Spans() if "opentelemetry.trace" in sys.modules else None
     try:
         yield spans

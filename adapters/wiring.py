@@ -1,4 +1,4 @@
-"""The composition root: the only place that knows every concrete class."""
+"""Composition root: the only module that knows every concrete class."""
 
 from __future__ import annotations
 
@@ -55,32 +55,33 @@ def open_engine(
 ) -> AbstractAsyncContextManager[Engine]:
     """Open an engine: `async with open_engine("sqlite:///towpath.db") as engine`.
 
-    Opening never starts work. Leaving the block pauses what still runs. Where opening and closing are two places
-    (a notebook, a fixture): `engine = await Engine.open(…)` and `await engine.close()`, with the same arguments.
+    Opening starts no run. Leaving the block pauses runs that still work. To open and close in two places (a notebook,
+    a fixture), use `engine = await Engine.open(…)` and `await engine.close()`, with the same arguments.
 
     Args:
         store: the database, e.g. `sqlite:///towpath.db` or a file name. Default: `TOWPATH_STORE`,
             `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`.
-        blobs: folder for larger files; default `<name>-store` beside the database.
+        blobs: folder of files; default `<name>-store` beside the database. Small files are in the database.
         adapter: what executes chains; `local` is this process, `temporal://host:port/namespace` are the workers
-            of a Temporal server. Without a host Temporal's own profiles and `TEMPORAL_…` variables say where it is.
-        durability: `full` survives power cuts; `normal` saves an fsync per commit and survives kills only.
-        concurrency: steps working at the same time in this process (default 256).
+            of a Temporal server. Without a host, Temporal's profiles and `TEMPORAL_…` variables give it.
+        durability: `full` is safe against power cuts; `normal` saves an fsync per commit, and survives kills only.
+        concurrency: steps that run at the same time in this process (default 256).
         servers: ComfyUI servers: addresses, or mappings with the keys of `[[servers]]` in `towpath.toml`
             (`name url tags headers query slots verify`). Default: those of `towpath.toml`.
         workflows: folder of ComfyUI workflow files that are not beside their chain; default `workflows`.
         threads: threads for steps that are plain functions.
-        lease_seconds: how long a run stays ours without a sign of life.
+        lease_seconds: after this time without renewal another process may take over a run.
         busy_timeout: seconds to wait for another process that writes to the same database.
-        listener: is called with (run id, fact) for every fact that this process records, in the event loop, so it
-            must come back at once. What it raises is logged once and changes nothing.
+        listener: called with (run id, fact) for every fact that this process records. It runs in the event loop and
+            must return at once. An exception is logged once and changes nothing.
         worker: run a Temporal worker in this process too, for as long as the engine is open.
         temporal: a connected `temporalio.client.Client` to use, with the converters and codecs it has.
-        readonly: only look. A store that cannot be written, or whose write lock another process holds, is read
-            without waiting; what would write raises StoreFailed (E_DB_READONLY). It does not ask Temporal.
+        readonly: open for reading. This works on a store that cannot be written, and does not wait for a write lock.
+            A call that would write raises StoreFailed (E_DB_READONLY). Temporal is not contacted.
 
     Raises:
-        InputInvalid, FeatureMissing: for settings. StoreFailed: E_DB_…, E_SCHEMA_…. ServerFailed: E_TEMPORAL_….
+        InputInvalid, FeatureMissing: a setting is wrong, or its part is not installed.
+        StoreFailed: E_DB_…, E_SCHEMA_…. ServerFailed: E_TEMPORAL_….
     """
     settings = settle(
         store,
@@ -91,7 +92,7 @@ def open_engine(
         servers=servers,
         workflows=workflows,
     )
-    if readonly:  # nothing is started, so nobody has to be there who would carry it out
+    if readonly:  # nothing is executed: neither Temporal nor ComfyUI is needed
         settings = replace(settings, adapter="local", servers=())
     return HeldOpen(
         partial(
@@ -151,7 +152,7 @@ async def _adapter(
     if settings.adapter == "local":
         if worker or client is not None:
             allowed = "a temporal:// adapter"
-            raise InputInvalid("E_SETTING", "worker and temporal belong to Temporal", found="local", allowed=allowed)
+            raise InputInvalid("E_SETTING", "`worker` and `temporal` need Temporal", found="local", allowed=allowed)
         async with local_adapter(resources, concurrency=concurrency, lease_seconds=lease_seconds) as local:
             yield local
         return
@@ -174,9 +175,9 @@ async def open_worker(
     metrics_port: int | None = None,
     functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
 ) -> AsyncIterator[RunWorker]:
-    """A Temporal worker on a store, which is made if it is not there, for as long as the block lasts.
+    """A Temporal worker on a store, for as long as the block lasts. The store is created if it does not exist.
 
-    `functions` are further activities by name. Raises as `open_engine`.
+    `functions` are additional activities by name. Raises as `open_engine`.
     """
     settings = settle(store, adapter=adapter, concurrency=concurrency)
     if settings.adapter == "local":
@@ -202,14 +203,14 @@ async def open_worker(
 
 @asynccontextmanager
 async def _entered(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """A plain context manager among those that are awaited."""
+    """A plain context manager as an async one."""
     with manager as value:
         yield value
 
 
 @contextmanager
 def temporal_needed() -> Iterator[None]:
-    """Around imports that need the extra `temporal`. Raises FeatureMissing without it."""
+    """For imports that need the extra `temporal`. Raises FeatureMissing if it is not installed."""
     try:
         yield
     except ImportError as error:
@@ -262,7 +263,7 @@ async def check_store(
     grace: float = 3600.0,
     deep: bool = True,
 ) -> Report:
-    """Check (and with `repair` mend) a store. See `towpath.store.fsck`."""
+    """Check a store, and with `repair` repair it. See `towpath.store.fsck`."""
     from towpath.store.fsck import fsck  # noqa: PLC0415 - only this verb needs it
 
     settings = settle(store)

@@ -1,4 +1,4 @@
-"""What the documentation says is true: its code runs, its verbs and codes exist, nothing of ours is missing."""
+"""The documentation is true: its code runs, its verbs and codes exist, and none is missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_readme_chain_is_valid(tmp_path: Path) -> None:
 
 
 def towpath(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The installed command: unlike `python -m` it does not look for modules in the folder by itself."""
+    """Run the installed command, which unlike `python -m` does not have the current folder in `sys.path`."""
     command = [str(Path(sys.executable).parent / "towpath"), *arguments]
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("TOWPATH_", "PYTHONPATH")) and k != "DATABASE_URL"
@@ -69,7 +69,7 @@ def test_the_readme_shows_what_validate_prints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["run", "plan", "resume", "worker", "serve", "mysteps:c", "./mysteps.py:c"])
 def test_modules_of_the_current_folder_are_found_by_name(tmp_path: Path, verb: str) -> None:
-    """Started there, as the documents say. What follows the import fails at once, and of itself."""
+    """Modules are imported from the current folder. Each command then fails for another reason."""
     (tmp_path / "mysteps.py").write_text(
         "import sys\nfrom towpath import chain, step\nprint('imported', file=sys.stderr)\n"
         "@step\ndef f(): return 1\n@chain\ndef c(): return f()\n"
@@ -109,11 +109,17 @@ def test_every_error_code_is_documented() -> None:
     assert documented - known == set(), "documented, but gone"
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for folder in (".", "docs", "examples") for page in ROOT.glob(f"{folder}/*.md")
+)
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
 def test_links_between_documents_lead_somewhere(name: str) -> None:
-    """Relative links point at files that are there."""
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / name).read_text()):
-        assert (ROOT / link).exists(), link
+    """Relative links point at files that exist."""
+    page = ROOT / name
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
 
 
 def test_the_promises_in_the_readme_name_tests_that_exist() -> None:

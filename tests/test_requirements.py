@@ -1,4 +1,4 @@
-"""What is installed: lists with hashes that any index can serve, and bounds that say what was tried."""
+"""The lists of packages: hashes that hold on any index, and bounds that were tested."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def installed(name: str, python: str, platform: str = "linux", machine: str = "x
     return versions
 
 
-def asked(name: str) -> list[Requirement]:
-    """What pyproject.toml asks for in the list."""
+def required(name: str) -> list[Requirement]:
+    """The requirements in pyproject.toml for a list."""
     groups, extras = FILES[name]
     lines = [*project()["project"]["dependencies"]]
     lines += [line for extra in extras for line in project()["project"]["optional-dependencies"][extra]]
@@ -61,7 +61,7 @@ def asked(name: str) -> list[Requirement]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_list_names_no_host_and_no_file(name: str) -> None:
-    """It holds on any mirror: what a file is, its hash says."""
+    """The list works with any mirror: files are identified by their hashes."""
     assert "://" not in text(name)
     assert not re.search(r"^\s*-(?!-hash=sha256:)", text(name), re.MULTILINE), "no option but hashes"
     assert not re.search(r"\bfile:|@ |localhost|\.(com|org|net|io)\b", text(name))
@@ -80,18 +80,18 @@ def test_a_list_is_what_the_project_asks_for(name: str, python: str) -> None:
     """`make lock` was run after the last change of a bound, and the list holds on each Python."""
     for platform, machine in PLATFORMS:
         versions = installed(name, python, platform, machine)
-        for requirement in asked(name):
+        for requirement in required(name):
             assert versions.get(canonicalize_name(requirement.name), "") in requirement.specifier, requirement
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_list_of_the_demo_is_a_part_of_the_other(python: str) -> None:
-    """So that one can be installed over the other, and the demo runs what was tested."""
+    """One can be installed over the other, and the demo runs the tested versions."""
     assert installed("demo", python).items() <= installed("dev", python).items()
 
 
 def test_what_users_install_is_bounded_on_both_sides() -> None:
-    """An interface that is relied on can change with the next major release."""
+    """The next major release may change an interface that is used here."""
     lines = [*project()["project"]["dependencies"]]
     for extra in project()["project"]["optional-dependencies"].values():
         lines += [line for line in extra if not line.startswith("towpath")]

@@ -1,4 +1,4 @@
-"""The command line: `towpath VERB`. Verbs live in modules that are imported when they are used."""
+"""The command line: `towpath VERB`. The module of a verb is imported when the verb is used."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from towpath.redaction import redacted
 
 INTERRUPTED = 130
 _VERBS = {
-    "demo": ("running", "Run the demo: thumbnails, palettes and a contact sheet of photographs."),
-    "run": ("running", "Run a chain: a YAML file, or module:chain."),
-    "resume": ("running", "Go on with a run that is not over."),
-    "rerun": ("running", "Make a new run that takes over what an earlier one completed."),
-    "plan": ("describing", "Show a chain's levels, critical path and picture without running it."),
-    "validate": ("describing", "Say everything that is wrong with chain files."),
-    "schema": ("describing", "Print the JSON Schema of chain files, for editors."),
-    "ls": ("looking", "List runs, newest first."),
-    "show": ("looking", "Show a run, or one step of it with its error."),
-    "logs": ("looking", "Show what the steps of a run logged."),
-    "artifacts": ("looking", "List the files that runs made."),
-    "get": ("looking", "Write the files of a run out under human names."),
-    "approvals": ("deciding", "List what waits for a person."),
-    "approve": ("deciding", "Approve what waits at a gate."),
-    "reject": ("deciding", "Reject what waits at a gate: stop, skip, or make it again."),
-    "edit": ("deciding", "Replace a file by a new version."),
-    "pause": ("steering", "Let a run start nothing more."),
-    "cancel": ("steering", "End a run now."),
-    "serve": ("serving", "Serve the pages and the HTTP API."),
-    "keys": ("serving", "Make, list and revoke keys for the server."),
-    "servers": ("farm", "Show the ComfyUI servers and how they are."),
-    "workflows": ("farm", "List ComfyUI workflow files and what can be set in them."),
-    "worker": ("temporal", "Execute steps of runs on Temporal."),
-    "temporal": ("temporal", "A Temporal server for development: `towpath temporal dev`."),
-    "fsck": ("steering", "Check the store: rows, versions, blobs."),
+    "demo": ("run", "Run the demo: thumbnails and a contact sheet of photographs."),
+    "run": ("run", "Run a chain: a YAML file, or module:chain."),
+    "resume": ("run", "Continue a run that is not finished."),
+    "rerun": ("run", "Make a new run; reuse what an earlier one completed."),
+    "plan": ("chains", "Show a chain's levels and critical path; run nothing."),
+    "validate": ("chains", "Check chain files and list all errors."),
+    "schema": ("chains", "Print the JSON Schema of chain files, for editors."),
+    "ls": ("show", "List runs, newest first."),
+    "show": ("show", "Show a run, or one of its steps."),
+    "logs": ("show", "Show what the steps of a run logged."),
+    "artifacts": ("show", "List the files that runs made."),
+    "get": ("show", "Copy the files of a run into a folder."),
+    "approvals": ("decisions", "List approvals that wait for a decision."),
+    "approve": ("decisions", "Approve what a step made."),
+    "reject": ("decisions", "Reject what a step made: stop, skip or regenerate."),
+    "edit": ("decisions", "Replace a file by a new version of it."),
+    "pause": ("control", "Stop starting new steps of a run."),
+    "cancel": ("control", "Cancel a run."),
+    "serve": ("server", "Start the server: pages and HTTP API."),
+    "keys": ("server", "Add, list and revoke keys of the server."),
+    "servers": ("comfyui", "List the ComfyUI servers and their state."),
+    "workflows": ("comfyui", "List ComfyUI workflow files and their parameters."),
+    "worker": ("temporal", "Start a Temporal worker."),
+    "temporal": ("temporal", "`towpath temporal dev` starts a Temporal test server."),
+    "fsck": ("control", "Check the store: rows, versions, blobs."),
 }
 
 
 class _Verbs(click.Group):
-    """Finds a verb's module only when the verb is used, so that `--help` stays fast."""
+    """Imports a verb's module only when the verb is used; so `--help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -64,63 +64,63 @@ class _Verbs(click.Group):
             formatter.write_dl([(name, about) for name, (_, about) in _VERBS.items()])
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Verbs, subcommand_metavar="VERB [ARGS]...", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="towpath", prog_name="towpath")
 def towpath() -> None:
     """Run chains of steps and keep every file they make.
 
     Exit codes: 0 done, 1 the chain did not complete, 2 bad input, 3 paused for an approval,
-    4 trouble with the store or the disk, 130 interrupted.
+    4 an error of the store, the disk or a server, 130 interrupted.
     """
 
 
 def main() -> None:
-    """The `towpath` command. Errors of ours end with a sentence and an exit code, never with a traceback.
+    """The `towpath` command. Every TowpathError is printed as a sentence and becomes an exit code, without a traceback.
 
-    Where nobody reads what it writes it goes on, and its exit code says what came of it.
+    The command also works when its output cannot be written; the exit code is the same.
     """
-    from . import outlet  # noqa: PLC0415 - the package is imported for its names too
+    from . import streams  # noqa: PLC0415 - importing this package must stay cheap
 
-    outlet.install()
+    streams.install()
     as_json = "--json" in sys.argv
     try:
         outcome: Any = towpath.main(standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except click.ClickException as error:
-        said = io.StringIO()
-        error.show(file=said)
-        outlet.write(outlet.shown_lines(redacted(said.getvalue())), err=True)
+        usage = io.StringIO()
+        error.show(file=usage)
+        streams.write(streams.shown_lines(redacted(usage.getvalue())), err=True)
         code = 2
     except click.Abort:
         code = INTERRUPTED
     except KeyboardInterrupt:
         code = INTERRUPTED
     except TowpathError as error:
-        tell(error, as_json)
+        print_error(error, as_json)
         code = error.exit_code
-    except Exception as error:  # a mistake of ours, told as Python does, without secrets
-        outlet.write(outlet.shown_lines(redacted("".join(traceback.format_exception(error)))), err=True)
+    except Exception as error:  # a bug in towpath: Python's traceback, without secrets
+        streams.write(streams.shown_lines(redacted("".join(traceback.format_exception(error)))), err=True)
         code = 1
     if code == INTERRUPTED:
-        outlet.last_words()
-        os._exit(code)  # Python puts signals back to their defaults while it ends: a second Ctrl-C would kill it
+        streams.flush_queues()
+        os._exit(code)  # while Python shuts down, signals have their defaults: a second Ctrl-C would kill it
     sys.exit(code)
 
 
-def tell(error: TowpathError, as_json: bool) -> None:
-    """An error as the command line tells it: for people on stderr, as JSON on stdout."""
+def print_error(error: TowpathError, as_json: bool) -> None:
+    """Print an error: as text on stderr, or as JSON on stdout."""
     if as_json:
         from .screen import print_json  # noqa: PLC0415
 
         print_json({"errors": [p.as_json() for p in error.problems]})
     else:
-        tell_problems(error.problems)
+        print_problems(error.problems)
 
 
-def tell_problems(problems: Sequence[Problem]) -> None:
-    """Problems for people, on stderr: code, place, sentence, what was found, what is allowed, the cure."""
-    from .outlet import shown_lines, write  # noqa: PLC0415
+def print_problems(problems: Sequence[Problem]) -> None:
+    """Print problems on stderr: code, place, sentence, what was found, what is allowed, the cure."""
     from .screen import say  # noqa: PLC0415
+    from .streams import shown_lines, write  # noqa: PLC0415
 
     for (place, message), group in groupby(problems, lambda p: (p.place, p.message)):
         same = list(group)

@@ -1,4 +1,4 @@
-"""What several verbs share: options, opening an engine, naming a run, printing."""
+"""Shared by verbs: options, imports, finding ids, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,40 +6,38 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import click
 
-from towpath.adapters.wiring import open_engine
 from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
-from towpath.ports import Listener
 from towpath.service import Engine
 from towpath.steps import import_module
 
 from . import INTERRUPTED
-from .outlet import hurry, last_words, write
+from .streams import flush_queues, hurry, write
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-FEW = 5  # ids that are named where several match
+FEW = 5  # ids that an error lists when several match
 _LAST = re.compile(r"last(?:~([0-9]{1,9}))?", re.ASCII)
 _WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
 
 
 def store_option(command: F) -> F:
     """`--store URL`."""
-    about = "Database, e.g. sqlite:///towpath.db or a file name. Default: TOWPATH_STORE, then towpath.db here."
-    return click.option("--store", metavar="URL", help=about, callback=_given)(command)
+    about = "A database file or sqlite:/// address. Default: TOWPATH_STORE, then towpath.db."
+    return click.option("--store", metavar="URL", help=about, callback=_not_empty)(command)
 
 
-def _given(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise click.BadParameter("names no database", ctx, param)
+        raise click.BadParameter("the name of the database is empty", ctx, param)
     return value
 
 
@@ -50,16 +48,16 @@ def json_option(command: F) -> F:
 
 def import_option(command: F) -> F:
     """`--import MODULE`."""
-    about = "Import a module (or a .py file) that defines steps. May be repeated."
+    about = "Import a module or .py file with steps. Repeatable."
     return click.option("--import", "modules", metavar="MODULE", multiple=True, help=about)(command)
 
 
 def import_modules(modules: Iterable[str]) -> None:
-    """Import what `--import` names, as `python -m` would: the current folder is looked into first.
+    """Import the modules of `--import`. As with `python -m`, the current folder is searched first.
 
     Raises InputInvalid (E_IMPORT).
     """
-    with suppress(OSError):  # the folder is gone
+    with suppress(OSError):  # the current folder was deleted
         here = os.getcwd()
         if here not in sys.path and "" not in sys.path:
             sys.path.insert(0, here)
@@ -72,25 +70,18 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) 
     try:
         return anyio.run(partial(function, *args, **kwargs))
     except SystemExit as ended:
-        # asyncio lets it through the loop from whatever task raises it, before anybody can catch it.
+        # asyncio raises it out of the event loop, whichever task it came from; no task can catch it.
         raise ProcessEnded(
             "E_PROCESS_EXIT",
-            f"a task that a step had started ended this process: SystemExit {ended.code}",
-            cure="raise an error in the step instead; its run can be resumed",
+            f"a task that a step had started raised SystemExit {ended.code}, which ends this process",
+            cure="raise another error in the step; the run can be resumed",
         ) from None
 
 
-@asynccontextmanager
-async def engine_of(store: str | None, listener: Listener | None = None, **settings: Any) -> AsyncIterator[Engine]:
-    """The engine on the store that `--store` (or what stands for it) names."""
-    async with open_engine(store, listener=listener, **settings) as engine:
-        yield engine
-
-
 async def find_run(engine: Engine, text: str) -> str:
-    """A run's id from the id, from its beginning or end where that is enough, or from `last`, `last~1`, ….
+    """The id of the run that `text` names: an id, the unique beginning or end of one, or `last`, `last~1`, ….
 
-    `last` is the newest of the outermost runs, `last~1` the one before it.
+    `last` is the newest top-level run, `last~1` the one before it.
     Raises RunRefused: E_RUN_MISSING, E_RUN_AMBIGUOUS.
     """
     back = _LAST.fullmatch(text)
@@ -106,7 +97,10 @@ async def find_run(engine: Engine, text: str) -> str:
 
 
 async def find_ids(engine: Engine, what: str, text: str, code: str, refused: type[TowpathError]) -> list[str]:
-    """The one id in the whole store that `text` stands for, or none. Raises `refused` with `code` for several."""
+    """The id that `text` names in the store, in a list; an empty list without a match.
+
+    Raises `refused` with `code` if several ids match.
+    """
     ids = await engine.store.find_ids(what, text)
     if len(ids) > 1:
         several = f"{len(ids)} {_WORDS[what]}" if len(ids) <= FEW else f"more than {FEW} {_WORDS[what]}"
@@ -115,12 +109,12 @@ async def find_ids(engine: Engine, what: str, text: str, code: str, refused: typ
 
 
 def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`k=v` options as a dict, each name once. Raises InputInvalid (E_INPUT_FORM)."""
+    """NAME=VALUE options as a dict. Raises InputInvalid (E_INPUT_FORM), also if a name is given twice."""
     result: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise InputInvalid("E_INPUT_FORM", "an input is NAME=VALUE", found=pair)
+            raise InputInvalid("E_INPUT_FORM", "an input is given as NAME=VALUE", found=pair)
         if name in result:
             cure = f"give it once; a list is one value: {name}=[1, 2]"
             raise InputInvalid("E_INPUT_FORM", f"{name} is given twice", place=Place(field=name), cure=cure)
@@ -131,46 +125,46 @@ def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def interruptible(
     scope: anyio.CancelScope,
-    said: str = "stopping: the run is left paused; once more ends at once",
+    message: str = "stopping: the run will be paused; press Ctrl-C again to end at once",
     *,
     outlives_terminal: bool = False,
 ) -> Iterator[list[int]]:
-    """Ctrl-C (or SIGTERM) once ends the scope in order; twice ends the process at once.
+    """The first Ctrl-C or SIGTERM prints the message and cancels the scope; the second one ends the process.
 
-    A terminal that goes away (SIGHUP) does the same, or nothing with `outlives_terminal`.
-    Yields a list that holds the signal that came, if one did.
+    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`.
+    Yields a list of the signals that were received.
     """
     import asyncio  # noqa: PLC0415
 
-    came: list[int] = []
+    received: list[int] = []
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
-        if came:
+        if received:
             _end_now()
-        came.append(number)
+        received.append(number)
         hurry()
-        write(f"\n{said}\n", err=True)
+        write(f"\n{message}\n", err=True)
         scope.cancel()
 
     ending = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else somebody (nohup) has decided already
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it is ignored
         loop.add_signal_handler(signal.SIGHUP, _nothing if outlives_terminal else partial(stop, signal.SIGHUP))
     for number in ending:
         loop.add_signal_handler(number, stop, number)
     try:
-        yield came
+        yield received
     finally:
         for number in ending:
             loop.remove_signal_handler(number)
-            if came:  # the store is being closed; whoever asks again does not want to wait for that
+            if received:  # the store is closing: a second signal does not wait for it
                 signal.signal(number, lambda *_: _end_now())
 
 
 def _nothing() -> None:
-    """The terminal has gone: there is nobody to tell."""
+    """Ignore the signal: the run continues without a terminal."""
 
 
 def _end_now() -> None:
-    last_words()
+    flush_queues()
     os._exit(INTERRUPTED)

@@ -1,25 +1,26 @@
-"""What people and programs are shown: lines, tables and JSON, in which no text is ever markup."""
+"""Printing: lines, tables and JSON. Text is printed as it is, never as markup."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
-from .outlet import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
+from .streams import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
 
 PIPE_WIDTH = 200
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 
 def words(text: object, style: str = "") -> Text:
-    """Text on one line for a table or a console: never markup."""
+    """Text on one line, for a table or a console."""
     return Text(shown(text), style=style)
 
 
@@ -29,7 +30,7 @@ def block(text: object, style: str = "") -> Text:
 
 
 def line(*parts: str | tuple[object, str] | Text) -> Text:
-    """Parts, each a text or (text, style), beside each other on one line."""
+    """Join parts into one line; each part is a text or (text, style)."""
     return Text.assemble(*map(_part, parts))
 
 
@@ -39,16 +40,32 @@ def _part(part: str | tuple[object, str] | Text) -> Text:
     return words(part) if isinstance(part, str) else words(part[0], part[1])
 
 
+def table(*columns: str, right: Collection[str] = (), fixed: Collection[str] = (), fold: bool = False) -> Table:
+    """An empty table with a heading. Columns in `right` are aligned right, those in `fixed` stay on one line.
+
+    Text that is too long for its column is cut; with `fold` it continues on the next line.
+    """
+    new = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        new.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column in fixed,
+            overflow="fold" if fold else "ellipsis",
+        )
+    return new
+
+
 class Screen(Console):
-    """A console for which text is never markup, and which lets no control character through but its own."""
+    """A console that prints text without markup and passes only its own control characters."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
-        if not self.is_terminal:  # what goes into a file or a pipe is not wrapped
+        if not self.is_terminal:  # output into a file or a pipe is not wrapped
             self.width = PIPE_WIDTH
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As in `Console`; the last door for a text that nobody passed through `shown`."""
+        """As in `Console`; escapes text that was not passed through `shown` before."""
         for segment in super().render(renderable, options):
             if segment.control or not NOT_OF_LINES.search(segment.text):
                 yield segment
@@ -56,16 +73,16 @@ class Screen(Console):
                 yield Segment(shown_lines(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Nobody reads any more: no reason to end what we do."""
+        """The reader closed the pipe: the command continues."""
 
 
 def terminal(*, stderr: bool = False) -> Screen:
-    """A console on what is written to now."""
+    """A console on standard output, or standard error."""
     return Screen(stderr=stderr)
 
 
 def say(*parts: str | tuple[object, str] | Text, err: bool = False) -> None:
-    """Print a line. Parts are texts or (text, style), as in `line`."""
+    """Print a line. Each part is a text or (text, style)."""
     text = line(*parts)
     if text.spans or text.style:
         terminal(stderr=err).print(text, soft_wrap=True)
@@ -74,7 +91,7 @@ def say(*parts: str | tuple[object, str] | Text, err: bool = False) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print data as JSON, indented: the same data in every encoding, without characters that a terminal obeys."""
+    """Print data as indented JSON. Control characters, and what the encoding lacks, are written as `\\u…` escapes."""
     text = msgspec.json.format(msgspec.json.encode(data, enc_hook=str), indent=2).decode()
     text = _HOSTILE_IN_JSON.sub(_json_escape, text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

@@ -16,8 +16,8 @@ from towpath.retry import seconds
 from towpath.steps import known_steps
 
 from .options import import_modules, import_option, interruptible, run_async, store_option
-from .outlet import beside_a_run
 from .screen import say
+from .streams import during_a_run
 
 # The dev server has a single shard. By default it polls for tasks 20 times a second, which is slow.
 _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
@@ -33,7 +33,7 @@ _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
 def worker_verb(modules: tuple[str, ...], store: str | None, **how: Any) -> int:
     """Execute the steps of runs on Temporal until Ctrl-C or SIGTERM."""
     import_modules(modules)
-    with beside_a_run():
+    with during_a_run():
         return run_async(_work, store, **how)
 
 

@@ -52,7 +52,7 @@ class Recorder:
         self.store = resources.store
         self._audiences = [Audience(resources.listeners)]
         if resources.spans is not None:
-            self._audiences.append(Audience([resources.spans.heard]))
+            self._audiences.append(Audience([resources.spans.on_fact]))
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts in one transaction. Raises Fenced, StoreFailed."""
@@ -61,7 +61,7 @@ class Recorder:
         await self.store.record(lease, facts)
         for audience in self._audiences:
             for fact in facts:
-                audience.tell(lease.run_id, fact)
+                audience.notify(lease.run_id, fact)
 
 
 class _SlotWaiter:

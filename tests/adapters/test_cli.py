@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+HUNG = 300  # seconds after which a test gives up; no test passes or fails by how long something takes
 
 
 def command(*args: str) -> list[str]:
@@ -95,14 +99,14 @@ def clean_environment() -> dict[str, str]:
 
 @pytest.fixture
 def cli(folder: Path) -> Cli:
-    def run(*args: str, code: int | None = 0, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(*args: str, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command(*args),
             cwd=folder,
             env=clean_environment(),
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=HUNG,
             check=False,
             **options,
         )
@@ -127,9 +131,9 @@ def test_run_show_artifacts_get_and_fsck_tell_one_story(cli: Cli, folder: Path) 
     cli("get", "last", "-o", "out")
     assert (folder / "out/pages/0/page-0.txt").read_text() == "Weekly 0\n"
     assert json.loads(cli("fsck", "--json").stdout)["clean"] is True
-    looked = cli("fsck").stdout
-    assert "0 blob files" in looked.replace("\n", " ")
-    assert "they lie in the database" in looked
+    report = cli("fsck").stdout
+    assert "0 blob files" in report.replace("\n", " ")
+    assert "their bytes are in the database" in report
 
 
 def test_plain_output_names_every_step_once(cli: Cli) -> None:
@@ -154,7 +158,7 @@ def test_a_failed_chain_exits_1_and_shows_the_users_traceback(cli: Cli, folder: 
 
 
 def test_paused_at_a_gate_exits_3_and_names_the_approval(cli: Cli, folder: Path) -> None:
-    """`run` leaves with 3 where nobody can answer; the run is there to be resumed."""
+    """Without a terminal `run` ends with 3 at a gate; the run can be resumed."""
     (folder / "gate.yaml").write_text(one_step("numbers", parameters={"n": 1}, requires_approval=True))
     out = cli("run", "gate.yaml", code=3).stdout
     assert "waits for an approval" in out
@@ -166,7 +170,7 @@ def test_paused_at_a_gate_exits_3_and_names_the_approval(cli: Cli, folder: Path)
 
 
 def test_rerun_takes_over_what_completed(cli: Cli) -> None:
-    """A rerun from a step reuses what came before it, with other inputs where asked."""
+    """A rerun from a step reuses the steps before it, and can change inputs."""
     cli("run", "report.yaml")
     made = json.loads(cli("rerun", "last", "--from", "pages", "--input", "title=Yearly", "--json").stdout)
     assert [s["status"] for s in made["steps"]] == ["cached", "completed", "completed"]
@@ -174,7 +178,7 @@ def test_rerun_takes_over_what_completed(cli: Cli) -> None:
 
 
 def test_plan_validate_and_schema(cli: Cli, folder: Path) -> None:
-    """A chain can be looked at without running it; all its problems are said at once, with positions."""
+    """A chain can be shown without running it; all its errors are listed at once, with positions."""
     assert "flowchart LR" in cli("plan", "report.yaml", "--mermaid").stdout
     assert json.loads(cli("plan", "report.yaml", "--json").stdout)["levels"] == [["numbers"], ["pages"], ["bind"]]
     assert "ok" in cli("validate", "report.yaml").stdout
@@ -216,7 +220,7 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
 
 def wait_for_status(cli: Cli, status: str) -> str:
     """Until the newest run has the status; its id."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HUNG
     while time.monotonic() < deadline:
         rows = json.loads(cli("ls", "--json").stdout)
         if rows and rows[0]["status"] == status:
@@ -226,17 +230,16 @@ def wait_for_status(cli: Cli, status: str) -> str:
 
 
 def interrupted(cli: Cli, folder: Path, number: int, times: int) -> None:
-    (folder / "nap.yaml").write_text(one_step("nap", parameters={"seconds": 30}))
+    """A run that would take a day ends when it gets the signal."""
+    (folder / "nap.yaml").write_text(one_step("nap", parameters={"seconds": 86_400}))
     process = start(folder, "run", "nap.yaml")
     try:
         wait_for_status(cli, "running")
         for _ in range(times):
             process.send_signal(number)
             time.sleep(0.05)
-        began = time.monotonic()
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=HUNG)
         assert process.returncode == 130, (process.returncode, out, err)
-        assert time.monotonic() - began < 5
         assert "Traceback" not in err
     finally:
         process.kill()
@@ -267,18 +270,18 @@ def _chain_folder(cli: Cli, folder: Path) -> None:
 
 
 def _chain_zero(cli: Cli, _: Path) -> None:
-    assert "E_CHAIN_FILE" in cli("run", "/dev/zero", code=2, timeout=10).stderr
+    assert "E_CHAIN_FILE" in cli("run", "/dev/zero", code=2).stderr
 
 
 def _chain_fifo(cli: Cli, folder: Path) -> None:
     os.mkfifo(folder / "fifo")
-    assert "E_CHAIN_FILE" in cli("run", "fifo", code=2, timeout=10).stderr
+    assert "E_CHAIN_FILE" in cli("run", "fifo", code=2).stderr
 
 
 def _chain_huge(cli: Cli, folder: Path) -> None:
     with (folder / "huge.yaml").open("wb") as file:
         file.truncate(1 << 30)
-    assert "E_YAML_SIZE" in cli("run", "huge.yaml", code=2, timeout=10).stderr
+    assert "E_YAML_SIZE" in cli("run", "huge.yaml", code=2).stderr
 
 
 def _disk_full(cli: Cli, folder: Path) -> None:
@@ -351,23 +354,19 @@ SCENES: dict[str, Callable[[Cli, Path], None]] = {
 
 @pytest.mark.parametrize("case", cases("cli"), ids=lambda case: str(case.id))
 def test_corpus_cli(case: Any, cli: Cli, folder: Path) -> None:
-    """Each scenario of the corpus ends with its code; where it says exit 1, ours are 2 (file) and 4 (store)."""
+    """Each scenario of the corpus ends with its code; for the corpus' exit code 1 it is 2 (file) or 4 (store)."""
     SCENES[case.id](cli, folder)
 
 
 def test_R39_sigterm_leaves_a_paused_run(cli: Cli, folder: Path) -> None:
-    """SIGTERM is a Ctrl-C that nobody typed."""
+    """SIGTERM acts as Ctrl-C does."""
     interrupted(cli, folder, signal.SIGTERM, 1)
 
 
-def test_a_killed_demo_goes_on_where_it_was(cli: Cli, folder: Path) -> None:
+def test_a_killed_demo_continues_its_run(cli: Cli, folder: Path) -> None:
     """kill -9 in the middle of the demo, then the same command again: completed, nothing done twice."""
-    process = start(folder, "demo", "--width", "320")
-    try:
-        wait_until_some_work(folder)
-    finally:
-        process.kill()
-        process.wait()
+    while not killed_in_the_middle(folder):
+        shutil.rmtree(folder / "towpath-demo")
     out = cli("demo", "--width", "320").stdout
     rows = json.loads(cli("ls", "--json", "--store", "towpath-demo/demo.db").stdout)
     assert len(rows) == 1
@@ -376,21 +375,39 @@ def test_a_killed_demo_goes_on_where_it_was(cli: Cli, folder: Path) -> None:
     assert json.loads(cli("fsck", "--json", "--store", "towpath-demo/demo.db").stdout)["clean"] is True
 
 
-def wait_until_some_work(folder: Path) -> None:
-    """Until the demo's first step is recorded and its database exists."""
-    import sqlite3
+def killed_in_the_middle(folder: Path) -> bool:
+    """Start the demo and kill it after its first step; False if it had ended before it was stopped."""
+    process = start(folder, "demo", "--width", "320")
+    try:
+        wait_until(folder, "SELECT count(*) FROM workflows WHERE status = 'completed'")
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        return bool(counted(folder, "SELECT count(*) FROM chains WHERE status = 'running'"))
+    finally:
+        process.kill()
+        process.wait()
 
-    deadline = time.monotonic() + 20
+
+def wait_until(folder: Path, query: str) -> None:
+    """Until the demo's database exists and the query counts something."""
+    deadline = time.monotonic() + HUNG
     while time.monotonic() < deadline:
-        if (folder / "towpath-demo/demo.db").exists():
-            try:
-                with sqlite3.connect(folder / "towpath-demo/demo.db") as connection:
-                    if connection.execute("SELECT count(*) FROM workflows WHERE status = 'completed'").fetchone()[0]:
-                        return
-            except sqlite3.OperationalError:
-                pass
+        if counted(folder, query):
+            return
         time.sleep(0.005)
     raise AssertionError("the demo did not begin")
+
+
+def counted(folder: Path, query: str) -> int:
+    """The answer of the demo's database; 0 as long as it has no tables."""
+    database = folder / "towpath-demo/demo.db"
+    if not database.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            return int(connection.execute(query).fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
 
 
 def gated(folder: Path, **approval: Any) -> None:
@@ -420,7 +437,7 @@ def gated(folder: Path, **approval: Any) -> None:
 
 
 def test_N4_H2_a_person_edits_and_approves_on_the_command_line(cli: Cli, folder: Path) -> None:
-    """From the list of what waits, over an edited file, to the finished run; who and why are kept."""
+    """List the approval, edit its file, approve, resume; names and reasons are recorded."""
     gated(folder)
     cli("run", "gate.yaml", code=3)
     [gate] = json.loads(cli("approvals", "--json").stdout)
@@ -431,8 +448,8 @@ def test_N4_H2_a_person_edits_and_approves_on_the_command_line(cli: Cli, folder:
     edited = json.loads(cli("edit", artifact, "better.txt", "--by", "kim", "--reason", "typo", "--json").stdout)
     assert (edited["version"], edited["parent_artifact_id"], edited["created_by"]) == (2, artifact, "kim")
     assert "E_APPROVAL_STALE" in cli("approve", gate["id"], "--by", "lee", "--seen", artifact, code=1).stderr
-    said = cli("approve", gate["id"], "--by", "lee", "--reason", "fine now").stdout
-    assert "approved by lee: draft (output v2)" in said
+    shown = cli("approve", gate["id"], "--by", "lee", "--reason", "fine now").stdout
+    assert "approved by lee: draft (output v2)" in shown
     assert "E_APPROVAL_DECIDED" in cli("approve", gate["id"], "--by", "max", code=1).stderr
     cli("resume", "last")
     [file] = json.loads(cli("get", "last", "draft", "-o", "out", "--json").stdout)

@@ -119,7 +119,7 @@ def test_a_listener_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand facts do not fill the log."""
     audience = Audience([raises(ValueError("no"))])
     for _ in range(1000):
-        audience.tell("r", ChainPaused("x"))
+        audience.notify("r", ChainPaused("x"))
     assert len(caplog.records) == 1
 
 

@@ -16,7 +16,7 @@ from tests.adapters.conftest import OpenEngine
 from towpath import ApprovalRefused, InputInvalid, RunRefused, TowpathError, chain, step
 from towpath import open_engine as open_real_engine
 from towpath.adapters.cli import towpath
-from towpath.adapters.cli.deciding import find_approval, find_artifact
+from towpath.adapters.cli.decisions import find_approval, find_artifact
 from towpath.adapters.cli.options import find_run
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.adapters.test_cli import clean_environment, command
-from towpath.adapters.cli import outlet
+from towpath.adapters.cli import streams
 
 STEPS = """
 import logging, os, sys, time
@@ -257,9 +257,9 @@ def pipe() -> Any:
 
 def test_what_waits_for_a_slow_reader_is_bounded(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that nobody listens to does not fill the memory; one large answer is never cut."""
-    monkeypatch.setattr(outlet, "MOST_WAITING", 1000)
+    monkeypatch.setattr(streams, "MAX_QUEUED", 1000)
     reader, writer = pipe
-    stream = outlet.Outlet(writer, "utf-8", False)
+    stream = streams.OutputStream(writer, "utf-8", False)
     stream.begin()
     stream.write("z" * 200_000)  # more than a pipe holds, in one piece
     for _ in range(1000):
@@ -277,7 +277,7 @@ def test_what_waits_for_a_slow_reader_is_bounded(pipe: tuple[int, int], monkeypa
 def test_what_is_written_comes_in_order_beside_a_run_and_after_it(pipe: tuple[int, int]) -> None:
     """Changing over loses and swaps nothing."""
     reader, writer = pipe
-    stream = outlet.Outlet(writer, "utf-8", False)
+    stream = streams.OutputStream(writer, "utf-8", False)
     for turn in range(6):
         if turn % 2:
             stream.begin()
@@ -294,12 +294,12 @@ def test_what_is_written_comes_in_order_beside_a_run_and_after_it(pipe: tuple[in
 
 def test_who_is_told_to_end_waits_for_no_reader(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What did not fit is dropped; else a full pipe would keep a process that somebody wants to end."""
-    monkeypatch.setattr(outlet, "LAST_WORDS", 0.05)
-    stream = outlet.Outlet(pipe[1], "utf-8", False)
-    monkeypatch.setattr(outlet, "_installed", [stream])
+    monkeypatch.setattr(streams, "FLUSH_SECONDS", 0.05)
+    stream = streams.OutputStream(pipe[1], "utf-8", False)
+    monkeypatch.setattr(streams, "_installed", [stream])
     stream.begin()
     stream.write("z" * 200_000)
-    outlet.hurry()
+    streams.hurry()
     stream.end()
     assert stream.gone
     stream.write("no more")
@@ -309,7 +309,7 @@ def test_who_is_told_to_end_waits_for_no_reader(pipe: tuple[int, int], monkeypat
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp1252", "no-such-encoding", "cp037", "base64"])
 def test_a_stream_takes_every_text(pipe: tuple[int, int], encoding: str, text: str) -> None:
     """In any encoding, also in one that is none for text."""
-    stream = outlet.Outlet(pipe[1], encoding, False)
+    stream = streams.OutputStream(pipe[1], encoding, False)
     assert stream.write(text) == len(text)
     print(text, file=stream, flush=True)
 

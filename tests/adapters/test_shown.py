@@ -17,8 +17,8 @@ import pytest
 
 from tests.adapters.test_cli import clean_environment
 from towpath.adapters.cli import _VERBS
-from towpath.adapters.cli.outlet import shown, shown_lines
 from towpath.adapters.cli.screen import Screen, words
+from towpath.adapters.cli.streams import shown, shown_lines
 
 HOSTILE = {
     "writes the clipboard": "\x1b]52;c;aGk=\x07",
@@ -131,18 +131,18 @@ def gated():
 """
 DRIVER = """
 import json, sys
-from towpath.adapters.cli import outlet, tell_problems, towpath
+from towpath.adapters.cli import streams, print_problems, towpath
 from towpath.errors import TowpathError
 import click
-outlet.install()
+streams.install()
 for arguments in json.load(open(sys.argv[1])):
-    outlet.write("@@ " + " ".join(map(outlet.shown, arguments)) + "\\n")
+    streams.write("@@ " + " ".join(map(streams.shown, arguments)) + "\\n")
     try:
         towpath.main(arguments, standalone_mode=False)
     except TowpathError as error:
-        tell_problems(error.problems)
+        print_problems(error.problems)
     except (click.ClickException, SystemExit) as error:
-        outlet.write(f"refused {outlet.shown(error)}\\n")
+        streams.write(f"refused {streams.shown(error)}\\n")
 """
 ELSEWHERE = {
     "serve": "answers by HTTP and logs",

@@ -48,4 +48,4 @@ def test_a_listener_in_trouble_stops_no_run() -> None:
 
     spans: Any = Spans()
     spans._tracer = None
-    spans.heard("r", ChainResumed())
+    spans.on_fact("r", ChainResumed())

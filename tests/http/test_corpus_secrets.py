@@ -43,7 +43,7 @@ async def cursors(site: Site) -> int:
 @pytest.fixture
 def guarded_logs() -> Iterator[None]:
     """The loggers as `towpath serve` sets them up; as they were afterwards."""
-    from towpath.adapters.cli.serving import QUIET, _guard_logs
+    from towpath.adapters.cli.server import QUIET, _guard_logs
 
     before = {name: logging.getLogger(name).level for name in QUIET}
     access = list(logging.getLogger("uvicorn.access").filters)
@@ -205,7 +205,7 @@ async def test_events_show_no_folder_however_deep_it_lies(site: Site) -> None:
 
 def test_access_log_tells_no_token_and_no_query() -> None:
     """What uvicorn logs of a request goes through the filter."""
-    from towpath.adapters.cli.serving import WithoutTokens
+    from towpath.adapters.cli.server import WithoutTokens
 
     record = logging.LogRecord(
         "uvicorn.access",

@@ -232,7 +232,7 @@ def test_R39_a_second_signal_ends_at_once(tmp_path: Path, unbroken: Unbroken, nu
         while "r slow - 1\n" not in hurt.effects.read_text():
             pass
         cli.signal(number)
-        while not any("once more ends at once" in line for line in cli.errors):
+        while not any("again to end at once" in line for line in cli.errors):
             pass
         cli.signal(number)
         assert cli.wait() == 130

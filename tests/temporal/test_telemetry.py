@@ -27,11 +27,11 @@ async def test_spans_of_a_step_in_another_process(spans: InMemorySpanExporter) -
     here, there = Spans(), Spans()
     run: Any = SimpleNamespace(id="r", plan=SimpleNamespace(name="c"), parent_workflow_id=None)
     here.begins(run)
-    here.heard("r", ChainResumed())
+    here.on_fact("r", ChainResumed())
     there.adopt("r", here.passed_on("r"))
-    there.heard("r", StepReady("row", "a", None, "m:a", True, 1))
-    there.heard("r", StepEnded("row", "a", None, StepStatus.COMPLETED))
-    here.heard("r", ChainEnded(ChainStatus.COMPLETED))
+    there.on_fact("r", StepReady("row", "a", None, "m:a", True, 1))
+    there.on_fact("r", StepEnded("row", "a", None, StepStatus.COMPLETED))
+    here.on_fact("r", ChainEnded(ChainStatus.COMPLETED))
     assert list(tree(spans)) == ["chain c", "chain c > step a", "chain c > step a > attempt a"]
     assert not here._open
     assert not there._open

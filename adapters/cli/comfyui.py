@@ -1,4 +1,4 @@
-"""Verbs about ComfyUI: the servers and how they are, the workflow files and what can be set in them."""
+"""Verbs for ComfyUI: servers, workflows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from towpath.adapters.settings import settle
@@ -17,7 +16,7 @@ from towpath.adapters.wiring import open_pool
 from towpath.errors import InputInvalid
 
 from .options import json_option, run_async
-from .screen import block, line, print_json, say, terminal, words
+from .screen import block, line, print_json, say, table, terminal, words
 
 if TYPE_CHECKING:
     from towpath.adapters.comfyui.pool import Member
@@ -27,10 +26,10 @@ NO_SERVER = 4
 
 
 @click.command("servers")
-@click.option("--server", "given", metavar="URL", multiple=True, help="Ask this one instead of those in towpath.toml.")
+@click.option("--server", "given", metavar="URL", multiple=True, help="Ask this server, not those of towpath.toml.")
 @json_option
 def servers_verb(given: tuple[str, ...], as_json: bool) -> int:
-    """Show the ComfyUI servers of towpath.toml and how they are. Exit 4 if none of them answers."""
+    """List the ComfyUI servers of towpath.toml and their state. Exit code 4 if none answers."""
     return run_async(_servers, given, as_json)
 
 
@@ -70,13 +69,12 @@ def _server_json(member: Member) -> dict[str, Any]:
 
 
 def _server_table(console: Console, members: Sequence[Member]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("server", "state", "version", "queue", "slots", "memory free", "tags", "address"):
-        table.add_column(column, justify="right" if column in ("queue", "slots", "memory free") else "left")
+    columns = ("server", "state", "version", "queue", "slots", "memory free", "tags", "address")
+    found = table(*columns, right=("queue", "slots", "memory free"))
     for member in members:
         shown = _server_json(member)
         free, total = shown["vram_free"], shown["vram_total"]
-        table.add_row(
+        found.add_row(
             words(shown["name"]),
             Text("up", style="green") if shown["up"] else Text("down", style="red"),
             words(shown["version"] or ""),
@@ -86,7 +84,7 @@ def _server_table(console: Console, members: Sequence[Member]) -> None:
             words(", ".join(shown["tags"])),
             words(shown["url"], "dim"),
         )
-    console.print(table)
+    console.print(found)
     for member in members:
         if member.trouble:
             console.print(block(f"  {member.server.name}: {member.trouble}", "red"))
@@ -94,11 +92,11 @@ def _server_table(console: Console, members: Sequence[Member]) -> None:
 
 @click.command("workflows")
 @click.argument("name", required=False)
-@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where they are.")
-@click.option("--write-overrides", is_flag=True, help="Write NAME_overrides.json: what a chain may set.")
+@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where the files are.")
+@click.option("--write-overrides", is_flag=True, help="Write NAME_overrides.json, which limits what chains may set.")
 @json_option
 def workflows_verb(name: str | None, folder: Path | None, write_overrides: bool, as_json: bool) -> int:
-    """List the ComfyUI workflow files of a folder, or what can be set in the one called NAME."""
+    """List the ComfyUI workflow files of a folder, or the parameters of workflow NAME."""
     place = folder or settle().workflows
     found = _found(place, name)
     if write_overrides:
@@ -117,11 +115,11 @@ def workflows_verb(name: str | None, folder: Path | None, write_overrides: bool,
             _parameter_table(terminal(), workflow)
     else:
         _workflow_table(terminal(), place, workflows)
-    from . import tell_problems  # noqa: PLC0415 - the package imports its verbs late
+    from . import print_problems  # noqa: PLC0415 - the package imports this module
 
     broken = [e.problem for e in found if isinstance(e, InputInvalid)]
     if not as_json:
-        tell_problems(broken)
+        print_problems(broken)
     return 2 if broken else 0
 
 
@@ -139,7 +137,7 @@ def _write(folder: Path, found: list[Workflow | InputInvalid]) -> None:
     for workflow in found:
         if not isinstance(workflow, InputInvalid):
             written = write_overrides(folder / f"{workflow.name}.json")
-            say(f"wrote {written}" if written else f"{workflow.name}: as it was", err=True)
+            say(f"wrote {written}" if written else f"{workflow.name}: nothing changed", err=True)
 
 
 def _workflow_json(workflow: Workflow) -> dict[str, Any]:
@@ -158,31 +156,27 @@ def _workflow_table(console: Console, folder: Path, workflows: list[Workflow]) -
     if not workflows:
         console.print(words(f"no workflow files in {folder}: save them from ComfyUI with Export (API)"))
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("workflow", "nodes", "may be set"):
-        table.add_column(column, justify="left" if column == "workflow" else "right")
+    found = table("workflow", "nodes", "parameters", right=("nodes", "parameters"))
     for workflow in workflows:
         name = words(workflow.name)
         if workflow.stale:
-            name.append("  overrides are of another version", style="yellow")
-        table.add_row(name, str(len(workflow.graph)), str(len(workflow.parameters)))
-    console.print(table)
+            name.append("  the override file belongs to another version", style="yellow")
+        found.add_row(name, str(len(workflow.graph)), str(len(workflow.parameters)))
+    console.print(found)
 
 
 def _parameter_table(console: Console, workflow: Workflow) -> None:
     console.print(line((workflow.name, "bold"), (f"  {len(workflow.graph)} nodes", "dim")))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("category", "parameter", "type", "now", "node"):
-        table.add_column(column)
+    found = table("category", "parameter", "type", "value", "node")
     ordered = sorted(workflow.parameters.values(), key=lambda p: p.category)
     for category, group in groupby(ordered, key=lambda p: p.category):
         for index, p in enumerate(group):
             now = str(p.default)
-            table.add_row(
+            found.add_row(
                 words(category if index == 0 else "", "dim"),
                 words(p.key),
                 words(p.type),
                 words(now if len(now) <= 40 else f"{now[:39]}…", "dim"),
                 words(p.node_title),
             )
-    console.print(table)
+    console.print(found)

@@ -1,4 +1,4 @@
-"""Verbs for people at a gate: approvals, approve, reject, edit."""
+"""Verbs for approvals: approvals, approve, reject, edit."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
+from towpath.adapters.wiring import open_engine
+from towpath.adapters.wording import lasted, place, size_text
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
 from towpath.service import Engine
 
-from .options import engine_of, find_ids, find_run, json_option, parse_inputs, run_async, store_option
-from .outlet import shown
-from .screen import block, print_json, say, terminal, words
-from .tables import lasted, size_text, when
+from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
+from .screen import block, print_json, say, table, terminal, words
+from .streams import shown
+from .tables import when
 
 _BY = click.option("--by", default=None, metavar="NAME", help="Who decides. Default: your user name.")
-_REASON = click.option("--reason", default="", metavar="TEXT", help="Why; kept with the decision.")
+_REASON = click.option("--reason", default="", metavar="TEXT", help="Why; recorded with the decision.")
 
 
-def _who(by: str | None) -> str:
+def _decider(by: str | None) -> str:
     if by is not None:
         return by
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise click.UsageError("this user has no name: give --by NAME") from None
+        raise click.UsageError("your user has no name on this system: give --by NAME") from None
 
 
 @click.command("approvals")
@@ -38,47 +39,41 @@ def _who(by: str | None) -> str:
 @store_option
 @json_option
 def approvals_verb(run: str | None, store: str | None, as_json: bool) -> int:
-    """List what waits for a person, oldest first: everywhere, or in RUN."""
+    """List approvals that wait for a decision, oldest first: all, or those of RUN."""
     return run_async(_approvals, run, store, as_json)
 
 
 async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         waiting = await engine.approvals(await find_run(engine, run) if run else None)
     if as_json:
         print_json(waiting)
         return 0
     console = terminal()
     if not waiting:
-        console.print("nothing waits for a person")
+        console.print("no approval waits for a decision")
         return 0
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("approval", "run", "step", "waits for", "until", "what to look at"):
-        table.add_column(column, overflow="fold")
+    found = table("approval", "run", "step", "waiting", "until", "files", fold=True)
     now = int(time.time() * 1e6)
     for gate in waiting:
         files = [f"{a['name']} v{a['version']}  {a['filename']}  {size_text(a['size'])}" for a in gate["artifacts"]]
-        table.add_row(
+        found.add_row(
             words(gate["id"]),
             words(gate["run"], "dim"),
-            words(_place(gate)),
+            words(place(gate["step"], gate["item"])),
             lasted(gate["requested_at"], now) or "",
             when(gate["expires_at"]) if gate["expires_at"] else "",
             block("\n".join(map(shown, files))),
         )
-    console.print(table)
+    console.print(found)
     console.print(
         "towpath approve APPROVAL; towpath reject APPROVAL --reason …; towpath edit ARTIFACT FILE", style="dim"
     )
     return 0
 
 
-def _place(gate: dict[str, Any]) -> str:
-    return str(gate["step"]) if gate["item"] is None else f"{gate['step']}[{gate['item']}]"
-
-
 async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
-    """A waiting gate from its id, or from a part of it that is enough.
+    """The waiting gate with this id; the beginning or end of the id is enough if it is unique.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS.
     """
@@ -86,14 +81,12 @@ async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
     gate = await engine.get_approval(ids[0]) if ids else None
     waiting: list[dict[str, Any]] = await engine.approvals(gate["chain_id"]) if gate is not None else []
     found = [one for one in waiting if one["id"] in ids]
-    return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided, or not there
+    return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided already, or unknown
 
 
 @click.command("approve")
 @click.argument("approval")
-@click.option(
-    "--seen", metavar="ARTIFACT", multiple=True, help="The versions you saw; refused if others are there now."
-)
+@click.option("--seen", metavar="ARTIFACT", multiple=True, help="A version you saw; refused if a newer one exists.")
 @_BY
 @_REASON
 @store_option
@@ -101,15 +94,15 @@ async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
 def approve_verb(
     approval: str, seen: tuple[str, ...], by: str | None, reason: str, store: str | None, as_json: bool
 ) -> int:
-    """Approve what waits at APPROVAL (an id, or part of one): the versions that are there now."""
-    return run_async(_approve, approval, seen, _who(by), reason, store, as_json)
+    """Approve the files at APPROVAL (an id, or a part of one), in their current versions."""
+    return run_async(_approve, approval, seen, _decider(by), reason, store, as_json)
 
 
 async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.approve(gate["id"], by=by, seen=list(seen) or _versions(gate), reason=reason)
-    _tell(gate, decided, "approved", by, as_json)
+    _print_decision(gate, decided, "approved", by, as_json)
     return 0
 
 
@@ -122,9 +115,9 @@ def _versions(gate: dict[str, Any]) -> list[str]:
 @click.option(
     "--action",
     type=click.Choice(["stop", "skip", "regenerate"]),
-    help="What the rejection does. Default: what the chain says.",
+    help="What the rejection does. Default: as the chain says.",
 )
-@click.option("--set", "changes", metavar="NAME=VALUE", multiple=True, help="Another argument for a regeneration.")
+@click.option("--set", "changes", metavar="NAME=VALUE", multiple=True, help="A new argument for `regenerate`.")
 @_BY
 @_REASON
 @store_option
@@ -138,8 +131,8 @@ def reject_verb(
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Reject what waits at APPROVAL (an id, or part of one)."""
-    return run_async(_reject, approval, action, parse_inputs(changes), _who(by), reason, store, as_json)
+    """Reject the files at APPROVAL (an id, or a part of one)."""
+    return run_async(_reject, approval, action, parse_inputs(changes), _decider(by), reason, store, as_json)
 
 
 async def _reject(
@@ -152,17 +145,17 @@ async def _reject(
     as_json: bool,
 ) -> int:
     parameters = {name: json_or_text(text) for name, text in changes.items()} or None
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.reject(gate["id"], by=by, reason=reason, action=action, parameters=parameters)
-    _tell(gate, decided, "rejected", by, as_json)
+    _print_decision(gate, decided, "rejected", by, as_json)
     return 0
 
 
 @click.command("edit")
 @click.argument("artifact")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--approve", is_flag=True, help="Approve the gate with this version, in the same moment.")
+@click.option("--approve", is_flag=True, help="Also approve the gate, with this version.")
 @_BY
 @_REASON
 @store_option
@@ -170,14 +163,14 @@ async def _reject(
 def edit_verb(
     artifact: str, file: Path, approve: bool, by: str | None, reason: str, store: str | None, as_json: bool
 ) -> int:
-    """Replace ARTIFACT (an id, or part of one) by a new version: the bytes of FILE."""
-    return run_async(_edit, artifact, file, approve, _who(by), reason, store, as_json)
+    """Make the bytes of FILE the new version of ARTIFACT (an id, or a part of one)."""
+    return run_async(_edit, artifact, file, approve, _decider(by), reason, store, as_json)
 
 
 async def _edit(
     artifact: str, file: Path, approve: bool, by: str, reason: str, store: str | None, as_json: bool
 ) -> int:
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         found = await find_artifact(engine, artifact)
         new = await engine.edit(found, File(file, filename=file.name), by=by, reason=reason, approve=approve)
     if as_json:
@@ -189,22 +182,22 @@ async def _edit(
 
 
 async def find_artifact(engine: Engine, text: str) -> str:
-    """An artifact's id from the id or a part of it that is enough.
+    """The id of an artifact; the beginning or end of it is enough if it is unique.
 
     Raises InputInvalid: E_ARTIFACT_MISSING, E_ARTIFACT_AMBIGUOUS.
     """
     ids = await find_ids(engine, "artifacts", text, "E_ARTIFACT_AMBIGUOUS", InputInvalid)
     if not ids:
-        raise InputInvalid("E_ARTIFACT_MISSING", f"there is no artifact {text}", cure="`towpath artifacts`")
+        raise InputInvalid("E_ARTIFACT_MISSING", f"there is no artifact {text}", cure="`towpath artifacts` lists them")
     return ids[0]
 
 
-def _tell(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
+def _print_decision(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
     if as_json:
         print_json(decided)
         return
-    place = _place(gate) if "step" in gate else gate["id"]
+    where = place(gate["step"], gate["item"]) if "step" in gate else gate["id"]
     names = ", ".join(f"{a['name']} v{a['version']}" for a in gate["artifacts"])
-    say(f"{word} by {by}: {place}" + (f" ({names})" if names else ""))
+    say(f"{word} by {by}: {where}" + (f" ({names})" if names else ""))
     if "run" in gate:
-        say(f"  the run goes on where it is worked on, else with: towpath resume {gate['run']}")
+        say(f"  if no process works on the run, continue it with: towpath resume {gate['run']}")

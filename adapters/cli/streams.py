@@ -1,8 +1,8 @@
-"""The streams of the command line: harmless to a terminal, and unable to harm a run.
+"""Standard output and error of the command line. Text cannot control the terminal, and output cannot stop a run.
 
-Text that comes from a store, a step, a server or a file name is passed through `shown` (one line) or
-`shown_lines` before it is written. The streams never raise: whoever read our output may be gone. Beside a run
-(`beside_a_run`) they do not wait either.
+Text from a store, a step, a server or a file name passes through `shown` (one line) or `shown_lines` before it is
+written. The streams never raise, because the reader of the output may be closed. During a run (`during_a_run`) they
+also never block.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-MOST_WAITING = 8 * 2**20  # bytes that wait for a slow reader beside a run; what comes then is dropped
-LAST_WORDS = 2.0  # seconds that an interrupted command waits for its reader
+MAX_QUEUED = 8 * 2**20  # bytes queued for a slow reader during a run; further output is dropped
+FLUSH_SECONDS = 2.0  # how long an interrupted command waits for its reader
 
-# C0, DEL, C1, soft hyphen, zero width and invisible signs, marks and controls of direction, line and paragraph
-# separators, tags, variation selectors beyond the usual, halves of surrogate pairs, what is no character.
+# C0, DEL, C1, soft hyphen, zero-width and invisible characters, marks and controls of direction, line and paragraph
+# separators, tags, rare variation selectors, lone surrogates, noncharacters.
 HOSTILE = (
     "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff"
@@ -34,7 +34,7 @@ _ANY = re.compile(f"[{HOSTILE}]")
 NOT_OF_LINES = re.compile(f"(?![\n\t])[{HOSTILE}]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
-# What stands for our own signs where an encoding has none of them: as wide as they are.
+# Replacements for the signs of our own output in encodings that lack them; each has the width of its sign.
 _PLAIN = {
     "·": ".", "●": "*", "✋": "! ", "✓": "+", "✗": "x", "↺": "=", "–": "-", "■": "#", "○": "o", "↻": "~",
     "→": ">", "…": "~", "━": "-", "╸": "-", "╺": "-",
@@ -42,12 +42,12 @@ _PLAIN = {
 
 
 def shown(text: object) -> str:
-    """The text on one line, with every character that a terminal might obey, or nobody sees, written as an escape."""
+    """The text on one line. Control characters and invisible characters are written as escapes."""
     return _ANY.sub(_escaped, str(text))
 
 
 def shown_lines(text: object) -> str:
-    """As `shown`, but line ends and tabs stay."""
+    """As `shown`, but line ends and tabs are kept."""
     return NOT_OF_LINES.sub(_escaped, str(text).replace("\r\n", "\n"))
 
 
@@ -60,7 +60,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def write(text: str, *, err: bool = False) -> None:
-    """Write text as it is: it is ours, or was passed through `shown`."""
+    """Write text as it is: text of our own, or text that passed through `shown`."""
     stream = sys.stderr if err else sys.stdout
     if stream is not None:
         with suppress(OSError, ValueError):
@@ -69,7 +69,7 @@ def write(text: str, *, err: bool = False) -> None:
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """Codec error handler: our signs become ASCII, everything else an escape."""
+    """Codec error handler: replaces our own signs by ASCII, and all other characters by escapes."""
     assert isinstance(error, UnicodeEncodeError)
     piece = error.object[error.start : error.end]
     return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in piece), error.end
@@ -78,11 +78,11 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("towpath", _plainly)
 
 
-class Outlet(io.TextIOBase):
-    """Standard output or error as a stream that never raises and, beside a run, never waits.
+class OutputStream(io.TextIOBase):
+    """Standard output or error as a stream that never raises and, during a run, never blocks.
 
-    Where nobody reads (a closed pipe, a full disk, a terminal that is gone) the rest is dropped. Beside a run a
-    thread writes; a reader that stops reading holds up the thread, and nothing else.
+    After a write error (a closed pipe, a full disk, a closed terminal) further output is dropped. During a run a
+    thread writes: a reader that stops reading blocks only that thread.
     """
 
     def __init__(self, descriptor: int, encoding: str, terminal: bool) -> None:
@@ -90,12 +90,12 @@ class Outlet(io.TextIOBase):
         self._descriptor = descriptor
         self._encoding = encoding
         self._terminal = terminal
-        self._news = threading.Condition()
-        self._waiting: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._queue: deque[bytes] = deque()
         self._size = 0
-        self._beside = 0
+        self._runs = 0
         self._thread: threading.Thread | None = None
-        self.patience: float | None = None  # seconds that the reader is waited for at the end; None: as he likes
+        self.max_wait: float | None = None  # seconds to wait for the reader at the end; None: without limit
         self.gone = False
 
     @property
@@ -108,7 +108,7 @@ class Outlet(io.TextIOBase):
 
     @property
     def buffer(self) -> IO[bytes]:
-        """The stream of bytes below, for those who write bytes (`sys.stdout.buffer.write`)."""
+        """The stream of bytes below, for code that calls `sys.stdout.buffer.write`."""
         return _Bytes(self)  # type: ignore[return-value]
 
     def isatty(self) -> bool:
@@ -126,12 +126,12 @@ class Outlet(io.TextIOBase):
     write_through = True
 
     def reconfigure(self, *, encoding: str | None = None, **_: Any) -> None:
-        """As a text stream's: another encoding is taken, the rest stays ours."""
+        """Change the encoding, as a text stream does; other settings are ignored."""
         if encoding is not None and codecs.lookup(encoding):
             self._encoding = encoding
 
     def detach(self) -> Any:
-        """The bytes below; the stream itself stays usable."""
+        """The stream of bytes below; this stream stays usable."""
         return self.buffer
 
     def writable(self) -> bool:
@@ -140,91 +140,91 @@ class Outlet(io.TextIOBase):
     def write(self, text: str) -> int:
         try:
             data = text.encode(self._encoding, "towpath")
-        except (UnicodeError, LookupError):  # an encoding without ASCII, or none for text
+        except (UnicodeError, LookupError):  # an encoding without ASCII, or not for text
             data = text.encode("ascii", "backslashreplace")
         self.put(data)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is kept back; beside a run what is queued is on its way."""
+        """Does nothing: `write` buffers nothing, and during a run the thread writes the queue."""
 
     def close(self) -> None:
-        """A step that closes our output closes nothing."""
+        """Does nothing: a step must not close the output of the command."""
 
     def put(self, data: bytes) -> None:
         """Write bytes now, or queue them."""
-        with self._news:
+        with self._changed:
             queued = self._thread is not None
             if queued:
-                if self._size <= MOST_WAITING and not self.gone:
-                    self._waiting.append(data)
+                if self._size <= MAX_QUEUED and not self.gone:
+                    self._queue.append(data)
                     self._size += len(data)
-                    self._news.notify_all()
+                    self._changed.notify_all()
                 return
         self._write(data)
 
     def begin(self) -> None:
-        """From now on a thread writes."""
-        with self._news:
-            self._beside += 1
+        """Let a thread write from now on."""
+        with self._changed:
+            self._runs += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._pump, name="towpath output", daemon=True)
                 self._thread.start()
 
     def end(self) -> None:
-        """A run is over: when none is left, write as other programs do again, after what is queued."""
-        with self._news:
-            self._beside -= 1
-            thread = self._thread if self._beside == 0 else None
-            self._news.notify_all()
+        """End one run. After the last one, wait until the queue is written, and write directly again."""
+        with self._changed:
+            self._runs -= 1
+            thread = self._thread if self._runs == 0 else None
+            self._changed.notify_all()
         if thread is None:
             return
-        drained = self._drained(self.patience)
-        with self._news:
+        drained = self._drained(self.max_wait)
+        with self._changed:
             self._thread = None
             self.gone = self.gone or not drained
-            self._news.notify_all()
+            self._changed.notify_all()
         if drained:
             thread.join()
 
-    def last_words(self) -> None:
-        """Let the thread write what is queued, but not for long."""
-        self._drained(LAST_WORDS)
+    def flush_queue(self) -> None:
+        """Wait a short time until the thread has written the queue."""
+        self._drained(FLUSH_SECONDS)
 
-    def alone(self) -> None:
-        """In a child process: the thread stayed in the parent, with what was queued there."""
-        self._news = threading.Condition()
-        self._waiting, self._size, self._thread = deque(), 0, None
+    def reset_after_fork(self) -> None:
+        """In a child process: drop the queue, because the thread that writes it exists only in the parent."""
+        self._changed = threading.Condition()
+        self._queue, self._size, self._thread = deque(), 0, None
 
     def _drained(self, seconds: float | None) -> bool:
-        with self._news:
-            return self._news.wait_for(lambda: not self._size or self.gone, seconds)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._size or self.gone, seconds)
 
     def _pump(self) -> None:
         me = threading.current_thread()
         while True:
-            with self._news:
-                self._news.wait_for(lambda: self._waiting or self._thread is not me)
-                if not self._waiting:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._thread is not me)
+                if not self._queue:
                     return
-                data = self._waiting.popleft()
+                data = self._queue.popleft()
             self._write(data)
-            with self._news:
+            with self._changed:
                 self._size -= len(data)
-                self._news.notify_all()
+                self._changed.notify_all()
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view and not self.gone:
             try:
                 view = view[os.write(self._descriptor, view) :]
-            except BlockingIOError:  # somebody made the pipe non-blocking: wait as a blocking one does
+            except BlockingIOError:  # another process made the pipe non-blocking: wait as a blocking write does
                 self._wait_until_writable()
             except OSError:
                 self._end()
 
     def _wait_until_writable(self) -> None:
-        import select  # noqa: PLC0415 - hardly ever needed
+        import select  # noqa: PLC0415 - rarely needed
 
         try:
             select.select([], [self._descriptor], [])
@@ -233,14 +233,14 @@ class Outlet(io.TextIOBase):
 
     def _end(self) -> None:
         self.gone = True
-        with self._news:
-            self._waiting.clear()
+        with self._changed:
+            self._queue.clear()
             self._size = 0
-            self._news.notify_all()
+            self._changed.notify_all()
 
 
 class _Bytes(io.RawIOBase):
-    """The bytes below an `Outlet`."""
+    """The bytes below an `OutputStream`."""
 
     mode = "wb"
 
@@ -250,103 +250,103 @@ class _Bytes(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        return self._outlet.name
+        return self._stream.name
 
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def __init__(self, stream: OutputStream) -> None:
+        self._stream = stream
 
     def writable(self) -> bool:
         return True
 
     def fileno(self) -> int:
-        return self._outlet.fileno()
+        return self._stream.fileno()
 
     def write(self, data: Any, /) -> int:
-        self._outlet.put(bytes(data))
+        self._stream.put(bytes(data))
         return len(data)
 
 
-_installed: list[Outlet] = []
+_installed: list[OutputStream] = []
 
 
 def install() -> None:
-    """Make the streams of this process ours. Only a program may do that: `main` does."""
-    for descriptor in range(3):  # a file that is opened later must not become somebody's standard output
+    """Replace the standard streams of this process. Only `main` does this, never a library call."""
+    for descriptor in range(3):  # else the next file that is opened would become standard output
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, sys.stderr = _outlet(sys.stdout, 1), _outlet(sys.stderr, 2)
+    sys.stdout, sys.stderr = _replacement(sys.stdout, 1), _replacement(sys.stderr, 2)
     os.register_at_fork(after_in_child=_after_a_fork)
     logging.lastResort = _LastResort(logging.WARNING)
 
 
-def _outlet(stream: Any, descriptor: int) -> Outlet:
+def _replacement(stream: Any, descriptor: int) -> OutputStream:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     with suppress(Exception):
         stream.flush()
-    outlet = Outlet(descriptor, encoding, os.isatty(descriptor))
-    _installed.append(outlet)
-    return outlet
+    new = OutputStream(descriptor, encoding, os.isatty(descriptor))
+    _installed.append(new)
+    return new
 
 
 def _after_a_fork() -> None:
-    for outlet in _installed:
-        outlet.alone()
+    for stream in _installed:
+        stream.reset_after_fork()
 
 
 @contextmanager
-def beside_a_run() -> Iterator[None]:
-    """While this lasts, writing waits for no reader; at its end what is queued is written."""
-    guard_logs()
-    outlets = list(_installed)
-    for outlet in outlets:
-        outlet.begin()
+def during_a_run() -> Iterator[None]:
+    """Let writes never block inside this block; at its end the queue is written."""
+    make_logs_safe()
+    streams = list(_installed)
+    for stream in streams:
+        stream.begin()
     try:
         yield
     finally:
-        for outlet in outlets:
-            outlet.end()
+        for stream in streams:
+            stream.end()
 
 
 def hurry() -> None:
-    """Somebody wants the process to end: from now on no reader is waited for at length."""
-    for outlet in _installed:
-        outlet.patience = LAST_WORDS
+    """The process was interrupted: from now on wait only a short time for readers."""
+    for stream in _installed:
+        stream.max_wait = FLUSH_SECONDS
 
 
-def last_words() -> None:
-    """Before the process ends in a hurry."""
-    for outlet in _installed:
-        outlet.last_words()
+def flush_queues() -> None:
+    """Write queued output before the process ends, waiting only a short time."""
+    for stream in _installed:
+        stream.flush_queue()
 
 
 # ---- logging
 
 
-class Harmless(logging.Formatter):
-    """Formats as another formatter does, with the message and the traceback made harmless to a terminal."""
+class SafeFormatter(logging.Formatter):
+    """Formats as another formatter does, after control characters of message and traceback are escaped."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
         self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        tame = copy.copy(record)
-        tame.msg, tame.args = shown_lines(record.getMessage()), None
+        safe = copy.copy(record)
+        safe.msg, safe.args = shown_lines(record.getMessage()), None
         if record.exc_info and not record.exc_text:
-            tame.exc_text = self._inner.formatException(record.exc_info)
-        if tame.exc_text:
-            tame.exc_text = shown_lines(tame.exc_text)
-        return self._inner.format(tame)
+            safe.exc_text = self._inner.formatException(record.exc_info)
+        if safe.exc_text:
+            safe.exc_text = shown_lines(safe.exc_text)
+        return self._inner.format(safe)
 
 
 class _LastResort(logging.Handler):
-    """What is logged where nobody set up logging."""
+    """Writes log records when the program has not configured logging."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        self.setFormatter(Harmless(logging.Formatter("%(message)s")))
+        self.setFormatter(SafeFormatter(logging.Formatter("%(message)s")))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -355,18 +355,18 @@ class _LastResort(logging.Handler):
             self.handleError(record)
 
 
-def guard_logs() -> None:
-    """Handlers that write where a person looks write nothing that a terminal obeys, whoever set them up."""
+def make_logs_safe() -> None:
+    """Escape control characters in every logging handler that writes to a terminal, also in handlers of the user."""
     known = [logging.getLogger(), *logging.root.manager.loggerDict.values()]
     for handler in [handler for logger in known for handler in getattr(logger, "handlers", ())]:
-        if isinstance(handler, logging.StreamHandler) and _seen_by_people(handler.stream):
+        if isinstance(handler, logging.StreamHandler) and _is_shown(handler.stream):
             formatter = handler.formatter or logging.Formatter()
-            if not isinstance(formatter, Harmless):
-                handler.setFormatter(Harmless(formatter))
+            if not isinstance(formatter, SafeFormatter):
+                handler.setFormatter(SafeFormatter(formatter))
 
 
-def _seen_by_people(stream: Any) -> bool:
+def _is_shown(stream: Any) -> bool:
     try:
         return stream in (sys.stdout, sys.stderr) or stream.isatty()
-    except Exception:  # a stream of somebody's own, or a closed one
+    except Exception:  # a stream of the user's own, or a closed one
         return False

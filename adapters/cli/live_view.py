@@ -1,4 +1,4 @@
-"""What a person sees while a chain runs: live by level on a terminal, one line per step elsewhere."""
+"""The progress of a running chain: a live table on a terminal, one line for each step elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from towpath.adapters.wording import duration, place
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -27,7 +28,7 @@ from towpath.model import Plan, StepStatus
 
 from .screen import block, line, words
 
-MAX_LINES = 24  # steps shown one by one; wider chains are shown level by level
+MAX_LINES = 24  # a chain with more steps is shown level by level
 
 SIGNS = {
     StepStatus.QUEUED: ("·", "dim"),
@@ -42,13 +43,13 @@ SIGNS = {
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What is known of one step."""
+class _StepState:
+    """What the facts so far say about one step."""
 
     level: int
     status: StepStatus | None = None
     items: int | None = None
-    over: int = 0
+    ended: int = 0
     failed: int = 0
     began: float = 0.0
     took: float | None = None
@@ -57,9 +58,9 @@ class _Seen:
 
 @dataclass(slots=True)
 class Watch:
-    """Follows one run through its facts. Use as a context manager; `told` is an engine's listener.
+    """Shows one run while it runs. Use it as a context manager, with `on_fact` as the engine's listener.
 
-    Without a `run_id` it is the first run that is heard of: runs inside its steps come later.
+    Without a `run_id` it follows the first run that reports a fact; runs inside its steps start later.
     """
 
     console: Console
@@ -67,12 +68,12 @@ class Watch:
     run_id: str | None = None
     quiet: bool = False
     progress: Callable[[str], dict[str, tuple[float, float | None]]] | None = None
-    _steps: dict[str, _Seen] = field(default_factory=dict)
+    _steps: dict[str, _StepState] = field(default_factory=dict)
     _live: Live | None = None
     _began: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Watch:
-        self._steps = {step.id: _Seen(step.level) for step in self.plan.steps}
+        self._steps = {step.id: _StepState(step.level) for step in self.plan.steps}
         if self.console.is_terminal and not self.quiet:
             self._live = Live(console=self.console, get_renderable=self._safely, refresh_per_second=8, transient=False)
             self._live.start()
@@ -82,58 +83,58 @@ class Watch:
         if self._live is not None:
             self._live.stop()
 
-    def told(self, run_id: str, fact: Fact) -> None:
-        """Take note of a recorded fact."""
+    def on_fact(self, run_id: str, fact: Fact) -> None:
+        """Listener: update the view with a recorded fact."""
         self.run_id = self.run_id or run_id
         if self.run_id != run_id:
             return
         if isinstance(fact, StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied):
-            seen = self._steps.get(fact.step)
-            if seen is not None:
-                self._note(seen, fact)
+            state = self._steps.get(fact.step)
+            if state is not None:
+                self._note(state, fact)
         elif isinstance(fact, ChainPaused | ChainEnded) and self._live is not None:
             self._live.refresh()
 
-    def _note(self, seen: _Seen, fact: Fact) -> None:
+    def _note(self, state: _StepState, fact: Fact) -> None:
         now = time.monotonic()
         if isinstance(fact, StepReady) and fact.item is None:
-            seen.items = fact.count
-            seen.began = seen.began or now
-            seen.status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
+            state.items = fact.count
+            state.began = state.began or now
+            state.status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
         elif isinstance(fact, StepStarted) and fact.item is None:
-            seen.status, seen.began = StepStatus.EXECUTING, seen.began or now
+            state.status, state.began = StepStatus.EXECUTING, state.began or now
         elif isinstance(fact, StepRetried):
-            seen.note = f"try {fact.attempt} failed: {fact.error.message}; again in {fact.delay:.1f} s"
-            self._line(f"  ↻ {fact.step}{_item(fact.item)}: {seen.note}", "yellow")
+            state.note = f"try {fact.attempt} failed: {fact.error.message}; again in {fact.delay:.1f} s"
+            self._line(f"  ↻ {place(fact.step, fact.item)}: {state.note}", "yellow")
         elif isinstance(fact, StepEnded | StepDropped | DecisionApplied):
-            self._over(seen, fact, now)
+            self._note_end(state, fact, now)
 
-    def _over(self, seen: _Seen, fact: StepEnded | StepDropped | DecisionApplied, now: float) -> None:
+    def _note_end(self, state: _StepState, fact: StepEnded | StepDropped | DecisionApplied, now: float) -> None:
         error = None if isinstance(fact, StepDropped) else fact.error
         if fact.item is not None:
-            seen.over += fact.status.final
-            seen.failed += fact.status is StepStatus.FAILED
+            state.ended += fact.status.final
+            state.failed += fact.status is StepStatus.FAILED
         else:
-            seen.status = fact.status
-            seen.took = now - seen.began if seen.began else None
+            state.status = fact.status
+            state.took = now - state.began if state.began else None
         reason = getattr(fact, "reason", "")
         if error is not None:
-            seen.note = error.message
+            state.note = error.message
         elif fact.item is None:
-            seen.note = reason
+            state.note = reason
         if fact.item is None or fact.status is StepStatus.FAILED:
             sign, style = SIGNS[fact.status]
-            took = f"  {seen.took:.2f} s" if seen.took is not None and fact.item is None else ""
+            took = f"  {duration(state.took)}" if state.took is not None and fact.item is None else ""
             about = f"  {error.message if error else reason}" if error or reason else ""
-            count = f"  {seen.over}/{seen.items}" if seen.items is not None and fact.item is None else ""
-            self._line(f"  {sign} {fact.step}{_item(fact.item)}{count}{took}{about}", style)
+            count = f"  {state.ended}/{state.items}" if state.items is not None and fact.item is None else ""
+            self._line(f"  {sign} {place(fact.step, fact.item)}{count}{took}{about}", style)
 
     def _line(self, text: str, style: str) -> None:
         if self._live is None and not self.quiet:
             self.console.print(block(text, style))
 
     def _safely(self) -> RenderableType:
-        """The picture, or none: what cannot be drawn must not end the thread that draws."""
+        """The view, or a line with the error: an exception would end the thread that draws."""
         try:
             return self._render()
         except Exception as error:
@@ -143,7 +144,7 @@ class Watch:
         table = Table.grid(padding=(0, 1), expand=True)
         for _ in range(5):
             table.add_column(no_wrap=True)
-        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # what is long is cut, never the step's name
+        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # cut the note, never the step's name
         if len(self._steps) <= MAX_LINES:
             self._render_steps(table)
         else:
@@ -154,41 +155,37 @@ class Watch:
     def _render_steps(self, table: Table) -> None:
         progress = self.progress(self.run_id) if self.progress is not None and self.run_id else {}
         level = -1
-        for step_id, seen in self._steps.items():
-            label = f"level {seen.level}" if seen.level != level else ""
-            level = seen.level
-            sign, style = SIGNS[seen.status] if seen.status is not None else ("○", "dim")
+        for step_id, state in self._steps.items():
+            label = f"level {state.level}" if state.level != level else ""
+            level = state.level
+            sign, style = SIGNS[state.status] if state.status is not None else ("○", "dim")
             done, total = progress.get(step_id, (0, None))
             bar: RenderableType = ""
-            if seen.items is not None:
-                done, total = seen.over, seen.items
+            if state.items is not None:
+                done, total = state.ended, state.items
             count = f"{done:g}/{total:g}" if total is not None else ""
-            if total and not (seen.status is not None and seen.status.final):
+            if total and not (state.status is not None and state.status.final):
                 bar = ProgressBar(total=total, completed=done, width=20)
-            took = f"{seen.took:.2f} s" if seen.took is not None else ""
+            took = duration(state.took) if state.took is not None else ""
             table.add_row(
                 Text(label, style="dim"),
                 Text(sign, style=style),
-                words(step_id, "" if seen.status else "dim"),
+                words(step_id, "" if state.status else "dim"),
                 bar or Text(took, style="dim"),
                 count,
-                words(seen.note, "red" if seen.failed or seen.status is StepStatus.FAILED else "dim"),
+                words(state.note, "red" if state.failed or state.status is StepStatus.FAILED else "dim"),
             )
 
     def _render_levels(self, table: Table) -> None:
-        levels: dict[int, list[_Seen]] = {}
-        for seen in self._steps.values():
-            levels.setdefault(seen.level, []).append(seen)
+        levels: dict[int, list[_StepState]] = {}
+        for state in self._steps.values():
+            levels.setdefault(state.level, []).append(state)
         open_levels = [n for n, steps in levels.items() if any(s.status is None or not s.status.final for s in steps)]
         first = open_levels[0] if open_levels else max(levels)
         for n in sorted(levels)[max(0, first - 3) : first + MAX_LINES - 3]:
             steps = levels[n]
-            over = sum(s.status is not None and s.status.final for s in steps)
+            ended = sum(s.status is not None and s.status.final for s in steps)
             failed = sum(s.status is StepStatus.FAILED for s in steps)
-            bar = ProgressBar(total=len(steps), completed=over, width=20)
+            bar = ProgressBar(total=len(steps), completed=ended, width=20)
             note = Text(f"{failed} failed", style="red") if failed else Text("")
-            table.add_row(Text(f"level {n}", style="dim"), "", "", bar, f"{over}/{len(steps)}", note)
-
-
-def _item(item: int | None) -> str:
-    return "" if item is None else f"[{item}]"
+            table.add_row(Text(f"level {n}", style="dim"), "", "", bar, f"{ended}/{len(steps)}", note)

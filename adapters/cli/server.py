@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
 from towpath.adapters.settings import settle
 from towpath.adapters.task_group import background_tasks
+from towpath.adapters.wiring import open_engine
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 
-from .options import engine_of, import_modules, import_option, json_option, run_async, store_option
-from .outlet import beside_a_run, guard_logs, hurry
-from .screen import print_json, say, terminal, words
+from .options import import_modules, import_option, json_option, run_async, store_option
+from .screen import print_json, say, table, terminal, words
+from .streams import during_a_run, hurry, make_logs_safe
 from .tables import when
 
 if TYPE_CHECKING:
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
 
     from towpath.adapters.http.records import Records
 
-GRACE = 5  # seconds that answers under way are given when the server stops
-QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these tell values
+GRACE = 5  # seconds that open responses get to finish when the server stops
+QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these log values
 _TOKEN = re.compile(r"(/a/)[^/?\s]+")
 
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name that it may be called by.")
-@click.option("--chains", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Chain files to start.")
-@click.option("--execute", is_flag=True, help="Work on runs that are started here or that nobody works on.")
+@click.option("--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
+@click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A further host name of the server.")
+@click.option("--chains", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Chain files to offer.")
+@click.option("--execute", is_flag=True, help="Run what is started here, and unattended runs.")
 @click.option("--access-log", is_flag=True, help="Log every request, without tokens and queries.")
 @import_option
 @store_option
 @json_option
 def serve_verb(modules: tuple[str, ...], store: str | None, as_json: bool, **how: Any) -> int:
-    """Serve the pages and the HTTP API until it is stopped (Ctrl-C or SIGTERM).
+    """Start the server: pages and HTTP API. Ctrl-C or SIGTERM stops it.
 
-    Without a key (`towpath keys add`) only this machine is let in.
+    Without a key (`towpath keys add`) it accepts only requests from this machine.
     """
     import_modules(modules)
     table: Mapping[str, Any] = getattr(settle(store), "server", {})
-    with beside_a_run():
+    with during_a_run():
         return run_async(_serve, table, store, as_json, **how)
 
 
@@ -71,7 +71,7 @@ async def _serve(
         from towpath.adapters.http.application import create_app  # noqa: PLC0415 - a web framework
         from towpath.adapters.http.server_settings import settings_from  # noqa: PLC0415
     settings = settings_from(table, more_hosts=(*hosts, _url_host(host)), **wanted)
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         app = create_app(engine, settings)
         await _refuse_open_door(app.state.records, host)
         with _listening(host, port) as listener:
@@ -90,9 +90,9 @@ async def _refuse_open_door(records: Records, host: str) -> None:
     if not _is_loopback(host) and not await records.any_key():
         raise InputInvalid(
             "E_SERVE_KEYS",
-            "without a key the server listens to this machine only",
+            "the server has no key yet, so it listens on this machine only",
             found=host,
-            cure="make one first: towpath keys add NAME --role admin",
+            cure="make a key first: towpath keys add NAME --role admin",
         )
 
 
@@ -111,7 +111,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.create_server((host, port), family=family, backlog=2_048)
     except OSError as error:
         why = error.strerror or str(error)
-        cure = "choose another --port; 0 takes a free one"
+        cure = "choose another --port; 0 takes a free port"
         raise ServerFailed("E_SERVE_PORT", f"cannot listen on {host} port {port}: {why}", cure=cure) from None
     with listener:
         yield listener
@@ -137,8 +137,8 @@ async def _until_stopped(app: Starlette, listener: socket.socket, access_log: bo
 
 
 async def _stop_without_store(server: Any, app: Starlette) -> None:
-    """A server that can record nothing any more ends, so that somebody starts it again."""
-    while app.state.engine.store.broken is None:  # noqa: ASYNC110 - what breaks is no task of ours
+    """Stop the server when its store is broken, so that a supervisor can restart it."""
+    while app.state.engine.store.broken is None:  # noqa: ASYNC110 - the store sets no event
         await asyncio.sleep(1)
     server.should_exit = True
     app.state.feed.close()
@@ -151,7 +151,7 @@ def _no_signals() -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_signals(server: Any, app: Starlette) -> Iterator[None]:
-    """Once ends event streams and lets answers finish; twice lets nothing finish."""
+    """The first signal ends event streams and lets responses finish; the second one ends those too."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -161,7 +161,7 @@ def _stopped_by_signals(server: Any, app: Starlette) -> Iterator[None]:
         app.state.feed.close()
 
     ending = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that goes away; nohup decides otherwise
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal was closed; under nohup it is ignored
         ending.append(signal.SIGHUP)
     for number in ending:
         loop.add_signal_handler(number, stop)
@@ -173,21 +173,21 @@ def _stopped_by_signals(server: Any, app: Starlette) -> Iterator[None]:
 
 
 class WithoutTokens(logging.Filter):
-    """Takes the tokens of approval links, and queries, out of what is logged of requests."""
+    """Removes tokens of approval links, and query strings, from log lines of requests."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(_told(arg) if isinstance(arg, str) else arg for arg in record.args)
+            record.args = tuple(_without_token(arg) if isinstance(arg, str) else arg for arg in record.args)
         record.msg = _TOKEN.sub(r"\1***", record.msg) if isinstance(record.msg, str) else record.msg
         return True
 
 
-def _told(text: str) -> str:
+def _without_token(text: str) -> str:
     return _TOKEN.sub(r"\1***", text.partition("?")[0] if text.startswith("/") else text)
 
 
 def _guard_logs() -> None:
-    """Loggers that would tell values: those of requests are filtered, those of statements and headers kept quiet."""
+    """Keep secrets out of logs: filter request lines, and quieten loggers that write statements or headers."""
     access = logging.getLogger("uvicorn.access")
     if not any(isinstance(one, WithoutTokens) for one in access.filters):
         access.addFilter(WithoutTokens())
@@ -195,7 +195,7 @@ def _guard_logs() -> None:
         logging.getLogger(name).setLevel(max(logging.getLogger(name).level, logging.WARNING))
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    guard_logs()
+    make_logs_safe()
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def _server_needed() -> Iterator[None]:
 
 @click.group("keys")
 def keys_verb() -> None:
-    """Who may use the server: add, ls, revoke."""
+    """Keys of the server: add, ls, revoke."""
 
 
 @keys_verb.command("add")
@@ -223,10 +223,9 @@ def keys_verb() -> None:
 @store_option
 @json_option
 def add_key(name: str, role: str, store: str | None, as_json: bool) -> int:
-    """Make a key for NAME. It is shown once and kept nowhere.
+    """Make a key for NAME. It is printed once; the store keeps only a hash.
 
-    A viewer looks; an operator also starts and steers runs; an approver looks, decides and edits; an admin may
-    do everything.
+    viewer: read. operator: also start and control runs. approver: read, decide and edit. admin: everything.
     """
     return run_async(_add, name, role, store, as_json)
 
@@ -236,13 +235,13 @@ async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
     key = new_key()
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         row = await Records(engine).add_key(key_name(name), role, key_digest(key))
     if as_json:
         print_json({**row, "key": key})
     else:
         say(key)
-        say(f"the key of {name} ({role}); it is not shown again", err=True)
+        say(f"the key of {name} ({role}); it is not printed again", err=True)
     return 0
 
 
@@ -250,24 +249,22 @@ async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
 @store_option
 @json_option
 def list_keys(store: str | None, as_json: bool) -> int:
-    """List all keys ever made, without the keys."""
+    """List the names and roles of all keys, revoked ones too."""
     return run_async(_list, store, as_json)
 
 
 async def _list(store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         rows = await Records(engine).list_keys()
     if as_json:
         print_json(rows)
         return 0
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("name", "role", "made", "revoked"):
-        table.add_column(column)
+    listed = table("name", "role", "made", "revoked")
     for row in rows:
-        table.add_row(words(row["name"]), words(row["role"]), when(row["created_at"]), when(row["revoked_at"]))
-    terminal().print(table)
+        listed.add_row(words(row["name"]), words(row["role"]), when(row["created_at"]), when(row["revoked_at"]))
+    terminal().print(listed)
     return 0
 
 
@@ -276,18 +273,18 @@ async def _list(store: str | None, as_json: bool) -> int:
 @store_option
 @json_option
 def revoke_key(name: str, store: str | None, as_json: bool) -> int:
-    """End the key of NAME for good, from the next request on."""
+    """Revoke the key of NAME for good, from the next request on."""
     return run_async(_revoke, name, store, as_json)
 
 
 async def _revoke(name: str, store: str | None, as_json: bool) -> int:
     from towpath.adapters.http.records import Records  # noqa: PLC0415
 
-    async with engine_of(store) as engine:
+    async with open_engine(store) as engine:
         if not await Records(engine).revoke_key(name):
-            raise InputInvalid("E_KEY_MISSING", "there is no key of that name in use", found=name)
+            raise InputInvalid("E_KEY_MISSING", "no active key has this name", found=name)
     if as_json:
         print_json({"name": name, "revoked": True})
     else:
-        say(f"{name} is let in no more")
+        say(f"the key of {name} is revoked")
     return 0

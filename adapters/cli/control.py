@@ -1,12 +1,12 @@
-"""Verbs that steer runs and look after the store: pause, cancel, fsck."""
+"""Verbs that control runs and check the store: pause, cancel, fsck."""
 
 from __future__ import annotations
 
 import click
 
-from towpath.adapters.wiring import check_store
+from towpath.adapters.wiring import check_store, open_engine
 
-from .options import engine_of, find_run, json_option, run_async, store_option
+from .options import find_run, json_option, run_async, store_option
 from .screen import print_json, say
 
 
@@ -15,8 +15,8 @@ from .screen import print_json, say
 @store_option
 @json_option
 def pause_verb(run: str, store: str | None, as_json: bool) -> int:
-    """Let RUN start nothing more; steps that work are finished. `resume` goes on."""
-    return run_async(_steer, "pause", run, store, as_json)
+    """Start no new step of RUN; running steps finish. `towpath resume` continues it."""
+    return run_async(_request, "pause", run, store, as_json)
 
 
 @click.command("cancel")
@@ -24,12 +24,12 @@ def pause_verb(run: str, store: str | None, as_json: bool) -> int:
 @store_option
 @json_option
 def cancel_verb(run: str, store: str | None, as_json: bool) -> int:
-    """End RUN: recorded at once, steps that work are stopped by whoever runs them."""
-    return run_async(_steer, "cancel", run, store, as_json)
+    """Cancel RUN. This is recorded at once; the process that runs its steps then stops them."""
+    return run_async(_request, "cancel", run, store, as_json)
 
 
-async def _steer(what: str, run: str, store: str | None, as_json: bool) -> int:
-    async with engine_of(store) as engine:
+async def _request(what: str, run: str, store: str | None, as_json: bool) -> int:
+    async with open_engine(store) as engine:
         run_id = await find_run(engine, run)
         status = await (engine.pause if what == "pause" else engine.cancel)(run_id)
     if as_json:
@@ -37,18 +37,18 @@ async def _steer(what: str, run: str, store: str | None, as_json: bool) -> int:
     elif status.final or status == "paused":
         say(f"{run_id} is {status}")
     else:
-        say(f"{run_id}: asked its owner to {what}; it is {status} until then")
+        say(f"{run_id}: {what} requested; the run is still {status}")
     return 0
 
 
 @click.command("fsck")
-@click.option("--repair", is_flag=True, help="Mend what can be mended without losing anything.")
-@click.option("--grace", default=3600.0, show_default=True, help="Seconds that unnamed files are left alone.")
-@click.option("--quick", is_flag=True, help="Do not read the bytes of every blob.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired without losing data.")
+@click.option("--grace", default=3600.0, show_default=True, help="Ignore files without a row younger than this (s).")
+@click.option("--quick", is_flag=True, help="Do not read the bytes of the blobs.")
 @store_option
 @json_option
 def fsck_verb(repair: bool, grace: float, quick: bool, store: str | None, as_json: bool) -> int:
-    """Check the store: rows, versions, lineage, blobs, audit trail. Exit 1 if something is wrong."""
+    """Check the store: rows, versions, lineage, blobs, audit trail. Exit code 1 if something is wrong."""
     report = run_async(check_store, store, repair=repair, grace=grace, deep=not quick)
     left = [finding for finding in report.problems if not finding.repaired]
     if as_json:
@@ -66,8 +66,8 @@ def fsck_verb(repair: bool, grace: float, quick: bool, store: str | None, as_jso
         say(state, f" {finding.code} {finding.table} {finding.row}: {finding.sentence}")
     for note in report.notes:
         say(f"note {note}")
-    looked = ", ".join(f"{n} {what}" for what, n in report.counts.items())
-    say(f"{'clean' if not left else f'{len(left)} problems'}: looked at {looked}")
+    checked = ", ".join(f"{n} {what}" for what, n in report.counts.items())
+    say(f"{'clean' if not left else f'{len(left)} problems'}: checked {checked}")
     if report.counts.get("blobs", 0) > report.counts.get("blob files", 0):
-        say("blobs that have no file of their own are small: they lie in the database")
+        say("small blobs have no file: their bytes are in the database")
     return 1 if left else 0

@@ -1,4 +1,4 @@
-"""Verbs that only look at chains: plan, validate, schema."""
+"""Verbs for chains, which run nothing: plan, validate, schema."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from towpath.chain_schema import schema
 from towpath.errors import ChainInvalid, TowpathError
 from towpath.graph import mermaid
 
-from . import tell_problems
+from . import print_problems
 from .options import import_modules, import_option, json_option
-from .outlet import shown_lines, write
-from .running import load_runnable
+from .run import load_runnable
 from .screen import print_json, say, terminal
-from .tables import plan_json, plan_text
+from .streams import shown_lines, write
+from .tables import plan_json, print_plan
 
 
 @click.command("plan")
 @click.argument("file")
-@click.option("--mermaid", "as_mermaid", is_flag=True, help="Print the picture as Mermaid text.")
+@click.option("--mermaid", "as_mermaid", is_flag=True, help="Print a Mermaid diagram instead.")
 @import_option
 @json_option
 def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bool) -> int:
-    """Show the levels, the critical path and the picture of a chain."""
+    """Show the levels and the critical path of a chain: a YAML FILE, or module:chain."""
     import_modules(modules)
     plan = load_runnable(file).plan
     if as_json:
@@ -31,16 +31,16 @@ def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bo
     elif as_mermaid:
         write(shown_lines(mermaid(plan)))
     else:
-        plan_text(terminal(), plan)
+        print_plan(terminal(), plan)
     return 0
 
 
 @click.command("validate")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--no-import", is_flag=True, help="Import nothing: step functions are not looked for.")
+@click.option("--no-import", is_flag=True, help="Do not import step functions.")
 @json_option
 def validate_verb(files: tuple[str, ...], no_import: bool, as_json: bool) -> int:
-    """Say everything that is wrong with chain files, all at once."""
+    """Check chain files and list all their errors."""
     found: list[TowpathError] = []
     good: list[str] = []
     for file in files:
@@ -55,7 +55,7 @@ def validate_verb(files: tuple[str, ...], no_import: bool, as_json: bool) -> int
     for text in good:
         say(("ok ", "green"), text)
     for invalid in found:
-        tell_problems(invalid.problems)
+        print_problems(invalid.problems)
     return 2 if found else 0
 
 

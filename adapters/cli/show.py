@@ -1,4 +1,4 @@
-"""Verbs that show what is recorded: ls, show, logs, artifacts, get."""
+"""Verbs that show what the store holds: ls, show, logs, artifacts, get."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import anyio
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from towpath.adapters.wiring import open_engine
+from towpath.adapters.wording import lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
@@ -18,25 +19,17 @@ from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 from towpath.service import Engine
 
-from .options import engine_of, find_run, json_option, run_async, store_option
-from .screen import block, line, print_json, say, terminal, words
-from .tables import (
-    CHAIN_STYLE,
-    artifact_json,
-    lasted,
-    run_json,
-    size_text,
-    step_json,
-    steps_table,
-    value_text,
-    when,
-)
+from .options import find_run, json_option, run_async, store_option
+from .screen import block, line, print_json, say, table, terminal, words
+from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
+
+_LISTED = ("id", "name", "status", "status_reason", "current_level", "started_at", "completed_at", "error_code")
 
 
 @click.command("ls")
-@click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs of this status.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--inner", is_flag=True, help="Also the runs inside steps of other runs.")
+@click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs with this status.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many runs.")
+@click.option("--inner", is_flag=True, help="Also runs that are inside a step of another run.")
 @store_option
 @json_option
 def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
@@ -45,32 +38,20 @@ def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_j
 
 
 async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
     if as_json:
-        names = (
-            "id",
-            "name",
-            "status",
-            "status_reason",
-            "current_level",
-            "started_at",
-            "completed_at",
-            "error_code",
-        )
-        print_json([{name: row[name] for name in names} for row in rows])
+        print_json([{name: row[name] for name in _LISTED} for row in rows])
         return 0
     console = terminal()
     if not rows:
         console.print("no runs yet; start one with: towpath run FILE")
         return 0
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("run", "chain", "status", "started", "took", "why"):
-        table.add_column(column, no_wrap=column in ("run", "started"))
+    listed = table("run", "chain", "status", "started", "took", "why", fixed=("run", "started"))
     for row in rows:
         state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
         why = row["error_message"] or row["status_reason"] or ""
-        table.add_row(
+        listed.add_row(
             words(row["id"]),
             words(row["name"]),
             state,
@@ -78,23 +59,26 @@ async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as
             lasted(row["started_at"], row["completed_at"]),
             words(why),
         )
-    console.print(table)
+    console.print(listed)
     return 0
 
 
 @click.command("show")
 @click.argument("run")
 @click.argument("step", required=False)
-@click.option("-v", "verbose", is_flag=True, help="With tracebacks of failed steps.")
+@click.option("-v", "verbose", is_flag=True, help="Also print tracebacks of failed steps.")
 @store_option
 @json_option
 def show_verb(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
-    """Show RUN (an id, part of one, or `last`), or one STEP of it: `step` or `step[2]`."""
+    """Show RUN (an id, a part of one, or `last`), or one STEP of it.
+
+    STEP is the id of a step (`resize`), or an item of it (`resize[2]`).
+    """
     return run_async(_show, run, step, verbose, store, as_json)
 
 
 async def _show(run: str, step: str | None, verbose: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine, engine.store.one_moment():
+    async with open_engine(store, readonly=True) as engine, engine.store.one_moment():
         found = await engine.snapshot(await find_run(engine, run))
         one = pick_step(found, step) if step else None
         if as_json:
@@ -107,7 +91,7 @@ async def _show(run: str, step: str | None, verbose: bool, store: str | None, as
 
 
 def pick_step(run: Run, text: str) -> StepRun:
-    """`step` or `step[2]`. Raises InputInvalid (E_STEP_UNKNOWN)."""
+    """The step of a run that `step` or `step[2]` names. Raises InputInvalid (E_STEP_UNKNOWN)."""
     name, bracket, rest = text.partition("[")
     try:
         found = run[name]
@@ -134,7 +118,7 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
     if run.error is not None:
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
-    steps_table(console, run, rows)
+    print_steps(console, run, rows)
     if verbose:
         for step in run.steps:
             for one in (step, *step.items):
@@ -142,15 +126,15 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
 
 
 async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
-    name = step.id if step.item is None else f"{step.id}[{step.item}]"
-    console.print(line((name, "bold"), f"  {step.status or 'not reached'}  ", (f"tries: {step.attempt}", "dim")))
+    heading = (place(step.id, step.item), "bold"), f"  {step.status or 'not reached'}  "
+    console.print(line(*heading, (f"tries: {step.attempt}", "dim")))
     if step.server is not None:
         console.print(words(f"server {step.server}, prompt {step.prompt_id}", "dim"))
     if step.error is not None:
         console.print(block(f"{step.error.message} [{step.error.code}]", "red"))
     _show_traceback(console, step)
     if not step.items:
-        await value_text(console, step)
+        await print_value(console, step)
     for a in step.artifacts:
         console.print(words(f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"))
     for log in logs:
@@ -167,16 +151,16 @@ def _show_traceback(console: Console, step: StepRun) -> None:
 @click.command("logs")
 @click.argument("run")
 @click.argument("step", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run is over.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended or paused.")
 @store_option
 @json_option
 def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    """Show what the steps of RUN logged (`context().logger`)."""
+    """Show what the steps of RUN logged with `context().logger`."""
     return run_async(_logs, run, step, follow, store, as_json)
 
 
 async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
         if step is not None:
             pick_step(await engine.snapshot(run_id), step)
@@ -184,45 +168,45 @@ async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_
             logs = await engine.store.logs(run_id)
             print_json([log for log in logs if step in (None, log["step_id"], _place(log))])
             return 0
-        shown: dict[tuple[str, int], str] = {}
+        printed: dict[tuple[str, int], str] = {}
         while True:
-            over = (await engine.store.load(run_id)).status
+            status = (await engine.store.load(run_id)).status
             for log in await engine.store.logs(run_id):
                 if step in (None, log["step_id"], _place(log)):
-                    _print_new(log, shown)
-            if not follow or over.final or over is ChainStatus.PAUSED:
+                    _print_new(log, printed)
+            if not follow or status.final or status is ChainStatus.PAUSED:
                 return 0
             await anyio.sleep(0.5)
 
 
 def _place(log: dict[str, Any]) -> str:
-    return log["step_id"] if log["item_index"] is None else f"{log['step_id']}[{log['item_index']}]"
+    return place(log["step_id"], log["item_index"])
 
 
-def _print_new(log: dict[str, Any], shown: dict[tuple[str, int], str]) -> None:
-    """The lines of a log that were not printed yet."""
+def _print_new(log: dict[str, Any], printed: dict[tuple[str, int], str]) -> None:
+    """Print the lines of a log that are new since the last call."""
     key = (_place(log), log["attempt"])
-    before = shown.get(key, "")
+    before = printed.get(key, "")
     text: str = log["text"]
     new = text[len(before) :] if text.startswith(before) else text
     for logged in new.rstrip("\n").split("\n") if new else ():
         say(f"{key[0]} {logged}")
-    shown[key] = text
+    printed[key] = text
 
 
 @click.command("artifacts")
 @click.argument("run", required=False)
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--all-versions", is_flag=True, help="Old versions too.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many files.")
+@click.option("--all-versions", is_flag=True, help="Also versions that were replaced.")
 @store_option
 @json_option
 def artifacts_verb(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
-    """List files that runs made, newest first; of one RUN, all of them."""
+    """List the newest files in the store, or all files of RUN."""
     return run_async(_artifacts, run, limit, all_versions, store, as_json)
 
 
 async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str | None, as_json: bool) -> int:
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         chain = await find_run(engine, run) if run else None
         latest = None if all_versions else True
         rows = await engine.list_artifacts(limit, 0, None, None, latest, chain)
@@ -232,45 +216,40 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
     if as_json:
         print_json(rows)
         return 0
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("artifact", "step", "output", "file", "type", "size", "made"):
-        table.add_column(
-            column, justify="right" if column == "size" else "left", no_wrap=column in ("artifact", "made")
-        )
+    columns = ("artifact", "step", "output", "file", "type", "size", "made")
+    listed = table(*columns, right=("size",), fixed=("artifact", "made"))
     for row in rows:
         made_by = steps.get(row["workflow_id"])
-        step = (
-            ""
-            if made_by is None
-            else made_by["step_id"] + ("" if made_by["item_index"] is None else f"[{made_by['item_index']}]")
-        )
-        table.add_row(
+        listed.add_row(
             words(row["id"]),
-            words(step),
+            words("" if made_by is None else _place(made_by)),
             words(f"{row['name']} v{row['version']}"),
             words(row["filename"]),
             words(row["media_type"]),
             size_text(row["file_size"]),
             when(row["created_at"]),
         )
-    terminal().print(table)
+    terminal().print(listed)
     return 0
 
 
 @click.command("get")
 @click.argument("run")
 @click.argument("step", required=False)
-@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder to write to.")
+@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False), help="Folder to copy to.")
 @store_option
 @json_option
 def get_verb(run: str, step: str | None, folder: str, store: str | None, as_json: bool) -> int:
-    """Write the files of RUN (or of one STEP) into a folder: `<step>/[<item>/]<file name>`."""
+    """Copy the files of RUN, or of one STEP of it, into a folder.
+
+    Each file becomes `<step>/<file name>`, or `<step>/<item>/<file name>`.
+    """
     return run_async(_get, run, step, Path(folder), store, as_json)
 
 
 async def _get(run: str, step: str | None, folder: Path, store: str | None, as_json: bool) -> int:
     written: list[dict[str, Any]] = []
-    async with engine_of(store, readonly=True) as engine:
+    async with open_engine(store, readonly=True) as engine:
         found = await engine.snapshot(await find_run(engine, run))
         for one in [pick_step(found, step)] if step else found.steps:
             for part in one.items or [one]:
@@ -288,10 +267,10 @@ async def _get(run: str, step: str | None, folder: Path, store: str | None, as_j
 
 
 def _targets(folder: Path, step: StepRun) -> list[tuple[Artifact, Path]]:
-    """Where each file of a step goes; two of the same name get their output's name in front."""
-    place = folder / step.id if step.item is None else folder / step.id / str(step.item)
+    """The path of each file of a step. Files with the same name get the name of their output in front."""
+    below = folder / step.id if step.item is None else folder / step.id / str(step.item)
     names = [artifact.filename for artifact in step.artifacts]
     return [
-        (a, place / safe_filename(a.filename if names.count(a.filename) == 1 else f"{a.name}-{a.filename}"))
+        (a, below / safe_filename(a.filename if names.count(a.filename) == 1 else f"{a.name}-{a.filename}"))
         for a in step.artifacts
     ]

@@ -1,0 +1,38 @@
+"""Durations, sizes and places of steps as people read them, on the command line and on the pages."""
+
+from __future__ import annotations
+
+_MINUTE, _HOUR = 60, 3600
+
+
+def duration(seconds: float) -> str:
+    """`250 ms`, `3.2 s`, `1 min 15 s`, `2 h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    large, small = (("min", _MINUTE), ("s", 1)) if seconds < _HOUR else (("h", _HOUR), ("min", _MINUTE))
+    rest = int(seconds % large[1] // small[1])
+    return f"{int(seconds // large[1])} {large[0]}" + (f" {rest} {small[0]}" if rest else "")
+
+
+def lasted(started: int | None, ended: int | None) -> str:
+    """The duration between two times in microseconds; empty if one of them is not known."""
+    return "" if started is None or ended is None else duration(max(0, ended - started) / 1e6)
+
+
+def size_text(size: int) -> str:
+    """A number of bytes: `512 B`, `1.5 kB`."""
+    if size < 1000:
+        return f"{size} B"
+    scaled = float(size)
+    for unit in ("kB", "MB", "GB"):
+        scaled /= 1000
+        if scaled < 1000:
+            return f"{scaled:.1f} {unit}"
+    return f"{scaled / 1000:.1f} TB"
+
+
+def place(step: str | None, item: int | None = None) -> str:
+    """A step or an item of it: `step` or `step[2]`. A file that no step made has the place `standalone`."""
+    return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
