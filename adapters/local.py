@@ -58,15 +58,15 @@ class LocalAdapter:
 
     def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run, with its ComfyUI workflows in it. Raises ChainInvalid, FeatureMissing."""
-        return with_resources(plan, self.farm)
+        return with_resources(plan, self.resources.farm)
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run without an owner has left on servers."""
-        await abandon_left(self._store, self.farm, run_id)
+        await abandon_left(self._store, self.resources.farm, run_id)
 
     def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
         """The functions of all steps of a plan, by name. Raises StepNotRegistered, FeatureMissing."""
-        needs_farm(plan, self.farm)
+        needs_farm(plan, self.resources.farm)
         return dict(_resolved(plan, given))
 
     def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:
