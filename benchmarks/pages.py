@@ -27,7 +27,7 @@ import uvicorn
 
 from towpath import Chain, File, chain, open_engine, step
 from towpath.adapters.http.application import create_app
-from towpath.adapters.http.server_settings import ServerSettings
+from towpath.adapters.http.settings import ServerSettings
 
 from .workloads import Graph, as_chain, fan, layers, line
 

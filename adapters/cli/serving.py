@@ -28,7 +28,7 @@ from .tables import when
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from towpath.adapters.http.records import Records
+    from towpath.adapters.http.access import Records
 
 GRACE = 5  # seconds that answers under way are given when the server stops
 QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these tell values
@@ -69,7 +69,7 @@ async def _serve(
 ) -> int:
     with _server_needed():
         from towpath.adapters.http.application import create_app  # noqa: PLC0415 - a web framework
-        from towpath.adapters.http.server_settings import settings_from  # noqa: PLC0415
+        from towpath.adapters.http.settings import settings_from  # noqa: PLC0415
     settings = settings_from(table, more_hosts=(*hosts, _url_host(host)), **wanted)
     async with engine_of(store) as engine:
         app = create_app(engine, settings)
@@ -232,8 +232,8 @@ def add_key(name: str, role: str, store: str | None, as_json: bool) -> int:
 
 
 async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
+    from towpath.adapters.http.access import Records  # noqa: PLC0415
     from towpath.adapters.http.principals import key_digest, key_name, new_key  # noqa: PLC0415
-    from towpath.adapters.http.records import Records  # noqa: PLC0415
 
     key = new_key()
     async with engine_of(store) as engine:
@@ -255,7 +255,7 @@ def list_keys(store: str | None, as_json: bool) -> int:
 
 
 async def _list(store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.records import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import Records  # noqa: PLC0415
 
     async with engine_of(store, readonly=True) as engine:
         rows = await Records(engine).list_keys()
@@ -281,7 +281,7 @@ def revoke_key(name: str, store: str | None, as_json: bool) -> int:
 
 
 async def _revoke(name: str, store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.records import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import Records  # noqa: PLC0415
 
     async with engine_of(store) as engine:
         if not await Records(engine).revoke_key(name):

@@ -10,16 +10,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from . import csrf
+from .access import engine_of, records_of
 from .answering import answer, listed, principal_of
-from .asked import KeyBody, LoginBody
+from .authentication import COOKIE, SESSION_SECONDS, Doorkeeper, unknown_key
 from .bodies import FORM, body_of, check_text, fields_of, media_type
-from .doorkeeper import COOKIE, SESSION_SECONDS, Doorkeeper, unknown_key
+from .errors import Refused
 from .principals import ANYONE, Role, key_digest, key_name, new_key
-from .queries import list_parameters
-from .records import engine_of, records_of
-from .refusals import Refused
+from .query_parameters import list_parameters
+from .requests import KeyBody, LoginBody
+from .responses import Deleted, Health, KeyRow, Me, NewKey, Page, Server, page_type, shaped
 from .route_table import Route
-from .shapes import Deleted, Health, KeyRow, Me, NewKey, Page, Server, page_type, shaped
 
 MAX_LOGIN = 16 * 1024  # bytes of a body that is read before it is known whose it is
 

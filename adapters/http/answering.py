@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from towpath.model import Plan
 
+from .access import records_of
+from .errors import Refused
 from .principals import Principal
-from .queries import cursor_for, page_of
-from .records import records_of
-from .refusals import Refused
-from .shapes import Definition, InputShape, Page, PlanStep, masked, shaped
+from .query_parameters import cursor_for, page_of
+from .responses import Definition, InputShape, Page, PlanStep, masked, shaped
 
 
 def answer(data: Any, status: int = 200) -> Response:

@@ -21,15 +21,15 @@ from towpath.errors import TowpathError
 from towpath.service import Engine
 
 from . import pages
-from .background import Background
+from .access import Records
+from .authentication import Doorkeeper, Guard, allows
 from .bodies import AT_ONCE
-from .doorkeeper import Doorkeeper, Guard, allows
+from .errors import Refused, echoes, of_http, refusal
 from .event_feed import EventFeed
 from .principals import ANYONE, Role
-from .queries import check_query
-from .records import Records
-from .refusals import Refused, echoes, of_http, refusal
-from .server_settings import ServerSettings, server_secret
+from .query_parameters import check_query
+from .settings import ServerSettings, server_secret
+from .unattended import Background
 from .webhooks import Webhooks
 
 

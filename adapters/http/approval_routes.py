@@ -14,17 +14,17 @@ from towpath.errors import ApprovalRefused
 from towpath.store.listing import MAX_PAGE
 from towpath.store.listing import Page as ListPage
 
+from .access import engine_of, records_of
 from .answering import answer, principal_of, there
-from .asked import ApproveBody, LinkLife, RejectBody
 from .bodies import body_of
+from .errors import Refused
 from .gate_files import listed_files
 from .links import LINK_PATH, make_link
 from .principals import Role
-from .queries import cursor_for, list_parameters, page_of
-from .records import engine_of, records_of
-from .refusals import Refused
+from .query_parameters import cursor_for, list_parameters, page_of
+from .requests import ApproveBody, LinkLife, RejectBody
+from .responses import ApprovalRow, Link, Page, page_type, shaped
 from .route_table import Route
-from .shapes import ApprovalRow, Link, Page, page_type, shaped
 
 _COLUMNS = (
     "id chain_id step_id item_index status action decided_by decided_at reason requested_at expires_at artifact_ids"

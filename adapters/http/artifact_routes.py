@@ -13,15 +13,26 @@ from towpath.errors import InputInvalid, RunRefused
 from towpath.model import StepStatus
 from towpath.store.rows import artifact as artifact_row
 
+from .access import engine_of, records_of
 from .answering import answer, listed, principal_of, there
 from .bodies import check_text
 from .downloads import artifact_answer
+from .errors import Refused
 from .principals import Role
-from .queries import flag, list_parameters
-from .records import engine_of, records_of
-from .refusals import Refused
+from .query_parameters import flag, list_parameters
+from .responses import (
+    ArtifactRow,
+    ChainPlace,
+    Deleted,
+    Lineage,
+    Page,
+    StepPlace,
+    TransferRow,
+    masked,
+    page_type,
+    shaped,
+)
 from .route_table import Parameter, Route
-from .shapes import ArtifactRow, ChainPlace, Deleted, Lineage, Page, StepPlace, TransferRow, masked, page_type, shaped
 from .uploads import FORM, Upload, upload_of
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}", re.ASCII)

@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 
-from .refusals import Refused
+from .errors import Refused
 
 T = TypeVar("T")
 

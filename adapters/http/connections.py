@@ -17,8 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from towpath.errors import Problem
 
-from .doorkeeper import HEADERS
-from .refusals import problem_answer
+from .authentication import HEADERS
+from .errors import problem_answer
 
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0  # until a request's head is there; as long for the rest of a body that nobody wants any more

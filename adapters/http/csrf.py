@@ -8,7 +8,7 @@ from typing import Any
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import Request
 
-from .refusals import Refused
+from .errors import Refused
 
 FIELD = "csrf"
 HEADER = "x-csrf-token"

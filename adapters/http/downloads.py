@@ -27,8 +27,8 @@ from towpath.ports import Files
 from towpath.secrets import MARK, marks_in
 from towpath.values import MAX_VALUE, without_marks
 
-from .records import engine_of
-from .refusals import Refused
+from .access import engine_of
+from .errors import Refused
 
 _log = guarded_logger("towpath.http")
 

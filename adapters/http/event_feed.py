@@ -19,8 +19,8 @@ from towpath.errors import TowpathError
 from towpath.logs import guarded_logger
 from towpath.store import Record
 
-from .records import Records
-from .shapes import Event, told
+from .access import Records
+from .responses import Event, told
 
 _log = guarded_logger("towpath.http")
 

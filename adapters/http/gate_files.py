@@ -7,7 +7,7 @@ from typing import Any
 
 from towpath.service import Engine
 
-from .shapes import Seen, shaped
+from .responses import Seen, shaped
 
 
 async def listed_files(engine: Engine, gate: Mapping[str, Any]) -> list[Seen]:

@@ -16,17 +16,17 @@ from towpath.errors import TowpathError
 from towpath.store.rows import artifact as artifact_row
 
 from . import csrf
+from .access import engine_of
 from .answering import answer, there
-from .asked import LinkBody
 from .bodies import FORM, as_kind, body_of, check_text, fields_of, media_type
 from .downloads import artifact_answer
+from .errors import Refused
 from .gate_files import listed_files
 from .links import LINK_PATH, decide_by_link, open_link
 from .principals import ANYONE
-from .records import engine_of
-from .refusals import Refused
+from .requests import LinkBody
+from .responses import ApprovalRow, shaped
 from .route_table import Page
-from .shapes import ApprovalRow, shaped
 
 LinkPage = Callable[[Request, Mapping[str, Any], Refused | TowpathError | None], Awaitable[Response]]
 

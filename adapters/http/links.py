@@ -20,9 +20,9 @@ from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.store import Record, approval_links, approvals, audit_lines
 from towpath.store.clock import now
 
+from .access import Records, engine_of, records_of
+from .errors import Refused, safe_text
 from .principals import link_visitor
-from .records import Records, engine_of, records_of
-from .refusals import Refused, safe_text
 
 LINK_PATH = "/a/{token}"
 MAX_TOKEN = 500

@@ -13,18 +13,16 @@ from starlette.responses import Response, StreamingResponse
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 
+from .access import engine_of, records_of
 from .answering import answer, definition, listed, principal_of, there
-from .asked import RerunBody, StartBody
-from .background import Background
+from .authentication import Doorkeeper
 from .bodies import body_of, check_text
-from .doorkeeper import Doorkeeper
+from .errors import Refused, safe_text
 from .event_feed import EventFeed, shown
 from .principals import Role
-from .queries import list_parameters, number, sealed, unsealed
-from .records import engine_of, records_of
-from .refusals import Refused, safe_text
-from .route_table import Parameter, Route
-from .shapes import (
+from .query_parameters import list_parameters, number, sealed, unsealed
+from .requests import RerunBody, StartBody
+from .responses import (
     ArtifactRow,
     Asked,
     Chain,
@@ -41,7 +39,9 @@ from .shapes import (
     page_type,
     shaped,
 )
-from .starting import chain_files, rerun, start
+from .route_table import Parameter, Route
+from .start_run import chain_files, rerun, start
+from .unattended import Background
 
 STREAM = "text/event-stream"
 MOST_EVENTS = 1_000

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from towpath.media import safe_filename
 
 from .bodies import check_text, chunks_of
-from .refusals import Refused
+from .errors import Refused
 
 MAX_PARTS = 20
 MAX_FIELD = 64 * 1024  # bytes of a text field

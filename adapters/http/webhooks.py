@@ -26,9 +26,9 @@ from towpath.errors import InputInvalid, TowpathError
 from towpath.logs import guarded_logger
 from towpath.store import Record, event_log
 
-from .records import Records
-from .server_settings import SIGNING, ServerSettings, Webhook
-from .shapes import told
+from .access import Records
+from .responses import told
+from .settings import SIGNING, ServerSettings, Webhook
 
 _log = guarded_logger("towpath.http")
 

@@ -19,7 +19,7 @@ from tests.adapters.conftest import check
 from towpath import Engine, open_engine
 from towpath.adapters.http.application import create_app
 from towpath.adapters.http.principals import key_digest, new_key
-from towpath.adapters.http.server_settings import ServerSettings
+from towpath.adapters.http.settings import ServerSettings
 
 HOST = "http://127.0.0.1:8700"
 

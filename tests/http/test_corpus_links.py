@@ -251,7 +251,7 @@ async def test_a_gate_that_is_decided_gets_no_link(site: Site) -> None:
 
 def test_the_secret_is_ours_alone(tmp_path: Path) -> None:
     """Made once, readable by its owner, and refused if others may read it."""
-    from towpath.adapters.http.server_settings import SECRET_FILE, server_secret
+    from towpath.adapters.http.settings import SECRET_FILE, server_secret
     from towpath.errors import StoreFailed
 
     first = server_secret(tmp_path)

@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from tests.corpus import Case
 from towpath import open_engine
-from towpath.adapters.http.refusals import safe_text
-from towpath.adapters.http.server_settings import Webhook
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.errors import safe_text
+from towpath.adapters.http.responses import masked
+from towpath.adapters.http.settings import Webhook
 from towpath.errors import TowpathError
 from towpath.store.tables import webhook_cursors
 

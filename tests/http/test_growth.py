@@ -15,12 +15,12 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from towpath.adapters.http import bodies, doorkeeper, downloads, queries, uploads
+from towpath.adapters.http import authentication, bodies, downloads, query_parameters, uploads
+from towpath.adapters.http.authentication import COOKIE, Sessions
 from towpath.adapters.http.connections import HEAD_BYTES, StrictHead
-from towpath.adapters.http.doorkeeper import COOKIE, Sessions
+from towpath.adapters.http.errors import safe_text
 from towpath.adapters.http.pages.cursors import read_cursor
 from towpath.adapters.http.principals import key_digest
-from towpath.adapters.http.refusals import safe_text
 from towpath.chain_file import load_chain_text
 
 from .growth import assert_linear
@@ -124,11 +124,11 @@ READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     "semicolons": (_cookies, lambda n: ";" * n),
     "our cookie's name": (_cookies, lambda n: COOKIE * n + "=x"),
     "a cookie of dots": (_cookies, lambda n: COOKIE + "=" + "." * n),
-    "a host of colons": (doorkeeper._host_name, lambda n: ":" * n),
-    "a host of digits": (doorkeeper._host_name, lambda n: "a:" + "1" * n),
-    "an origin of brackets": (doorkeeper._site_of, lambda n: "http://" + "[" * n),
-    "an origin of signs that have other forms": (doorkeeper._site_of, lambda n: "http://" + "\uff0f" * n),
-    "an origin of names": (doorkeeper._site_of, lambda n: "http://" + "a@" * n),
+    "a host of colons": (authentication._host_name, lambda n: ":" * n),
+    "a host of digits": (authentication._host_name, lambda n: "a:" + "1" * n),
+    "an origin of brackets": (authentication._site_of, lambda n: "http://" + "[" * n),
+    "an origin of signs that have other forms": (authentication._site_of, lambda n: "http://" + "\uff0f" * n),
+    "an origin of names": (authentication._site_of, lambda n: "http://" + "a@" * n),
     "a key": (key_digest, lambda n: "k" * n),
     "tags": (lambda text: downloads._known(text, '"x"'), lambda n: 'W/"",' * n),
     "ranges": (lambda text: downloads._part([text], 9), lambda n: "bytes=" + "0-1," * n),
@@ -142,9 +142,9 @@ READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     "nearly the end of a file": (_form, lambda n: _part(FILE, "\r\n--" * n)),
     "returns in a file": (_form, lambda n: _part(FILE, "\r" * n)),
     "a field": (_form, lambda n: _part('Content-Disposition: form-data; name="a"', "b" * n)),
-    "parameters": (queries.check_query, lambda n: _query("&".join(f"a{at}=1" for at in range(n)))),
-    "one parameter": (queries.check_query, lambda n: _query("a=1&" * n)),
-    "a filter's name": (queries._KEY.fullmatch, lambda n: "a" * n + "[" + "]" * n),
+    "parameters": (query_parameters.check_query, lambda n: _query("&".join(f"a{at}=1" for at in range(n)))),
+    "one parameter": (query_parameters.check_query, lambda n: _query("a=1&" * n)),
+    "a filter's name": (query_parameters._KEY.fullmatch, lambda n: "a" * n + "[" + "]" * n),
     "a cursor": (read_cursor, lambda n: "W" * n),
     "a name of a file": (uploads.display_name, lambda n: "." * n + "/"),
     "folders in a sentence": (safe_text, lambda n: "/a" * n),

@@ -13,8 +13,8 @@ import pytest
 from tests.adapters.conftest import check
 from tests.conformance import secret_steps as steps
 from tests.conformance.secrets import CANARY, recorded, traces
-from towpath.adapters.http.server_settings import Webhook
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.responses import masked
+from towpath.adapters.http.settings import Webhook
 
 from .conftest import OpenSite, Site
 from .serving import on_a_socket

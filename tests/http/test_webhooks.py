@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from towpath.adapters.http import webhooks
-from towpath.adapters.http.server_settings import EVENTS, ServerSettings, Webhook, settings_from
+from towpath.adapters.http.settings import EVENTS, ServerSettings, Webhook, settings_from
 from towpath.errors import InputInvalid
 from towpath.store.tables import webhook_cursors
 

@@ -21,7 +21,7 @@ from tests.adapters.conftest import check
 from towpath import Engine, Run, open_engine
 from towpath.adapters.http.application import create_app
 from towpath.adapters.http.principals import key_digest, new_key
-from towpath.adapters.http.server_settings import ServerSettings
+from towpath.adapters.http.settings import ServerSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

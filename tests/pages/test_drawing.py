@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.adapters.http.pages.drawing import COLUMNS, GAP_Y, NODE_HEIGHT, NODE_WIDTH, WIDEST, draw
+from towpath.adapters.http.pages.svg_layout import COLUMNS, GAP_Y, NODE_HEIGHT, NODE_WIDTH, WIDEST, draw
 from towpath.model import StepPlan
 
 

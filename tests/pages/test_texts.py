@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.adapters.http.pages import wording
-from towpath.adapters.http.pages.arguments import changed_parameters
-from towpath.adapters.http.pages.arguments import given as arguments_of
+from towpath.adapters.http.pages import filters
 from towpath.adapters.http.pages.contents import MOST_NODES, Branch, tree_of
 from towpath.adapters.http.pages.cursors import cursor_text, read_cursor
-from towpath.adapters.http.pages.differences import CONTEXT, Line, compare, pretty_json
+from towpath.adapters.http.pages.diff import CONTEXT, Line, compare, pretty_json
 from towpath.adapters.http.pages.previews import show_of
+from towpath.adapters.http.pages.shown_arguments import changed_parameters
+from towpath.adapters.http.pages.shown_arguments import given as arguments_of
 from towpath.adapters.http.pages.thumbnails import EDGE, shrink
 from towpath.errors import InputInvalid
 from towpath.model import ChainStatus, StepStatus
@@ -112,21 +112,21 @@ def test_what_is_shown_as_what(media: str, show: str) -> None:
 
 def test_every_status_has_words_and_a_shape() -> None:
     for status in (*ChainStatus, *StepStatus):
-        assert str(status) in wording.STATUSES
+        assert str(status) in filters.STATUSES
     shapes: dict[str, StepStatus] = {}
     for status in StepStatus:
-        shown = wording.status(status)
+        shown = filters.status(status)
         assert shapes.setdefault(shown.icon, status) == status  # told apart without colours
-    assert wording.status(None).words == "not started"
+    assert filters.status(None).words == "not started"
 
 
 def test_words_for_machines_are_told_from_words_for_people() -> None:
-    assert wording.prose("`towpath ls` lists them. E_RUN_MISSING") == [
+    assert filters.prose("`towpath ls` lists them. E_RUN_MISSING") == [
         ("towpath ls", True),
         (" lists them. ", False),
         ("E_RUN_MISSING", True),
     ]
-    assert wording.prose("a ` alone") == [("a ` alone", False)]
+    assert filters.prose("a ` alone") == [("a ` alone", False)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_words_for_machines_are_told_from_words_for_people() -> None:
     [(0.25, "250 ms"), (3.21, "3.2 s"), (75, "1 min 15 s"), (3600, "1 h"), (86_400, "24 h"), (3661, "1 h 1 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert wording.lasted(0, int(seconds * 1e6)) == text
+    assert filters.lasted(0, int(seconds * 1e6)) == text
 
 
 def test_times_from_now() -> None:
@@ -148,7 +148,7 @@ def test_times_from_now() -> None:
         -5: "in less than a minute",
     }
     for seconds, text in at.items():
-        assert wording.ago(now - seconds * 1_000_000, now) == text
+        assert filters.ago(now - seconds * 1_000_000, now) == text
 
 
 @given(st.integers(0, 2**62) | st.text(), st.text())

@@ -10,20 +10,20 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.access import engine_of, records_of
+from towpath.adapters.http.responses import masked
 from towpath.store.listing import Condition, Page
 from towpath.store.rows import artifact as artifact_row
 
-from .arguments import given
 from .contents import Branch, Content, Shown, content_of, tree_of
-from .differences import Line, compare, pretty_json
+from .diff import Line, compare, pretty_json
 from .forms import REASON_LIMIT, form_of, missing, path, word
 from .gates import new_version
 from .previews import Preview, preview_of_record
 from .rendering import to
 from .reviewing import inputs_of
 from .showing import show
+from .shown_arguments import given
 from .visitor import visitor
 
 MOST_VERSIONS = 200

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from towpath.adapters.http import csrf
 from towpath.adapters.http.bodies import check_text, chunks_of, fields_of
-from towpath.adapters.http.refusals import Refused, safe_text, status_of
+from towpath.adapters.http.errors import Refused, safe_text, status_of
 from towpath.adapters.http.uploads import content_type
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
 

@@ -9,19 +9,19 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.refusals import Refused
+from towpath.adapters.http.access import engine_of, records_of
+from towpath.adapters.http.errors import Refused
 from towpath.store.listing import Condition, Page
 from towpath.store.rows import artifact as artifact_row
 
 from .contents import with_peeks
 from .cursors import cursor_text, read_cursor
+from .filters import place, run_url
 from .forms import missing, path
 from .previews import Preview
 from .rendering import HEADERS
 from .showing import show
 from .thumbnails import Thumbnails
-from .wording import place, run_url
 
 TILES = 60
 KINDS = ("image", "video", "audio", "text", "model", "file")

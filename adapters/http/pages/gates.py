@@ -8,20 +8,20 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from towpath.adapters.http.access import engine_of, records_of
 from towpath.adapters.http.downloads import value_shown
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.refusals import status_of
+from towpath.adapters.http.errors import status_of
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid, TowpathError
 from towpath.store.rows import artifact as artifact_row
 
-from .arguments import changed_parameters
 from .contents import with_peeks
 from .forms import REASON_LIMIT, chunks, file_of, form_of, missing, path, sentence, word, words
 from .previews import preview_of_record
 from .rendering import to
 from .reviewing import policy_words, review_of
 from .showing import show
+from .shown_arguments import changed_parameters
 from .visitor import visitor
 
 INBOX = 50  # gates on the page; the rest follows when these are decided

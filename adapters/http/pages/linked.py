@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.adapters.http import csrf
+from towpath.adapters.http.access import engine_of, records_of
+from towpath.adapters.http.errors import Refused, safe_text, status_of
 from towpath.adapters.http.links import LINK_PATH
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.refusals import Refused, safe_text, status_of
 from towpath.errors import TowpathError
 
 from .forms import path, sentence

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from towpath.adapters.http.refusals import safe_text
+from towpath.adapters.http.errors import safe_text
 
-from . import wording
+from . import filters
 from .visitor import visitor
 
 CSP = "; ".join(
@@ -54,21 +54,21 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters.update(
-        moment=wording.moment,
-        iso=wording.iso,
-        size=wording.size_text,
-        short=wording.short,
-        counted=wording.counted,
-        one_line=wording.one_line,
-        prose=wording.prose,
+        moment=filters.moment,
+        iso=filters.iso,
+        size=filters.size_text,
+        short=filters.short,
+        counted=filters.counted,
+        one_line=filters.one_line,
+        prose=filters.prose,
         safe_text=safe_text,
     )
     made.globals.update(
-        status_of=wording.status,
-        lasted=wording.lasted,
-        place=wording.place,
-        run_url=wording.run_url,
-        step_url=wording.step_url,
+        status_of=filters.status,
+        lasted=filters.lasted,
+        place=filters.place,
+        run_url=filters.run_url,
+        step_url=filters.step_url,
         static=static_url,
     )
     return made
@@ -86,7 +86,7 @@ def render(
             request=request,
             me=visitor(request),
             now=at,
-            ago=lambda moment: wording.ago(moment, at),
+            ago=lambda moment: filters.ago(moment, at),
             said=NOTICES.get(request.query_params.get("said", "")),
             **data,
         )

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from towpath.adapters.http.records import Records
+from towpath.adapters.http.access import Records
 from towpath.model import GateAction
 from towpath.store import Record
 from towpath.store.listing import Condition, Page
 from towpath.store.rows import artifact as artifact_row
 
-from .arguments import MOST_INPUTS, Given, given
 from .contents import Content, Shown, content_of
+from .filters import lasted, place
 from .previews import Preview, preview_of_record
-from .wording import lasted, place
+from .shown_arguments import MOST_INPUTS, Given, given
 
 MOST_ROUNDS = 200
 SHOWN_FILES = 24  # outputs that are shown with their content

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from towpath.adapters.http.refusals import safe_text
-from towpath.adapters.http.shapes import shown_error
+from towpath.adapters.http.errors import safe_text
+from towpath.adapters.http.responses import shown_error
 from towpath.model import ErrorInfo, StepPlan
 from towpath.ports import RunRow, StepRow
 
-from .drawing import Drawing, draw
-from .wording import ATTENTION
+from .filters import ATTENTION
+from .svg_layout import Drawing, draw
 
 _OVER = ("completed", "cached", "failed", "skipped", "cancelled")
 PAGE = 100  # steps or items on one page of a table

@@ -10,19 +10,19 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
+from towpath.adapters.http.access import engine_of, records_of
 from towpath.adapters.http.event_feed import shown
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.responses import masked
 from towpath.model import ChainStatus, Json
 from towpath.ports import RunRow
 from towpath.store import Record
 from towpath.store.listing import Condition, Page
 
 from .cursors import cursor_text, read_cursor
+from .filters import one_line, run_url
 from .forms import missing, number, path
 from .run_picture import PAGE, RunPicture, chosen, picture
 from .showing import show
-from .wording import one_line, run_url
 
 RUNS = 50  # on a page
 FACTS = 200

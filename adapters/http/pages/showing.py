@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.adapters.http import csrf
-from towpath.adapters.http.records import records_of
+from towpath.adapters.http.access import records_of
 from towpath.store.listing import Condition, Page
 
 from .rendering import render

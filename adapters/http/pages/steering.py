@@ -5,16 +5,16 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from towpath.adapters.http import starting
-from towpath.adapters.http.asked import RerunBody
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.refusals import Refused
+from towpath.adapters.http import start_run
+from towpath.adapters.http.access import engine_of, records_of
+from towpath.adapters.http.errors import Refused
+from towpath.adapters.http.requests import RerunBody
 from towpath.errors import RunRefused
 
+from .filters import run_url
 from .forms import form_of, path
 from .rendering import to
 from .visitor import visitor
-from .wording import run_url
 
 
 async def cancel(request: Request) -> Response:
@@ -51,7 +51,7 @@ async def rerun(request: Request) -> Response:
     form = await form_of(request)
     step = form.get("from")
     from_steps = [step] if isinstance(step, str) and step else []
-    made = await starting.rerun(request, path(request, "id"), RerunBody(from_steps=from_steps))
+    made = await start_run.rerun(request, path(request, "id"), RerunBody(from_steps=from_steps))
     return to(run_url(made.id), "rerun" if made.executing else "rerun-waits")
 
 

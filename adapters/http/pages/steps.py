@@ -11,20 +11,20 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from towpath.adapters.http.records import Records, engine_of, records_of
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.access import Records, engine_of, records_of
+from towpath.adapters.http.responses import masked
 from towpath.model import ArtifactRow, ChainStatus, Json, Plan, StepPlan, StepStatus
 from towpath.store import Record, workflows
 from towpath.store.listing import Condition, Page
 from towpath.store.rows import artifact as artifact_row
 from towpath.values import REFERENCE
 
-from .arguments import given
 from .contents import Branch, tree_of, with_peeks
 from .forms import missing, number, path
 from .reviewing import gates_of, inputs_of
 from .run_picture import PAGE, StepLine, item_counts, recorded_line
 from .showing import show
+from .shown_arguments import given
 
 FILES = 60  # on the page of a step or an item
 FILES_OF_MAPPED = 12  # above them comes the table of items

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from towpath.model import StepPlan
 
-from .wording import ATTENTION
+from .filters import ATTENTION
 
 NODE_WIDTH = 176
 NODE_HEIGHT = 48

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.responses import masked
 from towpath.model import Json
 
-from .wording import one_line
+from .filters import one_line
 
 MOST_INPUTS = 24
 LONG = 60  # characters; a longer argument gets a field of several lines

@@ -12,7 +12,7 @@ from towpath.logs import guarded_logger
 from towpath.service import Engine
 from towpath.store import unattended
 
-from .records import Records
+from .access import Records
 
 _log = guarded_logger("towpath.http")
 

@@ -25,9 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from towpath.errors import TowpathError
 
 from . import csrf
+from .access import Records
+from .errors import Refused, internal, refusal
 from .principals import MAX_KEY, Principal, Role, key_digest, local_visitor
-from .records import Records
-from .refusals import Refused, internal, refusal
 from .route_table import PREFIX
 
 COOKIE = "towpath_session"

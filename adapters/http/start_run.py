@@ -38,12 +38,12 @@ from towpath.service import Engine, check_run_id
 from towpath.steps import find_step, is_loaded
 from towpath.store.rows import artifact as artifact_row
 
+from .access import engine_of
 from .answering import inputs_of, principal_of
-from .asked import RerunBody, StartBody
-from .background import Background
-from .records import engine_of
-from .refusals import Refused
-from .shapes import ChainFileRow, Started
+from .errors import Refused
+from .requests import RerunBody, StartBody
+from .responses import ChainFileRow, Started
+from .unattended import Background
 
 SOURCE = "request"
 _NOWHERE = Path(os.devnull, "no-chains")

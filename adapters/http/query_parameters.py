@@ -25,7 +25,7 @@ from towpath.store.listing import (
 )
 
 from .bodies import check_text
-from .refusals import Refused
+from .errors import Refused
 from .route_table import Parameter
 
 MAX_VALUE = 500  # characters of a filter's value

@@ -15,7 +15,7 @@ from msgspec import Struct
 from towpath.redaction import HIDDEN
 from towpath.secrets import MARK
 
-from .refusals import safe_text
+from .errors import safe_text
 
 S = TypeVar("S", bound=Struct)
 
