@@ -28,7 +28,7 @@ from .tables import when
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from towpath.adapters.http.access import Records
+    from towpath.adapters.http.access import ServerRecords
 
 GRACE = 5  # seconds that answers under way are given when the server stops
 QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these tell values
@@ -86,7 +86,7 @@ async def _serve(
     return 0
 
 
-async def _refuse_open_door(records: Records, host: str) -> None:
+async def _refuse_open_door(records: ServerRecords, host: str) -> None:
     if not _is_loopback(host) and not await records.any_key():
         raise InputInvalid(
             "E_SERVE_KEYS",
@@ -232,12 +232,12 @@ def add_key(name: str, role: str, store: str | None, as_json: bool) -> int:
 
 
 async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.access import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import ServerRecords  # noqa: PLC0415
     from towpath.adapters.http.principals import key_digest, key_name, new_key  # noqa: PLC0415
 
     key = new_key()
     async with engine_of(store) as engine:
-        row = await Records(engine).add_key(key_name(name), role, key_digest(key))
+        row = await ServerRecords(engine).add_key(key_name(name), role, key_digest(key))
     if as_json:
         print_json({**row, "key": key})
     else:
@@ -255,10 +255,10 @@ def list_keys(store: str | None, as_json: bool) -> int:
 
 
 async def _list(store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.access import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import ServerRecords  # noqa: PLC0415
 
     async with engine_of(store, readonly=True) as engine:
-        rows = await Records(engine).list_keys()
+        rows = await ServerRecords(engine).list_keys()
     if as_json:
         print_json(rows)
         return 0
@@ -281,10 +281,10 @@ def revoke_key(name: str, store: str | None, as_json: bool) -> int:
 
 
 async def _revoke(name: str, store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.access import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import ServerRecords  # noqa: PLC0415
 
     async with engine_of(store) as engine:
-        if not await Records(engine).revoke_key(name):
+        if not await ServerRecords(engine).revoke_key(name):
             raise InputInvalid("E_KEY_MISSING", "there is no key of that name in use", found=name)
     if as_json:
         print_json({"name": name, "revoked": True})

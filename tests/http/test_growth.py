@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import h11
@@ -16,10 +17,9 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from towpath.adapters.http import authentication, bodies, downloads, query_parameters, uploads
-from towpath.adapters.http.authentication import COOKIE, Sessions
+from towpath.adapters.http.authentication import COOKIE, SessionCookies
 from towpath.adapters.http.connections import HEAD_BYTES, StrictHead
 from towpath.adapters.http.errors import safe_text
-from towpath.adapters.http.pages.cursors import read_cursor
 from towpath.adapters.http.principals import key_digest
 from towpath.chain_file import load_chain_text
 
@@ -90,8 +90,13 @@ def _yaml(data: bytes) -> object:
     return load_chain_text(data, folder="/dev/null/none", source="request", imports=False)
 
 
+def _cursor(text: str) -> object:
+    app = SimpleNamespace(state=SimpleNamespace(secret="secret" * 12))
+    return query_parameters.read_cursor(Request({"type": "http", "app": app}), "a list", text)
+
+
 def _cookies(text: str) -> object:
-    return Sessions("secret" * 12).of(_request(cookie=text))
+    return SessionCookies("secret" * 12).session_of(_request(cookie=text))
 
 
 READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
@@ -145,7 +150,7 @@ READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     "parameters": (query_parameters.check_query, lambda n: _query("&".join(f"a{at}=1" for at in range(n)))),
     "one parameter": (query_parameters.check_query, lambda n: _query("a=1&" * n)),
     "a filter's name": (query_parameters._KEY.fullmatch, lambda n: "a" * n + "[" + "]" * n),
-    "a cursor": (read_cursor, lambda n: "W" * n),
+    "a cursor": (_cursor, lambda n: "W" * n),
     "a name of a file": (uploads.display_name, lambda n: "." * n + "/"),
     "folders in a sentence": (safe_text, lambda n: "/a" * n),
     "odd folders in a sentence": (safe_text, lambda n: "/- " * n),

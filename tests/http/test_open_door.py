@@ -19,6 +19,7 @@ import pytest
 from towpath import chain
 
 from .conftest import OpenSite, RawAnswer, Site, raw
+from .serving import PATIENCE
 from .steps import shout, write
 
 pytestmark = pytest.mark.anyio
@@ -178,7 +179,7 @@ def kept_nothing(store: Path) -> None:
 
 
 async def over(site: Site, run_id: str) -> dict[str, Any]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         while True:
             row: dict[str, Any] = (await site.get(f"/api/v1/chains/{run_id}")).json()
             if row["completed_at"] is not None or row["status"] == "paused":

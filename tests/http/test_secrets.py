@@ -17,7 +17,7 @@ from towpath.adapters.http.responses import masked
 from towpath.adapters.http.settings import Webhook
 
 from .conftest import OpenSite, Site
-from .serving import on_a_socket
+from .serving import PATIENCE, on_a_socket
 from .test_serve import served, until
 from .test_webhooks import Receiver, begun, quick
 
@@ -146,7 +146,7 @@ async def test_no_chain_in_a_request_opens_a_variable_of_the_server(
     answer = await site.post("/api/v1/chains", "operator", json=body)
     if answer.status_code < 300:
         run = answer.json()["id"]
-        with anyio.move_on_after(10):
+        with anyio.move_on_after(PATIENCE):
             await site.engine.resume(run)
         row = next(row for row in (await site.engine.store.load(run)).rows if row.step == "review")
         assert change[0] == "name: bob"

@@ -14,6 +14,8 @@ import pytest
 from tests.adapters.conftest import check
 from tests.http.test_serve import environment, ready, until, verb
 
+from .serving import PATIENCE
+
 CHAIN = """
 name: served
 steps:
@@ -71,7 +73,7 @@ def test_a_server_works_on_without_a_reader(tmp_path: Path, trouble: Callable[[]
             told = ""
             while not told.endswith("}\n"):
                 line = process.stdout.readline()
-                assert line, process.wait(10)
+                assert line, process.wait(PATIENCE)
                 told += line
             process.stdout.close()
             url = json.loads(told)["url"]
@@ -80,7 +82,7 @@ def test_a_server_works_on_without_a_reader(tmp_path: Path, trouble: Callable[[]
                 run = httpx.post(f"{url}/api/v1/chains", json={"yaml": CHAIN}).json()["id"]
                 until(url, run, "completed")
             process.terminate()
-            assert process.wait(30) == 0  # who is told to end waits for no reader
+            assert process.wait(PATIENCE) == 0  # who is told to end waits for no reader
         finally:
             process.kill()
             for descriptor in {writer, reader} - {-1}:

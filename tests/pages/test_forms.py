@@ -13,7 +13,7 @@ import anyio.from_thread
 import httpx
 import pytest
 
-from tests.pages.conftest import Site, served
+from tests.pages.conftest import PATIENCE, Site, served
 from tests.pages.steps import gated, png, tiles, worth
 from towpath import File
 from towpath.adapters.http.links import make_link
@@ -25,7 +25,7 @@ from towpath.adapters.http.pages.thumbnails import MOST_PIXELS
 @pytest.fixture
 def client(site: Site) -> Any:
     """Somebody at this machine with a browser's Accept header."""
-    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=30) as opened:
+    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=PATIENCE / 1000) as opened:
         yield opened
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.comfyui.graphs import inverted, painted
 from tests.comfyui.running import comfy_server
-from tests.pages.conftest import Person, Site, served
+from tests.pages.conftest import PATIENCE, Person, Site, served
 from tests.pages.steps import broken, gated, paint, tiles
 from towpath import File, open_engine
 from towpath.adapters.http.pages.run_picture import PAGE
@@ -24,7 +24,7 @@ from towpath.chain_file import load_chain_from_dict
 @pytest.fixture
 def client(site: Site) -> Any:
     """Somebody at this machine with a browser's Accept header."""
-    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=30) as opened:
+    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=PATIENCE / 1000) as opened:
         yield opened
 
 

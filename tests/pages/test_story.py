@@ -153,7 +153,7 @@ def test_H5_what_changed_meanwhile_is_shown_again_and_not_decided(
 
     other.expect("status of 409")
     other.page.get_by_role("complementary").get_by_role("button", name="Approve").click()
-    other.page.get_by_text("This changed while you looked at it.").wait_for()
+    other.page.get_by_text("A file changed while you looked at it.").wait_for()
     assert len(site.do(site.engine.approvals)) == 1
     other.page.get_by_text("edited.png").first.wait_for()
     other.page.get_by_role("complementary").get_by_role("button", name="Approve").click()
@@ -161,7 +161,7 @@ def test_H5_what_changed_meanwhile_is_shown_again_and_not_decided(
 
     one.expect("status of 409")
     one.page.get_by_role("complementary").get_by_role("button", name="Approve").click()
-    one.page.get_by_text("Somebody was faster.").wait_for()
+    one.page.get_by_text("Another person decided first.").wait_for()
     ended(one, site, run, "completed")
     assert Path(tmp_path, "picture").read_bytes() == png("orange")
 
@@ -182,7 +182,7 @@ def test_an_edit_of_what_another_one_replaced_is_not_approved(
     one.page.get_by_text("New version kept.").wait_for()
     other.expect("status of 409")
     other.page.get_by_role("button", name="Approve with this edit").first.click()
-    other.page.get_by_text("This changed while you looked at it.").first.wait_for()
+    other.page.get_by_text("A file changed while you looked at it.").first.wait_for()
     assert len(site.do(site.engine.approvals)) == 1
     other.page.get_by_role("link", name="Look at the latest versions").click()
     other.page.get_by_role("link", name="Compare v1 with v2").wait_for()
