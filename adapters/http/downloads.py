@@ -87,7 +87,7 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
     common = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _known(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=common)
-    kept = _Kept(request, row)
+    kept = _ArtifactBytes(request, row)
     headers = {**common, **await _headers(kept, row, attachment), "Repr-Digest": _repr_digest(row.digest)}
     part = None
     if request.method == "GET" and request.headers.get("if-range", tag) == tag:  # HEAD knows no parts
@@ -162,7 +162,7 @@ def _part(given: list[str], size: int) -> tuple[int, int] | None:
     return first, last
 
 
-async def _headers(kept: _Kept, row: ArtifactRow, attachment: bool) -> dict[str, str]:
+async def _headers(kept: _ArtifactBytes, row: ArtifactRow, attachment: bool) -> dict[str, str]:
     shown = not attachment and may_be_shown(row.media_type) and _fits(row.media_type, await kept.head())
     media = row.media_type if shown else "application/octet-stream"
     if shown and row.media_type in _TEXT:
@@ -210,7 +210,7 @@ class _Checked:
 _checked = _Checked()
 
 
-class _Kept:
+class _ArtifactBytes:
     """The bytes of one artifact, in the database or in a file."""
 
     def __init__(self, request: Request, row: ArtifactRow) -> None:

@@ -26,11 +26,11 @@ _SECRET = re.compile(r"token|secret|passw|api_?key|credential|private_?key|autho
 _FRAME = re.compile(r'(?m)^(\s*File ")(?:[^"\n]*[/\\])?([^"\n]+")')
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class ResponseModel(Struct, frozen=True, kw_only=True):
     """A response."""
 
 
-class ChainRow(Answer, frozen=True, kw_only=True):
+class ChainRow(ResponseModel, frozen=True, kw_only=True):
     """A run of a chain."""
 
     id: str
@@ -50,7 +50,7 @@ class ChainRow(Answer, frozen=True, kw_only=True):
     updated_at: int = 0
 
 
-class ArtifactOut(Answer, frozen=True, kw_only=True):
+class ArtifactOut(ResponseModel, frozen=True, kw_only=True):
     """One version of one output of a step."""
 
     id: str
@@ -77,7 +77,7 @@ class ArtifactOut(Answer, frozen=True, kw_only=True):
     item_index: int | None = None
 
 
-class WorkflowRow(Answer, frozen=True, kw_only=True):
+class WorkflowRow(ResponseModel, frozen=True, kw_only=True):
     """A step of a run, or an item of a mapped one."""
 
     id: str
@@ -107,7 +107,7 @@ class WorkflowOut(WorkflowRow, frozen=True, kw_only=True):
     artifacts: list[ArtifactOut] = []
 
 
-class PlanStep(Answer, frozen=True, kw_only=True):
+class PlanStep(ResponseModel, frozen=True, kw_only=True):
     """A step as the chain describes it."""
 
     id: str
@@ -122,7 +122,7 @@ class PlanStep(Answer, frozen=True, kw_only=True):
     parameters: Json = None
 
 
-class InputShape(Answer, frozen=True, kw_only=True):
+class InputShape(ResponseModel, frozen=True, kw_only=True):
     """An input that a chain declares."""
 
     name: str
@@ -132,7 +132,7 @@ class InputShape(Answer, frozen=True, kw_only=True):
     description: str = ""
 
 
-class Definition(Answer, frozen=True, kw_only=True):
+class Definition(ResponseModel, frozen=True, kw_only=True):
     """A chain: its inputs, its levels, its steps."""
 
     name: str
@@ -143,7 +143,7 @@ class Definition(Answer, frozen=True, kw_only=True):
     metadata: Json = None
 
 
-class ChainFileRow(Answer, frozen=True, kw_only=True):
+class ChainFileRow(ResponseModel, frozen=True, kw_only=True):
     """A chain file that may be started by its name."""
 
     chain: str
@@ -163,7 +163,7 @@ class ChainOut(ChainRow, frozen=True, kw_only=True):
     waiting: list[str] = []
 
 
-class Started(Answer, frozen=True, kw_only=True):
+class Started(ResponseModel, frozen=True, kw_only=True):
     """A run that was recorded. `executing`: does this process execute it?"""
 
     id: str
@@ -171,14 +171,14 @@ class Started(Answer, frozen=True, kw_only=True):
     executing: bool
 
 
-class RequestedOut(Answer, frozen=True, kw_only=True):
+class RequestedOut(ResponseModel, frozen=True, kw_only=True):
     """A request to a run was recorded; `status` is the run's status until its owner acts on the request."""
 
     id: str
     status: str
 
 
-class Event(Answer, frozen=True, kw_only=True):
+class Event(ResponseModel, frozen=True, kw_only=True):
     """A line of the audit trail."""
 
     seq: int
@@ -189,7 +189,7 @@ class Event(Answer, frozen=True, kw_only=True):
     data: Json = None
 
 
-class Log(Answer, frozen=True, kw_only=True):
+class Log(ResponseModel, frozen=True, kw_only=True):
     """The log of one attempt of a step."""
 
     step_id: str
@@ -199,7 +199,7 @@ class Log(Answer, frozen=True, kw_only=True):
     updated_at: int
 
 
-class TransferRow(Answer, frozen=True, kw_only=True):
+class TransferRow(ResponseModel, frozen=True, kw_only=True):
     """The transfer of an artifact to a server."""
 
     id: str
@@ -219,7 +219,7 @@ class TransferRow(Answer, frozen=True, kw_only=True):
     updated_at: int = 0
 
 
-class ListedFile(Answer, frozen=True, kw_only=True):
+class ListedFile(ResponseModel, frozen=True, kw_only=True):
     """An artifact as a gate lists it."""
 
     id: str
@@ -230,7 +230,7 @@ class ListedFile(Answer, frozen=True, kw_only=True):
     size: int
 
 
-class ApprovalRow(Answer, frozen=True, kw_only=True):
+class ApprovalRow(ResponseModel, frozen=True, kw_only=True):
     """A gate: the files it lists, when it expires, and the decision."""
 
     id: str
@@ -253,7 +253,7 @@ class ApprovalRow(Answer, frozen=True, kw_only=True):
     artifacts: list[ListedFile] = []
 
 
-class StepPlace(Answer, frozen=True, kw_only=True):
+class StepPlace(ResponseModel, frozen=True, kw_only=True):
     """A step of a run, in short."""
 
     id: str
@@ -266,7 +266,7 @@ class StepPlace(Answer, frozen=True, kw_only=True):
     server_address: str | None = None
 
 
-class ChainPlace(Answer, frozen=True, kw_only=True):
+class ChainPlace(ResponseModel, frozen=True, kw_only=True):
     """A run, in short."""
 
     id: str
@@ -274,7 +274,7 @@ class ChainPlace(Answer, frozen=True, kw_only=True):
     status: str
 
 
-class Lineage(Answer, frozen=True, kw_only=True):
+class Lineage(ResponseModel, frozen=True, kw_only=True):
     """The step, inputs and parameters that made a file, and the steps and servers that got it."""
 
     artifact: ArtifactOut
@@ -287,14 +287,14 @@ class Lineage(Answer, frozen=True, kw_only=True):
     transfers: list[TransferRow]
 
 
-class Link(Answer, frozen=True, kw_only=True):
+class Link(ResponseModel, frozen=True, kw_only=True):
     """An approval link. It is sent once; only its hash is kept."""
 
     url: str
     expires_at: int
 
 
-class ServerOut(Answer, frozen=True, kw_only=True):
+class ServerOut(ResponseModel, frozen=True, kw_only=True):
     """A ComfyUI server and its health."""
 
     name: str
@@ -305,7 +305,7 @@ class ServerOut(Answer, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class KeyRow(Answer, frozen=True, kw_only=True):
+class KeyRow(ResponseModel, frozen=True, kw_only=True):
     """A key, without the key."""
 
     id: str
@@ -321,7 +321,7 @@ class NewKey(KeyRow, frozen=True, kw_only=True):
     key: str
 
 
-class Me(Answer, frozen=True, kw_only=True):
+class Me(ResponseModel, frozen=True, kw_only=True):
     """The caller: name, role, and what the role allows."""
 
     name: str
@@ -330,20 +330,20 @@ class Me(Answer, frozen=True, kw_only=True):
     may: list[str]
 
 
-class HealthOut(Answer, frozen=True, kw_only=True):
+class HealthOut(ResponseModel, frozen=True, kw_only=True):
     """The server answers."""
 
     status: str
 
 
-class Deleted(Answer, frozen=True, kw_only=True):
+class Deleted(ResponseModel, frozen=True, kw_only=True):
     """What was deleted."""
 
     id: str
     deleted: bool
 
 
-class PageOut(Answer, frozen=True, kw_only=True):
+class PageOut(ResponseModel, frozen=True, kw_only=True):
     """A page of a list. `next` is the cursor of the next page, and null after the last one."""
 
     rows: list[Json]
@@ -354,7 +354,7 @@ class PageOut(Answer, frozen=True, kw_only=True):
 def page_type(row: type[Struct]) -> type[Struct]:
     """The type of a page of `row`s, for the OpenAPI document."""
     fields: list[Any] = [("rows", list[row]), ("next", str | None, None)]  # type: ignore[valid-type]
-    return msgspec.defstruct(f"{row.__name__}PageOut", fields, bases=(Answer,), kw_only=True)
+    return msgspec.defstruct(f"{row.__name__}PageOut", fields, bases=(ResponseModel,), kw_only=True)
 
 
 # ---- views and rows as responses

@@ -78,7 +78,7 @@ def test_a_step_is_run_again_from_its_page(person: Person, site: Site) -> None:
     page = person.go(f"/runs/{run.id}/steps/divide")
     page.get_by_role("button", name="Run again from here").click()
     page.get_by_text("This is the new run").wait_for()
-    page.locator("#run-steps tr", has_text="numbers").filter(has_text="taken over").wait_for()
+    page.locator("#run-steps tr", has_text="numbers").filter(has_text="reused").wait_for()
     assert run.id not in page.url
 
 
@@ -135,7 +135,7 @@ def test_what_made_a_file_of_a_workflow(tmp_path: Path) -> None:
             httpx.Client(base_url=url, headers={"Accept": "text/html"}) as client,
         ):
             page = client.get(f"/artifacts/{edited}").text
-            for text in ("<dd>studio</dd>", ">inverted</dd>", prompt, "3 (SaveImage)", "dusk", "Sent ahead"):
+            for text in ("<dd>studio</dd>", ">inverted</dd>", prompt, "3 (SaveImage)", "dusk", "Uploaded for it"):
                 assert text in page, text
             assert f'href="/artifacts/{source}"' in page and f'href="/runs/{run_id}/steps/edit"' in page
             sent = page[page.index("The workflow as it was sent") :]

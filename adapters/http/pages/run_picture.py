@@ -15,7 +15,7 @@ from towpath.adapters.http.responses import shown_error
 from towpath.model import ErrorInfo, StepPlan
 
 from .filters import ATTENTION
-from .svg_layout import Layout, layout
+from .svg_layout import SvgLayout, layout
 
 _ENDED = ("completed", "cached", "failed", "skipped", "cancelled")
 PAGE = 100  # steps or items on one page of a table
@@ -65,7 +65,7 @@ class RunPicture:
         """The number of steps that have ended."""
         return sum(count for word, count in self.counts if word in _ENDED)
 
-    def drawing(self, start: int | None = None) -> Layout:
+    def drawing(self, start: int | None = None) -> SvgLayout:
         """The run's steps by levels."""
         return layout(self.run.plan.steps, {line.id: line.status for line in self.steps}, start)
 

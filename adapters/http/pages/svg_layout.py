@@ -39,7 +39,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SvgLayout:
     """Boxes and the paths between them. `first` and `last` are the first and last level drawn, of `levels`."""
 
     width: float
@@ -69,7 +69,7 @@ class _Slot:
         return _LANE if self.lane else NODE_HEIGHT
 
 
-def layout(steps: Sequence[StepPlan], statuses: Mapping[str, str | None], start: int | None = None) -> Layout:
+def layout(steps: Sequence[StepPlan], statuses: Mapping[str, str | None], start: int | None = None) -> SvgLayout:
     """The layout of a plan. `start` is the first level to draw; the default is near the steps that need attention."""
     levels: dict[int, list[StepPlan]] = {}
     for step in steps:
@@ -88,7 +88,7 @@ def layout(steps: Sequence[StepPlan], statuses: Mapping[str, str | None], start:
     height = _place(columns)
     x_of = {level: MARGIN + i * (NODE_WIDTH + GAP_X) for i, level in enumerate(range(first, last + 1))}
     slots = {slot.key: (slot, level) for level, column in columns.items() for slot in column}
-    return Layout(
+    return SvgLayout(
         width=MARGIN * 2 + len(columns) * (NODE_WIDTH + GAP_X) - GAP_X,
         height=height,
         boxes=tuple(
