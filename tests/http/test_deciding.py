@@ -164,7 +164,7 @@ async def test_approving_needs_what_was_seen(site: Site) -> None:
 
 
 async def test_H5_a_decision_wakes_a_server_that_executes(open_site: OpenSite) -> None:
-    """Nobody calls `resume`: the server that executes goes on by itself."""
+    """A server that executes resumes the run by itself, without a call of `resume`."""
     async with open_site(execute=True) as site:
         run_id, (gate,) = await waiting(site)
         await site.post(f"/api/v1/approvals/{gate['id']}/approve", "approver", json={"seen": gate["artifact_ids"]})
@@ -218,7 +218,7 @@ async def test_a_server_that_does_not_execute_records(open_site: OpenSite) -> No
 
 
 async def test_chains_of_a_folder(open_site: OpenSite, tmp_path: Any) -> None:
-    """By name, from the folder that was configured and from nowhere else; what is wrong with one is told."""
+    """By name, from the configured folder only; the problem of an invalid chain file is sent."""
     folder = tmp_path / "chains"
     folder.mkdir()
     (folder / "good.yaml").write_text(YAML)

@@ -48,7 +48,7 @@ async def collected(url: str, key: str, path: str, **headers: str) -> list[tuple
 
 
 async def test_a_run_is_followed_from_its_first_line_to_its_last(site: Site) -> None:
-    """Whoever watches from the start sees every recorded line once, in order, and then the end."""
+    """A watcher from the start gets every recorded line once, in order, and then the end."""
     async with on_a_socket(site.app) as url:
         run = await site.engine.run(story)
         seen: list[tuple[str, Any]] = []
@@ -156,7 +156,7 @@ async def test_a_quiet_stream_shows_that_it_lives_and_ends_with_its_key(open_sit
 
 
 async def test_a_busy_stream_ends_with_its_key_as_well(open_site: OpenSite) -> None:
-    """Whoever is thrown out hears nothing more, however much there is to hear."""
+    """After its key is revoked, a watcher gets no more lines, also of a busy stream."""
     async with open_site(heartbeat=0.1) as site:
         feed: EventFeed = site.app.state.feed
         run = await site.engine.run(story)
@@ -207,7 +207,7 @@ async def test_a_number_of_another_store_does_not_silence_a_stream(site: Site) -
 
 @pytest.mark.parametrize("path", ["/api/v1/events", "/api/v1/chains/{id}/events"])
 async def test_the_head_of_a_stream_ends(site: Site, path: str) -> None:
-    """HEAD asks for headers; it does not open a stream that nobody reads."""
+    """HEAD only returns headers; it opens no stream."""
     handle = await site.engine.start(sleepy)
     headers = {"Accept": "text/event-stream"}
     with anyio.fail_after(PATIENCE):
@@ -288,7 +288,7 @@ async def test_as_a_list(site: Site) -> None:
 
 
 async def test_streams_end_when_the_server_does(site: Site) -> None:
-    """A watcher of a run that goes on holds up nobody."""
+    """A watcher of an active run does not delay the stop."""
     handle = await site.engine.start(sleepy)
     ended = anyio.Event()
     with anyio.fail_after(PATIENCE):

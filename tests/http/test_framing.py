@@ -130,7 +130,7 @@ async def test_a_head_that_comes_in_pieces_is_read_as_one(open_site: OpenSite) -
 
 
 async def test_connections_that_only_wait_shut_nobody_out(open_site: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than there are places for: half a head, nothing at all, a slow body that nobody wants, an idle client."""
+    """More waiting connections than the limit: half a head, no byte, a slow refused body, an idle client."""
     monkeypatch.setattr(connections, "MOST_WAITING", 8)
     held = (b"GET / HTTP/1.1\r\nX:", b"", b"G", HEALTH, b"POST /runs HTTP/1.1\r\nHost: 127.0.0.1\r\n", SECOND)
     async with open_site() as site, on_a_socket(site.app) as url:

@@ -33,7 +33,7 @@ def _json(text: str) -> tuple[Callable[[Any], object], Callable[[int], Any]]:
 
 
 def _keys(n: int) -> bytes:
-    """Doubled at the very end: whoever counts each of them is slow."""
+    """Doubled at the very end: a reader that searches for each key again is slow."""
     names = ",".join(f'"{at}":1' for at in range(n))
     return f'{{{names},"{n - 1}":2}}'.encode()
 
@@ -199,7 +199,7 @@ def test_a_reader_that_looks_again_and_again_is_found() -> None:
 
 @pytest.mark.parametrize("kind", ["json", "form"])
 async def test_a_large_body_is_not_read_in_the_event_loop(kind: str, anyio_backend: str) -> None:
-    """The loop goes on while it is read: runs keep their leases, and health answers."""
+    """The event loop is not blocked meanwhile: runs keep their leases, and health answers."""
     import threading
 
     from anyio import CapacityLimiter

@@ -50,7 +50,7 @@ def test_no_outcome_ends_the_service(tmp_path: Path) -> None:
 
 
 def test_a_step_that_ends_its_process_ends_the_server_three_times(tmp_path: Path) -> None:
-    """Started again and again it does not run the step for ever, and the runs beside it go on."""
+    """Restarted several times, the server stops retrying the step, and other runs continue."""
     store, folder = tmp_path / "towpath.db", str(tmp_path)
     with served(store, *EXECUTES) as (url, process):
         poison = start(url, chain("dies", folder=folder, times=99))
@@ -82,7 +82,7 @@ def test_an_exit_in_a_task_of_a_step_ends_the_server_with_an_error(tmp_path: Pat
 
 @pytest.mark.parametrize("every", [False, True])
 def test_one_run_that_cannot_be_gone_on_with_keeps_nobody_from_the_others(tmp_path: Path, every: bool) -> None:
-    """`resume --all` tells what is wrong with a run, and goes on with the next; its exit code is the worst."""
+    """`resume --all` reports the problem of a run and resumes the next; the exit code is the worst one."""
     store = tmp_path / "towpath.db"
     with served(store, "--import", MODULE, "--import", "tests.http.steps") as (url, _):
         runs = [start(url, chain("good", n=1))]

@@ -182,7 +182,7 @@ def test_R27_a_hundred_decisions_and_none_is_lost(tmp_path: Path) -> None:
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Answers 503 until it is told otherwise, and keeps everything that it was sent."""
+    """Answers `status` (503 at first), and keeps all messages."""
 
     status = 503
     heard: ClassVar[list[tuple[int, dict[str, str], bytes]]] = []
@@ -257,7 +257,7 @@ def test_webhooks_of_the_settings_file_are_told_at_least_once(tmp_path: Path) ->
 
 
 def wait_for_cursor(store: Path) -> None:
-    """Until the server has noted where its receiver begins: what happens from now on is told."""
+    """Wait until the server has stored the receiver's cursor: later events are delivered."""
     for _ in polls():
         with sqlite3.connect(store) as database:
             if database.execute("SELECT count(*) FROM webhook_cursors").fetchone()[0]:

@@ -1,4 +1,4 @@
-"""`towpath serve --execute` goes on whatever becomes of its output."""
+"""`towpath serve --execute` continues when its output cannot be written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def full() -> tuple[int, int]:
 
 
 def stuck() -> tuple[int, int]:
-    """A pipe that is full, and that nobody reads: writing there would wait for ever."""
+    """A full pipe without a reader: a write there would block for ever."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:

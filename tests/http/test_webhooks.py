@@ -1,4 +1,4 @@
-"""Webhooks: signed, told again until they are heard, at least once, and never in anybody's way."""
+"""Webhooks: signed, retried, delivered at least once, and without delaying anything else."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
 
 
 async def begun(site: Site, receivers: int = 1) -> None:
-    """Wait until the server has settled where each receiver begins: what happens from now on is told."""
+    """Wait until the server has stored a cursor for each receiver: later events are delivered."""
     with anyio.fail_after(PATIENCE):
         while await _cursors(site) < receivers:  # noqa: ASYNC110 - a row in the store
             await anyio.sleep(0.01)
@@ -89,7 +89,7 @@ async def _cursors(site: Site) -> int:
 
 
 async def test_approval_wanted_and_chain_ended(open_site: OpenSite, receiver: tuple[Receiver, str]) -> None:
-    """Both are told, once each, with what is needed to act on them, under a signature."""
+    """Both are delivered once, signed, with all that is needed to act on them."""
     heard, url = receiver
     async with open_site(webhooks=(Webhook(url, SECRET),), url="https://tow.example/") as site:
         await begun(site)

@@ -54,7 +54,7 @@ class Site:
         return self.portal.call(lambda: function(*args, **kwargs))
 
     def finished(self, run_id: str) -> Run:
-        """The run when it is over: the server goes on with it after a decision."""
+        """The run when it has ended: the server resumes it after a decision."""
         return self.portal.call(self._finished, run_id)
 
     async def _finished(self, run_id: str) -> Run:
@@ -66,7 +66,7 @@ class Site:
                 await anyio.sleep(0.02)
 
     def key(self, role: str) -> str:
-        """A new key of a role. From the first one on nobody gets in without."""
+        """A new key of a role. From the first key on, all requests need one."""
         key: str = new_key()
         self.do(self.app.state.records.add_key, f"{role}-{key[3:7]}", role, key_digest(key))
         return key
@@ -161,7 +161,7 @@ class Witness:
 
 @dataclass
 class Person:
-    """Somebody with a browser of their own."""
+    """A person with a browser."""
 
     page: Page
     witness: Witness

@@ -24,7 +24,7 @@ from towpath.adapters.http.pages.thumbnails import MOST_PIXELS
 
 @pytest.fixture
 def client(site: Site) -> Any:
-    """Somebody at this machine with a browser's Accept header."""
+    """A client on this machine with a browser's Accept header."""
     with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=PATIENCE / 1000) as opened:
         yield opened
 

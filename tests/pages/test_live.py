@@ -77,7 +77,7 @@ def test_buttons_stay_as_they_are_while_a_run_goes_on(person: Person, site: Site
 
 
 def test_an_inbox_shows_what_comes_and_what_others_decide(person: Person, site: Site, tmp_path: Path) -> None:
-    """Whoever writes is not disturbed, and nothing moves: a click that is on its way hits what was aimed at."""
+    """A person who writes is not disturbed, and nothing moves: a click hits the button it was aimed at."""
     page = person.go("/")
     page.get_by_text("Nothing waits for you").wait_for()
     page.evaluate("window.stays = true")

@@ -1,4 +1,4 @@
-"""Pages of steps and their items, and what is told of a file's making."""
+"""Pages of steps and their items, and the origin of files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from towpath.chain_file import load_chain_from_dict
 
 @pytest.fixture
 def client(site: Site) -> Any:
-    """Somebody at this machine with a browser's Accept header."""
+    """A client on this machine with a browser's Accept header."""
     with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=PATIENCE / 1000) as opened:
         yield opened
 

@@ -211,7 +211,7 @@ def test_a_viewer_sees_but_does_not_decide(people: Callable[..., Person], site: 
 
 
 def test_H6_a_link_decides_without_a_key(people: Callable[..., Person], site: Site, tmp_path: Path) -> None:
-    """Whoever has the link sees the gate and its files, decides once, and sees nothing else."""
+    """The holder of a link sees the gate and its files, decides once, and sees nothing else."""
     from towpath.adapters.http.links import make_link
 
     run = waiting(site, tmp_path)
