@@ -27,7 +27,7 @@ import uvicorn
 
 from towpath import Chain, File, chain, open_engine, step
 from towpath.adapters.http.application import create_app
-from towpath.adapters.http.server_settings import ServerSettings
+from towpath.adapters.http.settings import HttpSettings
 
 from .workloads import Graph, as_chain, fan, layers, line
 
@@ -87,7 +87,7 @@ class Server:
             self.pages["all files"] = "/artifacts"
             listener = socket.create_server(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            server = uvicorn.Server(uvicorn.Config(create_app(engine, ServerSettings()), log_level="error"))
+            server = uvicorn.Server(uvicorn.Config(create_app(engine, HttpSettings()), log_level="error"))
             self._stop = server
             self._ready.set()
             await server.serve([listener])

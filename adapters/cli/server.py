@@ -28,7 +28,7 @@ from .tables import when
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from towpath.adapters.http.records import Records
+    from towpath.adapters.http.access import ServerRecords
 
 GRACE = 5  # seconds that open responses get to finish when the server stops
 QUIET = ("databases", "aiosqlite", "httpx", "httpcore", "python_multipart", "uvicorn.error")  # these log values
@@ -69,7 +69,7 @@ async def _serve(
 ) -> int:
     with _server_needed():
         from towpath.adapters.http.application import create_app  # noqa: PLC0415 - a web framework
-        from towpath.adapters.http.server_settings import settings_from  # noqa: PLC0415
+        from towpath.adapters.http.settings import settings_from  # noqa: PLC0415
     settings = settings_from(table, more_hosts=(*hosts, _url_host(host)), **wanted)
     async with open_engine(store) as engine:
         app = create_app(engine, settings)
@@ -86,7 +86,7 @@ async def _serve(
     return 0
 
 
-async def _refuse_open_door(records: Records, host: str) -> None:
+async def _refuse_open_door(records: ServerRecords, host: str) -> None:
     if not _is_loopback(host) and not await records.any_key():
         raise InputInvalid(
             "E_SERVE_KEYS",
@@ -231,12 +231,12 @@ def add_key(name: str, role: str, store: str | None, as_json: bool) -> int:
 
 
 async def _add(name: str, role: str, store: str | None, as_json: bool) -> int:
+    from towpath.adapters.http.access import ServerRecords  # noqa: PLC0415
     from towpath.adapters.http.principals import key_digest, key_name, new_key  # noqa: PLC0415
-    from towpath.adapters.http.records import Records  # noqa: PLC0415
 
     key = new_key()
     async with open_engine(store) as engine:
-        row = await Records(engine).add_key(key_name(name), role, key_digest(key))
+        row = await ServerRecords(engine).add_key(key_name(name), role, key_digest(key))
     if as_json:
         print_json({**row, "key": key})
     else:
@@ -254,10 +254,10 @@ def list_keys(store: str | None, as_json: bool) -> int:
 
 
 async def _list(store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.records import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import ServerRecords  # noqa: PLC0415
 
     async with open_engine(store, readonly=True) as engine:
-        rows = await Records(engine).list_keys()
+        rows = await ServerRecords(engine).list_keys()
     if as_json:
         print_json(rows)
         return 0
@@ -278,10 +278,10 @@ def revoke_key(name: str, store: str | None, as_json: bool) -> int:
 
 
 async def _revoke(name: str, store: str | None, as_json: bool) -> int:
-    from towpath.adapters.http.records import Records  # noqa: PLC0415
+    from towpath.adapters.http.access import ServerRecords  # noqa: PLC0415
 
     async with open_engine(store) as engine:
-        if not await Records(engine).revoke_key(name):
+        if not await ServerRecords(engine).revoke_key(name):
             raise InputInvalid("E_KEY_MISSING", "no active key has this name", found=name)
     if as_json:
         print_json({"name": name, "revoked": True})

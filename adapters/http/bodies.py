@@ -1,4 +1,4 @@
-"""Bodies of requests: read up to a limit and in a limited time, strict JSON, typed by msgspec. Nothing is guessed."""
+"""Bodies of requests: limited in size and time, strict JSON, typed by msgspec."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from anyio.to_thread import run_sync
 from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect, Request
 
-from .refusals import Refused
+from .errors import Refused
 
 T = TypeVar("T")
 
 MAX_DEPTH = 64
 MAX_DIGITS = 30
-MAX_FLOAT = 1_000  # characters; more digits than any number can tell apart
-LOOK = 64 * 1024 * 1024  # bytes of an upload between looks at the room on the disk
-SLOWEST = 1_024  # bytes a second of an upload, on the whole
+MAX_FLOAT = 1_000  # characters of a number; a float needs far fewer
+DISK_CHECK = 64 * 1024 * 1024  # bytes of an upload between two checks of the free disk space
+SLOWEST = 1_024  # bytes a second: the least average speed of an upload
 MAX_FORM = 256 * 1024  # bytes of a form without a file: a long reason, percent-encoded
 MAX_FIELDS = 50
 FORM = "application/x-www-form-urlencoded"
-INLINE = 64 * 1024  # bytes; what is larger is read by a thread, so that the event loop goes on
-AT_ONCE = 2  # bodies that are read in threads; more only take turns at the same processor
-# A text that never ends is a token, too: it is looked at once, not again from every quote in it.
+INLINE = 64 * 1024  # bytes; a larger body is parsed in a thread, so that the event loop is not blocked
+AT_ONCE = 2  # bodies parsed in threads at the same time; more would only share the processor
+# A text without its closing quote is a token, too: else each quote in it would start a new search.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 async def body_of(request: Request, kind: type[T], limit: int | None = None) -> T:
-    """The JSON body as `kind`. An empty body stands for `{}`. `limit` is its most bytes, if not those of the settings.
+    """The JSON body as `kind`. An empty body is read as `{}`. `limit` is in bytes; the default is `max_json`.
 
     Raises Refused: 415 E_MEDIA_TYPE, 413 E_BODY_SIZE, 408 E_BODY_TIME, 400 E_JSON_… E_TEXT_…, 422 E_BODY_FIELD.
     """
@@ -49,7 +49,7 @@ async def body_of(request: Request, kind: type[T], limit: int | None = None) -> 
 
 
 async def parsed(request: Request, parse: Callable[[bytes], T], data: bytes) -> T:
-    """What is read out of a body: at once if that is short work, else in a thread."""
+    """Parse a body: in a thread if it is large."""
     if len(data) <= INLINE:
         return parse(data)
     return await run_sync(parse, data, limiter=request.app.state.parsers)
@@ -64,7 +64,7 @@ def as_kind(data: Any, kind: type[T]) -> T:
 
 
 def media_type(request: Request) -> str:
-    """What the body says it is, in lower case and without its options; "" where it says nothing."""
+    """The media type of the body, in lower case and without options; "" without a Content-Type."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
@@ -87,36 +87,36 @@ def _fields(data: bytes, most: int) -> FormData:
 
 
 async def whole_body(request: Request, limit: int, seconds: float) -> bytes:
-    """A small body. Raises Refused: 413 E_BODY_SIZE (before reading, where it says its size), 408 E_BODY_TIME."""
+    """A small body. Raises Refused: 413 E_BODY_SIZE (before reading, if Content-Length tells), 408 E_BODY_TIME."""
     declared_size(request, limit)
-    taken = bytearray()
+    data = bytearray()
     try:
         with anyio.fail_after(seconds):
             async for chunk in request.stream():
-                taken += chunk
-                if len(taken) > limit:
+                data += chunk
+                if len(data) > limit:
                     raise too_large(limit)
     except TimeoutError:
         raise Refused(408, "E_BODY_TIME", f"the body did not arrive within {seconds:g} s", headers=_CLOSE) from None
     except ClientDisconnect:
-        raise Refused(400, "E_BODY", "the body ended too early") from None
-    return bytes(taken)
+        raise Refused(400, "E_BODY", "the body ended early") from None
+    return bytes(data)
 
 
 def declared_size(request: Request, limit: int) -> int | None:
-    """The size that a body says it has, if it does. Raises Refused: 400 E_BODY, 413 E_BODY_SIZE."""
+    """The Content-Length, or None. Raises Refused: 400 E_BODY, 413 E_BODY_SIZE."""
     given = request.headers.get("content-length")
     if given is None:
         return None
     if not (given.isascii() and given.isdigit()) or len(given) > 20:
-        raise Refused(400, "E_BODY", "Content-Length is no size", found=given)
+        raise Refused(400, "E_BODY", "Content-Length is not a number", found=given)
     if int(given) > limit:
         raise too_large(limit)
     return int(given)
 
 
 def too_large(limit: int) -> Refused:
-    """413. The connection is closed: what follows is not read."""
+    """413. The connection is closed, and the rest of the body is not read."""
     return Refused(413, "E_BODY_SIZE", "the body is too large", allowed=f"{limit} bytes", headers=_CLOSE)
 
 
@@ -124,12 +124,12 @@ _CLOSE = {"Connection": "close"}
 
 
 async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator[bytes, None]:
-    """A large body as a stream, as long as the disk has room for it.
+    """A large body as a stream, while the disk has room for it.
 
-    Raises Refused: 413 E_BODY_SIZE, 507 E_DISK_FULL, 408 E_BODY_TIME when nothing comes for `idle` s, or when it
-    comes so slowly that only holding the connection can be meant.
+    Raises Refused: 413 E_BODY_SIZE, 507 E_DISK_FULL, 408 E_BODY_TIME if no byte arrives for `idle` seconds, or if the
+    average speed is below `SLOWEST`.
     """
-    room, taken, looked = await _room(request), 0, 0
+    room, received, checked = await _room(request), 0, 0
     if room < (declared_size(request, limit) or 0):
         raise _no_room()
     began = anyio.current_time()
@@ -139,28 +139,28 @@ async def chunks_of(request: Request, limit: int, idle: float) -> AsyncGenerator
             with anyio.fail_after(idle):
                 chunk = await anext(stream, None)
         except TimeoutError:
-            raise Refused(408, "E_BODY_TIME", f"nothing came for {idle:g} s", headers=_CLOSE) from None
+            raise Refused(408, "E_BODY_TIME", f"no byte arrived for {idle:g} s", headers=_CLOSE) from None
         except ClientDisconnect:
-            raise Refused(400, "E_BODY", "the upload ended too early") from None
+            raise Refused(400, "E_BODY", "the upload ended early") from None
         if chunk is None:
-            yield b""  # the form parsers of older Starlettes end their last field with it
+            yield b""  # form parsers of older Starlette versions need it to end their last field
             return
-        taken += len(chunk)
-        if taken > limit:
+        received += len(chunk)
+        if received > limit:
             raise too_large(limit)
-        if taken - looked > LOOK:  # others write there, too
-            room, looked = taken + await _room(request), taken
-        if taken > room:
+        if received - checked > DISK_CHECK:  # others write to the disk, too
+            room, checked = received + await _room(request), received
+        if received > room:
             raise _no_room()
-        if anyio.current_time() - began > idle + taken / SLOWEST:
+        if anyio.current_time() - began > idle + received / SLOWEST:
             allowed = f"{SLOWEST} bytes a second"
-            raise Refused(408, "E_BODY_TIME", "the body comes too slowly", allowed=allowed, headers=_CLOSE)
+            raise Refused(408, "E_BODY_TIME", "the body arrives too slowly", allowed=allowed, headers=_CLOSE)
         if chunk:
             yield chunk
 
 
 async def _room(request: Request) -> int:
-    """The bytes that an upload may take of the disk before those are touched that runs need."""
+    """Free bytes of the disk, without those that the setting `keep_free` reserves for runs."""
     folder = request.app.state.engine.store.files.folder
     free: int = (await run_sync(shutil.disk_usage, folder)).free
     keep: int = request.app.state.settings.keep_free
@@ -168,14 +168,14 @@ async def _room(request: Request) -> int:
 
 
 def _no_room() -> Refused:
-    return Refused(507, "E_DISK_FULL", "the disk of the server has no room for that file", headers=_CLOSE)
+    return Refused(507, "E_DISK_FULL", "the disk of the server has no room for this file", headers=_CLOSE)
 
 
 # ---- JSON
 
 
 def strict_json(data: bytes) -> Any:
-    """JSON as RFC 8259 means it, with texts that any database keeps.
+    """JSON as in RFC 8259, with texts that every database can keep.
 
     Raises Refused (400): E_JSON_SYNTAX, E_JSON_DEPTH, E_JSON_DUPLICATE, E_JSON_NUMBER, E_TEXT_UNICODE,
     E_TEXT_CONTROL.
@@ -211,31 +211,31 @@ def _check_depth(data: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in pairs:
-        if name in made:
+        if name in found:
             raise Refused(400, "E_JSON_DUPLICATE", "a key occurs twice in one object", found=name)
-        made[name] = value
-    return made
+        found[name] = value
+    return found
 
 
 def _no_number(word: str) -> NoReturn:
-    raise Refused(400, "E_JSON_NUMBER", "not a number that JSON has", found=word)
+    raise Refused(400, "E_JSON_NUMBER", "this is not a JSON number", found=word)
 
 
 def _integer(digits: str) -> int:
     value = int(digits) if len(digits) <= MAX_DIGITS else None
     if value is None or not -(2**63) <= value < 2**63:
-        raise Refused(400, "E_JSON_NUMBER", "an integer that does not fit 64 bits", found=digits)
+        raise Refused(400, "E_JSON_NUMBER", "this integer does not fit in 64 bits", found=digits)
     return value
 
 
 def _float(digits: str) -> float:
     if len(digits) > MAX_FLOAT:
-        raise Refused(400, "E_JSON_NUMBER", "a number of too many digits", allowed=f"{MAX_FLOAT} characters")
+        raise Refused(400, "E_JSON_NUMBER", "this number has too many digits", allowed=f"{MAX_FLOAT} characters")
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise Refused(400, "E_JSON_NUMBER", "a number that is too large", found=digits)
+        raise Refused(400, "E_JSON_NUMBER", "this number is too large", found=digits)
     return value
 
 
@@ -253,11 +253,11 @@ def _check_texts(value: Any) -> None:
 
 
 def check_text(text: str, *, limit: int | None = None, name: str = "a text") -> str:
-    """Text that every database keeps. Raises Refused: 400 E_TEXT_UNICODE, E_TEXT_CONTROL; 422 E_PARAM_RANGE."""
+    """Text that every database can keep. Raises Refused: 400 E_TEXT_UNICODE, E_TEXT_CONTROL; 422 E_PARAM_RANGE."""
     if limit is not None and len(text) > limit:
         raise Refused(422, "E_PARAM_RANGE", f"{name} is too long", allowed=f"{limit} characters")
     if _SURROGATE.search(text):
-        raise Refused(400, "E_TEXT_UNICODE", "half of a surrogate pair is no character")
+        raise Refused(400, "E_TEXT_UNICODE", "a text holds half of a surrogate pair")
     if _CONTROL.search(text):
-        raise Refused(400, "E_TEXT_CONTROL", "a control character in a text", found=text)
+        raise Refused(400, "E_TEXT_CONTROL", "a text holds a control character", found=text)
     return text

@@ -1,4 +1,7 @@
-"""Tokens in forms: whoever posts a form has read a page of ours. Bound to the session (or to an approval link)."""
+"""Tokens against forged forms: a token proves that the sender read a page of this server.
+
+It is bound to the session, or to an approval link.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,35 @@ from typing import Any
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import Request
 
-from .refusals import Refused
+from .errors import Refused
 
 FIELD = "csrf"
 HEADER = "x-csrf-token"
-MAX_AGE = 24 * 3600  # seconds; an approval page stays open over night
+MAX_AGE = 24 * 3600  # seconds; an approval page may stay open over night
 
 
 def token(request: Request) -> str:
-    """A token for the forms of the page that is being made: a hidden field called `csrf`."""
+    """A token for the forms of a page, as the hidden field `csrf`."""
     return str(_signer(request).dumps(_subject(request)))
 
 
 def check(request: Request, form: Mapping[str, Any]) -> None:
-    """Raises Refused (403 E_CSRF) unless the form holds a token of this session. Keys in a header need none."""
+    """Raises Refused (403 E_CSRF) unless the form holds a token of this session. Calls with a key need none."""
     principal = getattr(request.state, "principal", None)
     if principal is not None and principal.way == "key":
         return
     given = form.get(FIELD) or request.headers.get(HEADER, "")
     if not isinstance(given, str) or not valid(request, given):
         raise Refused(
-            403, "E_CSRF", "this form did not come from a page of this server", cure="load the page anew, then send it"
+            403,
+            "E_CSRF",
+            "this form did not come from a page of this server",
+            cure="reload the page, then send the form again",
         )
 
 
 def valid(request: Request, given: str) -> bool:
-    """Is it a token of this session, not older than a day?"""
+    """Is it a token of this session, and at most a day old?"""
     try:
         return bool(_signer(request).loads(given[:1_000], max_age=MAX_AGE) == _subject(request))
     except BadSignature:

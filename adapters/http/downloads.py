@@ -1,8 +1,8 @@
-"""Bytes of artifacts for browsers and programs: ranges, tags, and headers under which no file can do harm.
+"""Downloads of artifacts: ranges, ETags, and headers that keep files from doing harm in a browser.
 
-Only what is on the short list below, and whose first bytes say the same, may be shown in a browser. Everything
-else is an attachment of no type. Whole files are checked against their digest: small ones before the first byte
-is sent, of large ones the last chunk is held back, so that a damaged file never arrives whole.
+Browsers may show only the media types of the list below, and only if the first bytes of the file match. Any other file
+is sent as an attachment without a type. Whole files are checked against their digest: small files before the first byte
+is sent; of large files the last chunk is sent after the check, so that a damaged file never arrives complete.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from towpath.ports import Files
 from towpath.secrets import MARK, marks_in
 from towpath.values import MAX_VALUE, without_marks
 
-from .records import engine_of
-from .refusals import Refused
+from .access import engine_of
+from .errors import Refused
 
 _log = guarded_logger("towpath.http")
 
 WHOLE = 8 * 1024 * 1024  # bytes; up to here a file is read and checked before its first byte is sent
-CHECKED = 256 * 1024 * 1024  # bytes; up to here a file is checked before a part of it is sent
+CHECKED = 256 * 1024 * 1024  # bytes; up to here a file is checked before a range of it is sent
 CHUNK = 256 * 1024
 HEAD = 64
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.ASCII)
@@ -59,7 +59,7 @@ _INLINE: dict[str, tuple[bytes, ...]] = {
     "text/markdown": (),
     "application/json": (),
 }
-"""What may be shown, with the first bytes it must have (`.` is any). Text has none: `nosniff` keeps it text."""
+"""Media types that browsers may show, with their first bytes (`.` is any). Text has none: `nosniff` keeps it text."""
 
 _TEXT = frozenset({"text/plain", "text/csv", "text/markdown", "application/json"})
 _SANDBOX = "default-src 'none'; style-src 'none'; script-src 'none'; frame-ancestors 'none'; sandbox"
@@ -71,12 +71,12 @@ _HARMLESS = {
 
 
 def may_be_shown(media_type: str) -> bool:
-    """Is it a type that a browser may show, if the bytes agree?"""
+    """May a browser show this type, if the bytes match?"""
     return media_type in _INLINE
 
 
 async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: bool = False) -> Response:
-    """The bytes of an artifact, or the part that was asked for, or nothing where the caller has them.
+    """The bytes of an artifact: all, a range, or 304 if the caller has them.
 
     Raises Refused (416 E_RANGE), StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT).
     """
@@ -87,7 +87,7 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
     common = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if _known(request.headers.get("if-none-match", ""), tag):
         return Response(status_code=304, headers=common)
-    kept = _Kept(request, row)
+    kept = _ArtifactBytes(request, row)
     headers = {**common, **await _headers(kept, row, attachment), "Repr-Digest": _repr_digest(row.digest)}
     part = None
     if request.method == "GET" and request.headers.get("if-range", tag) == tag:  # HEAD knows no parts
@@ -104,7 +104,7 @@ async def artifact_answer(request: Request, row: ArtifactRow, *, attachment: boo
 
 
 async def value_shown(files: Files, row: ArtifactRow) -> bytes | None:
-    """A kept value with secrets in it as everybody may see it; None for all that is shown as it is.
+    """A kept value with its secrets masked; None if there is nothing to mask.
 
     Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT).
     """
@@ -121,7 +121,7 @@ async def value_shown(files: Files, row: ArtifactRow) -> bytes | None:
 
 
 def _masked_answer(request: Request, data: bytes, row: ArtifactRow, attachment: bool) -> Response:
-    """A whole answer: parts and digests are those of what is kept, which this is not."""
+    """Always the whole value: ranges and digests would be those of the kept bytes, which are different."""
     tag = f'"{row.digest}-shown"'
     headers = {
         "ETag": tag,
@@ -144,25 +144,25 @@ def _repr_digest(digest: str) -> str:
 
 
 def _part(given: list[str], size: int) -> tuple[int, int] | None:
-    """First and last byte asked for, or None for everything. Raises Refused (416 E_RANGE)."""
-    asked = _RANGE.fullmatch(given[0].strip()) if len(given) == 1 else None
-    if asked is None:
-        return None  # several parts, or a unit that we do not know: the whole is a right answer
-    if asked[3] is not None:
-        first, last = max(0, size - int(asked[3])), size - 1
-        fits = int(asked[3]) > 0 and size > 0
+    """The first and last byte of the requested range, or None for all bytes. Raises Refused (416 E_RANGE)."""
+    wanted = _RANGE.fullmatch(given[0].strip()) if len(given) == 1 else None
+    if wanted is None:
+        return None  # several ranges, or another unit: RFC 9110 allows to send everything
+    if wanted[3] is not None:
+        first, last = max(0, size - int(wanted[3])), size - 1
+        fits = int(wanted[3]) > 0 and size > 0
     else:
-        first, last = int(asked[1]), min(int(asked[2]) if asked[2] else size - 1, size - 1)
-        if asked[2] and int(asked[2]) < int(asked[1]):
+        first, last = int(wanted[1]), min(int(wanted[2]) if wanted[2] else size - 1, size - 1)
+        if wanted[2] and int(wanted[2]) < int(wanted[1]):
             return None
         fits = first < size
     if not fits:
         headers = {"Content-Range": f"bytes */{size}"}
-        raise Refused(416, "E_RANGE", "the file has no such part", allowed=f"0 to {size - 1}", headers=headers)
+        raise Refused(416, "E_RANGE", "the file has no such range", allowed=f"0 to {size - 1}", headers=headers)
     return first, last
 
 
-async def _headers(kept: _Kept, row: ArtifactRow, attachment: bool) -> dict[str, str]:
+async def _headers(kept: _ArtifactBytes, row: ArtifactRow, attachment: bool) -> dict[str, str]:
     shown = not attachment and may_be_shown(row.media_type) and _fits(row.media_type, await kept.head())
     media = row.media_type if shown else "application/octet-stream"
     if shown and row.media_type in _TEXT:
@@ -175,7 +175,7 @@ async def _headers(kept: _Kept, row: ArtifactRow, attachment: bool) -> dict[str,
 
 
 def _fits(media_type: str, head: bytes) -> bool:
-    """Do the first bytes say the same as the type?"""
+    """Do the first bytes match the type?"""
     wanted = _INLINE[media_type]
     if not wanted:
         return b"\0" not in head
@@ -186,26 +186,23 @@ def _fits(media_type: str, head: bytes) -> bool:
 
 
 def disposition(filename: str, *, inline: bool) -> str:
-    """Content-Disposition with the name percent-encoded only: nothing in it can end the header or add another name."""
+    """Content-Disposition. The name is percent-encoded, so that it can neither end the header nor add a parameter."""
     plain = filename.encode("utf-8", "replace").decode()
     return f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{quote(plain, safe='')}"
 
 
-# ---- the bytes
-
-
 class _Checked:
-    """Files of which this process saw that their bytes are right, by what changes when they do."""
+    """Files that this process has checked, by a fingerprint that changes with the file."""
 
     def __init__(self, most: int = 1_000) -> None:
         self._seen: OrderedDict[tuple[Any, ...], None] = OrderedDict()
         self._most = most
 
-    def knows(self, mark: tuple[Any, ...]) -> bool:
-        return mark in self._seen
+    def knows(self, fingerprint: tuple[Any, ...]) -> bool:
+        return fingerprint in self._seen
 
-    def add(self, mark: tuple[Any, ...]) -> None:
-        self._seen[mark] = None
+    def add(self, fingerprint: tuple[Any, ...]) -> None:
+        self._seen[fingerprint] = None
         while len(self._seen) > self._most:
             self._seen.popitem(last=False)
 
@@ -213,8 +210,8 @@ class _Checked:
 _checked = _Checked()
 
 
-class _Kept:
-    """The bytes of one artifact, wherever they are."""
+class _ArtifactBytes:
+    """The bytes of one artifact, in the database or in a file."""
 
     def __init__(self, request: Request, row: ArtifactRow) -> None:
         self.row = row
@@ -226,24 +223,24 @@ class _Kept:
         """The first bytes. Raises StoreFailed."""
         if self.path is None or self.row.size <= WHOLE:
             return (await self._all())[:HEAD]
-        await self._mark()
+        await self._fingerprint()
         async with await anyio.open_file(self.path, "rb") as file:
             return await file.read(HEAD)
 
     async def whole(self, headers: dict[str, str]) -> Response:
         if self.path is None or self.row.size <= WHOLE:
             return Response(await self._all(), headers=headers)
-        await self._mark()
-        return StreamingResponse(self._told(self.files.open(self.row)), headers=headers)
+        await self._fingerprint()
+        return StreamingResponse(self._logged(self.files.open(self.row)), headers=headers)
 
     async def part(self, first: int, last: int, headers: dict[str, str]) -> Response:
         if self.path is None or self.row.size <= WHOLE:
             return Response((await self._all())[first : last + 1], 206, headers)
-        mark = await self._mark()
-        if self.row.size <= CHECKED and not _checked.knows(mark):
-            async for _ in self._told(self.files.open(self.row)):
+        fingerprint = await self._fingerprint()
+        if self.row.size <= CHECKED and not _checked.knows(fingerprint):
+            async for _ in self._logged(self.files.open(self.row)):
                 pass
-            _checked.add(mark)
+            _checked.add(fingerprint)
         return StreamingResponse(self._slice(first, last), 206, headers)
 
     async def _all(self) -> bytes:
@@ -255,15 +252,15 @@ class _Kept:
                 raise
         return self._data
 
-    async def _mark(self) -> tuple[Any, ...]:
-        """What tells this state of the file from any other. Raises StoreFailed if it has not its size."""
+    async def _fingerprint(self) -> tuple[Any, ...]:
+        """Changes when the file changes. Raises StoreFailed if the file is missing or has another size."""
         assert self.path is not None
         try:
             found = await anyio.Path(self.path).stat()
         except FileNotFoundError:
-            raise StoreFailed("E_BLOB_MISSING", "the bytes of this artifact are gone") from None
+            raise StoreFailed("E_BLOB_MISSING", "the bytes of this artifact are missing") from None
         if found.st_size != self.row.size:
-            error = StoreFailed("E_BLOB_CORRUPT", "the bytes of this artifact have another size than they had")
+            error = StoreFailed("E_BLOB_CORRUPT", "the bytes of this artifact have changed their size")
             self._damaged(error)
             raise error
         return self.row.digest, found.st_ino, found.st_mtime_ns, found.st_size
@@ -277,7 +274,7 @@ class _Kept:
                 left -= len(data)
                 yield data
 
-    async def _told(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _logged(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:
             async for chunk in chunks:
                 yield chunk
@@ -286,4 +283,4 @@ class _Kept:
             raise
 
     def _damaged(self, error: StoreFailed) -> None:
-        _log.error("artifact %s is damaged: %s; `towpath fsck` says what else is", self.row.id, error.code)
+        _log.error("artifact %s is damaged: %s; `towpath fsck` lists all damage", self.row.id, error.code)

@@ -1,6 +1,6 @@
-"""Approval links: whoever holds one sees what it is about, and decides that one gate. GET shows, POST decides.
+"""Routes of approval links: a link shows one gate and decides it. GET shows, POST decides.
 
-Browsers get the page, programs JSON. A form needs the page's token; a file that the gate lists is at
+Browsers get a page, programs get JSON. A form needs the token of the page. The files that the gate lists are at
 `/a/{token}/files/{id}`.
 """
 
@@ -13,32 +13,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.errors import TowpathError
-from towpath.store.rows import artifact as artifact_row
 
-from . import csrf
-from .answering import answer, there
-from .asked import LinkBody
+from . import csrf, reading
+from .access import id_of, records_of
 from .bodies import FORM, as_kind, body_of, check_text, fields_of, media_type
 from .downloads import artifact_answer
-from .gate_files import listed_files
+from .errors import Refused, missing
 from .links import LINK_PATH, decide_by_link, open_link
 from .principals import ANYONE
-from .records import engine_of
-from .refusals import Refused
-from .route_table import Page
-from .shapes import ApprovalRow, shaped
+from .requests import LinkBody
+from .responses import approval_of, json_response
+from .route_table import PageRoute
 
 LinkPage = Callable[[Request, Mapping[str, Any], Refused | TowpathError | None], Awaitable[Response]]
 
 
 async def show_link(request: Request) -> Response:
-    """What a link is about. Decides nothing, whoever asks and however often."""
+    """The gate of a link. Decides nothing, however often it is called."""
     opened = await open_link(request, request.path_params["token"])
     if "text/html" in request.headers.get("accept", ""):
         return await _page(request, opened.gate, opened.problem)
     if opened.problem is not None:
         raise opened.problem
-    return answer(shaped(ApprovalRow, opened.gate, artifacts=await listed_files(engine_of(request), opened.gate)))
+    return json_response(approval_of(await reading.gate_view(records_of(request), opened.gate["id"])))
 
 
 async def show_file(request: Request) -> Response:
@@ -46,9 +43,10 @@ async def show_file(request: Request) -> Response:
     opened = await open_link(request, request.path_params["token"])
     if opened.problem is not None:
         raise opened.problem
-    wanted = request.path_params["id"]
-    row = await engine_of(request).get_artifact(wanted) if wanted in opened.gate["artifact_ids"] else None
-    return await artifact_answer(request, artifact_row(there(row, "E_ARTIFACT_MISSING", "artifact")))
+    wanted = id_of(request)
+    if wanted not in opened.gate["artifact_ids"]:
+        raise missing("artifact")
+    return await artifact_answer(request, reading.artifact_row(await reading.artifact(records_of(request), wanted)))
 
 
 async def approve_by_link(request: Request) -> Response:
@@ -62,7 +60,7 @@ async def reject_by_link(request: Request) -> Response:
 
 
 async def _body(request: Request) -> LinkBody:
-    """JSON, or a form with a token from the page of this link. Nothing is read before the link is known to be ours."""
+    """JSON, or a form with the token of this link's page. The link is checked before the body is read."""
     await open_link(request, request.path_params["token"])
     if media_type(request) != FORM:
         return await body_of(request, LinkBody)
@@ -85,21 +83,21 @@ async def _decide(request: Request, what: str, body: LinkBody, **how: Any) -> Re
         if not by_form:
             raise
         return await _page(request, (await open_link(request, token)).gate, error)
-    request.app.state.background.look()
+    request.app.state.unattended.wake()
     if by_form:
         return await _page(request, row, None)
-    return answer(shaped(ApprovalRow, row, artifacts=await listed_files(engine_of(request), row)))
+    return json_response(approval_of(await reading.gate_view(records_of(request), row["id"])))
 
 
 async def _page(request: Request, gate: Mapping[str, Any], problem: Refused | TowpathError | None) -> Response:
-    """The page of the link, which the app brings along: pages stand above routes."""
+    """The page of the link. The app provides it, because routes do not import pages."""
     page: LinkPage = request.app.state.link_page
     return await page(request, gate, problem)
 
 
 PAGES = (
-    Page("GET", LINK_PATH, ANYONE, show_link),
-    Page("GET", f"{LINK_PATH}/files/{{id}}", ANYONE, show_file),
-    Page("POST", f"{LINK_PATH}/approve", ANYONE, approve_by_link),
-    Page("POST", f"{LINK_PATH}/reject", ANYONE, reject_by_link),
+    PageRoute("GET", LINK_PATH, ANYONE, show_link),
+    PageRoute("GET", f"{LINK_PATH}/files/{{id}}", ANYONE, show_file),
+    PageRoute("POST", f"{LINK_PATH}/approve", ANYONE, approve_by_link),
+    PageRoute("POST", f"{LINK_PATH}/reject", ANYONE, reject_by_link),
 )

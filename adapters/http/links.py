@@ -1,7 +1,7 @@
-"""Approval links: an address that lets whoever holds it decide one gate, once, for a time.
+"""Approval links: an address that can decide one gate, once, until it expires.
 
-The address holds a signed token with the gate's id and a random part; the gate's row holds the token's hash and
-its expiry. GET shows, POST decides. A newer version of what it shows makes an old look void, not the link.
+The address holds a signed token of the gate's id and a random part. The gate's row holds the token's hash and expiry.
+If a newer version of a listed file appears, the decision is refused and the link stays valid.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.store import Record, approval_links, approvals, event_log
 from towpath.store.clock import now
 
+from .access import ServerRecords, engine_of, records_of
+from .errors import Refused, safe_text
 from .principals import link_visitor
-from .records import Records, engine_of, records_of
-from .refusals import Refused, safe_text
 
 LINK_PATH = "/a/{token}"
 MAX_TOKEN = 500
@@ -30,14 +30,14 @@ MAX_TOKEN = 500
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A link that was opened: its gate, and the problem with it, if it is over."""
+    """The gate of a link, and the problem if the link can no longer decide it."""
 
     gate: Record
     problem: Refused | None
 
 
 def token_digest(token: str) -> str:
-    """What is kept of a token."""
+    """The digest that is kept of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -45,8 +45,10 @@ def _signer(secret: str) -> URLSafeSerializer:
     return URLSafeSerializer(secret, salt="towpath-approval-link", signer_kwargs={"digest_method": hashlib.sha256})
 
 
-async def make_link(records: Records, secret: str, approval_id: str, hours: float, by: str = "") -> tuple[str, int]:
-    """A new link's token and when it ends (UTC microseconds). A link of the same gate made before is void.
+async def make_link(
+    records: ServerRecords, secret: str, approval_id: str, hours: float, by: str = ""
+) -> tuple[str, int]:
+    """A new link's token and its expiry (UTC microseconds). It replaces an earlier link of the gate.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
     """
@@ -61,9 +63,9 @@ async def make_link(records: Records, secret: str, approval_id: str, hours: floa
 
 
 async def open_link(request: Request, token: str) -> Opened:
-    """The gate behind a token. Raises Refused (404 E_LINK_INVALID) for a token that was never ours, or is void.
+    """The gate of a token. Raises Refused (404 E_LINK_INVALID) for a token that is forged or replaced.
 
-    Sets `request.state.link` and who calls, for the token in the form of its page.
+    Sets `request.state.link` and the principal, which the tokens in the page's forms are bound to.
     """
     try:
         approval_id, _ = _signer(request.app.state.secret).loads(token[:MAX_TOKEN])
@@ -72,31 +74,31 @@ async def open_link(request: Request, token: str) -> Opened:
     digest = token_digest(token)
     async with records_of(request).session() as session:
         gate = await approvals.get_approval(session, str(approval_id))
-        late = gate is not None and await approval_links.link_over(session, gate)
+        expired = gate is not None and await approval_links.link_over(session, gate)
     if gate is None or not hmac.compare_digest(gate["link_token_hash"] or "", digest):
         raise _invalid()
     request.state.link = digest
     if getattr(request.state, "principal", None) is None:
         request.state.principal = link_visitor()
-    return Opened(gate, _problem(gate, late))
+    return Opened(gate, _problem(gate, expired))
 
 
 def _invalid() -> Refused:
-    return Refused(404, "E_LINK_INVALID", "this link leads nowhere", cure="ask for a new one")
+    return Refused(404, "E_LINK_INVALID", "this link is not valid", cure="ask for a new one")
 
 
-def _problem(gate: Record, late: bool) -> Refused | None:
+def _problem(gate: Record, expired: bool) -> Refused | None:
     if gate["status"] == "cancelled":
-        return Refused(409, "E_CHAIN_CLOSED", "the run was ended before anybody decided")
+        return Refused(409, "E_CHAIN_CLOSED", "the run ended before a decision was made")
     if gate["status"] == "timed_out":
-        return Refused(410, "E_LINK_EXPIRED", f"the time for this decision was over {_clock(gate['expires_at'])}")
+        return Refused(410, "E_LINK_EXPIRED", f"the time for this decision ended {_clock(gate['expires_at'])}")
     if gate["status"] != "pending":
         by = f" by {gate['decided_by']}" if gate["decided_by"] else ""
         more = {"decided_by": gate["decided_by"], "decided_at": gate["decided_at"], "decision": gate["status"]}
-        sentence = f"this was {gate['status']}{by} already, {_clock(gate['decided_at'])}"
+        sentence = f"this was already {gate['status']}{by}, {_clock(gate['decided_at'])}"
         return Refused(409, "E_LINK_USED", safe_text(sentence), **more)
-    if late:
-        return Refused(410, "E_LINK_EXPIRED", "the time of this link is over", cure="ask for a new one")
+    if expired:
+        return Refused(410, "E_LINK_EXPIRED", "this link has expired", cure="ask for a new one")
     return None
 
 
@@ -114,7 +116,12 @@ async def decide_by_link(request: Request, token: str, decision: str, by: str, *
     if opened.problem is not None:
         raise opened.problem
     if decision == "approve" and how.get("seen") is None:
-        raise Refused(422, "E_BODY_FIELD", "say which versions were `seen`", allowed="the ids that the link shows")
+        raise Refused(
+            422,
+            "E_BODY_FIELD",
+            "`seen` is missing: the versions that you looked at",
+            allowed="the ids that the link shows",
+        )
     engine = engine_of(request)
     name = f"{by.strip()} (link)" if by.strip() else "link"
     try:
@@ -122,13 +129,12 @@ async def decide_by_link(request: Request, token: str, decision: str, by: str, *
         decided: Record = await decide(opened.gate["id"], by=name, **how)
     except ApprovalRefused as error:
         if error.code == "E_APPROVAL_STALE":
-            told = error.problem
-            raise Refused(409, "E_ARTIFACT_SUPERSEDED", told.message, cure=told.cure) from None
-        again = (await open_link(request, token)).problem  # somebody was faster
-        raise again or error from None
+            raise Refused(409, "E_ARTIFACT_SUPERSEDED", error.problem.message, cure=error.problem.cure) from None
+        closed = (await open_link(request, token)).problem  # another decision came first
+        raise closed or error from None
     except InputInvalid as error:
         if error.code == "E_PARAMETER":
-            told = error.problem
-            raise Refused(422, "E_PARAM_UNKNOWN", told.message, found=told.found, allowed=told.allowed) from None
+            known = error.problem
+            raise Refused(422, "E_PARAM_UNKNOWN", known.message, found=known.found, allowed=known.allowed) from None
         raise
     return decided

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the route table: it cannot say anything that is not routed."""
+"""The OpenAPI 3.1 document. It is made from the route table, so that both agree."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import msgspec
 from msgspec import Struct
 
 from .principals import ANYONE
-from .route_table import PREFIX, Parameter, Route
+from .route_table import PREFIX, ApiRoute, QueryParameter
 
-_PLACE = re.compile(r"{(\w+)}")
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
 _REF = "#/components/schemas/{name}"
 
 
 class ErrorDetail(Struct):
-    """What was refused: a stable code, a sentence, and where to look."""
+    """An error: a stable code, a message, and the place of the problem."""
 
     code: str
     message: str
@@ -33,15 +33,15 @@ class ErrorDetail(Struct):
 
 
 class Error(Struct):
-    """Every refusal."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
+def document(routes: Iterable[ApiRoute]) -> dict[str, Any]:
     """The OpenAPI document of these routes."""
     rows = list(routes)
-    kinds = {kind for row in rows for kind in (row.body, row.answer) if _is_shape(kind)}
+    kinds = {kind for row in rows for kind in (row.body, row.answer) if _is_struct(kind)}
     ordered = [Error, *sorted(kinds, key=lambda kind: str(kind.__name__))]
     schemas, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     by_kind = dict(zip(ordered, schemas, strict=True))
@@ -53,7 +53,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "info": {
             "title": "towpath",
             "version": version("towpath"),
-            "description": "Chains of steps, the files they make, and the people who look at them.",
+            "description": "Chains of steps, the files they make, and the decisions of people.",
         },
         "paths": paths,
         "components": {
@@ -70,17 +70,20 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
-def _is_shape(kind: Any) -> bool:
+def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 
-def _operation(row: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {
+def _operation(row: ApiRoute, schemas: dict[Any, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
         "operationId": row.endpoint.__name__,
         "summary": row.about,
         "tags": [row.path.split("/")[1]],
         "parameters": [
-            *({"name": n, "in": "path", "required": True, "schema": _segment()} for n in _PLACE.findall(row.path)),
+            *(
+                {"name": n, "in": "path", "required": True, "schema": _segment()}
+                for n in _PATH_PARAMETER.findall(row.path)
+            ),
             *(_parameter(parameter) for parameter in row.parameters),
         ],
         "responses": _responses(row, schemas),
@@ -89,10 +92,10 @@ def _operation(row: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     if row.body is not None:
         schema = schemas.get(row.body, {"type": "string", "format": "binary"})
         content = {media: {"schema": schema if media != "multipart/form-data" else _form()} for media in row.body_types}
-        made["requestBody"] = {"required": True, "content": content}
+        operation["requestBody"] = {"required": True, "content": content}
     if row.role == ANYONE:
-        made["security"] = []
-    return made
+        operation["security"] = []
+    return operation
 
 
 def _segment() -> dict[str, Any]:
@@ -106,17 +109,17 @@ def _form() -> dict[str, Any]:
     return {"type": "object", "properties": {**texts, "approve": approve, "file": file}, "required": ["file"]}
 
 
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    told = {"description": parameter.about} if parameter.about else {}
-    return {"name": parameter.name, "in": "query", "schema": parameter.schema, **told}
+def _parameter(parameter: QueryParameter) -> dict[str, Any]:
+    description = {"description": parameter.about} if parameter.about else {}
+    return {"name": parameter.name, "in": "query", "schema": parameter.schema, **description}
 
 
-def _responses(row: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
+def _responses(row: ApiRoute, schemas: dict[Any, Any]) -> dict[str, Any]:
     schema = schemas.get(row.answer, {"type": "string", "format": "binary"})
     found: dict[str, Any] = {str(row.status): {"description": "done", "content": {row.answer_type: {"schema": schema}}}}
     if row.path.endswith("/raw"):
-        found["206"] = {"description": "the part that was asked for", "content": {"*/*": {"schema": schema}}}
-        found["304"] = {"description": "as it was"}
+        found["206"] = {"description": "the requested part", "content": {"*/*": {"schema": schema}}}
+        found["304"] = {"description": "not modified"}
     error = {"application/json": {"schema": schemas[Error]}}
     usual = (400, 422) if row.role == ANYONE else (400, 401, 403, 422, 429)
     with_body = (408, 413, 415) if row.body is not None else ()

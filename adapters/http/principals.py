@@ -1,4 +1,4 @@
-"""Who somebody is and what they may do. Pure; keys are made and recognised here, and kept as digests only."""
+"""Principals (who calls, with which role) and keys. Pure; only the digest of a key is kept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from towpath.errors import InputInvalid
 KEY_PREFIX = "tp_"
 KEY_BYTES = 32
 MAX_NAME = 100
-MAX_KEY = 200  # characters; longer ones are not even hashed
+MAX_KEY = 200  # characters; a longer key is refused without hashing it
 
 
 class Role(StrEnum):
-    """What a key is good for. Everybody reads; operators start and steer runs, approvers decide and edit."""
+    """What a key allows. Every role reads; operators start and steer runs, approvers decide and edit files."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 
 ANYONE = "anyone"
-"""The role of the few routes that need no key: health, login, and links that carry their own proof."""
+"""The role of the few routes that need no key: health, login, and approval links, which are signed."""
 
 _ACTION = {Role.VIEWER: "view", Role.OPERATOR: "operate", Role.APPROVER: "approve", Role.ADMIN: "admin"}
 _MAY = {
@@ -38,9 +38,9 @@ _MAY = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who was let in. `way` is key, session (a cookie), local (this machine, no keys made yet) or link.
+    """Who calls. `way` is key, session (a cookie), local (this machine, before the first key is made) or link.
 
-    `session` tells one session from another, for the tokens in forms.
+    `session` is the id of the browser session; the tokens in forms are bound to it.
     """
 
     name: str
@@ -49,42 +49,57 @@ class Principal:
     session: str = ""
 
     def may(self, what: str) -> bool:
-        """May they `view`, `operate`, `approve` or `admin`? The name of a role means what that role adds."""
+        """Is `view`, `operate`, `approve` or `admin` allowed? The name of a role stands for what that role adds."""
         return _ACTION.get(what, what) in _MAY[self.role]  # type: ignore[call-overload]
 
     def signed(self, by: str | None) -> str:
-        """The name under which a decision is recorded: who they say they are, never without whose key it was."""
-        said = (by or "").strip()
+        """The name that is recorded with a decision: the given name, and the name of the key where they differ."""
+        given = (by or "").strip()
         if self.way == "local":
-            return said or self.name
-        return self.name if said in ("", self.name) else f"{said} (key {self.name})"
+            return given or self.name
+        return self.name if given in ("", self.name) else f"{given} (key {self.name})"
+
+
+class Anonymous:
+    """A visitor without a key or session: sees the login page and errors, and may do nothing."""
+
+    name = ""
+    role = ""
+
+    def may(self, _what: str) -> bool:
+        return False
+
+
+ANONYMOUS = Anonymous()
 
 
 LINK = "link"
 
 
 def link_visitor() -> Principal:
-    """Whoever holds an approval link: sees what it shows, and decides that one gate through the link's own address."""
+    """The holder of an approval link: sees what the link shows, and may decide that one gate."""
     return Principal(LINK, Role.VIEWER, LINK)
 
 
 def local_visitor() -> Principal:
-    """Whoever sits at this machine while there is no key."""
+    """A caller from this machine, before the first key is made."""
     return Principal("local", Role.ADMIN, "local")
 
 
 def key_name(name: str) -> str:
-    """The name of a key, as it is: shown as the name of whoever decides. Raises InputInvalid (E_KEY_NAME)."""
+    """The checked name of a key, which is recorded with decisions. Raises InputInvalid (E_KEY_NAME)."""
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME:
-        raise InputInvalid("E_KEY_NAME", "that is no name for a key", found=name, allowed="printable characters")
+        raise InputInvalid(
+            "E_KEY_NAME", "this is not a valid name for a key", found=name, allowed="printable characters"
+        )
     return name
 
 
 def new_key() -> str:
-    """A new key: 32 random bytes. It is shown once and kept nowhere."""
+    """A new key: 32 random bytes. It is shown once; only its digest is kept."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def key_digest(key: str) -> str:
-    """What is kept of a key. 256 random bits need no salt and no slow hash."""
+    """The digest that is kept of a key. 256 random bits need no salt and no slow hash."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""What a route is: one row of the table that routing, roles and the OpenAPI document are made from."""
+"""Routes as rows of a table. Routing, the check of roles and the OpenAPI document are made from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class QueryParameter:
     """A query parameter. `schema` is its JSON Schema."""
 
     name: str
@@ -23,12 +23,12 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class ApiRoute:
     """An address of the API.
 
-    `role` is the least that is needed (or `anyone`). `body` and `answer` are msgspec types; `body_types` and
-    `answer_type` are media types where they are not JSON. `listing` names the table whose filters and sorts
-    it takes. `status` is that of success.
+    `role` is the least role that may call it, or `anyone`. `body` and `answer` are msgspec types; `body_types` and
+    `answer_type` are their media types if they are not JSON. `listing` names the list whose filters and sorts the
+    query may hold. `status` is the status of success, `errors` are possible others.
     """
 
     method: str
@@ -38,7 +38,7 @@ class Route:
     about: str
     body: Any = None
     answer: Any = None
-    parameters: tuple[Parameter, ...] = ()
+    parameters: tuple[QueryParameter, ...] = ()
     listing: str = ""
     body_types: tuple[str, ...] = ("application/json",)
     answer_type: str = "application/json"
@@ -48,8 +48,8 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A page for people. Its forms carry a token (`csrf`); it is not in the OpenAPI document."""
+class PageRoute:
+    """An address outside of the API: a page or a form. It is not in the OpenAPI document."""
 
     method: str
     path: str
@@ -58,13 +58,13 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """All routes of an app; those of the API lie under `PREFIX`."""
+class RouteTable:
+    """All routes of an app. Those of the API are below `PREFIX`."""
 
-    api: tuple[Route, ...]
-    pages: tuple[Page, ...] = ()
+    api: tuple[ApiRoute, ...]
+    pages: tuple[PageRoute, ...] = ()
 
     @property
-    def rows(self) -> list[Page]:
-        """Everything there is, with whole paths."""
-        return [*(Page(row.method, PREFIX + row.path, row.role, row.endpoint) for row in self.api), *self.pages]
+    def rows(self) -> list[PageRoute]:
+        """All routes with their full paths."""
+        return [*(PageRoute(row.method, PREFIX + row.path, row.role, row.endpoint) for row in self.api), *self.pages]

@@ -1,4 +1,4 @@
-"""The table: every address, in one place. Whatever is not here does not exist."""
+"""The route table of the server: every address in one place."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from . import access_routes, approval_routes, artifact_routes, link_routes, openapi, run_routes
-from .answering import answer
 from .principals import ANYONE, Role
-from .route_table import Page, Route, Table
+from .responses import json_response
+from .route_table import ApiRoute, PageRoute, RouteTable
 
 
 async def get_openapi(request: Request) -> Response:
-    return answer(api_document())
+    return json_response(api_document())
 
 
-API: tuple[Route, ...] = (
+API: tuple[ApiRoute, ...] = (
     *run_routes.ROUTES,
     *artifact_routes.ROUTES,
     *approval_routes.ROUTES,
     *access_routes.ROUTES,
-    Route("GET", "/openapi.json", Role.VIEWER, get_openapi, "This document."),
+    ApiRoute("GET", "/openapi.json", Role.VIEWER, get_openapi, "This document."),
 )
 
-OUTER: tuple[Page, ...] = (
-    Page("POST", "/login", ANYONE, access_routes.login),
-    Page("POST", "/logout", ANYONE, access_routes.logout),
+OUTER: tuple[PageRoute, ...] = (
+    PageRoute("POST", "/login", ANYONE, access_routes.login),
+    PageRoute("POST", "/logout", ANYONE, access_routes.logout),
     *link_routes.PAGES,
 )
 
@@ -39,6 +39,6 @@ def api_document() -> dict[str, Any]:
     return openapi.document(route for route in API if route.path != "/openapi.json")
 
 
-def table(pages: tuple[Page, ...] = ()) -> Table:
-    """All routes, with those of the pages for people."""
-    return Table(API, (*OUTER, *pages))
+def route_table(pages: tuple[PageRoute, ...] = ()) -> RouteTable:
+    """All routes: of the API, of logins and links, and of the pages."""
+    return RouteTable(API, (*OUTER, *pages))

@@ -1,10 +1,9 @@
-"""Runs of chains and their steps over HTTP: look, start, steer, follow."""
+"""Routes for runs and their steps: list, start, steer, and follow by events and logs."""
 
 from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
 
 from anyio.to_thread import run_sync
 from starlette.requests import Request
@@ -13,35 +12,37 @@ from starlette.responses import Response, StreamingResponse
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 
-from .answering import answer, definition, listed, principal_of, there
-from .asked import RerunBody, StartBody
-from .background import Background
+from . import reading
+from .access import engine_of, id_of, principal_of, records_of
+from .authentication import Authenticator
 from .bodies import body_of, check_text
-from .doorkeeper import Doorkeeper
-from .event_feed import EventFeed, shown
+from .errors import Refused, existing, safe_text
+from .event_feed import EventFeed, event_of
 from .principals import Role
-from .queries import list_parameters, number, sealed, unsealed
-from .records import engine_of, records_of
-from .refusals import Refused, safe_text
-from .route_table import Parameter, Route
-from .shapes import (
-    ArtifactRow,
-    Asked,
-    Chain,
+from .query_parameters import list_parameters, list_response, number, read_cursor, signed_cursor
+from .requests import RerunBody, StartBody
+from .responses import (
     ChainFileRow,
+    ChainOut,
     ChainRow,
     Definition,
     Deleted,
     Event,
     Log,
-    Page,
+    PageOut,
+    RequestedOut,
     Started,
-    Workflow,
+    WorkflowOut,
     WorkflowRow,
+    chain_of,
+    definition_of,
+    json_response,
     page_type,
     shaped,
+    step_of,
 )
-from .starting import chain_files, rerun, start
+from .route_table import ApiRoute, QueryParameter
+from .start_run import chain_files, request_resume, rerun, start
 
 STREAM = "text/event-stream"
 MOST_EVENTS = 1_000
@@ -51,104 +52,97 @@ _EVENT_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 async def list_chains(request: Request) -> Response:
-    return await listed(request, "chains", ChainRow)
+    return await list_response(request, "chains", ChainRow)
 
 
 async def start_chain(request: Request) -> Response:
-    return answer(await start(request, await body_of(request, StartBody)), 202)
+    return json_response(await start(request, await body_of(request, StartBody)), 202)
 
 
 async def list_chain_files(request: Request) -> Response:
     rows = await run_sync(chain_files, request.app.state.settings.chains)
-    return answer(Page(rows=rows))
+    return json_response(PageOut(rows=rows))
 
 
 async def get_chain(request: Request) -> Response:
-    row = there(await engine_of(request).get_chain_details(_id(request)), "E_RUN_MISSING", "run")
-    steps = [s for s in row["workflows"] if s["item_index"] is None]
-    waiting = [s["id"] for s in row["workflows"] if s["status"] == "waiting_approval"]
-    return answer(shaped(Chain, row, steps=[_workflow(step) for step in steps], waiting=waiting))
+    return json_response(chain_of(await reading.run_view(records_of(request), id_of(request))))
 
 
 async def get_definition(request: Request) -> Response:
-    return answer(definition((await engine_of(request).store.load(_id(request))).plan))
+    return json_response(definition_of((await engine_of(request).store.load(id_of(request))).plan))
 
 
 async def delete_chain(request: Request) -> Response:
-    run_id = _id(request)
+    run_id = id_of(request)
     engine = engine_of(request)
-    row = there(await engine.get_chain(run_id), "E_RUN_MISSING", "run")
+    row = existing(await engine.get_chain(run_id), "run")
     if not ChainStatus(row["status"]).final:
-        raise RunRefused("E_RUN_ACTIVE", f"run {run_id} is {row['status']}, not over", cure="cancel it first")
-    return answer(Deleted(id=run_id, deleted=await records_of(request).delete_chain(run_id, _by(request))))
+        raise RunRefused("E_RUN_ACTIVE", f"run {run_id} is {row['status']} and not over", cure="cancel it first")
+    return json_response(Deleted(id=run_id, deleted=await records_of(request).delete_chain(run_id, _by(request))))
 
 
 async def cancel_chain(request: Request) -> Response:
-    return answer(Asked(id=_id(request), status=await engine_of(request).cancel(_id(request), by=_by(request))), 202)
+    status = await engine_of(request).cancel(id_of(request), by=_by(request))
+    return json_response(RequestedOut(id=id_of(request), status=status), 202)
 
 
 async def pause_chain(request: Request) -> Response:
-    return answer(Asked(id=_id(request), status=await engine_of(request).pause(_id(request), by=_by(request))), 202)
+    status = await engine_of(request).pause(id_of(request), by=_by(request))
+    return json_response(RequestedOut(id=id_of(request), status=status), 202)
 
 
 async def resume_chain(request: Request) -> Response:
-    run_id, engine = _id(request), engine_of(request)
-    run = await engine.store.load(run_id)
-    if run.status.final:
-        raise RunRefused("E_RUN_OVER", f"run {run_id} is {run.status}", cure="`rerun` makes a new run of it")
-    background = _background(request, run_id)
-    await records_of(request).resume_asked(run_id, _by(request))
-    background.go_on(run_id)
-    return answer(Asked(id=run_id, status=run.status), 202)
+    status = await request_resume(request, id_of(request))
+    return json_response(RequestedOut(id=id_of(request), status=status), 202)
 
 
 async def rerun_chain(request: Request) -> Response:
-    return answer(await rerun(request, _id(request), await body_of(request, RerunBody)), 202)
+    return json_response(await rerun(request, id_of(request), await body_of(request, RerunBody)), 202)
 
 
 async def get_logs(request: Request) -> Response:
-    """Page by page: a run of a thousand items has a thousand logs of up to 256 KiB."""
-    run_id, given = _id(request), request.query_params
-    there(await engine_of(request).get_chain(run_id), "E_RUN_MISSING", "run")
+    """Logs in pages: a run of a thousand items has a thousand logs of up to 256 KiB."""
+    run_id, given = id_of(request), request.query_params
+    existing(await engine_of(request).get_chain(run_id), "run")
     step = check_text(given["step"], limit=500, name="step") if "step" in given else None
     tail = number(given, "tail", MAX_LOG, 1, MAX_LOG)
     limit = number(given, "limit", 20, 1, MOST_LOGS)
     view = f"logs {run_id} {step}"
-    after = unsealed(request, view, given["after"]) if "after" in given else None
+    after = read_cursor(request, view, given["after"]) if "after" in given else None
     found = await records_of(request).logs_after(run_id, after, step_id=step, limit=limit + 1)
     rows = [shaped(Log, row, text=safe_text(row["text"])[-tail:]) for row in found[:limit]]
     last = found[limit - 1] if len(found) > limit else None
-    following = None if last is None else sealed(request, view, (last["attempt"], last["workflow_id"]))
-    return answer(Page(rows=rows, next=following))
+    following = None if last is None else signed_cursor(request, view, (last["attempt"], last["workflow_id"]))
+    return json_response(PageOut(rows=rows, next=following))
 
 
 async def get_chain_events(request: Request) -> Response:
-    row = there(await engine_of(request).get_chain(_id(request)), "E_RUN_MISSING", "run")
-    over = row["status"] if ChainStatus(row["status"]).final else ""
-    return await _events(request, row["id"], over)
+    row = existing(await engine_of(request).get_chain(id_of(request)), "run")
+    ended = row["status"] if ChainStatus(row["status"]).final else ""
+    return await _events(request, row["id"], ended)
 
 
 async def get_events(request: Request) -> Response:
     return await _events(request, None, "")
 
 
-async def _events(request: Request, chain_id: str | None, over: str) -> Response:
+async def _events(request: Request, chain_id: str | None, ended: str) -> Response:
     records, settings = records_of(request), request.app.state.settings
     after = await _after(request, chain_id)
     if STREAM not in request.headers.get("accept", ""):
         limit = number(request.query_params, "limit", 200, 1, MOST_EVENTS)
         lines = await records.events_after(after, chain_id=chain_id, limit=limit)
         following = str(lines[-1]["seq"]) if len(lines) == limit else None
-        return answer(Page(rows=[shown(line) for line in lines], next=following))
+        return json_response(PageOut(rows=[event_of(line) for line in lines], next=following))
     if request.method == "HEAD":
         return Response(media_type=STREAM)
-    after = min(after, await records.last_event())  # a number of another store would keep its stream silent
-    if over and "last-event-id" in request.headers and not await _more(request, chain_id, after):
+    after = min(after, await records.last_event())  # a number from another store would be too high for ever
+    if ended and "last-event-id" in request.headers and not await _more(request, chain_id, after):
         return Response(status_code=204)
     feed: EventFeed = request.app.state.feed
-    door: Doorkeeper = request.app.state.door
-    still_good = partial(door.still_good, request.state.principal, request)
-    stream = feed.stream(chain_id, after, over=over, heartbeat=settings.heartbeat, still_good=still_good)
+    authenticator: Authenticator = request.app.state.authenticator
+    still_valid = partial(authenticator.still_valid, request.state.principal, request)
+    stream = feed.stream(chain_id, after, ended=ended, heartbeat=settings.heartbeat, still_valid=still_valid)
     return StreamingResponse(stream, headers={"X-Accel-Buffering": "no"}, media_type=STREAM)
 
 
@@ -157,29 +151,22 @@ async def _more(request: Request, chain_id: str | None, after: int) -> bool:
 
 
 async def _after(request: Request, chain_id: str | None) -> int:
-    """The number of the last line that the caller has. A stream of all runs begins now if it has none."""
+    """The number of the last line that the caller has read. Without one, a stream of all runs begins now."""
     text = request.headers.get("last-event-id") or request.query_params.get("after")
     if text is None:
         streamed = STREAM in request.headers.get("accept", "")
         return await records_of(request).last_event() if chain_id is None and streamed else 0
     if not _EVENT_ID.fullmatch(text):
-        raise Refused(422, "E_PARAM_TYPE", "the number of an event", found=text)
+        raise Refused(422, "E_PARAM_TYPE", "an event is named by its number", found=text)
     return int(text)
 
 
 async def list_workflows(request: Request) -> Response:
-    return await listed(request, "workflows", WorkflowRow)
+    return await list_response(request, "workflows", WorkflowRow)
 
 
 async def get_workflow(request: Request) -> Response:
-    engine = engine_of(request)
-    async with engine.store.one_moment():
-        row = there(await engine.get_workflow(_id(request)), "E_WORKFLOW_MISSING", "workflow")
-        row["artifacts"] = await engine.get_artifacts_by_workflow(row["id"])
-    return answer(_workflow(row))
-
-
-# ---- parts
+    return json_response(step_of(await reading.step_view(records_of(request), id_of(request))))
 
 
 def _id(request: Request) -> str:
@@ -191,38 +178,20 @@ def _by(request: Request) -> str:
     return principal_of(request).name
 
 
-def _workflow(row: Any) -> Workflow:
-    artifacts = [
-        shaped(ArtifactRow, {**a, **{name: row[name] for name in ("chain_id", "step_id", "item_index")}})
-        for a in row["artifacts"]
-    ]
-    return shaped(Workflow, row, artifacts=artifacts)
-
-
-def _background(request: Request, run_id: str) -> Background:
-    if not request.app.state.settings.execute:
-        raise Refused(
-            409,
-            "E_SERVE_IDLE",
-            "this server works on no runs",
-            cure=f"`towpath resume {run_id}` where its steps are, or start the server with --execute",
-        )
-    background: Background = request.app.state.background
-    return background
-
-
-_AFTER = Parameter("after", {"type": "integer", "minimum": 0}, "number of the last event that you have")
-_LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": 200})
+_AFTER = QueryParameter("after", {"type": "integer", "minimum": 0}, "number of the last event that you have read")
+_LIMIT = QueryParameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_EVENTS, "default": 200})
 _LOGS = (
-    Parameter("step", {"type": "string", "maxLength": 500}, "only this step"),
-    Parameter("tail", {"type": "integer", "minimum": 1, "maximum": MAX_LOG}, "only so many last characters of each"),
-    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LOGS, "default": 20}, "tries of a page"),
-    Parameter("after", {"type": "string"}, "`next` of the page before"),
+    QueryParameter("step", {"type": "string", "maxLength": 500}, "only this step"),
+    QueryParameter(
+        "tail", {"type": "integer", "minimum": 1, "maximum": MAX_LOG}, "only the last characters of each log"
+    ),
+    QueryParameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LOGS, "default": 20}, "logs in a page"),
+    QueryParameter("after", {"type": "string"}, "the `next` of the page before"),
 )
-_ALSO = "As server-sent events with `Accept: text/event-stream`; `Last-Event-ID` goes on after an interruption."
+_ALSO = "Sent as server-sent events with `Accept: text/event-stream`; `Last-Event-ID` continues after an interruption."
 
 ROUTES = (
-    Route(
+    ApiRoute(
         "GET",
         "/chains",
         Role.VIEWER,
@@ -232,7 +201,7 @@ ROUTES = (
         listing="chains",
         parameters=list_parameters("chains"),
     ),
-    Route(
+    ApiRoute(
         "POST",
         "/chains",
         Role.OPERATOR,
@@ -243,27 +212,34 @@ ROUTES = (
         status=202,
         errors=(404, 409),
     ),
-    Route("GET", "/chain-files", Role.VIEWER, list_chain_files, "Chains to start.", answer=page_type(ChainFileRow)),
-    Route("GET", "/chains/{id}", Role.VIEWER, get_chain, "A run with its steps.", answer=Chain, errors=(404,)),
-    Route(
+    ApiRoute(
+        "GET",
+        "/chain-files",
+        Role.VIEWER,
+        list_chain_files,
+        "Chain files that can be started.",
+        answer=page_type(ChainFileRow),
+    ),
+    ApiRoute("GET", "/chains/{id}", Role.VIEWER, get_chain, "A run with its steps.", answer=ChainOut, errors=(404,)),
+    ApiRoute(
         "DELETE",
         "/chains/{id}",
         Role.ADMIN,
         delete_chain,
-        "Delete a run that is over.",
+        "Delete a run that has ended.",
         answer=Deleted,
         errors=(404, 409),
     ),
-    Route(
+    ApiRoute(
         "GET",
         "/chains/{id}/definition",
         Role.VIEWER,
         get_definition,
-        "The chain as it was when the run began.",
+        "The chain as it was when the run was recorded.",
         answer=Definition,
         errors=(404, 500),
     ),
-    Route(
+    ApiRoute(
         "GET",
         "/chains/{id}/events",
         Role.VIEWER,
@@ -273,58 +249,58 @@ ROUTES = (
         parameters=(_AFTER, _LIMIT),
         errors=(404,),
     ),
-    Route(
+    ApiRoute(
         "GET",
         "/chains/{id}/logs",
         Role.VIEWER,
         get_logs,
-        "What the steps of a run logged, oldest first.",
+        "The logs of a run's steps, oldest first.",
         answer=page_type(Log),
         parameters=_LOGS,
         errors=(404,),
     ),
-    Route(
+    ApiRoute(
         "POST",
         "/chains/{id}/cancel",
         Role.OPERATOR,
         cancel_chain,
-        "End a run.",
-        answer=Asked,
+        "Cancel a run.",
+        answer=RequestedOut,
         status=202,
         errors=(404, 409),
     ),
-    Route(
+    ApiRoute(
         "POST",
         "/chains/{id}/pause",
         Role.OPERATOR,
         pause_chain,
-        "Let a run start nothing more.",
-        answer=Asked,
+        "Pause a run: steps in progress finish, no other step starts.",
+        answer=RequestedOut,
         status=202,
         errors=(404, 409),
     ),
-    Route(
+    ApiRoute(
         "POST",
         "/chains/{id}/resume",
         Role.OPERATOR,
         resume_chain,
-        "Go on with a run.",
-        answer=Asked,
+        "Resume a run.",
+        answer=RequestedOut,
         status=202,
         errors=(404, 409),
     ),
-    Route(
+    ApiRoute(
         "POST",
         "/chains/{id}/rerun",
         Role.OPERATOR,
         rerun_chain,
-        "A new run that takes over what was completed.",
+        "Record a new run that reuses what the old run completed.",
         body=RerunBody,
         answer=Started,
         status=202,
         errors=(404, 409),
     ),
-    Route(
+    ApiRoute(
         "GET",
         "/events",
         Role.VIEWER,
@@ -333,7 +309,7 @@ ROUTES = (
         answer=page_type(Event),
         parameters=(_AFTER, _LIMIT),
     ),
-    Route(
+    ApiRoute(
         "GET",
         "/workflows",
         Role.VIEWER,
@@ -343,5 +319,7 @@ ROUTES = (
         listing="workflows",
         parameters=list_parameters("workflows"),
     ),
-    Route("GET", "/workflows/{id}", Role.VIEWER, get_workflow, "A step of a run.", answer=Workflow, errors=(404,)),
+    ApiRoute(
+        "GET", "/workflows/{id}", Role.VIEWER, get_workflow, "A step of a run.", answer=WorkflowOut, errors=(404,)
+    ),
 )

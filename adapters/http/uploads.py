@@ -1,6 +1,6 @@
-"""Files that are sent: streamed into the store, never whole in memory. As the body itself, or as a form's last part.
+"""Uploaded files, as streams: the body itself, or the last part of a form.
 
-The form's parser is python-multipart's; what is kept of it is bounded: parts, headers, and the text of fields.
+No file is held in memory as a whole. Forms are parsed by python-multipart; parts, headers and text fields are limited.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from towpath.media import safe_filename
 
 from .bodies import check_text, chunks_of
-from .refusals import Refused
+from .errors import Refused
 
 MAX_PARTS = 20
 MAX_FIELD = 64 * 1024  # bytes of a text field
@@ -30,15 +30,15 @@ FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    """A file that is being sent, and the text fields that came before it."""
+class IncomingFile:
+    """A file that is being uploaded, and the text fields before it."""
 
     chunks: AsyncIterator[bytes]
     filename: str | None
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def upload_of(request: Request) -> Upload:
+async def upload_of(request: Request) -> IncomingFile:
     """The file in the body: the body itself (`?filename=` names it), or the last part of a form.
 
     Raises Refused: 400 E_BODY, E_NAME_PATH; 413 E_BODY_SIZE; 415 E_MEDIA_TYPE; 422 E_BODY_FIELD.
@@ -48,15 +48,15 @@ async def upload_of(request: Request) -> Upload:
     media = given.split(";")[0].strip().lower()
     chunks = chunks_of(request, settings.max_upload, settings.idle_seconds)
     if media == "application/x-www-form-urlencoded":
-        raise Refused(415, "E_MEDIA_TYPE", "a file is the body itself, or a part of a form", allowed=f"*/*, {FORM}")
+        raise Refused(415, "E_MEDIA_TYPE", "send the file as the body, or as a part of a form", allowed=f"*/*, {FORM}")
     if media == FORM:
         return await _Form(given, chunks).upload()
     name = request.query_params.get("filename")
-    return Upload(chunks, None if name is None else display_name(name))
+    return IncomingFile(chunks, None if name is None else display_name(name))
 
 
 def content_type(request: Request) -> str:
-    """What a body says it is, with its options. Raises Refused (400 E_BODY): reading long ones is much work."""
+    """The Content-Type with its options. Raises Refused (400 E_BODY) if it is long: parsing it is not linear."""
     given: str = request.headers.get("content-type", "application/octet-stream")
     if len(given) > MAX_TYPE:
         raise Refused(400, "E_BODY", "the Content-Type is too long", allowed=f"{MAX_TYPE} characters")
@@ -64,16 +64,16 @@ def content_type(request: Request) -> str:
 
 
 def display_name(name: str) -> str:
-    """A file's name for people. Raises Refused: 400 E_NAME_PATH for a path, or for what is no name."""
+    """The name of a file. Raises Refused: 400 E_NAME_PATH for a path or an unusable name."""
     check_text(name)
     bare = name.strip()
     if not bare or len(bare) > MAX_NAME or re.search(r"[/\\]|^\.{1,2}$", bare) or safe_filename(bare) == "":
-        raise Refused(400, "E_NAME_PATH", "that is no name of a file", found=name, allowed="a name without / and \\")
+        raise Refused(400, "E_NAME_PATH", "this is not a file name", found=name, allowed="a name without / and \\")
     return bare
 
 
 class _Form:
-    """One form while it is read: events of the parser in, fields and the chunks of one file out."""
+    """Reads one form: from events of the parser to text fields and the chunks of one file."""
 
     def __init__(self, content_type: str, chunks: AsyncIterator[bytes]) -> None:
         _, options = parse_options_header(content_type)
@@ -121,17 +121,19 @@ class _Form:
 
     # ---- reading
 
-    async def upload(self) -> Upload:
+    async def upload(self) -> IncomingFile:
         fields: dict[str, str] = {}
         events = self._read()
         async for kind, headers in events:
             if kind == "over":
-                raise Refused(422, "E_BODY_FIELD", "the form holds no file", allowed="a part with a filename, the last")
+                raise Refused(
+                    422, "E_BODY_FIELD", "the form holds no file", allowed="a part with a filename, as the last part"
+                )
             if kind != "part":
                 continue
             name, filename = _described(headers)
             if filename is not None:
-                return Upload(self._file(events), display_name(filename), fields)
+                return IncomingFile(self._file(events), display_name(filename), fields)
             fields[name] = await _text(events)
         raise Refused(400, "E_BODY", "the form ended too early")
 
@@ -159,7 +161,7 @@ class _Form:
 
 
 def _described(headers: dict[str, bytes]) -> tuple[str, str | None]:
-    """A part's name and file name. The type that it claims is not asked: name and bytes tell it."""
+    """A part's name and file name. Its type is ignored: the file's type comes from its name and bytes."""
     _, options = parse_options_header(headers.get("content-disposition", b""))
     filename = options.get(b"filename")
     named = None if filename is None else _decoded(filename)
@@ -177,11 +179,11 @@ def _decoded(data: bytes) -> str:
 
 
 async def _text(events: AsyncIterator[tuple[str, Any]]) -> str:
-    taken = bytearray()
+    text = bytearray()
     async for kind, data in events:
         if kind == "end":
-            return check_text(_decoded(bytes(taken)))
-        taken += data
-        if len(taken) > MAX_FIELD:
+            return check_text(_decoded(bytes(text)))
+        text += data
+        if len(text) > MAX_FIELD:
             raise Refused(413, "E_BODY_SIZE", "a field of the form is too long", allowed=f"{MAX_FIELD} bytes")
     raise Refused(400, "E_BODY", "the form ended too early")

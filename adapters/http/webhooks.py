@@ -1,8 +1,8 @@
-"""Webhooks: receivers are told that an approval is wanted and that a chain ended. Signed, retried, at least once.
+"""Webhooks: messages about new approvals and ended chains. Signed, retried, delivered at least once.
 
-How far each receiver was told is a row (`webhook_cursors`): what happens while this server, or the receiver, is
-away is told later. Receivers are told apart from each other; a dead one holds up nobody. The signature is that of
-Standard Webhooks: `webhook-signature: v1,` and base64 of HMAC-SHA256 over `<id>.<timestamp>.<body>`.
+The cursor of each receiver is a row (`webhook_cursors`), so that events are delivered later if this server or the
+receiver is down. Receivers are independent: one that is down does not delay the others. Signatures follow Standard
+Webhooks: `webhook-signature: v1,` and base64 of HMAC-SHA256 over `<id>.<timestamp>.<body>`.
 """
 
 from __future__ import annotations
@@ -26,42 +26,44 @@ from towpath.errors import InputInvalid, TowpathError
 from towpath.logs import guarded_logger
 from towpath.store import Record, event_log
 
-from .records import Records
-from .server_settings import SIGNING, ServerSettings, Webhook
-from .shapes import told
+from .access import ServerRecords
+from .responses import redacted_data
+from .settings import SIGNING, HttpSettings, Webhook
 
 _log = guarded_logger("towpath.http")
 
 TYPES = {"ApprovalRequested": "approval.requested", "ChainEnded": "chain.ended"}
-FIRST_WAIT = 1.0  # seconds after the first failure; it doubles up to the longest
+FIRST_WAIT = 1.0  # seconds until the first retry; doubles up to the longest
 LONGEST_WAIT = 300.0
-MOST_AGE = 3 * 24 * 3600  # seconds for which an event is tried
+MOST_AGE = 3 * 24 * 3600  # seconds; an older event is not retried
 TIMEOUT = 10.0
 _GONE = 410
 
 
 def checked(hook: Webhook) -> Webhook:
-    """The receiver, if its address is one that may be called. Raises InputInvalid (E_URL_…)."""
+    """The receiver, if its address is allowed. Raises InputInvalid (E_URL_…)."""
     parts = urlsplit(hook.url)
     try:
         server_url(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
     except InputInvalid as error:
-        raise InputInvalid(error.code, "a webhook cannot be called there", cure="an address of http(s)") from None
+        raise InputInvalid(
+            error.code, "this address cannot be used for a webhook", cure="use an http(s) address"
+        ) from None
     return hook
 
 
 def signature(secret: str, message_id: str, at: int, body: bytes) -> str:
-    """What proves to the receiver that a message is ours."""
+    """The signature that proves to the receiver that this server sent the message."""
     key = base64.b64decode(secret.removeprefix(SIGNING)) if secret.startswith(SIGNING) else secret.encode()
     signed = b".".join((message_id.encode(), str(at).encode(), body))
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
 class Webhooks:
-    """Tells all receivers. `run` goes on until it is cancelled."""
+    """Sends events to all receivers. `run` lasts until it is cancelled."""
 
     def __init__(
-        self, records: Records, settings: ServerSettings, *, first_wait: float = FIRST_WAIT, poll: float = 1.0
+        self, records: ServerRecords, settings: HttpSettings, *, first_wait: float = FIRST_WAIT, poll: float = 1.0
     ) -> None:
         self._records = records
         self._url = settings.url.rstrip("/")
@@ -86,20 +88,20 @@ class Webhooks:
                     seq = await event_log.cursor_of(session, target)
                 lines = await self._records.events_after(seq, types=tuple(TYPES), limit=100)
                 for line in lines:
-                    if not await self._tell(hook, client, line):
+                    if not await self._deliver(hook, client, line):
                         return
                     async with self._records.session() as session:
                         await event_log.move_cursor(session, target, line["seq"])
             except TowpathError as error:
-                _log.warning("webhooks: the store does not answer, trying again: %s", error.code)
+                _log.warning("webhooks: the store does not answer, retrying: %s", error.code)
                 lines = []
             if not lines:
                 await anyio.sleep(self._poll)
 
-    async def _tell(self, hook: Webhook, client: httpx.AsyncClient, line: Record) -> bool:
-        """Tell a receiver until it has heard, or the event is too old; False if it wants to hear no more.
+    async def _deliver(self, hook: Webhook, client: httpx.AsyncClient, line: Record) -> bool:
+        """Send an event until the receiver accepts it, or the event is too old. False if the receiver is gone (410).
 
-        What happened longer ago, while no server ran, is tried once at least.
+        An event that is too old already, because no server ran, is tried once.
         """
         body = await self._body(hook, line)
         if body is None:
@@ -110,15 +112,15 @@ class Webhooks:
             if status is not None and 200 <= status < 300:
                 return True
             if status == _GONE:
-                _log.warning("webhook %s answers 410: it is told nothing more until the next start", _host(hook))
+                _log.warning("webhook %s answers 410: nothing more is sent to it until the next start", _host(hook))
                 return False
             if time.time() - line["at"] / 1e6 >= MOST_AGE:
                 break
-            what = "is out of reach" if status is None else f"answers {status}"
-            _log.warning("webhook %s %s; trying again in %.0f s", _host(hook), what, wait)
+            what = "is unreachable" if status is None else f"answers {status}"
+            _log.warning("webhook %s %s; retrying in %.0f s", _host(hook), what, wait)
             await anyio.sleep(wait * random.uniform(0.75, 1.0))  # noqa: S311 - only spreads load
             wait = min(LONGEST_WAIT, wait * 2)
-        _log.error("webhook %s was not told of event %s: it is too old by now", _host(hook), line["seq"])
+        _log.error("webhook %s did not get event %s: the event is too old to retry", _host(hook), line["seq"])
         return True
 
     async def _body(self, hook: Webhook, line: Record) -> bytes | None:
@@ -129,17 +131,17 @@ class Webhooks:
             if kind == "chain.ended" and not await event_log.outermost(session, line["chain_id"]):
                 return None
         data = line["data"] if isinstance(line["data"], Mapping) else {}
-        shown: dict[str, Any] = {"chain_id": line["chain_id"], **told(dict(data))}
+        message: dict[str, Any] = {"chain_id": line["chain_id"], **redacted_data(dict(data))}
         if self._url:
             page = (
                 f"approvals/{data.get('approval', '')}" if kind == "approval.requested" else f"runs/{line['chain_id']}"
             )
-            shown["url"] = f"{self._url}/{page}"
-        return msgspec.json.encode({"type": kind, "id": f"evt_{line['seq']}", "at": line["at"], "data": shown})
+            message["url"] = f"{self._url}/{page}"
+        return msgspec.json.encode({"type": kind, "id": f"evt_{line['seq']}", "at": line["at"], "data": message})
 
 
 async def _post(client: httpx.AsyncClient, hook: Webhook, message_id: str, body: bytes) -> int | None:
-    """The status that came back, or None if nothing did. What else comes back is not read."""
+    """The status of the response, or None without one. Its body is not read."""
     at = int(time.time())
     headers = {
         "Content-Type": "application/json",
@@ -157,5 +159,5 @@ async def _post(client: httpx.AsyncClient, hook: Webhook, message_id: str, body:
 
 
 def _host(hook: Webhook) -> str:
-    """An address may hold a secret: only its host is ever named."""
+    """The host of a receiver. Logs name no more, because an address may hold a secret."""
     return urlsplit(hook.url).hostname or "?"

@@ -19,7 +19,9 @@ from tests.adapters.conftest import check
 from towpath import Engine, open_engine
 from towpath.adapters.http.application import create_app
 from towpath.adapters.http.principals import key_digest, new_key
-from towpath.adapters.http.server_settings import ServerSettings
+from towpath.adapters.http.settings import HttpSettings
+
+from .serving import PATIENCE
 
 HOST = "http://127.0.0.1:8700"
 
@@ -106,7 +108,7 @@ async def raw(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         await app(scope, receive, send)
     shown = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
     return RawAnswer(sent[0]["status"], shown, b"".join(m.get("body", b"") for m in sent[1:]))
@@ -123,7 +125,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_site(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenSite]:
-    """Opens an app over the test's store: `keys=False` makes no keys, other options are `ServerSettings`.
+    """Opens an app over the test's store: `keys=False` makes no keys, other options are `HttpSettings`.
 
     The store is checked after the test.
     """
@@ -134,7 +136,7 @@ def open_site(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenSite
     async def opened(*, keys: bool = True, **options: Any) -> AsyncIterator[Site]:
         async with open_engine(f"sqlite:///{store}", durability="normal") as engine:
             app = create_app(
-                engine, ServerSettings(**{"poll": 0.02, "changes_a_minute": 100_000, "keep_free": 0, **options})
+                engine, HttpSettings(**{"poll": 0.02, "changes_a_minute": 100_000, "keep_free": 0, **options})
             )
             made = {role: new_key() for role in ("viewer", "operator", "approver", "admin")} if keys else {}
             for role, key in made.items():

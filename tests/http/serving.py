@@ -13,8 +13,10 @@ from starlette.applications import Starlette
 
 from towpath.adapters.http.connections import ServerConfig
 
+PATIENCE = 120.0  # seconds; longer than any wait on a busy machine, so that only a test that hangs fails by it
 
-async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+
+async def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until a condition holds."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of us

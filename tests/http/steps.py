@@ -42,7 +42,7 @@ async def fail(note: Artifact) -> None:
 
 @step
 async def tell_secret() -> None:
-    """Fails with the words of somebody who should not have said them."""
+    """Fails with an error text that holds a secret."""
     raise RuntimeError("the server said: token S3CRET-CANARY is no good")
 
 

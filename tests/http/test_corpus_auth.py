@@ -302,7 +302,7 @@ async def test_a_store_that_is_busy_while_somebody_is_let_in(site: Site, monkeyp
 
 
 async def test_a_cookie_goes_by_tls_where_people_come_by_tls(open_site: OpenSite) -> None:
-    """TLS ends before this server: its `url` says so. Whoever calls it directly is let in as well."""
+    """TLS ends before this server: its `url` says so. Direct calls without TLS work as well."""
     async with open_site(url="https://tow.example", hosts=("tow.example",)) as site, site.client() as browser:
         for host, secure in (("tow.example", True), ("127.0.0.1:8700", False)):
             answer = await browser.post("/login", json={"key": site.keys["viewer"]}, headers={"Host": host})

@@ -1,4 +1,4 @@
-"""The corpus group `http_body`: bodies, forms, files and parameters that nobody should send."""
+"""The corpus group `http_body`: malformed bodies, forms, files and parameters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_body_without_an_end(open_site: OpenSite, wanted: Case, chunks: 
 
 
 async def test_forms_of_nobody_are_small(site: Site) -> None:
-    """Whoever signs in, or holds a link, has no key yet: what they send is limited all the more."""
+    """At the login and at a link the caller has no key yet, so the limits of bodies are stricter."""
     kind = (b"content-type", b"application/x-www-form-urlencoded")
     large = await raw(site.app, "POST", "/login", [kind], [b"key=", *[b"x" * 100_000] * 4])
     assert (large.status, large.code) == (413, "E_BODY_SIZE")

@@ -84,7 +84,7 @@ async def test_a_clock_that_was_set_back_before_anybody_looked(
 
 @of_corpus("approval_token-007")
 async def test_H6_a_link_decides_once(site: Site, wanted: Case) -> None:
-    """Who was first is shown to whoever comes second; nothing but the hash of the token is kept."""
+    """A second decision is refused with the name of the first; only the hash of the token is kept."""
     path, gate = await link(site)
     token = path.removeprefix("/a/")
     row = await site.engine.get_approval(gate["id"])
@@ -119,7 +119,7 @@ async def test_H6_tokens_are_nowhere(open_site: OpenSite, store: Path, caplog: p
 
 @of_corpus("approval_token-008")
 async def test_two_people_at_the_same_moment(site: Site, wanted: Case) -> None:
-    """One decision, one 409; the run is told once."""
+    """One decision, one 409; the run gets one request."""
     path, gate = await link(site)
     answers: list[httpx.Response] = []
 
@@ -251,7 +251,7 @@ async def test_a_gate_that_is_decided_gets_no_link(site: Site) -> None:
 
 def test_the_secret_is_ours_alone(tmp_path: Path) -> None:
     """Made once, readable by its owner, and refused if others may read it."""
-    from towpath.adapters.http.server_settings import SECRET_FILE, server_secret
+    from towpath.adapters.http.settings import SECRET_FILE, server_secret
     from towpath.errors import StoreFailed
 
     first = server_secret(tmp_path)

@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from tests.corpus import Case
 from towpath import open_engine
-from towpath.adapters.http.refusals import safe_text
-from towpath.adapters.http.server_settings import Webhook
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.errors import safe_text
+from towpath.adapters.http.responses import masked
+from towpath.adapters.http.settings import Webhook
 from towpath.errors import TowpathError
 from towpath.store.tables import webhook_cursors
 
@@ -140,7 +140,7 @@ async def test_an_input_that_is_called_like_a_secret_is_not_shown(site: Site, wa
 async def test_a_secret_of_this_process_in_an_exception(
     site: Site, store: Path, monkeypatch: pytest.MonkeyPatch, wanted: Case
 ) -> None:
-    """What a step says of a secret that the environment holds is kept and told without it."""
+    """A step's text that holds a secret of the environment is kept and sent without the secret."""
     monkeypatch.setenv("UPSTREAM_TOKEN", SECRET)
     run = await site.engine.run(leaky)
     for path in (f"/api/v1/chains/{run.id}", f"/api/v1/chains/{run.id}/events", "/api/v1/workflows"):
@@ -154,7 +154,7 @@ async def test_a_secret_of_this_process_in_an_exception(
 @of_corpus("secrets-007")
 @pytest.mark.usefixtures("guarded_logs")
 async def test_statements_are_not_logged(open_site: OpenSite, caplog: pytest.LogCaptureFixture, wanted: Case) -> None:
-    """Although the root logger tells everything, nobody tells statements with their values."""
+    """Even with the root logger at DEBUG, no log holds a statement with its values."""
     caplog.set_level(logging.DEBUG)
     async with open_site() as site:
         await site.engine.run(secretive, api_key=SECRET)
@@ -196,7 +196,7 @@ async def test_a_default_that_is_called_like_a_secret_is_not_shown(site: Site, t
 
 
 async def test_events_show_no_folder_however_deep_it_lies(site: Site) -> None:
-    """An error in a fact is told without the folders of this machine."""
+    """An error in a fact is sent without the folders of this machine."""
     run = await site.engine.run(lost)
     answer = await site.get(f"/api/v1/chains/{run.id}/events")
     assert "…/photo.png" in answer.text

@@ -8,7 +8,12 @@ import anyio
 import httpx
 import pytest
 
+from towpath.adapters.http import unattended
+from towpath.adapters.http.access import ServerRecords
+from towpath.adapters.http.reading import unattended_runs
+
 from .conftest import OpenSite, Site
+from .serving import PATIENCE, eventually
 from .steps import PIXELS, plain, story, two_gates
 
 pytestmark = pytest.mark.anyio
@@ -159,7 +164,7 @@ async def test_approving_needs_what_was_seen(site: Site) -> None:
 
 
 async def test_H5_a_decision_wakes_a_server_that_executes(open_site: OpenSite) -> None:
-    """Nobody calls `resume`: the server that executes goes on by itself."""
+    """A server that executes resumes the run by itself, without a call of `resume`."""
     async with open_site(execute=True) as site:
         run_id, (gate,) = await waiting(site)
         await site.post(f"/api/v1/approvals/{gate['id']}/approve", "approver", json={"seen": gate["artifact_ids"]})
@@ -167,7 +172,7 @@ async def test_H5_a_decision_wakes_a_server_that_executes(open_site: OpenSite) -
 
 
 async def until(site: Site, run_id: str, status: str) -> None:
-    with anyio.fail_after(15):
+    with anyio.fail_after(PATIENCE):
         while (await site.get(f"/api/v1/chains/{run_id}")).json()["status"] != status:  # noqa: ASYNC110
             await anyio.sleep(0.05)
 
@@ -213,7 +218,7 @@ async def test_a_server_that_does_not_execute_records(open_site: OpenSite) -> No
 
 
 async def test_chains_of_a_folder(open_site: OpenSite, tmp_path: Any) -> None:
-    """By name, from the folder that was configured and from nowhere else; what is wrong with one is told."""
+    """By name, from the configured folder only; the problem of an invalid chain file is sent."""
     folder = tmp_path / "chains"
     folder.mkdir()
     (folder / "good.yaml").write_text(YAML)
@@ -295,14 +300,25 @@ async def test_cancel_pause_rerun_delete(open_site: OpenSite) -> None:
         assert (await site.get(f"/api/v1/chains/{run_id}")).status_code == 404
 
 
-async def test_pause_and_resume(open_site: OpenSite) -> None:
-    """A paused run starts nothing more, also after a decision, until somebody asks it to go on."""
+async def test_pause_and_resume(open_site: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused run starts no other step, also after a decision, until it is resumed."""
+    polls = 0
+
+    async def counted(records: ServerRecords) -> list[str]:
+        nonlocal polls
+        found = await unattended_runs(records)
+        polls += 1
+        return found
+
+    monkeypatch.setattr(unattended, "unattended_runs", counted)
+    monkeypatch.setattr(unattended, "POLL", 0.02)
     async with open_site(execute=True) as site:
         run_id, (gate,) = await waiting(site)
         answer = await site.post(f"/api/v1/chains/{run_id}/pause", "operator")
         assert (answer.status_code, answer.json()["status"]) == (202, "paused")
         await site.post(f"/api/v1/approvals/{gate['id']}/approve", "approver", json={"seen": gate["artifact_ids"]})
-        await anyio.sleep(1.5)  # longer than the server's turn
+        polls = 0
+        await eventually(lambda: polls >= 3)  # the server has seen the decision
         assert (await site.get(f"/api/v1/chains/{run_id}")).json()["status"] == "paused"
         assert (await site.post(f"/api/v1/chains/{run_id}/resume", "operator")).status_code == 202
         await until(site, run_id, "completed")

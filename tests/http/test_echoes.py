@@ -1,4 +1,4 @@
-"""Refusals that repeat what was sent: `***` in it would tell somebody who guesses that a guess is right."""
+"""Refusals that repeat the request: `***` in one would confirm a guess at a secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER = "canary-7f3aQz81wX"
 
 
 def _odd(guess: str) -> dict[str, Any]:
-    """Requests of nobody in particular with a guess in every part that is looked at."""
+    """Requests without a key, with a guess in every part that is parsed."""
     text = guess.encode()
     return {
         "a host": {"headers": [(b"host", text)]},

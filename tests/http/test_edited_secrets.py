@@ -73,7 +73,7 @@ MARKS: dict[str, Any] = {
 @pytest.mark.parametrize("door", ["http", "engine.edit", "edit_artifact", "create_artifact"])
 @pytest.mark.parametrize("kind", MARKS)
 async def test_an_edit_opens_no_secret(kind: str, door: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may approve would read any variable of the server, and what other runs keep."""
+    """Otherwise an approver could read any variable of the server, and values of other runs."""
     monkeypatch.setenv("HTTP_CANARY_NAME", CANARY)
     mark = MARKS[kind] or await sealed_elsewhere(site)
     run, artifact = await at_the_gate(site, steps.offering, found={"a": 1})

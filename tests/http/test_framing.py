@@ -17,7 +17,7 @@ from towpath.adapters.http.connections import fault_of
 
 from .conftest import OpenSite
 from .growth import assert_linear
-from .serving import eventually, on_a_socket
+from .serving import PATIENCE, eventually, on_a_socket
 
 pytestmark = pytest.mark.anyio
 
@@ -81,7 +81,7 @@ def anyio_backend() -> str:
 def _spoken(url: str, sent: bytes) -> bytes:
     """All that a server says to these bytes until it closes."""
     port = int(url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as line:
         with suppress(OSError):  # it may have closed already
             line.sendall(sent)
         said = b""
@@ -92,7 +92,7 @@ def _spoken(url: str, sent: bytes) -> bytes:
 
 
 async def _until_closed(stream: anyio.abc.SocketStream) -> None:
-    with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+    with anyio.fail_after(PATIENCE), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
         while True:
             await stream.receive()
 
@@ -130,14 +130,14 @@ async def test_a_head_that_comes_in_pieces_is_read_as_one(open_site: OpenSite) -
 
 
 async def test_connections_that_only_wait_shut_nobody_out(open_site: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than there are places for: half a head, nothing at all, a slow body that nobody wants, an idle client."""
+    """More waiting connections than the limit: half a head, no byte, a slow refused body, an idle client."""
     monkeypatch.setattr(connections, "MOST_WAITING", 8)
     held = (b"GET / HTTP/1.1\r\nX:", b"", b"G", HEALTH, b"POST /runs HTTP/1.1\r\nHost: 127.0.0.1\r\n", SECOND)
     async with open_site() as site, on_a_socket(site.app) as url:
         port, lines = int(url.rpartition(":")[2]), []
         try:
             for at in range(60):
-                line = socket.create_connection(("127.0.0.1", port), timeout=20)
+                line = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
                 line.sendall(held[at % len(held)])
                 lines.append(line)
             assert b" 200 " in await run_sync(_spoken, url, LAST)
@@ -159,7 +159,7 @@ async def test_a_head_has_limited_time_and_more_bytes_do_not_set_it_back(open_si
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(listen)
                 await stream.send(b"GET / HTTP/1.1\r\nX: ")
-                with anyio.fail_after(20):
+                with anyio.fail_after(PATIENCE):
                     while not said:
                         await stream.send(b"x")
                         await anyio.sleep(0.02)
@@ -192,11 +192,11 @@ async def test_the_rest_of_a_body_that_was_refused_has_limited_time(open_site: O
 
 async def test_what_is_in_hand_may_take_its_time(open_site: OpenSite) -> None:
     """The time of a head is none of a body that is read, or of a stream of events."""
-    async with open_site() as site, on_a_socket(site.app, head_seconds=0.2) as url:
+    async with open_site() as site, on_a_socket(site.app, head_seconds=1) as url:
         stream = await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2]))
         async with stream:
             await stream.send(POST + b"Content-Length: 2\r\n\r\n{")
-            await anyio.sleep(0.6)
+            await anyio.sleep(2)
             await stream.send(b"}")
             assert b" 422 " in await stream.receive()
 
@@ -221,7 +221,7 @@ async def test_no_connection_stays_in_the_list(open_site: OpenSite) -> None:
             for sent in (LAST, UNCLEAR["a null"]):
                 await run_sync(_spoken, url, sent)
             for sent in (SECOND, b"", HEALTH, POST + b"Content-Length: 9\r\n\r\n{"):
-                with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as line:
+                with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=PATIENCE) as line:
                     line.sendall(sent)
                     await anyio.sleep(0.05)
             await eventually(lambda: not kept[0].waiting)

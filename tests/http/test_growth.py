@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import h11
@@ -15,12 +16,11 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from towpath.adapters.http import bodies, doorkeeper, downloads, queries, uploads
+from towpath.adapters.http import authentication, bodies, downloads, query_parameters, uploads
+from towpath.adapters.http.authentication import COOKIE, SessionCookies
 from towpath.adapters.http.connections import HEAD_BYTES, StrictHead
-from towpath.adapters.http.doorkeeper import COOKIE, Sessions
-from towpath.adapters.http.pages.cursors import read_cursor
+from towpath.adapters.http.errors import safe_text
 from towpath.adapters.http.principals import key_digest
-from towpath.adapters.http.refusals import safe_text
 from towpath.chain_file import load_chain_text
 
 from .growth import assert_linear
@@ -33,7 +33,7 @@ def _json(text: str) -> tuple[Callable[[Any], object], Callable[[int], Any]]:
 
 
 def _keys(n: int) -> bytes:
-    """Doubled at the very end: whoever counts each of them is slow."""
+    """Doubled at the very end: a reader that searches for each key again is slow."""
     names = ",".join(f'"{at}":1' for at in range(n))
     return f'{{{names},"{n - 1}":2}}'.encode()
 
@@ -90,8 +90,13 @@ def _yaml(data: bytes) -> object:
     return load_chain_text(data, folder="/dev/null/none", source="request", imports=False)
 
 
+def _cursor(text: str) -> object:
+    app = SimpleNamespace(state=SimpleNamespace(secret="secret" * 12))
+    return query_parameters.read_cursor(Request({"type": "http", "app": app}), "a list", text)
+
+
 def _cookies(text: str) -> object:
-    return Sessions("secret" * 12).of(_request(cookie=text))
+    return SessionCookies("secret" * 12).session_of(_request(cookie=text))
 
 
 READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
@@ -124,11 +129,11 @@ READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     "semicolons": (_cookies, lambda n: ";" * n),
     "our cookie's name": (_cookies, lambda n: COOKIE * n + "=x"),
     "a cookie of dots": (_cookies, lambda n: COOKIE + "=" + "." * n),
-    "a host of colons": (doorkeeper._host_name, lambda n: ":" * n),
-    "a host of digits": (doorkeeper._host_name, lambda n: "a:" + "1" * n),
-    "an origin of brackets": (doorkeeper._site_of, lambda n: "http://" + "[" * n),
-    "an origin of signs that have other forms": (doorkeeper._site_of, lambda n: "http://" + "\uff0f" * n),
-    "an origin of names": (doorkeeper._site_of, lambda n: "http://" + "a@" * n),
+    "a host of colons": (authentication._host_name, lambda n: ":" * n),
+    "a host of digits": (authentication._host_name, lambda n: "a:" + "1" * n),
+    "an origin of brackets": (authentication._site_of, lambda n: "http://" + "[" * n),
+    "an origin of signs that have other forms": (authentication._site_of, lambda n: "http://" + "\uff0f" * n),
+    "an origin of names": (authentication._site_of, lambda n: "http://" + "a@" * n),
     "a key": (key_digest, lambda n: "k" * n),
     "tags": (lambda text: downloads._known(text, '"x"'), lambda n: 'W/"",' * n),
     "ranges": (lambda text: downloads._part([text], 9), lambda n: "bytes=" + "0-1," * n),
@@ -142,10 +147,10 @@ READERS: dict[str, tuple[Callable[[Any], object], Callable[[int], Any]]] = {
     "nearly the end of a file": (_form, lambda n: _part(FILE, "\r\n--" * n)),
     "returns in a file": (_form, lambda n: _part(FILE, "\r" * n)),
     "a field": (_form, lambda n: _part('Content-Disposition: form-data; name="a"', "b" * n)),
-    "parameters": (queries.check_query, lambda n: _query("&".join(f"a{at}=1" for at in range(n)))),
-    "one parameter": (queries.check_query, lambda n: _query("a=1&" * n)),
-    "a filter's name": (queries._KEY.fullmatch, lambda n: "a" * n + "[" + "]" * n),
-    "a cursor": (read_cursor, lambda n: "W" * n),
+    "parameters": (query_parameters.check_query, lambda n: _query("&".join(f"a{at}=1" for at in range(n)))),
+    "one parameter": (query_parameters.check_query, lambda n: _query("a=1&" * n)),
+    "a filter's name": (query_parameters._KEY.fullmatch, lambda n: "a" * n + "[" + "]" * n),
+    "a cursor": (_cursor, lambda n: "W" * n),
     "a name of a file": (uploads.display_name, lambda n: "." * n + "/"),
     "folders in a sentence": (safe_text, lambda n: "/a" * n),
     "odd folders in a sentence": (safe_text, lambda n: "/- " * n),
@@ -194,7 +199,7 @@ def test_a_reader_that_looks_again_and_again_is_found() -> None:
 
 @pytest.mark.parametrize("kind", ["json", "form"])
 async def test_a_large_body_is_not_read_in_the_event_loop(kind: str, anyio_backend: str) -> None:
-    """The loop goes on while it is read: runs keep their leases, and health answers."""
+    """The event loop is not blocked meanwhile: runs keep their leases, and health answers."""
     import threading
 
     from anyio import CapacityLimiter

@@ -1,4 +1,4 @@
-"""The open door: whoever calls, and with whatever, gets no byte of a file outside the store and holds nobody up.
+"""The open door: no request gets a byte of a file outside the store, or blocks other requests.
 
 Every way in which text could become a file is in the table `WAYS`; every address is walked with every role.
 """
@@ -19,6 +19,7 @@ import pytest
 from towpath import chain
 
 from .conftest import OpenSite, RawAnswer, Site, raw
+from .serving import PATIENCE
 from .steps import shout, write
 
 pytestmark = pytest.mark.anyio
@@ -63,7 +64,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """A file outside the store, and one without a suffix in the folder of the chains, both of which nobody may read."""
+    """A file outside the store, and one without a suffix in the folder of the chains; requests may read neither."""
     path = tmp_path / "outside" / "canary.txt"
     path.parent.mkdir()
     path.write_text(f"name: {CANARY}\nsteps: [{CANARY}]\n")
@@ -178,7 +179,7 @@ def kept_nothing(store: Path) -> None:
 
 
 async def over(site: Site, run_id: str) -> dict[str, Any]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         while True:
             row: dict[str, Any] = (await site.get(f"/api/v1/chains/{run_id}")).json()
             if row["completed_at"] is not None or row["status"] == "paused":
@@ -220,7 +221,7 @@ async def test_text_stays_text(open_site: OpenSite, store: Path, chains: Path, c
 
 @pytest.mark.parametrize("execute", [False, True])
 async def test_what_the_author_of_a_chain_in_the_folder_wrote(open_site: OpenSite, chains: Path, execute: bool) -> None:
-    """A file of the folder is read: whoever put the chain there put the file there. Also in a chain inside."""
+    """A chain of the folder may read files of that folder, also as a chain inside another one."""
     async with opened(open_site, chains, execute) as site:
         for name in ("good", "uses"):
             answer = await site.post("/api/v1/chains", "operator", json={"chain": name})
@@ -289,9 +290,9 @@ def hostile(canary: Path, size: int) -> list[tuple[str, bytes]]:
 async def test_every_address_with_every_role_and_hostile_bodies(
     open_site: OpenSite, store: Path, chains: Path, canary: Path, execute: bool
 ) -> None:
-    """No answer holds a byte of the canary, none is a fault of ours, and nobody without a key is read at length.
+    """No response holds a byte of the canary, and none is a server error.
 
-    Without a key nothing of a body is taken but what login may have; ten times as large a body is not read further.
+    Without a key, only the small body of a login is read; of a body ten times as large, not more is read.
     """
     async with opened(open_site, chains, execute) as site:
         run = await site.engine.run(noted, text="a")

@@ -14,7 +14,7 @@ import pytest
 from towpath.adapters.http.routes import API, api_document
 
 from .conftest import OpenSite, Site
-from .serving import on_a_socket
+from .serving import PATIENCE, on_a_socket
 from .steps import plain, story
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +126,7 @@ def _fuzz(schemathesis: Any, document: dict[str, Any], url: str, keys: dict[str,
         headers = {"Authorization": f"Bearer {key}"} if key else {}
 
         def play(case: Any, place: str, headers: dict[str, str]) -> None:
-            answer = case.call(headers=headers, timeout=20)
+            answer = case.call(headers=headers, timeout=PATIENCE)
             tried[place] += 1
             answered[answer.status_code] += 1
             if answer.status_code < 300:

@@ -14,6 +14,8 @@ from tests.adapters.conftest import check
 from tests.conformance import hostile_steps as steps
 from tests.http.test_serve import environment, served, until, verb
 
+from .serving import PATIENCE
+
 MODULE = "tests.conformance.hostile_steps"
 EXECUTES = ("--execute", "--import", MODULE)
 
@@ -48,14 +50,16 @@ def test_no_outcome_ends_the_service(tmp_path: Path) -> None:
 
 
 def test_a_step_that_ends_its_process_ends_the_server_three_times(tmp_path: Path) -> None:
-    """Started again and again it does not run the step for ever, and the runs beside it go on."""
+    """Restarted several times, the server stops retrying the step, and other runs continue."""
     store, folder = tmp_path / "towpath.db", str(tmp_path)
     with served(store, *EXECUTES) as (url, process):
         poison = start(url, chain("dies", folder=folder, times=99))
-        assert process.wait(30) == 9
+        assert process.wait(PATIENCE) == 9
     for _ in range(2):
         command = verb("serve", "--port", "0", "--store", str(store), *EXECUTES)
-        again = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, timeout=60, check=False)
+        again = subprocess.run(
+            command, cwd=tmp_path, env=environment(), capture_output=True, timeout=PATIENCE, check=False
+        )
         assert again.returncode == 9
     with served(store, *EXECUTES) as (url, _):
         assert until(url, poison, "failed")["error_code"] == "E_STEP_CRASHES"
@@ -69,7 +73,7 @@ def test_an_exit_in_a_task_of_a_step_ends_the_server_with_an_error(tmp_path: Pat
     store = tmp_path / "towpath.db"
     with served(store, *EXECUTES) as (url, process):
         run = start(url, chain("child_exits"))
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 4, err
         assert json.loads(out)["errors"][0]["code"] == "E_PROCESS_EXIT"
     with served(store) as (url, _):
@@ -78,7 +82,7 @@ def test_an_exit_in_a_task_of_a_step_ends_the_server_with_an_error(tmp_path: Pat
 
 @pytest.mark.parametrize("every", [False, True])
 def test_one_run_that_cannot_be_gone_on_with_keeps_nobody_from_the_others(tmp_path: Path, every: bool) -> None:
-    """`resume --all` tells what is wrong with a run, and goes on with the next; its exit code is the worst."""
+    """`resume --all` reports the problem of a run and resumes the next; the exit code is the worst one."""
     store = tmp_path / "towpath.db"
     with served(store, "--import", MODULE, "--import", "tests.http.steps") as (url, _):
         runs = [start(url, chain("good", n=1))]
@@ -95,7 +99,9 @@ def test_one_run_that_cannot_be_gone_on_with_keeps_nobody_from_the_others(tmp_pa
         "from towpath import step\n\n@step\nasync def good(n: int) -> int:\n    return n\n"
     )
     command = verb("resume", "--all", "--store", str(store), "--import", MODULE)
-    done = subprocess.run(command, cwd=tmp_path, env=hidden, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=hidden, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == (2 if every else 0), done.stderr
     assert ("E_STEP_NOT_REGISTERED" in done.stderr) is every
     with served(store) as (url, _):

@@ -199,7 +199,7 @@ async def test_a_failed_step_says_why_without_the_folders_of_this_machine(site: 
 
 
 async def test_without_any_key_this_machine_is_let_in(open_site: OpenSite) -> None:
-    """A first look needs no key: from this machine, directly. Nobody else gets in."""
+    """Before the first key is made, direct requests from this machine need no key. All others are refused."""
     async with open_site(keys=False) as site:
         assert (await site.get("/api/v1/me", None)).json()["way"] == "local"
         async with site.client(address="192.0.2.7") as stranger:

@@ -13,11 +13,11 @@ import pytest
 from tests.adapters.conftest import check
 from tests.conformance import secret_steps as steps
 from tests.conformance.secrets import CANARY, recorded, traces
-from towpath.adapters.http.server_settings import Webhook
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.responses import masked
+from towpath.adapters.http.settings import Webhook
 
 from .conftest import OpenSite, Site
-from .serving import on_a_socket
+from .serving import PATIENCE, on_a_socket
 from .test_serve import served, until
 from .test_webhooks import Receiver, begun, quick
 
@@ -51,7 +51,7 @@ SIGNED = "0123456789abcdef-secret"
 
 
 async def test_no_address_of_the_server_shows_a_secret(open_site: OpenSite, store: Path) -> None:
-    """The API, the pages, the event stream's rows and a webhook, of a run that told its secret everywhere it could."""
+    """The API, the pages, event rows and a webhook, of a run that puts its secret everywhere it can."""
     heard = Receiver()
     async with (
         on_a_socket(heard.app) as url,
@@ -87,7 +87,7 @@ async def test_no_address_of_the_server_shows_a_secret(open_site: OpenSite, stor
 
 
 def test_a_server_that_executes_runs_what_has_secrets(tmp_path: Path) -> None:
-    """Started over HTTP, killed at a gate, gone on with by the next server: it needs the key beside the store."""
+    """Started over HTTP, killed at a gate, resumed by the next server: it needs the key beside the store."""
     store = tmp_path / "towpath.db"
     words = ("--execute", "--import", "tests.conformance.secret_steps")
     with served(store, *words) as (url, process):
@@ -139,14 +139,14 @@ async def test_no_request_opens_a_variable_of_the_server(
 async def test_no_chain_in_a_request_opens_a_variable_of_the_server(
     change: tuple[str, str], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Text that anybody may send names none: it is refused, or the mark is plain data that opens nothing."""
+    """Text in a request names no variable: it is refused, or the mark is plain data that opens nothing."""
     monkeypatch.setenv("HTTP_CANARY_KEY", CANARY)
     assert change[0] in YAML
     body = {"yaml": YAML.replace(*change), "inputs": {"key": "x"}}
     answer = await site.post("/api/v1/chains", "operator", json=body)
     if answer.status_code < 300:
         run = answer.json()["id"]
-        with anyio.move_on_after(10):
+        with anyio.move_on_after(PATIENCE):
             await site.engine.resume(run)
         row = next(row for row in (await site.engine.store.load(run)).rows if row.step == "review")
         assert change[0] == "name: bob"
@@ -171,7 +171,7 @@ async def test_a_request_does_not_learn_what_variables_hold(
 
 
 def test_marks_are_shown_as_what_they_are() -> None:
-    """Neither where a secret is kept nor its cipher text is anybody's business."""
+    """Responses show neither the place of a secret nor its cipher text."""
     mark = {"$secret": {"sealed": "gAAAA"}}
     assert masked({"a": mark, "b": [mark], "password": {"x": mark}}) == {
         "a": "***",
@@ -181,7 +181,7 @@ def test_marks_are_shown_as_what_they_are() -> None:
 
 
 async def test_errors_of_requests_repeat_no_secret(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found is told, unless a variable of the server holds it, or it looks like a secret."""
+    """A wrong value is repeated, unless a variable of the server holds it, or it looks like a secret."""
     monkeypatch.setenv("HTTP_CANARY_KEY", CANARY)
     for path in (f"/api/v1/chains/{CANARY.replace('/', '%2F')}", f"/api/v1/chains?limit={CANARY.replace('+', '%2B')}"):
         answer = await site.get(path)

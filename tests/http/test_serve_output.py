@@ -1,4 +1,4 @@
-"""`towpath serve --execute` goes on whatever becomes of its output."""
+"""`towpath serve --execute` continues when its output cannot be written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 
 from tests.adapters.conftest import check
 from tests.http.test_serve import environment, ready, until, verb
+
+from .serving import PATIENCE
 
 CHAIN = """
 name: served
@@ -36,7 +38,7 @@ def full() -> tuple[int, int]:
 
 
 def stuck() -> tuple[int, int]:
-    """A pipe that is full, and that nobody reads: writing there would wait for ever."""
+    """A full pipe without a reader: a write there would block for ever."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:
@@ -71,7 +73,7 @@ def test_a_server_works_on_without_a_reader(tmp_path: Path, trouble: Callable[[]
             told = ""
             while not told.endswith("}\n"):
                 line = process.stdout.readline()
-                assert line, process.wait(10)
+                assert line, process.wait(PATIENCE)
                 told += line
             process.stdout.close()
             url = json.loads(told)["url"]
@@ -80,7 +82,7 @@ def test_a_server_works_on_without_a_reader(tmp_path: Path, trouble: Callable[[]
                 run = httpx.post(f"{url}/api/v1/chains", json={"yaml": CHAIN}).json()["id"]
                 until(url, run, "completed")
             process.terminate()
-            assert process.wait(30) == 0  # who is told to end waits for no reader
+            assert process.wait(PATIENCE) == 0  # who is told to end waits for no reader
         finally:
             process.kill()
             for descriptor in {writer, reader} - {-1}:

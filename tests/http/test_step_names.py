@@ -37,7 +37,7 @@ def chain_of(*targets: str) -> str:
 async def test_a_name_of_two_functions_is_refused_before_anything_is_recorded(
     open_site: OpenSite, execute: bool
 ) -> None:
-    """One of them would have run, and nobody would have known which."""
+    """Otherwise one of both would run, and it would not be known which one."""
     async with open_site(execute=execute) as site:
         answer = await site.post("/api/v1/chains", "operator", json={"yaml": chain_of("by_four", "times")})
         assert answer.status_code >= 400
@@ -57,7 +57,7 @@ async def test_steps_of_a_factory_are_known_by_their_names(open_site: OpenSite) 
 
 
 async def test_of_requests_that_ask_for_one_run_id_at_once_one_is_started(open_site: OpenSite) -> None:
-    """The others are told; none of them gets the result of another one's run."""
+    """The other callers get an error; none of them gets the result of another run."""
     async with open_site(execute=False) as site:
         targets = ["by_four", "by_five", "by_four", "by_five"]
         asked = [{"yaml": chain_of(target), "run_id": "race"} for target in targets]

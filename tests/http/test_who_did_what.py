@@ -146,8 +146,8 @@ async def test_signing_out_ends_the_session_on_the_server(site: Site) -> None:
 
 
 async def test_a_cookie_that_was_made_with_the_secret_alone_opens_nothing(site: Site) -> None:
-    """Whoever reads the secret still has no session: there is no row for it."""
-    forged = site.app.state.door.sessions.cookie("guessed")
+    """With the server's secret, a cookie can be forged; without a row, its session is not valid."""
+    forged = site.app.state.authenticator.cookies.cookie("guessed")
     assert (await raw(site.app, "GET", "/api/v1/me", [(b"cookie", f"towpath_session={forged}".encode())])).status == 401
 
 

@@ -21,14 +21,14 @@ from tests.adapters.conftest import check
 from towpath import Engine, Run, open_engine
 from towpath.adapters.http.application import create_app
 from towpath.adapters.http.principals import key_digest, new_key
-from towpath.adapters.http.server_settings import ServerSettings
+from towpath.adapters.http.settings import HttpSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 T = TypeVar("T")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 15_000  # milliseconds
+PATIENCE = 60_000  # milliseconds; only a test that hangs takes so long
 
 
 def lacking() -> str:
@@ -54,7 +54,7 @@ class Site:
         return self.portal.call(lambda: function(*args, **kwargs))
 
     def finished(self, run_id: str) -> Run:
-        """The run when it is over: the server goes on with it after a decision."""
+        """The run when it has ended: the server resumes it after a decision."""
         return self.portal.call(self._finished, run_id)
 
     async def _finished(self, run_id: str) -> Run:
@@ -66,7 +66,7 @@ class Site:
                 await anyio.sleep(0.02)
 
     def key(self, role: str) -> str:
-        """A new key of a role. From the first one on nobody gets in without."""
+        """A new key of a role. From the first key on, all requests need one."""
         key: str = new_key()
         self.do(self.app.state.records.add_key, f"{role}-{key[3:7]}", role, key_digest(key))
         return key
@@ -77,7 +77,7 @@ async def served(store: Path, **settings: Any):
     """A server over a store: its address, app and engine."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(open_engine(f"sqlite:///{store}", durability="normal"))
-        app = create_app(engine, ServerSettings(**{"execute": True, "poll": 0.05, "keep_free": 0, **settings}))
+        app = create_app(engine, HttpSettings(**{"execute": True, "poll": 0.05, "keep_free": 0, **settings}))
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
@@ -161,7 +161,7 @@ class Witness:
 
 @dataclass
 class Person:
-    """Somebody with a browser of their own."""
+    """A person with a browser."""
 
     page: Page
     witness: Witness

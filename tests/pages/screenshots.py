@@ -43,7 +43,7 @@ def caption(page: Artifact, tone: str) -> File:
 
 @step
 async def proofs(page: Artifact, folder: str) -> str:
-    """Test prints; goes on until the pictures of this script are taken."""
+    """Test prints; runs until the screenshots are taken."""
     context().progress(5, 8)
     while not await anyio.Path(folder, "enough").exists():  # noqa: ASYNC110 - the script says so with a file
         await anyio.sleep(0.05)

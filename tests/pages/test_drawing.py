@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.adapters.http.pages.drawing import COLUMNS, GAP_Y, NODE_HEIGHT, NODE_WIDTH, WIDEST, draw
+from towpath.adapters.http.pages.svg_layout import COLUMNS, GAP_Y, NODE_HEIGHT, NODE_WIDTH, WIDEST, layout
 from towpath.model import StepPlan
 
 
@@ -38,7 +38,7 @@ WORDS = st.sampled_from([None, "queued", "executing", "waiting_approval", "compl
 @given(plans(), st.data())
 def test_every_step_of_the_window_is_drawn_or_counted_once(steps: list[StepPlan], data: st.DataObject) -> None:
     statuses = {step.id: data.draw(WORDS) for step in steps}
-    drawing = draw(steps, statuses)
+    drawing = layout(steps, statuses)
     inside = [step.id for step in steps if drawing.first <= step.level <= drawing.last]
     alone = [box.key for box in drawing.boxes if not box.folded]
     assert len(alone) + sum(box.folded for box in drawing.boxes) == len(inside)
@@ -50,7 +50,7 @@ def test_every_step_of_the_window_is_drawn_or_counted_once(steps: list[StepPlan]
 @settings(deadline=None, max_examples=150)
 @given(plans())
 def test_boxes_do_not_overlap_and_are_inside(steps: list[StepPlan]) -> None:
-    drawing = draw(steps, {})
+    drawing = layout(steps, {})
     columns: dict[float, list[float]] = {}
     for box in drawing.boxes:
         columns.setdefault(box.x, []).append(box.y)
@@ -67,7 +67,7 @@ def test_a_large_level_shows_what_asks_for_attention() -> None:
     edges.update({f"b{n}": ("a",) for n in range(998)})
     edges["c"] = tuple(f"b{n}" for n in range(998))
     statuses = {f"b{n}": "completed" for n in range(998)} | {"b700": "failed", "b701": "waiting_approval"}
-    drawing = draw(plan(edges), statuses)
+    drawing = layout(plan(edges), statuses)
     assert {"a", "b700", "b701", "c"} <= {box.key for box in drawing.boxes}
     (fold,) = (box for box in drawing.boxes if box.folded)
     assert fold.counts == (("completed", 998 - (WIDEST - 3)),)
@@ -78,15 +78,15 @@ def test_a_large_level_shows_what_asks_for_attention() -> None:
 def test_of_many_levels_a_window_is_drawn_where_something_goes_on() -> None:
     line: dict[str, tuple[str, ...]] = {f"s{n}": (f"s{n - 1}",) if n else () for n in range(1_000)}
     statuses = {f"s{n}": "completed" for n in range(500)} | {"s500": "executing"}
-    drawing = draw(plan(line), statuses)
+    drawing = layout(plan(line), statuses)
     assert drawing.first == 498 and drawing.last == 498 + COLUMNS - 1 and drawing.levels == 1_000
-    assert draw(plan(line), statuses, 0).first == 0
-    assert draw(plan(line), statuses, 5_000).last == 999
+    assert layout(plan(line), statuses, 0).first == 0
+    assert layout(plan(line), statuses, 5_000).last == 999
 
 
 def test_an_edge_over_several_levels_goes_around_the_boxes_between() -> None:
     """In a diamond with a shortcut the shortcut has a lane of its own."""
-    drawing = draw(plan({"a": (), "b": ("a",), "c": ("a", "b")}), {})
+    drawing = layout(plan({"a": (), "b": ("a",), "c": ("a", "b")}), {})
     assert len(drawing.paths) == 3
     (shortcut,) = (path for path in drawing.paths if "H" in path)
     middle = next(box for box in drawing.boxes if box.key == "b")

@@ -13,7 +13,7 @@ import anyio.from_thread
 import httpx
 import pytest
 
-from tests.pages.conftest import Site, served
+from tests.pages.conftest import PATIENCE, Site, served
 from tests.pages.steps import gated, png, tiles, worth
 from towpath import File
 from towpath.adapters.http.links import make_link
@@ -24,8 +24,8 @@ from towpath.adapters.http.pages.thumbnails import MOST_PIXELS
 
 @pytest.fixture
 def client(site: Site) -> Any:
-    """Somebody at this machine with a browser's Accept header."""
-    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=30) as opened:
+    """A client on this machine with a browser's Accept header."""
+    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=PATIENCE / 1000) as opened:
         yield opened
 
 
@@ -87,7 +87,7 @@ def test_runs_are_found_by_a_part_of_their_name(site: Site, client: httpx.Client
     site.do(site.engine.run, gated)
     page = client.get("/runs?q=til").text
     assert ">tiles</a>" in page and ">gated</a>" not in page and "?status=failed&amp;q=til" in page
-    assert "No run fits" in client.get("/runs?q=%25%3Cscript%3E").text
+    assert "No run matches" in client.get("/runs?q=%25%3Cscript%3E").text
     assert ">gated</a>" in client.get("/runs?q=ate&status=paused").text
     assert ">gated</a>" not in client.get("/runs?q=ate&status=failed").text
 
@@ -141,7 +141,7 @@ def test_a_changed_parameter_that_is_no_json(site: Site, client: httpx.Client) -
     page = client.get(f"/approvals/{gate['id']}").text
     data = {"csrf": token(page), "action": "regenerate", "p.price": "cheap"}
     answer = client.post(f"/approvals/{gate['id']}/reject", data=data)
-    assert answer.status_code == 422 and "not JSON, as it was before: price" in answer.text
+    assert answer.status_code == 422 and "must be JSON, like the old one: price" in answer.text
     assert len(site.do(site.engine.approvals)) == 1
     answer = client.post(f"/approvals/{gate['id']}/reject", data={**data, "action": "explode"})
     assert answer.status_code == 422

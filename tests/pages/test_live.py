@@ -32,7 +32,7 @@ def test_a_gate_and_its_decision_show_up(person: Person, site: Site, tmp_path: P
     page.get_by_text("waits for your decision").wait_for()
     page.locator("#run-graph .node.wait", has_text="paint").wait_for()
     site.do(site.engine.approve, site.do(site.engine.approvals)[0], by="Jo")
-    site.app.state.background.look()
+    site.app.state.unattended.wake()
     page.locator("#run-status", has_text="completed").wait_for()
     assert page.get_by_text("waits for your decision").count() == 0
 
@@ -51,7 +51,7 @@ def test_cancelling_asks_first(person: Person, site: Site, tmp_path: Path) -> No
     page.get_by_role("button", name="Resume").click()
     page.locator("#run-status", has_text="completed").wait_for()
     page.get_by_role("button", name="Run again").click()  # where Cancel was: it asks too
-    assert person.witness.dialogs == ["Start a new run of this?"]
+    assert person.witness.dialogs == ["Start a new run of this chain?"]
     person.witness.dialogs.clear()
     person.witness.agrees = True
     page.get_by_role("button", name="Run again").click()
@@ -77,7 +77,7 @@ def test_buttons_stay_as_they_are_while_a_run_goes_on(person: Person, site: Site
 
 
 def test_an_inbox_shows_what_comes_and_what_others_decide(person: Person, site: Site, tmp_path: Path) -> None:
-    """Whoever writes is not disturbed, and nothing moves: a click that is on its way hits what was aimed at."""
+    """A person who writes is not disturbed, and nothing moves: a click hits the button it was aimed at."""
     page = person.go("/")
     page.get_by_text("Nothing waits for you").wait_for()
     page.evaluate("window.stays = true")

@@ -1,4 +1,4 @@
-"""Pages of steps and their items, and what is told of a file's making."""
+"""Pages of steps and their items, and the origin of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.comfyui.graphs import inverted, painted
 from tests.comfyui.running import comfy_server
-from tests.pages.conftest import Person, Site, served
+from tests.pages.conftest import PATIENCE, Person, Site, served
 from tests.pages.steps import broken, gated, paint, tiles
 from towpath import File, open_engine
 from towpath.adapters.http.pages.run_picture import PAGE
@@ -23,8 +23,8 @@ from towpath.chain_file import load_chain_from_dict
 
 @pytest.fixture
 def client(site: Site) -> Any:
-    """Somebody at this machine with a browser's Accept header."""
-    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=30) as opened:
+    """A client on this machine with a browser's Accept header."""
+    with httpx.Client(base_url=site.url, headers={"Accept": "text/html"}, timeout=PATIENCE / 1000) as opened:
         yield opened
 
 
@@ -78,7 +78,7 @@ def test_a_step_is_run_again_from_its_page(person: Person, site: Site) -> None:
     page = person.go(f"/runs/{run.id}/steps/divide")
     page.get_by_role("button", name="Run again from here").click()
     page.get_by_text("This is the new run").wait_for()
-    page.locator("#run-steps tr", has_text="numbers").filter(has_text="taken over").wait_for()
+    page.locator("#run-steps tr", has_text="numbers").filter(has_text="reused").wait_for()
     assert run.id not in page.url
 
 
@@ -135,7 +135,7 @@ def test_what_made_a_file_of_a_workflow(tmp_path: Path) -> None:
             httpx.Client(base_url=url, headers={"Accept": "text/html"}) as client,
         ):
             page = client.get(f"/artifacts/{edited}").text
-            for text in ("<dd>studio</dd>", ">inverted</dd>", prompt, "3 (SaveImage)", "dusk", "Sent ahead"):
+            for text in ("<dd>studio</dd>", ">inverted</dd>", prompt, "3 (SaveImage)", "dusk", "Uploaded for it"):
                 assert text in page, text
             assert f'href="/artifacts/{source}"' in page and f'href="/runs/{run_id}/steps/edit"' in page
             sent = page[page.index("The workflow as it was sent") :]

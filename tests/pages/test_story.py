@@ -61,7 +61,7 @@ def test_approving_in_the_inbox(person: Person, site: Site, tmp_path: Path) -> N
     run = waiting(site, tmp_path)
     page = person.go("/")
     page.get_by_role("button", name="Approve").click()
-    page.get_by_text("Approved. The chain goes on with these versions.").wait_for()
+    page.get_by_text("Approved. The chain continues with these versions.").wait_for()
     assert page.url == f"{site.url}/"  # what was said is not said again to whoever gets this address
     page.get_by_text("Nothing waits for you").wait_for()
     ended(person, site, run, "completed")
@@ -71,18 +71,18 @@ def test_approving_in_the_inbox(person: Person, site: Site, tmp_path: Path) -> N
 def test_rejecting_with_a_reason_and_other_parameters_makes_it_again(
     person: Person, site: Site, tmp_path: Path
 ) -> None:
-    """The step runs again with what was changed, and asks anew."""
+    """The step runs again with the changed parameters, and waits for a new decision."""
     run = waiting(site, tmp_path)
     page = person.go("/")
     page.get_by_role("link", name="Look closer").click()
     decision = page.get_by_role("complementary", name="Decision")
     decision.get_by_text("Reject…").click()
     decision.get_by_label("Why?").fill("too cold")
-    assert decision.get_by_label("make it again (2 left)").is_checked()
-    decision.get_by_text("Change what it is made with").click()
+    assert decision.get_by_label("run the step again (2 left)").is_checked()
+    decision.get_by_text("Change the parameters").click()
     decision.get_by_label("colour").fill("red")
     decision.get_by_role("button", name="Reject").click()
-    page.get_by_text("The step makes it again and then asks anew.").wait_for()
+    page.get_by_text("The step runs again, and then waits for a new decision.").wait_for()
     page.get_by_text("too cold").wait_for()
 
     page.get_by_role("link", name="Inbox").first.click()
@@ -122,7 +122,7 @@ def test_a_text_is_edited_on_the_page(person: Person, site: Site, tmp_path: Path
     note = page.locator("section", has=page.get_by_role("heading", name="note.txt"))
     note.get_by_text("Replace it by an edited version").click()
     note.get_by_label("or edit the text here").fill("a ship in teal\nsecond line\n")
-    note.get_by_role("button", name="Only keep it as a version").click()
+    note.get_by_role("button", name="Keep as a version only").click()
     page.get_by_text("New version kept.").wait_for()
     page.get_by_text("a ship in teal").first.wait_for()
     page.get_by_role("link", name="Compare v1 with v2").click()
@@ -148,12 +148,12 @@ def test_H5_what_changed_meanwhile_is_shown_again_and_not_decided(
     section = one.page.locator("section", has=one.page.get_by_role("heading", name="picture.png"))
     section.get_by_text("Replace it by an edited version").click()
     section.get_by_label("New file").set_input_files(edited)
-    section.get_by_role("button", name="Only keep it as a version").click()
+    section.get_by_role("button", name="Keep as a version only").click()
     one.page.get_by_text("New version kept.").wait_for()
 
     other.expect("status of 409")
     other.page.get_by_role("complementary").get_by_role("button", name="Approve").click()
-    other.page.get_by_text("This changed while you looked at it.").wait_for()
+    other.page.get_by_text("A file changed while you looked at it.").wait_for()
     assert len(site.do(site.engine.approvals)) == 1
     other.page.get_by_text("edited.png").first.wait_for()
     other.page.get_by_role("complementary").get_by_role("button", name="Approve").click()
@@ -161,7 +161,7 @@ def test_H5_what_changed_meanwhile_is_shown_again_and_not_decided(
 
     one.expect("status of 409")
     one.page.get_by_role("complementary").get_by_role("button", name="Approve").click()
-    one.page.get_by_text("Somebody was faster.").wait_for()
+    one.page.get_by_text("Another person decided first.").wait_for()
     ended(one, site, run, "completed")
     assert Path(tmp_path, "picture").read_bytes() == png("orange")
 
@@ -178,11 +178,11 @@ def test_an_edit_of_what_another_one_replaced_is_not_approved(
         file = tmp_path / f"{id(who)}.png"
         file.write_bytes(png("orange" if who is one else "black"))
         section.get_by_label("New file").set_input_files(file)
-    one.page.get_by_role("button", name="Only keep it as a version").first.click()
+    one.page.get_by_role("button", name="Keep as a version only").first.click()
     one.page.get_by_text("New version kept.").wait_for()
     other.expect("status of 409")
     other.page.get_by_role("button", name="Approve with this edit").first.click()
-    other.page.get_by_text("This changed while you looked at it.").first.wait_for()
+    other.page.get_by_text("A file changed while you looked at it.").first.wait_for()
     assert len(site.do(site.engine.approvals)) == 1
     other.page.get_by_role("link", name="Look at the latest versions").click()
     other.page.get_by_role("link", name="Compare v1 with v2").wait_for()
@@ -197,11 +197,11 @@ def test_a_viewer_sees_but_does_not_decide(people: Callable[..., Person], site: 
     page.wait_for_url(re.compile("/login"))
     page.get_by_label("Key").fill("tp_wrong")
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_text("That key is not known").wait_for()
+    page.get_by_text("This key is unknown or revoked").wait_for()
     page.get_by_label("Key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Look closer").click()
-    page.get_by_text("Your key may look, but not decide.").wait_for()
+    page.get_by_text("Your key can view, but not decide.").wait_for()
     assert page.get_by_role("button", name="Approve").count() == 0
     answer = page.request.post(page.url + "/approve", form={"seen": "x"}, headers={"Origin": site.url})
     assert answer.status == 403
@@ -211,7 +211,7 @@ def test_a_viewer_sees_but_does_not_decide(people: Callable[..., Person], site: 
 
 
 def test_H6_a_link_decides_without_a_key(people: Callable[..., Person], site: Site, tmp_path: Path) -> None:
-    """Whoever has the link sees the gate and its files, decides once, and sees nothing else."""
+    """The holder of a link sees the gate and its files, decides once, and sees nothing else."""
     from towpath.adapters.http.links import make_link
 
     run = waiting(site, tmp_path)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 
-from towpath.adapters.http.pages import wording
-from towpath.adapters.http.pages.arguments import changed_parameters
-from towpath.adapters.http.pages.arguments import given as arguments_of
+from towpath.adapters.http.errors import Refused
+from towpath.adapters.http.pages import filters
 from towpath.adapters.http.pages.contents import MOST_NODES, Branch, tree_of
-from towpath.adapters.http.pages.cursors import cursor_text, read_cursor
-from towpath.adapters.http.pages.differences import CONTEXT, Line, compare, pretty_json
+from towpath.adapters.http.pages.diff import CONTEXT, DiffLine, compare, pretty_json
 from towpath.adapters.http.pages.previews import show_of
+from towpath.adapters.http.pages.shown_arguments import changed_parameters, shown_arguments
 from towpath.adapters.http.pages.thumbnails import EDGE, shrink
-from towpath.errors import InputInvalid
+from towpath.adapters.http.query_parameters import read_cursor, signed_cursor
 from towpath.model import ChainStatus, StepStatus
 
+REQUEST = Request({"type": "http", "app": SimpleNamespace(state=SimpleNamespace(secret="secret" * 12))})
 TEXTS = st.lists(st.sampled_from(["a", "b", "a b", "", "x y z", "<b>"]), max_size=12).map("\n".join)
 
 
-def side(lines: list[Line], which: str) -> list[str]:
+def side(lines: list[DiffLine], which: str) -> list[str]:
     return ["".join(text for text, _ in getattr(line, which)) for line in lines if getattr(line, which)]
 
 
@@ -72,11 +75,11 @@ def test_json_as_a_tree() -> None:
 
 def test_arguments_tell_files_from_data() -> None:
     file = {"$artifact": "id-1", "name": "output", "version": 1}
-    shown = {one.name: one for one in arguments_of({"photo": file, "all": [file, file], "n": 3, "token": "s3cret"})}
+    shown = {one.name: one for one in shown_arguments({"photo": file, "all": [file, file], "n": 3, "token": "s3cret"})}
     assert shown["photo"].files == ("id-1",) and shown["all"].files == ("id-1",)
     assert (shown["n"].text, shown["n"].files) == ("3", ())
     assert "s3cret" not in shown["token"].text
-    assert arguments_of(None) == []
+    assert shown_arguments(None) == []
 
 
 def test_a_form_changes_only_what_was_changed() -> None:
@@ -112,21 +115,21 @@ def test_what_is_shown_as_what(media: str, show: str) -> None:
 
 def test_every_status_has_words_and_a_shape() -> None:
     for status in (*ChainStatus, *StepStatus):
-        assert str(status) in wording.STATUSES
+        assert str(status) in filters.STATUSES
     shapes: dict[str, StepStatus] = {}
     for status in StepStatus:
-        shown = wording.status(status)
+        shown = filters.status(status)
         assert shapes.setdefault(shown.icon, status) == status  # told apart without colours
-    assert wording.status(None).words == "not started"
+    assert filters.status(None).words == "not started"
 
 
 def test_words_for_machines_are_told_from_words_for_people() -> None:
-    assert wording.prose("`towpath ls` lists them. E_RUN_MISSING") == [
+    assert filters.prose("`towpath ls` lists them. E_RUN_MISSING") == [
         ("towpath ls", True),
         (" lists them. ", False),
         ("E_RUN_MISSING", True),
     ]
-    assert wording.prose("a ` alone") == [("a ` alone", False)]
+    assert filters.prose("a ` alone") == [("a ` alone", False)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_words_for_machines_are_told_from_words_for_people() -> None:
     [(0.25, "250 ms"), (3.21, "3.2 s"), (75, "1 min 15 s"), (3600, "1 h"), (86_400, "24 h"), (3661, "1 h 1 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert wording.lasted(0, int(seconds * 1e6)) == text
+    assert filters.lasted(0, int(seconds * 1e6)) == text
 
 
 def test_times_from_now() -> None:
@@ -148,18 +151,22 @@ def test_times_from_now() -> None:
         -5: "in less than a minute",
     }
     for seconds, text in at.items():
-        assert wording.ago(now - seconds * 1_000_000, now) == text
+        assert filters.ago(now - seconds * 1_000_000, now) == text
 
 
 @given(st.integers(0, 2**62) | st.text(), st.text())
 def test_cursors_come_back(value: int | str, last: str) -> None:
-    assert read_cursor(cursor_text((value, last))) == (value, last)
+    cursor = signed_cursor(REQUEST, "runs", (value, last))
+    assert read_cursor(REQUEST, "runs", cursor) == (value, last)
+    with pytest.raises(Refused):
+        read_cursor(REQUEST, "files", cursor)
 
 
 @pytest.mark.parametrize("text", ["x", "W10", "e30", "%%%", "WzEsMl0", "é", "WzksMCJd" * 400])
 def test_cursors_that_are_none(text: str) -> None:
-    with pytest.raises(InputInvalid):
-        read_cursor(text)
+    with pytest.raises(Refused) as refused:
+        read_cursor(REQUEST, "runs", text)
+    assert (refused.value.status_code, refused.value.code) == (400, "E_CURSOR")
 
 
 def test_thumbnails_are_small_and_of_pictures_only() -> None:

@@ -1,44 +1,43 @@
-"""Pages for people: inbox, runs, files. Rendered on the server; scripts only make them nicer.
+"""Pages for people: inbox, runs, files. They are rendered on the server and work without scripts.
 
-`PAGES` is what a server routes; `static_file` serves what they are drawn with. Everything a page shows is
-read through the engine and the store, and reaches its template as plain data. Reading order: run_picture, drawing,
-reviewing, gates, runs, steps, files.
+`PAGES` are the routes. A page reads a view (`http/reading.py`) and gives plain data to its template. Reading order:
+run_picture, svg_layout, reviewing, gates, runs, steps, files.
 """
 
 from __future__ import annotations
 
 from towpath.adapters.http.principals import ANYONE
-from towpath.adapters.http.route_table import Page
+from towpath.adapters.http.route_table import PageRoute
 
-from . import entering, files, gallery, gates, runs, steering, steps
-from .forms import as_page, error_page, refusal_page
-from .linked import link_page
+from . import files, gallery, gates, runs, sign_in, steps
+from .forms import as_page, refusal_page
 from .rendering import static_file
+from .sign_in import link_page
 
-__all__ = ["PAGES", "error_page", "link_page", "refusal_page"]
+__all__ = ["PAGES", "link_page", "refusal_page"]
 
-PAGES: tuple[Page, ...] = (
-    Page("GET", "/static/{version}/{name}", ANYONE, static_file),
-    Page("GET", "/login", ANYONE, as_page(entering.login)),
-    Page("GET", "/", "viewer", as_page(gates.inbox)),
-    Page("GET", "/approvals/{id}", "viewer", as_page(gates.approval)),
-    Page("POST", "/approvals/{id}/approve", "approver", as_page(gates.approve)),
-    Page("POST", "/approvals/{id}/reject", "approver", as_page(gates.reject)),
-    Page("POST", "/approvals/{id}/edit", "approver", as_page(gates.replace)),
-    Page("GET", "/runs", "viewer", as_page(runs.runs)),
-    Page("GET", "/runs/{id}", "viewer", as_page(runs.run)),
-    Page("GET", "/runs/{id}/history", "viewer", as_page(runs.history)),
-    Page("GET", "/runs/{id}/artifacts", "viewer", as_page(gallery.files_of_run)),
-    Page("GET", "/runs/{id}/steps/{step}", "viewer", as_page(steps.step)),
-    Page("GET", "/runs/{id}/steps/{step}/{item:int}", "viewer", as_page(steps.step)),
-    Page("POST", "/runs/{id}/cancel", "operator", as_page(steering.cancel)),
-    Page("POST", "/runs/{id}/pause", "operator", as_page(steering.pause)),
-    Page("POST", "/runs/{id}/resume", "operator", as_page(steering.resume)),
-    Page("POST", "/runs/{id}/rerun", "operator", as_page(steering.rerun)),
-    Page("GET", "/artifacts", "viewer", as_page(gallery.files)),
-    Page("GET", "/artifacts/{id}", "viewer", as_page(files.file)),
-    Page("GET", "/artifacts/{id}/thumbnail", "viewer", gallery.thumbnail),
-    Page("GET", "/artifacts/{id}/compare/{other}", "viewer", as_page(files.compared)),
-    Page("POST", "/artifacts/{id}/edit", "approver", as_page(files.replace_file)),
+PAGES: tuple[PageRoute, ...] = (
+    PageRoute("GET", "/static/{version}/{name}", ANYONE, static_file),
+    PageRoute("GET", "/login", ANYONE, as_page(sign_in.login)),
+    PageRoute("GET", "/", "viewer", as_page(gates.inbox)),
+    PageRoute("GET", "/approvals/{id}", "viewer", as_page(gates.approval)),
+    PageRoute("POST", "/approvals/{id}/approve", "approver", as_page(gates.approve)),
+    PageRoute("POST", "/approvals/{id}/reject", "approver", as_page(gates.reject)),
+    PageRoute("POST", "/approvals/{id}/edit", "approver", as_page(gates.replace)),
+    PageRoute("GET", "/runs", "viewer", as_page(runs.runs)),
+    PageRoute("GET", "/runs/{id}", "viewer", as_page(runs.run)),
+    PageRoute("GET", "/runs/{id}/history", "viewer", as_page(runs.history)),
+    PageRoute("GET", "/runs/{id}/artifacts", "viewer", as_page(gallery.files_of_run)),
+    PageRoute("GET", "/runs/{id}/steps/{step}", "viewer", as_page(steps.step)),
+    PageRoute("GET", "/runs/{id}/steps/{step}/{item:int}", "viewer", as_page(steps.step)),
+    PageRoute("POST", "/runs/{id}/cancel", "operator", as_page(runs.cancel)),
+    PageRoute("POST", "/runs/{id}/pause", "operator", as_page(runs.pause)),
+    PageRoute("POST", "/runs/{id}/resume", "operator", as_page(runs.resume)),
+    PageRoute("POST", "/runs/{id}/rerun", "operator", as_page(runs.rerun)),
+    PageRoute("GET", "/artifacts", "viewer", as_page(gallery.files)),
+    PageRoute("GET", "/artifacts/{id}", "viewer", as_page(files.file)),
+    PageRoute("GET", "/artifacts/{id}/thumbnail", "viewer", gallery.thumbnail),
+    PageRoute("GET", "/artifacts/{id}/compare/{other}", "viewer", as_page(files.compared)),
+    PageRoute("POST", "/artifacts/{id}/edit", "approver", as_page(files.replace_file)),
 )
-"""Every page, with the least role that it needs."""
+"""Every page, with the least role that may open it."""

@@ -1,4 +1,4 @@
-"""What is in a file, for reading on a page: lines of text, or JSON as a tree. Bounded in size and depth."""
+"""The content of a file on a page: lines of text, or JSON as a tree. Limited in size and depth."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MOST_NODES = 2_000
 DEEPEST = 40
 OPEN_DEPTH = 2
 LEAF_LIMIT = 2_000  # characters of one value
-CHECKED = 8 * 1024 * 1024  # bytes; files up to here are checked as a whole before a page shows them
-PEEKED = 60  # texts of a list whose beginning is shown
+CHECKED = 8 * 1024 * 1024  # bytes; a file up to this size is checked completely before a page shows it
+PEEKED = 60  # texts in a list whose first lines are shown
 PEEK = 600  # characters of it
 _TROUBLE = {
-    "E_BLOB_CORRUPT": "Its bytes are not those that were kept.",
-    "E_BLOB_MISSING": "Its bytes are gone.",
+    "E_BLOB_CORRUPT": "Its bytes differ from the bytes that were kept.",
+    "E_BLOB_MISSING": "Its bytes are missing.",
 }
-_CURE = "`towpath fsck` lists what is damaged; running the step again makes it anew."
+_CURE = "`towpath fsck` lists all damage. Run the step again to make the file again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a page shows of a file: `lines` or `tree` or neither; `whole` is its text if all of it is here."""
+    """What a page shows of a file: `lines`, `tree` or neither. `whole` is the complete text, if it is short enough."""
 
     lines: tuple[str, ...] | None = None
     tree: Branch | None = None
@@ -55,14 +55,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A version with what is in it."""
+    """A version with its content."""
 
     file: Preview
     content: Content
 
 
 async def content_of(files: Files, row: ArtifactRow) -> Content:
-    """The content of a text or JSON file; an empty one for anything else. A damaged file says so."""
+    """The content of a text or JSON file; empty for any other file. A damaged file has `trouble`."""
     show = show_of(row.media_type)
     readable = show in ("text", "json")
     try:
@@ -85,7 +85,7 @@ async def content_of(files: Files, row: ArtifactRow) -> Content:
 
 
 async def _check(files: Files, row: ArtifactRow) -> None:
-    """Raises StoreFailed for a file whose bytes are not those that were kept; of a large one only if it is cut."""
+    """Raises StoreFailed for a damaged file. Of a large file only the size is checked."""
     where = files.path_of(row)
     if row.size <= CHECKED or where is None:
         await files.read_bytes(row)
@@ -93,9 +93,9 @@ async def _check(files: Files, row: ArtifactRow) -> None:
     try:
         found = (await anyio.Path(where).stat()).st_size
     except OSError:
-        raise StoreFailed("E_BLOB_MISSING", "the bytes of this file are gone") from None
+        raise StoreFailed("E_BLOB_MISSING", "the bytes of this file are missing") from None
     if found != row.size:
-        raise StoreFailed("E_BLOB_CORRUPT", f"of {row.size:,} bytes {found:,} are left")
+        raise StoreFailed("E_BLOB_CORRUPT", f"only {found:,} of {row.size:,} bytes are left")
 
 
 async def _beginning(files: Files, row: ArtifactRow) -> bytes:
@@ -114,7 +114,7 @@ async def _beginning(files: Files, row: ArtifactRow) -> bytes:
 
 
 def tree_of(data: bytes) -> Branch | None:
-    """JSON as a tree that can be folded; None if it is no JSON, or too large for one."""
+    """JSON as a tree that can be folded; None if it is not JSON, or too large."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -138,7 +138,7 @@ def _branch(key: str, value: Json, depth: int, budget: list[int]) -> Branch:
 
 
 async def with_peeks(files: Files, rows: Sequence[ArtifactRow]) -> list[Preview]:
-    """Previews of versions; of the first small texts among them with their first lines."""
+    """Previews of versions. The first small texts among them get their first lines."""
     found: list[Preview] = []
     left = PEEKED
     for row in rows:

@@ -1,4 +1,4 @@
-"""The page of one file: what it is, what made it, its versions, where it went; replacing it; two versions compared."""
+"""The page of one file with its origin and versions, the form that replaces it, and the comparison of two versions."""
 
 from __future__ import annotations
 
@@ -10,24 +10,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.shapes import masked
-from towpath.store.listing import Condition, Page
-from towpath.store.rows import artifact as artifact_row
+from towpath.adapters.http.access import engine_of, id_of, principal_of, records_of
+from towpath.adapters.http.reading import FileView, artifact_row, comparison_view, file_view
+from towpath.adapters.http.responses import masked
 
-from .arguments import given
 from .contents import Branch, Content, Shown, content_of, tree_of
-from .differences import Line, compare, pretty_json
-from .forms import REASON_LIMIT, form_of, missing, path, word
+from .diff import DiffLine, compare, pretty_json
+from .forms import REASON_LIMIT, form_of, path, word
 from .gates import new_version
 from .previews import Preview, preview_of_record
-from .rendering import to
-from .reviewing import inputs_of
-from .showing import show
-from .visitor import visitor
-
-MOST_VERSIONS = 200
-MOST_UPLOADS = 50
+from .rendering import redirect, render_page
+from .shown_arguments import shown_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +35,8 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a ComfyUI server was sent to make a file: the graph with everything put in, and files ahead of it."""
+class SentPrompt:
+    """The prompt that a ComfyUI server got: its graph with all values, and the files that were uploaded for it."""
 
     id: str
     node: str
@@ -53,52 +46,34 @@ class Prompt:
 
 async def file(request: Request) -> Response:
     """One version of a file."""
-    engine: Any = engine_of(request)
-    artifact_id = path(request, "id")
-    known = await records_of(request).lineage(artifact_id)
-    if known is None:
-        raise missing("artifact", artifact_id)
-    record, step = known["artifact"], known["step"]
-    versions = await _versions(request, record)
-    before, following = await _beside(engine, record)
-    made_by = await engine.get_workflow(record["workflow_id"])
-    # What the step was called with in that try; an edited version was made from what the step had made.
-    arguments = given(record["parameters"] if record["parameters"] is not None else made_by["parameters"])
-    return await show(
+    view = await file_view(records_of(request), id_of(request))
+    record = view.artifact
+    versions = [_version(row) for row in view.versions]
+    by_id = {version.file.id: version for version in versions}
+    before, following = ("" if one is None else f"/artifacts/{one}" for one in view.beside)
+    return await render_page(
         request,
         "artifact.html",
         section="files",
         file=preview_of_record(record),
-        content=await content_of(engine.store.files, artifact_row(record)),
+        content=await content_of(engine_of(request).store.files, artifact_row(record)),
         record=record,
-        step=step,
-        chain=known["chain"],
-        version=next(v for v in versions if v.file.id == artifact_id),
-        origin=next((v for v in versions if v.file.id == record["parent_artifact_id"]), None),
+        step=view.step,
+        chain=view.chain,
+        version=by_id[record["id"]],
+        origin=by_id.get(record["parent_artifact_id"]),
         root=next((v for v in reversed(versions) if not v.by and v.file.version <= record["version"]), None),
         versions=versions,
-        arguments=arguments,
-        inputs=await inputs_of(engine, arguments),
-        used_by=known["used_by"],
-        transfers=known["transfers"],
-        same_try=_same_try(record, made_by),
-        prompt=await _prompt(request, record, made_by),
-        waiting=await _waiting(request, record),
+        arguments=shown_arguments(view.parameters),
+        inputs={artifact_id: preview_of_record(one) for artifact_id, one in view.inputs.items()},
+        used_by=view.used_by,
+        transfers=view.transfers,
+        same_attempt=view.of_last_attempt,
+        prompt=_prompt(view),
+        waiting=view.waiting,
         before=before,
         following=following,
     )
-
-
-async def _versions(request: Request, record: Mapping[str, Any]) -> list[Version]:
-    """All versions of the same output, newest first."""
-    conditions = [
-        Condition("workflow_id", "eq", record["workflow_id"]),
-        Condition("name", "eq", record["name"]),
-    ]
-    page = Page(conditions, sort="version", descending=True, limit=MOST_VERSIONS)
-    rows = (await records_of(request).page("artifacts", page)).rows
-    found = [_version(row) for row in rows]
-    return found if any(v.file.id == record["id"] for v in found) else [*found, _version(record)]
 
 
 def _version(row: Mapping[str, Any]) -> Version:
@@ -112,77 +87,41 @@ def _version(row: Mapping[str, Any]) -> Version:
     )
 
 
-def _same_try(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
-    """Was it made by the try that the row tells of? Rows that no chain ran count none."""
-    return bool(record["attempt"] == max(1, made_by["attempt"]))
-
-
-async def _prompt(request: Request, record: Mapping[str, Any], made_by: Mapping[str, Any]) -> Prompt | None:
-    """What was sent to a server for this file, while it is recorded: the row keeps the prompt of its last try."""
-    if made_by["prompt_id"] is None or not _same_try(record, made_by):
+def _prompt(view: FileView) -> SentPrompt | None:
+    """The prompt that made this file. The row of a step only keeps the prompt of its last attempt."""
+    if view.step["prompt_id"] is None or not view.of_last_attempt:
         return None
-    graph, node = made_by["workflow_definition"], record["node_id"] or ""
+    graph, node = view.step["workflow_definition"], view.artifact["node_id"] or ""
     named = graph.get(node) if isinstance(graph, dict) else None
     kind = str(named.get("class_type", "")) if isinstance(named, dict) else ""
-    page = Page((Condition("target_workflow_id", "eq", made_by["id"]),), descending=False, limit=MOST_UPLOADS)
-    sent = (await records_of(request).page("transfers", page)).rows
-    found = [(await engine_of(request).get_artifact(one["artifact_id"]), one) for one in sent]
-    return Prompt(
-        made_by["prompt_id"],
+    return SentPrompt(
+        view.step["prompt_id"],
         f"{node} ({kind})" if kind else node,
         None if graph is None else tree_of(msgspec.json.encode(masked(graph))),
-        tuple((preview_of_record(row), one["target_name"] or "") for row, one in found if row is not None),
+        tuple((preview_of_record(row), one["target_name"] or "") for row, one in view.sent if row is not None),
     )
-
-
-async def _waiting(request: Request, record: Mapping[str, Any]) -> str | None:
-    """The gate that waits for this version, if one does."""
-    conditions = [
-        Condition("workflow_id", "eq", record["workflow_id"]),
-        Condition("status", "eq", ("pending",)),
-    ]
-    found = (await records_of(request).page("approvals", Page(conditions, limit=1))).rows
-    return found[0]["id"] if found and record["id"] in found[0]["artifact_ids"] else None
-
-
-async def _beside(engine: Any, record: Mapping[str, Any]) -> tuple[str, str]:
-    """The pages of the outputs before and after this one in the same step."""
-    rows = await engine.get_artifacts_by_workflow(record["workflow_id"])
-    names = [row["name"] for row in rows]
-    if record["name"] not in names:
-        return "", ""
-    at = names.index(record["name"])
-    pages = [f"/artifacts/{row['id']}" for row in rows]
-    return (pages[at - 1] if at else ""), (pages[at + 1] if at + 1 < len(pages) else "")
 
 
 async def replace_file(request: Request) -> Response:
     """Keep an edited version of a file that no gate waits for."""
     form = await form_of(request)
-    engine: Any = engine_of(request)
-    artifact_id = path(request, "id")
-    new = await engine.edit(
+    artifact_id = id_of(request)
+    new = await engine_of(request).edit(
         artifact_id,
-        await new_version(engine, form, artifact_id),
-        by=visitor(request).name,
+        await new_version(request, form, artifact_id),
+        by=principal_of(request).name,
         reason=word(form, "reason", REASON_LIMIT),
     )
-    return to(f"/artifacts/{new['id']}", "version")
+    return redirect(f"/artifacts/{new['id']}", "version")
 
 
 async def compared(request: Request) -> Response:
     """Two versions beside each other."""
-    engine: Any = engine_of(request)
-    records = [await engine.get_artifact(path(request, name)) for name in ("id", "other")]
-    for record, name in zip(records, ("id", "other"), strict=True):
-        if record is None:
-            raise missing("artifact", path(request, name))
-    sides = [
-        Shown(preview_of_record(record), await content_of(engine.store.files, artifact_row(record)))
-        for record in records
-    ]
-    workflow = await engine.get_workflow(records[0]["workflow_id"])
-    return await show(
+    view = await comparison_view(records_of(request), id_of(request), path(request, "other"))
+    store_files = engine_of(request).store.files
+    sides = [Shown(preview_of_record(one), await content_of(store_files, artifact_row(one))) for one in view.sides]
+    left, right = view.sides
+    return await render_page(
         request,
         "compare.html",
         section="files",
@@ -191,16 +130,16 @@ async def compared(request: Request) -> Response:
         sides=sides,
         mode=_mode(sides),
         lines=_lines(sides),
-        step=workflow,
-        versions=await _versions(request, records[0]),
-        both=[_version(record) for record in records],
-        same=records[0]["sha256"] == records[1]["sha256"],
-        waiting=await _waiting(request, records[1]) or await _waiting(request, records[0]),
+        step=view.step,
+        versions=[_version(row) for row in view.versions],
+        both=[_version(record) for record in view.sides],
+        same=left["sha256"] == right["sha256"],
+        waiting=view.waiting,
     )
 
 
 def _mode(sides: Sequence[Shown]) -> str:
-    """image, text, players or none: what both sides can be shown as."""
+    """How both sides can be compared: image, text, players or none."""
     if any(side.content.trouble for side in sides):
         return "none"
     shows = {side.file.show for side in sides}
@@ -211,7 +150,7 @@ def _mode(sides: Sequence[Shown]) -> str:
     return "players" if len(shows) == 1 and shows <= {"video", "audio"} else "none"
 
 
-def _lines(sides: Sequence[Shown]) -> list[Line]:
+def _lines(sides: Sequence[Shown]) -> list[DiffLine]:
     if _mode(sides) != "text":
         return []
     left, right = (_text(side.content) for side in sides)

@@ -1,4 +1,4 @@
-"""Files as a gallery: of everything, or of one run; a page at a time, never all of them."""
+"""Files as a gallery, of all runs or of one run, in pages; and thumbnails."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from towpath.adapters.http.records import engine_of, records_of
-from towpath.adapters.http.refusals import Refused
-from towpath.store.listing import Condition, Page
-from towpath.store.rows import artifact as artifact_row
+from towpath.adapters.http.access import engine_of, id_of, records_of
+from towpath.adapters.http.errors import Refused
+from towpath.adapters.http.query_parameters import cursor_from, next_cursor
+from towpath.adapters.http.reading import GalleryQuery, artifact, artifact_row, gallery_view
 
 from .contents import with_peeks
-from .cursors import cursor_text, read_cursor
-from .forms import missing, path
+from .filters import place, run_url
 from .previews import Preview
-from .rendering import HEADERS
-from .showing import show
+from .rendering import HEADERS, render_page
 from .thumbnails import Thumbnails
-from .wording import place, run_url
 
 TILES = 60
 KINDS = ("image", "video", "audio", "text", "model", "file")
@@ -34,50 +31,42 @@ async def files(request: Request) -> Response:
 
 
 async def files_of_run(request: Request) -> Response:
-    """Files of one run, in the order they were made."""
-    run_id = path(request, "id")
-    chain = await engine_of(request).get_chain(run_id)
-    if chain is None:
-        raise missing("run", run_id)
-    return await _gallery(request, chain)
+    """Files of one run, oldest first."""
+    return await _gallery(request, id_of(request))
 
 
-async def _gallery(request: Request, chain: Mapping[str, Any] | None) -> Response:
+async def _gallery(request: Request, run_id: str | None) -> Response:
     query = request.query_params
-    asked = {
-        "kind": query.get("kind", "") if query.get("kind") in KINDS else "",
-        "step": query.get("step", "")[:200] if chain is not None else "",
-        "versions": "all" if query.get("versions") == "all" else "",
-    }
-    after = read_cursor(query.get("after", ""))
-    conditions = [Condition("chain_id", "eq", chain["id"])] if chain is not None else []
-    for name, field in (("kind", "file_type"), ("step", "step_id")):
-        if asked[name]:
-            conditions.append(Condition(field, "eq", asked[name]))
-    if not asked["versions"]:
-        conditions.append(Condition("is_latest", "eq", True))
-    page = Page(conditions, descending=chain is None, after=after, limit=TILES)
-    found = await records_of(request).page("artifacts", page)
-    here = "/artifacts" if chain is None else f"{run_url(chain['id'])}/artifacts"
-    kept = {name: value for name, value in asked.items() if value}
-    more = cursor_text(found.next)
-    return await show(
+    wanted = GalleryQuery(
+        run_id,
+        query.get("kind", "") if query.get("kind") in KINDS else "",
+        query.get("step", "")[:200] if run_id is not None else "",
+        query.get("versions") == "all",
+    )
+    cursor = f"gallery of {run_id or 'all runs'}"
+    after = cursor_from(request, cursor)
+    view = await gallery_view(records_of(request), wanted, after, TILES)
+    here = "/artifacts" if run_id is None else f"{run_url(run_id)}/artifacts"
+    fields = {"kind": wanted.kind, "step": wanted.step, "versions": "all" if wanted.all_versions else ""}
+    kept = {name: value for name, value in fields.items() if value}
+    more = next_cursor(request, cursor, view.files.next)
+    return await render_page(
         request,
         "gallery.html",
-        section="files" if chain is None else "runs",
-        chain=chain,
+        section="files" if run_id is None else "runs",
+        chain=view.chain,
         here=here,
-        asked=asked,
+        wanted=fields,
         kinds=KINDS,
-        steps=await _steps(request, chain),
-        tiles=await _tiles(request, found.rows),
+        steps=_steps(view.chain),
+        tiles=await _tiles(request, view.files.rows),
         after=after is not None,
         start=f"{here}?{urlencode(kept)}" if kept else here,
         more=f"{here}?{urlencode({**kept, 'after': more})}" if more else "",
     )
 
 
-async def _steps(request: Request, chain: Mapping[str, Any] | None) -> list[str]:
+def _steps(chain: Mapping[str, Any] | None) -> list[str]:
     """The steps of a run, for its filter."""
     definition = chain["chain_definition"] if chain is not None else None
     return [str(step["id"]) for step in definition.get("steps", ())] if isinstance(definition, dict) else []
@@ -89,16 +78,13 @@ async def _tiles(request: Request, rows: list[Any]) -> list[tuple[Preview, str]]
 
 
 async def thumbnail(request: Request) -> Response:
-    """A small picture of a large image. Where none can be made the answer is a refusal with its code, as JSON."""
-    engine: Any = engine_of(request)
-    record = await engine.get_artifact(path(request, "id"))
-    if record is None:
-        raise missing("artifact", path(request, "id"))
-    tag = f'"{record["sha256"]}-thumb"'
+    """A small picture of a large image, or an error as JSON if there is none."""
+    row = artifact_row(await artifact(records_of(request), id_of(request)))
+    tag = f'"{row.digest}-thumb"'
     headers = {**HEADERS, "Cache-Control": "private, max-age=86400", "ETag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    made = await _thumbnails.of(engine.store.files, artifact_row(record))
-    if made is None:
-        raise Refused(404, "E_IMAGE_KIND", "there is no small picture of this file")
-    return Response(made, headers=headers, media_type="image/webp")
+    picture = await _thumbnails.of(engine_of(request).store.files, row)
+    if picture is None:
+        raise Refused(404, "E_IMAGE_KIND", "this file has no thumbnail")
+    return Response(picture, headers=headers, media_type="image/webp")

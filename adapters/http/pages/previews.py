@@ -1,4 +1,4 @@
-"""How a file may be shown. Only raster images, sound, film and text are; nothing is ever rendered as a document."""
+"""How a file may be shown: raster images, audio, video and text. Nothing is rendered as a document."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TEXT = frozenset(
     "application/json application/yaml application/x-yaml application/toml application/xml application/javascript "
     "application/x-sh image/svg+xml".split()
 )  # shown as their source
-SMALL_IMAGE = 256 * 1024  # bytes; up to here an image is its own thumbnail
+SMALL_IMAGE = 256 * 1024  # bytes; an image up to this size is its own thumbnail
 TEXT_LIMIT = 256 * 1024  # bytes of text shown
-PEEK_LIMIT = 16 * 1024  # bytes; text up to here shows its beginning in a list
+PEEK_LIMIT = 16 * 1024  # bytes; a text up to this size shows its first lines in a list
 ICONS = {"image": "image", "video": "video", "audio": "audio", "text": "text", "json": "text", "none": "file"}
 MODELS = frozenset("glb gltf obj stl ply fbx usdz 3mf".split())  # endings of three-dimensional models
 
@@ -28,9 +28,9 @@ PILLOW = importlib.util.find_spec("PIL") is not None
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One version of a file as templates need it. `show` is one of image video audio text json none.
+    """One version of a file, for templates. `show` is one of image video audio text json none.
 
-    `url` gives the bytes (with the safe headers of the API), `thumb` a small picture or nothing.
+    `url` is the address of the bytes, `thumb` that of a small picture or "".
     """
 
     id: str
@@ -57,7 +57,7 @@ class Preview:
 
     @property
     def ending(self) -> str:
-        """The file name's ending, in capitals, if it is one that people know by it."""
+        """The ending of the file name in capitals; "" if it is long or unusual."""
         ending = self.filename.rpartition(".")[2] if "." in self.filename else ""
         return ending.upper() if ending.isalnum() and len(ending) <= LONGEST_ENDING else ""
 
@@ -66,7 +66,7 @@ class Preview:
         return kind_of(self.media_type)
 
     def under(self, base: str) -> Preview:
-        """The same for somebody who gets at its bytes through `base` only, and at no page about it."""
+        """The same for the holder of a link: the bytes are below `base`, and there is no page."""
         url = f"{base}/files/{self.id}"
         return replace(self, url=url, thumb=url if self.thumb else "", page="")
 
@@ -83,12 +83,12 @@ def show_of(media_type: str) -> str:
 
 
 def content_url(artifact_id: str) -> str:
-    """Where the API gives the bytes of a version."""
+    """The address of a version's bytes."""
     return f"{PREFIX}/artifacts/{artifact_id}/raw"
 
 
 def preview_of(row: ArtifactRow) -> Preview:
-    """A version as recorded, as the engine's noun."""
+    """The preview of a version."""
     return _preview(
         row.id,
         row.name,
@@ -106,7 +106,7 @@ def preview_of(row: ArtifactRow) -> Preview:
 
 
 def preview_of_record(record: Mapping[str, Any]) -> Preview:
-    """A version as recorded, as a row of `artifacts` (or the short form that approvals list)."""
+    """The preview of a row of `artifacts`, or of the short form that approvals list."""
     return _preview(
         record["id"],
         record["name"],

@@ -1,4 +1,4 @@
-"""Templates into answers: one environment, one set of headers, the same for every page."""
+"""Renders templates, with the headers and the navigation of every page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from towpath.adapters.http.refusals import safe_text
+from towpath.adapters.http import csrf
+from towpath.adapters.http.access import records_of, visitor_of
+from towpath.adapters.http.errors import safe_text
+from towpath.adapters.http.reading import count_pending
 
-from . import wording
-from .visitor import visitor
+from . import filters
 
 CSP = "; ".join(
     (
@@ -35,17 +37,18 @@ CSP = "; ".join(
 HEADERS = {
     "Content-Security-Policy": CSP,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with no-referrer, forms would come from nowhere (Origin: null)
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers would send forms with `Origin: null`
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+COUNTED = 100  # gates that the navigation counts; more are shown as 99+
 STATIC_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @cache
 def environment() -> Environment:
-    """The templates of this package; every value is escaped unless a template says otherwise, and none does."""
-    made = Environment(
+    """The templates of this package. Every value is escaped."""
+    found = Environment(
         loader=PackageLoader("towpath.adapters.http.pages"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
@@ -53,71 +56,91 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(
-        moment=wording.moment,
-        iso=wording.iso,
-        size=wording.size_text,
-        short=wording.short,
-        counted=wording.counted,
-        one_line=wording.one_line,
-        prose=wording.prose,
+    found.filters.update(
+        moment=filters.moment,
+        iso=filters.iso,
+        size=filters.size_text,
+        short=filters.short,
+        counted=filters.counted,
+        one_line=filters.one_line,
+        prose=filters.prose,
         safe_text=safe_text,
     )
-    made.globals.update(
-        status_of=wording.status,
-        lasted=wording.lasted,
-        place=wording.place,
-        run_url=wording.run_url,
-        step_url=wording.step_url,
+    found.globals.update(
+        status_of=filters.status,
+        lasted=filters.lasted,
+        place=filters.place,
+        run_url=filters.run_url,
+        step_url=filters.step_url,
         static=static_url,
     )
-    return made
+    return found
 
 
 def render(
     request: Request, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **data: Any
 ) -> HTMLResponse:
-    """A page. Templates get `me` (who looks), `now` (UTC microseconds), `ago(time)` and `said` (a notice or None)."""
+    """A page without the navigation. Templates get `me` (the visitor), `now` (UTC microseconds), `ago`, `done`."""
     at = time.time_ns() // 1000
     html = (
         environment()
         .get_template(template)
         .render(
             request=request,
-            me=visitor(request),
+            me=visitor_of(request),
             now=at,
-            ago=lambda moment: wording.ago(moment, at),
-            said=NOTICES.get(request.query_params.get("said", "")),
+            ago=lambda moment: filters.ago(moment, at),
+            done=NOTICES.get(request.query_params.get("done", "")),
             **data,
         )
     )
     return HTMLResponse(html, status, {**HEADERS, **(headers or {})})
 
 
+async def render_page(
+    request: Request, template: str, *, section: str = "", status: int = 200, **data: Any
+) -> HTMLResponse:
+    """A page with the navigation: the visitor, the number of waiting gates, and the token for its forms."""
+    return render(
+        request,
+        template,
+        status=status,
+        section=section,
+        waiting_count=await count_pending(records_of(request), COUNTED),
+        csrf=csrf.token(request),
+        signed_in=bool(getattr(request.state, "signed_in", False)),
+        **data,
+    )
+
+
 NOTICES = {
-    "approved": ("ok", "Approved", "The chain goes on with these versions."),
-    "stop": ("bad", "Rejected", "The chain stops here; steps that run are finished."),
-    "skip": ("idle", "Rejected", "The step is skipped, and what depends on it."),
-    "regenerate": ("run", "Rejected", "The step makes it again and then asks anew."),
-    "edited": ("run", "New version kept", "The gate lists it now. It still waits for a decision."),
-    "version": ("run", "New version kept", "It is the latest one now. What runs already, or is over, does not change."),
-    "edited-approved": ("ok", "New version kept and approved", "The chain goes on with it."),
-    "cancel": ("idle", "Cancelled", "Steps that run are stopped, nothing new starts."),
-    "pause": ("wait", "Pausing", "Steps that run are finished, nothing new starts."),
-    "resume": ("run", "Going on", "The run was resumed."),
-    "rerun": ("run", "Run again", "This is the new run; what was completed is taken over."),
+    "approved": ("ok", "Approved", "The chain continues with these versions."),
+    "stop": ("bad", "Rejected", "The chain stops. Steps in progress finish."),
+    "skip": ("idle", "Rejected", "The step and all steps that depend on it are skipped."),
+    "regenerate": ("run", "Rejected", "The step runs again, and then waits for a new decision."),
+    "edited": ("run", "New version kept", "The gate now lists this version. It still waits for a decision."),
+    "version": (
+        "run",
+        "New version kept",
+        "It is now the latest version. Steps that have started or ended are not affected.",
+    ),
+    "edited-approved": ("ok", "New version kept and approved", "The chain continues with this version."),
+    "cancel": ("idle", "Cancelled", "Steps in progress are stopped, and no other step starts."),
+    "pause": ("wait", "Pausing", "Steps in progress finish, and no other step starts."),
+    "resume": ("run", "Resumed", "The run continues."),
+    "rerun": ("run", "Run again", "This is the new run. It reuses all completed steps of the old one."),
     "rerun-waits": (
         "wait",
         "Recorded",
-        "This server works on no runs: `towpath resume` begins it where its steps are.",
+        "This server does not execute runs. Start the run with `towpath resume`, where its steps are.",
     ),
 }
-"""What a page says after a form was sent, by the word in its address. Fixed texts only."""
+"""The notice on a page after a form was sent, by the word `done` in its address. Only fixed texts."""
 
 
-def to(path: str, said: str = "") -> RedirectResponse:
-    """Go and look at a page of ours after a form was sent."""
-    return RedirectResponse(f"{path}{'&' if '?' in path else '?'}said={said}" if said else path, 303)
+def redirect(path: str, done: str) -> RedirectResponse:
+    """Show a page of this server after a form was sent, with one of `NOTICES`."""
+    return RedirectResponse(f"{path}?done={done}", 303)
 
 
 def _static_folder() -> Traversable:
@@ -132,7 +155,7 @@ def _static_bytes(name: str) -> bytes | None:
 
 @cache
 def _version() -> str:
-    """Changes with every file, so that modules that import each other are of one make."""
+    """One version for all files, so that scripts which import each other always fit together."""
     digest = hashlib.sha256()
     for file in sorted(_static_folder().iterdir(), key=lambda file: file.name):
         digest.update(file.read_bytes())
@@ -141,13 +164,13 @@ def _version() -> str:
 
 @cache
 def static_url(name: str) -> str:
-    """The address of a static file; it changes with its content, so that it may be kept for ever."""
+    """The address of a static file. It changes with the content, so that browsers may cache it for ever."""
     assert _static_bytes(name) is not None, name
     return f"/static/{_version()}/{name}"
 
 
 async def static_file(request: Request) -> Response:
-    """A file of ours. Anyone may have them: they hold no data."""
+    """A static file of the pages. It needs no key."""
     name = request.path_params["name"]
     suffix = name[name.rfind(".") :]
     data = _static_bytes(name) if suffix in STATIC_TYPES and "/" not in name else None

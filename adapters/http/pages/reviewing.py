@@ -1,33 +1,29 @@
-"""All that a person needs to see at a gate before deciding: read from the store, as plain data."""
+"""What a person sees at a gate before deciding, as plain data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from towpath.adapters.http.records import Records
+from towpath.adapters.http.reading import GateView, ReviewView, artifact_row
 from towpath.model import GateAction
-from towpath.store import Record
-from towpath.store.listing import Condition, Page
-from towpath.store.rows import artifact as artifact_row
+from towpath.ports import Files
 
-from .arguments import MOST_INPUTS, Given, given
 from .contents import Content, Shown, content_of
+from .filters import lasted, place
 from .previews import Preview, preview_of_record
-from .wording import lasted, place
+from .shown_arguments import ShownArgument, shown_arguments
 
-MOST_ROUNDS = 200
 SHOWN_FILES = 24  # outputs that are shown with their content
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ReviewedOutput:
     """One output behind a gate: its listed version with its content, and all versions, newest first."""
 
     shown: Shown
     versions: tuple[Preview, ...]
-    records: tuple[Mapping[str, Any], ...]
 
     @property
     def file(self) -> Preview:
@@ -42,12 +38,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A gate with what waits behind it."""
+    """A gate with the files, arguments and earlier decisions of its step."""
 
     gate: Mapping[str, Any]
     run: Mapping[str, Any]
-    outputs: tuple[Output, ...]
-    arguments: tuple[Given, ...]
+    outputs: tuple[ReviewedOutput, ...]
+    arguments: tuple[ShownArgument, ...]
     inputs: Mapping[str, Preview]
     rounds: tuple[Mapping[str, Any], ...]
     regenerations_left: int
@@ -64,12 +60,12 @@ class Review:
 
     @property
     def actions(self) -> list[tuple[str, str]]:
-        """What a rejection may do, the policy's own choice first."""
+        """What a rejection may do, with the default of the chain first."""
         left = self.regenerations_left
         words = {
             GateAction.STOP: "stop the chain",
-            GateAction.SKIP: "skip this step and what depends on it",
-            GateAction.REGENERATE: f"make it again ({left} left)",
+            GateAction.SKIP: "skip this step and all steps that depend on it",
+            GateAction.REGENERATE: f"run the step again ({left} left)",
         }
         allowed = [str(a) for a in words if a is not GateAction.REGENERATE or left > 0]
         chosen = self.gate["policy"].get("on_rejected", "stop")
@@ -77,62 +73,36 @@ class Review:
         return [(action, words[GateAction(action)]) for action in allowed]
 
 
-async def review_of(engine: Any, records: Records, gate: Mapping[str, Any]) -> Review:
-    """Everything about a gate."""
-    row = await engine.get_workflow(gate["workflow_id"])
-    run = await engine.get_chain(gate["chain_id"])
-    versions = await engine.get_artifacts_by_workflow(row["id"], include_old_versions=True)
-    arguments = given(row["parameters"])
-    gates = await gates_of(records, row["id"])
-    rounds = tuple(g for g in gates if g["id"] != gate["id"])
-    spent = sum(g["action"] == GateAction.REGENERATE for g in gates)
+async def review_of(files: Files, view: ReviewView) -> Review:
+    """A gate as its page shows it."""
+    gate = view.gate.gate
+    used = sum(other["action"] == GateAction.REGENERATE for other in view.rounds)
     return Review(
         gate,
-        run,
-        await _outputs(engine, gate["artifact_ids"], versions),
-        tuple(arguments),
-        await inputs_of(engine, arguments),
-        rounds,
-        max(0, gate["policy"].get("max_retries", 0) - spent),
-        row["server_address"] or "",
-        row["attempt"],
+        view.run,
+        await _outputs(files, view.gate),
+        tuple(shown_arguments(view.step["parameters"])),
+        {artifact_id: preview_of_record(record) for artifact_id, record in view.inputs.items()},
+        tuple(other for other in view.rounds if other["id"] != gate["id"]),
+        max(0, gate["policy"].get("max_retries", 0) - used),
+        view.step["server_address"] or "",
+        view.step["attempt"],
     )
 
 
-async def gates_of(records: Records, workflow_id: str) -> list[Record]:
-    """All gates behind a workflow, oldest first."""
-    asked = Page((Condition("workflow_id", "eq", workflow_id),), limit=MOST_ROUNDS)
-    return (await records.page("approvals", asked)).rows
-
-
-async def _outputs(engine: Any, listed: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
-    by_id = {record["id"]: record for record in records}
-    outputs: list[Output] = []
-    for artifact_id in listed:
-        record = by_id.get(artifact_id)
-        if record is None:
-            continue  # deleted since it was listed
-        same = tuple(r for r in records if r["name"] == record["name"])
-        content = (
-            Content() if len(outputs) >= SHOWN_FILES else await content_of(engine.store.files, artifact_row(record))
-        )
-        outputs.append(
-            Output(Shown(preview_of_record(record), content), tuple(preview_of_record(r) for r in same), same)
-        )
+async def _outputs(files: Files, view: GateView) -> tuple[ReviewedOutput, ...]:
+    outputs: list[ReviewedOutput] = []
+    for record in view.listed:
+        versions = tuple(preview_of_record(other) for other in view.versions if other["name"] == record["name"])
+        content = Content() if len(outputs) >= SHOWN_FILES else await content_of(files, artifact_row(record))
+        outputs.append(ReviewedOutput(Shown(preview_of_record(record), content), versions))
     return tuple(outputs)
 
 
-async def inputs_of(engine: Any, arguments: Sequence[Given]) -> dict[str, Preview]:
-    """The files that a step was given, by id, the first few of them."""
-    ids = list(dict.fromkeys(file for one in arguments for file in one.files))
-    found = [await engine.get_artifact(artifact_id) for artifact_id in ids[:MOST_INPUTS]]
-    return {record["id"]: preview_of_record(record) for record in found if record is not None}
-
-
 def policy_words(gate: Mapping[str, Any]) -> str:
-    """What happens if nobody decides."""
+    """What happens without a decision."""
     policy = gate["policy"]
     if gate["expires_at"] is None:
-        return "It waits until somebody decides."
+        return "It waits until a person decides."
     then = "approved" if policy.get("timeout_action") == "auto_approve" else "rejected"
-    return f"After {lasted(gate['requested_at'], gate['expires_at'])} without a decision it is {then} by itself."
+    return f"Without a decision it is {then} automatically after {lasted(gate['requested_at'], gate['expires_at'])}."

@@ -1,4 +1,4 @@
-"""A run as people see it: one line per step, what is going on, what asks for attention. Pure."""
+"""A run as its page shows it: one line per step, the counts, and the steps that need attention. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 import msgspec
 
-from towpath.adapters.http.refusals import safe_text
-from towpath.adapters.http.shapes import shown_error
+from towpath.adapters.http.errors import safe_text
+from towpath.adapters.http.reading import RunView
+from towpath.adapters.http.responses import shown_error
 from towpath.model import ErrorInfo, StepPlan
-from towpath.ports import RunRow, StepRow
 
-from .drawing import Drawing, draw
-from .wording import ATTENTION
+from .filters import ATTENTION
+from .svg_layout import SvgLayout, layout
 
-_OVER = ("completed", "cached", "failed", "skipped", "cancelled")
+_ENDED = ("completed", "cached", "failed", "skipped", "cancelled")
 PAGE = 100  # steps or items on one page of a table
 
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
-    """A step of a run, or an item of one. `share` is how far the step itself says it is, 0 to 1."""
+    """A step of a run, or an item of it. `share` is the progress that the step reports, from 0 to 1."""
 
     id: str
     level: int
@@ -45,15 +45,15 @@ class StepLine:
 
     @property
     def done(self) -> int:
-        """How many items are completed."""
+        """The number of completed items."""
         return sum(count for word, count in self.counts if word in ("completed", "cached"))
 
 
 @dataclass(frozen=True, slots=True)
 class RunPicture:
-    """Everything the run page shows, from what is recorded."""
+    """All that the page of a run shows."""
 
-    run: RunRow
+    run: RunView
     steps: tuple[StepLine, ...]
     counts: tuple[tuple[str | None, int], ...]
     waiting: tuple[StepLine, ...]
@@ -61,40 +61,68 @@ class RunPicture:
     files: int
 
     @property
-    def over(self) -> int:
-        """How many steps are over."""
-        return sum(count for word, count in self.counts if word in _OVER)
+    def ended(self) -> int:
+        """The number of steps that have ended."""
+        return sum(count for word, count in self.counts if word in _ENDED)
 
-    def drawing(self, start: int | None = None) -> Drawing:
+    def drawing(self, start: int | None = None) -> SvgLayout:
         """The run's steps by levels."""
-        return draw(self.run.plan.steps, {line.id: line.status for line in self.steps}, start)
+        return layout(self.run.plan.steps, {line.id: line.status for line in self.steps}, start)
 
 
-def picture(run: RunRow, progress: Mapping[str, tuple[float, float | None]] | None = None) -> RunPicture:
-    """The picture of a run as recorded; `progress` is what working steps say of themselves."""
-    rows: dict[str, StepRow] = {}
-    items: dict[str, list[StepRow]] = {}
-    for row in run.rows:
-        if row.item is None:
-            rows[row.step] = row
+def picture(run: RunView, progress: Mapping[str, tuple[float, float | None]]) -> RunPicture:
+    """The picture of a run. `progress` is what executing steps report of themselves: (done, total) by step."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    items: dict[str, list[Mapping[str, Any]]] = {}
+    for row in run.steps:
+        if row["item_index"] is None:
+            rows[row["step_id"]] = row
         else:
-            items.setdefault(row.step, []).append(row)
-    lines = [_line(step, rows.get(step.id), items.get(step.id, ()), progress or {}) for step in run.plan.steps]
+            items.setdefault(row["step_id"], []).append(row)
+    plan = run.plan
+    lines = [_step_line(run, step, rows.get(step.id), items.get(step.id, ()), progress) for step in plan.steps]
     waiting = [line for line in lines if line.approval]
-    for step in run.plan.steps:
-        waiting += [_line(step, row, (), {}) for row in items.get(step.id, ()) if row.waits_for_person]
+    for step in plan.steps:
+        open_items = [row for row in items.get(step.id, ()) if row["id"] in run.gates]
+        waiting += [recorded_line(step, row, approval=run.gates[row["id"]]) for row in open_items]
     return RunPicture(
         run,
         tuple(lines),
         counted(line.status for line in lines),
         tuple(waiting),
         tuple(line for line in lines if line.status == "failed"),
-        sum(len(row.artifacts) for row in run.rows),
+        sum(len(row["artifacts"]) for row in run.steps),
     )
 
 
+def _step_line(
+    run: RunView,
+    step: StepPlan,
+    row: Mapping[str, Any] | None,
+    items: Sequence[Mapping[str, Any]],
+    progress: Mapping[str, tuple[float, float | None]],
+) -> StepLine:
+    if row is None:
+        return recorded_line(step, None)
+    count = row["item_count"]
+    return recorded_line(
+        step,
+        row,
+        files=len(row["artifacts"]) + sum(len(item["artifacts"]) for item in items),
+        approval=run.gates.get(row["id"]),
+        counts=() if count is None else item_counts(Counter(item["status"] for item in items), count),
+        share=share_of(progress.get(step.id)),
+    )
+
+
+def share_of(progress: tuple[float, float | None] | None) -> float | None:
+    """The share of (done, total), at most 1; None without a total."""
+    done, total = progress or (0.0, None)
+    return min(1.0, done / total) if total else None
+
+
 def recorded_line(step: StepPlan, row: Mapping[str, Any] | None, **more: Any) -> StepLine:
-    """A step or an item from its row of `workflows`; `more` is what other tables say of it."""
+    """The line of a step or an item from its row. `more` holds fields that come from other tables."""
     about = {"level": step.level, "gate": step.approval is not None, "kind": step.kind, **more}
     if row is None:
         return StepLine(step.id, status=None, **about)
@@ -115,18 +143,18 @@ def recorded_line(step: StepPlan, row: Mapping[str, Any] | None, **more: Any) ->
 
 
 def item_counts(found: Mapping[str, int], items: int) -> tuple[tuple[str | None, int], ...]:
-    """Items by status, those first that ask for attention; those without a row yet have not started."""
+    """Items by status, the ones that need attention first. Items without a row have not started."""
     return counted([*Counter(found).elements(), *([None] * (items - sum(found.values())))])
 
 
 def counted(words: Iterable[str | None]) -> tuple[tuple[str | None, int], ...]:
-    """How often each status occurs, those that ask for attention first."""
+    """How often each status occurs, the ones that need attention first."""
     found = Counter(None if word is None else str(word) for word in words)
     return tuple((word, found[word]) for word in (*ATTENTION, None) if found[word])
 
 
 def chosen(lines: Sequence[StepLine], status: str, text: str) -> list[StepLine]:
-    """Those lines that a filter asks for: a status word (`none` is not started) and a part of the name."""
+    """The lines that match a filter: a status (`none` is not started) and a part of the name."""
     wanted = text.strip().lower()
     return [
         line
@@ -140,45 +168,9 @@ def _any_item(line: StepLine, status: str) -> bool:
     return any(word == status for word, _ in line.counts)
 
 
-def _line(
-    step: StepPlan,
-    row: StepRow | None,
-    items: Sequence[StepRow],
-    progress: Mapping[str, tuple[float, float | None]],
-) -> StepLine:
-    about = {"level": step.level, "gate": step.approval is not None, "kind": step.kind}
-    if row is None:
-        return StepLine(step.id, status=None, **about)  # type: ignore[arg-type]
-    done, total = progress.get(step.id, (0.0, None))
-    return StepLine(
-        step.id,
-        status=str(row.status),
-        item=row.item,
-        attempt=row.attempt,
-        started_at=row.started_at,
-        ended_at=row.completed_at,
-        error=_shown(row.error),
-        reason=safe_text(row.reason) if row.reason else "",
-        files=len(row.artifacts) + sum(len(item.artifacts) for item in items),
-        approval=row.approval if row.waits_for_person else None,
-        server=row.server_address,
-        counts=_item_counts(row, items),
-        items=row.count,
-        share=min(1.0, done / total) if total else None,
-        **about,  # type: ignore[arg-type]
-    )
-
-
-def _item_counts(row: StepRow, items: Sequence[StepRow]) -> tuple[tuple[str | None, int], ...]:
-    """Items by status; those without a row yet have not started."""
-    if row.count is None:
-        return ()
-    return item_counts(Counter(str(item.status) for item in items), row.count)
-
-
 def _shown(error: ErrorInfo | None) -> ErrorInfo | None:
     """An error without the folders of the server."""
     if error is None:
         return None
-    told = shown_error({"message": error.message, "traceback": error.traceback})
-    return replace(error, message=told["message"], traceback=told["traceback"])
+    shown = shown_error({"message": error.message, "traceback": error.traceback})
+    return replace(error, message=shown["message"], traceback=shown["traceback"])

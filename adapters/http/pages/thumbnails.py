@@ -1,4 +1,4 @@
-"""Small pictures of large images, made when somebody looks. They live in memory, never in the store."""
+"""Thumbnails of large images. They are made on request and kept in memory only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from towpath.model import ArtifactRow
 EDGE = 480  # pixels of the longer side
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
 LARGEST = 64 * 1024 * 1024  # bytes of an image that is decoded here
-MOST_PIXELS = 80_000_000  # Pillow warns from 89 million on, and refuses twice as many
+MOST_PIXELS = 80_000_000  # Pillow warns above 89 million, and refuses above twice as many
 KEPT = 24 * 1024 * 1024  # bytes of thumbnails kept
 AT_ONCE = 2
 
 
 class Thumbnails:
-    """Makes and keeps thumbnails by the digest of their image; a few at a time."""
+    """Makes thumbnails, a few at a time, and keeps them by the digest of their image."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
@@ -29,7 +29,7 @@ class Thumbnails:
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def of(self, files: ArtifactFiles, row: ArtifactRow) -> bytes | None:
-        """A WebP of at most 480 pixels, or None for what is no image or too large a file.
+        """A WebP of at most 480 pixels; None if the file is not an image, or too large.
 
         Raises InputInvalid (E_IMAGE_PIXELS), StoreFailed (E_BLOB_…).
         """
@@ -42,23 +42,23 @@ class Thumbnails:
             self._limiter = anyio.CapacityLimiter(AT_ONCE)
         async with self._limiter:
             data = await files.read_bytes(row)
-            made = await run_sync(shrink, data)
-        if made is not None:
-            self._keep(row.digest, made)
-        return made
+            thumbnail = await run_sync(shrink, data)
+        if thumbnail is not None:
+            self._keep(row.digest, thumbnail)
+        return thumbnail
 
-    def _keep(self, digest: str, made: bytes) -> None:
+    def _keep(self, digest: str, thumbnail: bytes) -> None:
         if digest not in self._kept:
-            self._kept[digest] = made
-            self._size += len(made)
+            self._kept[digest] = thumbnail
+            self._size += len(thumbnail)
         while self._size > KEPT:
             self._size -= len(self._kept.popitem(last=False)[1])
 
 
 def shrink(data: bytes) -> bytes | None:
-    """A small WebP of an image in one of `FORMATS`; None for anything else, and without Pillow.
+    """A small WebP of an image in one of `FORMATS`; None for any other file, and without Pillow.
 
-    Raises InputInvalid (E_IMAGE_PIXELS): the size is read from the header, and nothing is decoded.
+    Raises InputInvalid (E_IMAGE_PIXELS) for too many pixels, before the image is decoded.
     """
     try:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
@@ -87,7 +87,7 @@ def shrink(data: bytes) -> bytes | None:
 def _too_many(found: str) -> InputInvalid:
     return InputInvalid(
         "E_IMAGE_PIXELS",
-        "this picture has too many pixels for a small one to be made of it",
+        "this image has too many pixels for a thumbnail",
         found=found,
         allowed=f"{MOST_PIXELS:,} pixels",
     )

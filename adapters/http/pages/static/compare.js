@@ -1,4 +1,4 @@
-// Two versions: a slider over the pictures, their difference, or two players in step.
+// Two versions: a slider over both images, their difference, or two players in sync.
 
 const modes = document.querySelector("[data-modes]");
 if (modes) {
@@ -10,7 +10,7 @@ if (modes) {
   };
   for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.mode));
   choose("slider");
-  // A picture that cannot be shown is told of beside the other one; there is nothing to slide over.
+  // If one image cannot be shown, only the side-by-side view is left.
   for (const picture of document.querySelectorAll(".slider img")) {
     const alone = () => { choose("sides"); modes.hidden = true; };
     if (picture.complete && !picture.naturalWidth) alone(); else picture.addEventListener("error", alone);
@@ -34,7 +34,7 @@ const players = [...document.querySelectorAll("[data-players] :is(video, audio)"
 const button = document.querySelector("[data-play]");
 if (players.length === 2 && button) {
   button.hidden = false;
-  let led = false; // one of them is following the other
+  let led = false; // one player follows the other
   const inStep = (from, to) => {
     if (Math.abs(from.currentTime - to.currentTime) > 0.15) to.currentTime = from.currentTime;
   };

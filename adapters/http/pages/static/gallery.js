@@ -1,4 +1,4 @@
-// Files by keyboard: arrows move over the tiles, Enter enlarges, j and k (or arrows) go on from there.
+// The gallery by keyboard: arrows move between tiles, Enter enlarges, j and k (or arrows) show the next file.
 
 import { announce } from "./page.js";
 
@@ -54,7 +54,7 @@ async function enlarge(index) {
   stage.replaceChildren();
   if (!box.open) box.showModal();
   const made = await content(show, url, name, tile);
-  if (!box.open || shown !== all().indexOf(tile)) return; // somebody was faster
+  if (!box.open || shown !== all().indexOf(tile)) return; // another file was opened meanwhile
   stage.replaceChildren(made);
   announce(`${name}, ${shown + 1} of ${all().length}`);
 }

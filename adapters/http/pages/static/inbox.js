@@ -1,5 +1,5 @@
-// An inbox that stays true. What comes is added below, what others decided is marked in its place: nothing moves under
-// the pointer of somebody who is about to press Approve, and nothing that is being written is lost.
+// Keeps the inbox up to date. New gates are added below; gates that others decided are marked in place. Nothing moves
+// under the pointer of a person who is about to press Approve, and no text that is being written is lost.
 
 import { announce, refreshTimes } from "./page.js";
 
@@ -37,19 +37,19 @@ function merge(now) {
   }
   document.getElementById("waiting").append(...[...fresh.values()].map((gate) => document.importNode(gate, true)));
   const facts = list.querySelector(".facts");
-  const said = now.querySelector(".facts")?.textContent;
-  if (facts && said && facts.textContent !== said) { facts.textContent = said; announce(said.trim()); }
+  const counted = now.querySelector(".facts")?.textContent;
+  if (facts && counted && facts.textContent !== counted) { facts.textContent = counted; announce(counted.trim()); }
 }
 
 function renew(gate, other) {
-  if (gate.querySelector("details[open]")) { announce("A file that you look at was replaced"); return; }
+  if (gate.querySelector("details[open]")) { announce("A file on this page was replaced"); return; }
   const inside = gate.contains(document.activeElement);
   const made = document.importNode(other, true);
   gate.replaceWith(made);
   if (inside) made.querySelector("h2 a").focus({ preventScroll: true });
 }
 
-// Whoever writes a reason there is told when it is sent; anybody else sees it at once.
+// While a person writes a reason, the change is shown when the form is sent; otherwise at once.
 function close(gate) {
   if (gate.querySelector("details[open]")) return;
   const inside = gate.contains(document.activeElement);

@@ -1,11 +1,11 @@
-// On every page: times that stay true, questions before what cannot be undone, arrow keys for previous and next, and
-// words in the place of pictures that cannot be shown.
+// On every page: relative times are updated, irreversible buttons ask first, arrow keys open the previous and next page,
+// and files that cannot be shown are replaced by a text.
 
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
 
 function ago(since) {
-  const seconds = since < -60 ? since - 30 : since; // what ends in a day less a moment ends in a day
+  const seconds = since < -60 ? since - 30 : since; // 23 hours, 59 minutes and 40 seconds are shown as one day
   for (const [unit, length] of units) {
     if (Math.abs(seconds) >= length) return relative.format(-Math.trunc(seconds / length), unit);
   }
@@ -44,13 +44,13 @@ function symbol(name) {
   return made;
 }
 
-// Why: what the server says instead of the bytes, or that the browser cannot read them.
+// Why a file cannot be shown: the error of the server, or the browser cannot read it.
 async function reason(url) {
   const answer = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" }).catch(() => null);
   if (!answer) return "The server cannot be reached.";
   if (answer.ok) { answer.body?.cancel(); return "This browser cannot read it."; }
-  const said = await answer.json().catch(() => null);
-  return `${said?.error?.message ?? answer.statusText} (${said?.error?.code ?? answer.status})`;
+  const refusal = await answer.json().catch(() => null);
+  return `${refusal?.error?.message ?? answer.statusText} (${refusal?.error?.code ?? answer.status})`;
 }
 
 async function unseen(media) {
@@ -77,10 +77,10 @@ for (const media of document.querySelectorAll("main :is(img, video, audio)")) {
   if (media.error || (media.localName === "img" && media.complete && !media.naturalWidth)) unseen(media);
 }
 
-// What was said once is not said again when the page is loaded anew or its address is passed on.
+// Remove the notice from the address, so that a reload or a shared address does not show it again.
 const here = new URL(location.href);
-if (here.searchParams.has("said")) {
-  here.searchParams.delete("said");
+if (here.searchParams.has("done")) {
+  here.searchParams.delete("done");
   history.replaceState(history.state, "", here);
 }
 

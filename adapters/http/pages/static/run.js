@@ -1,10 +1,10 @@
-// A run that goes on: the server says that something happened, and what changed on the page is exchanged.
+// A run in progress: when the server reports an event, the page is fetched again, and the changed parts are replaced.
 
 import { announce, refreshTimes } from "./page.js";
 
 const head = document.querySelector("[data-live]");
 const parts = ["run-status", "run-facts", "run-actions", "run-notices", "run-counts", "run-graph", "run-steps", "step-status", "step-facts", "step-body"];
-const shortest = 400; // milliseconds between looks
+const shortest = 400; // milliseconds between two fetches
 let timer = 0;
 let looking = false;
 let again = false;
@@ -24,13 +24,13 @@ async function look() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
     if (answer.ok) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch { /* the next event, or the connection that comes back, brings another look */ }
-  last = Date.now() + Math.min(5000, 4 * (Date.now() - started)); // a slow page is looked at less often
+  last = Date.now() + Math.min(5000, 4 * (Date.now() - started)); // a slow page is fetched less often
   looking = false;
   if (again) { again = false; later(); }
 }
 
-// Each page has new tokens in its forms. The old ones are good for a day: with them forms stay as they are, and no
-// button is exchanged between press and release.
+// Each fetched page has new tokens in its forms. The old ones are valid for a day, so the forms are kept: no button is
+// replaced between press and release.
 function keepTokens(fresh) {
   const token = document.querySelector("input[name=csrf]")?.value;
   if (token) for (const field of fresh.querySelectorAll("input[name=csrf]")) field.setAttribute("value", token);
@@ -49,7 +49,7 @@ function exchange(fresh) {
   if (after && before !== after) announce(`The run is ${after.trim()}`);
 }
 
-// Exchange as little as possible, so that the focus and what is unfolded stay where they are.
+// Replace as little as possible, to keep the focus and open details.
 function patch(old, now) {
   if (old.isEqualNode(now) || old.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) return;
   const keyed = [...old.children].every((child) => child.id) && [...now.children].every((child) => child.id);
@@ -76,10 +76,10 @@ function swap(child, fresh) {
   target?.focus({ preventScroll: true });
 }
 
-let seen = head?.dataset.seq; // the last event that this page knows of
+let seen = head?.dataset.seq; // number of the last event on this page
 let over = false;
 
-// A page that nobody looks at holds no connection: browsers have six for a server, and people have many tabs.
+// A hidden page closes its connection: browsers allow six connections to a server, and people open many tabs.
 function follow() {
   source?.close();
   if (over || document.hidden) return;
@@ -94,7 +94,7 @@ if (head) {
   window.addEventListener("pagehide", () => source?.close());
 }
 
-// A wide picture begins where something is going on.
+// Scroll a wide picture to the first step in progress.
 const graph = document.querySelector(".graph");
 const busy = graph?.querySelector(".node.wait, .node.bad, .node.run");
 if (graph && busy) {

@@ -1,4 +1,4 @@
-// Uploads: drop a file, see how far it is. Without this script the form is an ordinary one.
+// Uploads: drop a file, see the progress. Without this script, it is a plain form.
 
 import { announce } from "./page.js";
 
@@ -53,14 +53,14 @@ function send(form, data, file) {
   request.onload = () => {
     if (request.status < 400) { location.href = request.responseURL; return; }
     const answer = new DOMParser().parseFromString(request.responseText, "text/html");
-    const said = answer.querySelector(".notice:not(.ok)") ?? answer.querySelector("main p");
-    failed(said?.textContent.trim() || "The server refused it.");
+    const notice = answer.querySelector(".notice:not(.ok)") ?? answer.querySelector("main p");
+    failed(notice?.textContent.trim() || "The server refused the file.");
     if (request.status === 409) offerLatest(text);
   };
   request.send(data);
 }
 
-// What the form was about has changed: sending it once more would be refused once more.
+// The gate has changed: the same form would be refused again.
 function offerLatest(text) {
   const link = document.createElement("a");
   link.href = location.pathname;

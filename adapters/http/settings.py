@@ -1,4 +1,4 @@
-"""How the server behaves, and the secret that its tokens and cookies are signed with."""
+"""Settings of the server, and the secret that signs its tokens and cookies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from towpath.errors import InputInvalid, Place, StoreFailed
 
 SECRET_FILE = "server.secret"  # noqa: S105 - a file's name
 EVENTS = ("approval.requested", "chain.ended")
-SIGNING = "whsec_"  # what a webhook's secret begins with if base64 follows
+SIGNING = "whsec_"  # prefix of a webhook's secret in base64
 _KEYS: dict[str, tuple[type, ...]] = {
     "webhooks": (list,),
     "hosts": (list,),
@@ -30,7 +30,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A receiver of events: its address, the secret that signs what it gets, and which events it wants."""
+    """A receiver of events: its address, the secret that signs its messages, and the events it wants."""
 
     url: str
     secret: str
@@ -38,21 +38,21 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
+class HttpSettings:
     """Settings of the server.
 
     Args:
-        hosts: names and addresses that it may be called by, besides those of this machine.
-        url: where people reach it, for links in webhooks.
-        chains: folder of the chain files that may be started by name; without it only YAML that is sent.
-        execute: does this process work on runs?
-        max_upload: bytes of a file that is uploaded. max_json: bytes of any other body.
-        keep_free: bytes of the disk that uploads leave to runs.
-        changes_a_minute: requests a minute that change something, of one key.
-        body_seconds: how long a body without a file may take. idle_seconds: how long an upload may stand still.
-        link_hours: how long an approval link is good for.
-        heartbeat: seconds between signs of life on an event stream. poll: seconds between looks for events.
-        failed_keys: wrong keys a minute from one address before it has to wait.
+        hosts: names and addresses of the server, besides those of this machine.
+        url: the public address, for links in webhooks.
+        chains: folder of the chain files that can be started by name; without it, only YAML can be sent.
+        execute: does this process execute runs?
+        max_upload: bytes of an uploaded file. max_json: bytes of any other body.
+        keep_free: bytes of the disk that uploads leave free for runs.
+        changes_a_minute: changing requests a minute of one key.
+        body_seconds: time for a body without a file. idle_seconds: time without a byte of an upload.
+        link_hours: how long an approval link is valid.
+        heartbeat: seconds between heartbeats on an event stream. poll: seconds between two reads of new events.
+        failed_keys: wrong keys a minute from one address; more are refused.
     """
 
     hosts: tuple[str, ...] = ()
@@ -72,8 +72,8 @@ class ServerSettings:
     failed_keys: int = 20
 
 
-def settings_from(table: Mapping[str, Any], *, more_hosts: Sequence[str] = (), **given: Any) -> ServerSettings:
-    """Settings from the table `[server]` of towpath.toml; what is `given` and not None counts more.
+def settings_from(table: Mapping[str, Any], *, more_hosts: Sequence[str] = (), **given: Any) -> HttpSettings:
+    """Settings from the table `[server]` of towpath.toml. A value in `given` that is not None replaces them.
 
     Raises InputInvalid (E_SETTING).
     """
@@ -85,7 +85,7 @@ def settings_from(table: Mapping[str, Any], *, more_hosts: Sequence[str] = (), *
     merged["hosts"] = tuple(str(host).lower() for host in (*merged.get("hosts", ()), *more_hosts))
     if "chains" in merged:
         merged["chains"] = Path(merged["chains"])
-    return ServerSettings(**merged)
+    return HttpSettings(**merged)
 
 
 def _check(key: str, value: Any) -> None:
@@ -93,20 +93,24 @@ def _check(key: str, value: Any) -> None:
     fits = key in _KEYS and isinstance(value, _KEYS[key]) and not isinstance(value, bool)
     if not fits:
         allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key][-1].__name__
-        raise InputInvalid("E_SETTING", f"{key} in [server]", place=place, allowed=allowed)
+        raise _invalid(f"{key} in [server]", place, allowed=allowed)
     if key in ("max_upload", "link_hours", "changes_a_minute") and not 0 < value < 2**53:
-        raise InputInvalid("E_SETTING", f"{key} in [server]", place=place, found=value, allowed="more than 0")
+        raise _invalid(f"{key} in [server]", place, found=value, allowed="more than 0")
     if key == "url" and not str(value).startswith(("http://", "https://")):
-        raise InputInvalid("E_SETTING", "url in [server]", place=place, found=value, allowed="http(s)://…")
+        raise _invalid("url in [server]", place, found=value, allowed="http(s)://…")
+
+
+def _invalid(what: str, place: Place, *, found: object = "", allowed: str) -> InputInvalid:
+    return InputInvalid("E_SETTING", f"{what} is not valid", place=place, found=found, allowed=allowed)
 
 
 def _webhooks(entries: list[Any]) -> tuple[Webhook, ...]:
-    """How far a receiver was told is kept by its address: two entries of one would hide events from each other."""
+    """Each address may occur once: the cursor of a receiver is kept by its address."""
     hooks = tuple(_webhook(entry, number) for number, entry in enumerate(entries))
     for number, hook in enumerate(hooks):
         if hook.url in [other.url for other in hooks[:number]]:
             place, cure = Place(field=f"server.webhooks[{number}]"), "name all `events` in one entry"
-            raise InputInvalid("E_SETTING", "two webhooks of one address", place=place, cure=cure)
+            raise InputInvalid("E_SETTING", "two webhooks have the same address", place=place, cure=cure)
     return hooks
 
 
@@ -115,19 +119,19 @@ def _webhook(entry: Any, number: int) -> Webhook:
     if isinstance(entry, Webhook):
         return entry
     if not isinstance(entry, dict) or not {"url", "secret"} <= entry.keys() <= {"url", "secret", "events"}:
-        raise InputInvalid("E_SETTING", "a webhook", place=place, allowed="url, secret, events")
+        raise _invalid("a webhook", place, allowed="url, secret, events")
     if not isinstance(entry["url"], str) or not isinstance(entry["secret"], str) or len(entry["secret"]) < 16:
-        raise InputInvalid("E_SETTING", "a webhook", place=place, allowed="texts; a secret of 16 characters or more")
+        raise _invalid("a webhook", place, allowed="texts; a secret of 16 characters or more")
     if not _signs(entry["secret"]):
-        raise InputInvalid("E_SETTING", "the secret of a webhook", place=place, allowed=f"base64 after {SIGNING}")
+        raise _invalid("the secret of a webhook", place, allowed=f"base64 after {SIGNING}")
     events = entry.get("events", EVENTS)
     if not isinstance(events, list | tuple) or any(event not in EVENTS for event in events):
-        raise InputInvalid("E_SETTING", "events of a webhook", place=place, found=events, allowed=" ".join(EVENTS))
+        raise _invalid("`events` of a webhook", place, found=events, allowed=" ".join(EVENTS))
     return Webhook(entry["url"], entry["secret"], tuple(events))
 
 
 def _signs(secret: str) -> bool:
-    """Can it be used? What begins like a key of Standard Webhooks has to be one."""
+    """Can the secret sign? One with the prefix of Standard Webhooks must be base64."""
     try:
         return not secret.startswith(SIGNING) or len(base64.b64decode(secret[len(SIGNING) :], validate=True)) > 0
     except (binascii.Error, ValueError):
@@ -135,7 +139,7 @@ def _signs(secret: str) -> bool:
 
 
 def server_secret(folder: Path) -> str:
-    """The secret of the server, kept beside the store, readable by its owner only; made on first use.
+    """The secret of the server: a file beside the store that only its owner can read, made on first use.
 
     Raises StoreFailed (E_SERVER_SECRET) if others may read it, or if it cannot be made.
     """
@@ -147,7 +151,7 @@ def server_secret(folder: Path) -> str:
         with os.fdopen(fd, "w") as file:
             file.write(secrets.token_hex(32))
         try:
-            os.link(temp, path)  # whole or not at all, and the first one stays
+            os.link(temp, path)  # atomic, and the first one wins
         except FileExistsError:
             pass
         finally:
@@ -155,8 +159,8 @@ def server_secret(folder: Path) -> str:
         found = path.read_text(encoding="ascii").strip()
         shared = path.stat().st_mode & 0o077
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreFailed("E_SERVER_SECRET", f"{SECRET_FILE} cannot be made or read beside the store") from error
+        raise StoreFailed("E_SERVER_SECRET", f"{SECRET_FILE} beside the store cannot be made or read") from error
     if shared or len(found) < 64:
-        cure = f"chmod 600 {SECRET_FILE}, or delete it: links and sessions signed with it end"
-        raise StoreFailed("E_SERVER_SECRET", f"{SECRET_FILE} is damaged, or others may read it", cure=cure)
+        cure = f"chmod 600 {SECRET_FILE}; or delete it, which ends all links and sessions"
+        raise StoreFailed("E_SERVER_SECRET", f"{SECRET_FILE} is damaged, or others can read it", cure=cure)
     return found

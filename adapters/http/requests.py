@@ -1,22 +1,23 @@
-"""What goes over the wire as a body. A field that is not named here is refused."""
+"""Bodies of requests, as msgspec types. A field that is not named here is refused."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Json = Any
+from towpath.model import Json
+
 By = Annotated[str, Meta(max_length=200)]
 Reason = Annotated[str, Meta(max_length=10_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
-class Taken(Struct, forbid_unknown_fields=True, frozen=True):
-    """A body: a field that is not known is refused."""
+class RequestBody(Struct, forbid_unknown_fields=True, frozen=True):
+    """A body without unknown fields."""
 
 
-class StartBody(Taken, frozen=True):
+class StartBody(RequestBody, frozen=True):
     """Start a run: a chain file by its name, or YAML.
 
     A file input is `{"artifact": id}`, or `{"base64": …, "filename": …}` for a small one.
@@ -28,24 +29,24 @@ class StartBody(Taken, frozen=True):
     run_id: Name | None = None
 
 
-class RerunBody(Taken, frozen=True):
-    """Which part of a run is made again, and with what."""
+class RerunBody(RequestBody, frozen=True):
+    """Which steps of a run run again (with all that depend on them), and with which inputs and arguments."""
 
     from_steps: list[str] = []
     inputs: dict[str, Json] = {}
     parameters: dict[str, Json] = {}
 
 
-class ApproveBody(Taken, frozen=True):
-    """`seen` are the ids of the artifact versions that the person looked at."""
+class ApproveBody(RequestBody, frozen=True):
+    """`seen` holds the ids of the artifact versions that the person looked at."""
 
     seen: list[str]
     by: By = ""
     reason: Reason = ""
 
 
-class RejectBody(Taken, frozen=True):
-    """`action` is stop, skip or regenerate; default: what the chain says."""
+class RejectBody(RequestBody, frozen=True):
+    """`action` is stop, skip or regenerate; the default is the chain's `on_rejected`."""
 
     by: By = ""
     reason: Reason = ""
@@ -53,8 +54,8 @@ class RejectBody(Taken, frozen=True):
     parameters: dict[str, Json] | None = None
 
 
-class LinkBody(Taken, frozen=True):
-    """A decision by whoever holds a link. `decided_by` is read as `by`."""
+class LinkBody(RequestBody, frozen=True):
+    """A decision through an approval link. `decided_by` is another name of `by`."""
 
     by: By = ""
     decided_by: By = ""
@@ -64,20 +65,20 @@ class LinkBody(Taken, frozen=True):
     parameters: dict[str, Json] | None = None
 
 
-class KeyBody(Taken, frozen=True):
+class KeyBody(RequestBody, frozen=True):
     """A new key."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     role: str
 
 
-class LoginBody(Taken, frozen=True):
+class LoginBody(RequestBody, frozen=True):
     """A key, for a session in a browser."""
 
     key: Annotated[str, Meta(max_length=200)]
 
 
-class LinkLife(Taken, frozen=True):
-    """How many hours a link is good for."""
+class LinkLife(RequestBody, frozen=True):
+    """How many hours a link is valid."""
 
     hours: Annotated[float, Meta(gt=0, le=24 * 365)] | None = None

@@ -1,4 +1,4 @@
-"""Times, sizes and statuses as people read them. Pure functions; templates use them as filters."""
+"""Times, sizes and statuses for people. Pure functions; templates use them as filters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from towpath.model import Json
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _CODE = re.compile(r"(`[^`]+`|\bE_[A-Z_]+\b)")
-_SLACK = 30  # seconds; what ends in a day less a moment ends in a day
+_SLACK = 30  # seconds; 23 hours, 59 minutes and 40 seconds are shown as one day
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a status is shown: its colour (a class of the style sheet), its shape (an icon), its words."""
+    """How a status is shown: a colour (a class of the style sheet), an icon, and words."""
 
     tone: str
     icon: str
@@ -36,7 +36,7 @@ STATUSES = {
     "failed": Status("bad", "failed", "failed"),
     "skipped": Status("idle", "skipped", "skipped"),
     "cancelled": Status("idle", "cancelled", "cancelled"),
-    "cached": Status("ok", "cached", "taken over"),
+    "cached": Status("ok", "cached", "reused"),
     # runs
     "pending": Status("idle", "pending", "pending"),
     "running": Status("run", "running", "running"),
@@ -47,17 +47,17 @@ STATUSES = {
     "auto_approved": Status("idle", "completed", "no approval needed"),
     "rejected": Status("bad", "failed", "rejected"),
     "edited": Status("run", "edited", "edited"),
-    "timed_out": Status("bad", "failed", "time was over"),
+    "timed_out": Status("bad", "failed", "timed out"),
     # transfers
     "uploading": Status("run", "running", "being sent"),
 }
 
 ATTENTION = ("failed", "waiting_approval", "executing", "queued", "cancelled", "skipped", "cached", "completed")
-"""Step statuses, the one that needs a look first."""
+"""Step statuses, the ones that need attention first."""
 
 
 def status(word: str | None) -> Status:
-    """How a status word is shown; None is a step that has no row yet."""
+    """How a status is shown; None is a step that has not started."""
     return NOT_STARTED if word is None else STATUSES.get(str(word), Status("idle", "pending", str(word)))
 
 
@@ -72,7 +72,7 @@ def iso(microseconds: int | None) -> str:
 
 
 def ago(microseconds: int | None, now: int) -> str:
-    """How long ago, or in how much time, something was or is."""
+    """The distance of a time from now: in the past or in the future."""
     if microseconds is None:
         return ""
     seconds = (now - microseconds) // 1_000_000
@@ -121,7 +121,7 @@ def place(step: str | None, item: int | None = None) -> str:
 
 
 def run_url(run_id: str) -> str:
-    """The page of a run. Ids may be chosen by people: `50%?` is one."""
+    """The page of a run. People may choose ids such as `50%?`."""
     return f"/runs/{quote(run_id, safe='')}"
 
 
@@ -131,7 +131,7 @@ def step_url(run_id: str, step: str, item: int | None = None) -> str:
 
 
 def short(run_id: str) -> str:
-    """Enough of a run's id to tell it from others: time-ordered ids begin alike and end differently."""
+    """The beginning and the end of a run's id: ids that are ordered by time differ at the end."""
     return run_id if len(run_id) <= 16 else f"{run_id[:8]}…{run_id[-6:]}"
 
 
@@ -141,7 +141,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def prose(text: str) -> list[tuple[str, bool]]:
-    """A sentence in parts, and whether each is a word for a machine: in backticks, or an error code."""
+    """The parts of a sentence, and whether each is code: in backticks, or an error code."""
     parts = [part for part in _CODE.split(text) if part]
     return [(part.strip("`"), bool(_CODE.fullmatch(part))) for part in parts]
 

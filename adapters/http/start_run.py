@@ -1,8 +1,8 @@
-"""Runs that are started from outside: chains of a folder or sent as YAML, with nothing imported.
+"""Start, rerun and resume runs over HTTP. Nothing is imported for a request.
 
-A chain may only name steps that this process has loaded already. A request opens no file of this machine:
-neither what it gives nor the YAML in it. A chain of the folder that the server was given may read files of that
-folder, for whoever put it there could have read them too.
+A chain is sent as YAML or named in the folder of chain files. It may only name steps that this process has loaded.
+A request opens no file of this machine, neither by its inputs nor by its YAML. A chain in the folder may read files of
+that folder: its author has access to them anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
 from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, TowpathError
-from towpath.model import InputSpec, Plan, StepPlan
+from towpath.model import ChainStatus, InputSpec, Plan, StepPlan
 from towpath.new_run import (
     Reads,
     new_run,
@@ -36,14 +36,12 @@ from towpath.rerun import rerun_of
 from towpath.secrets import Secret
 from towpath.service import Engine, check_run_id
 from towpath.steps import find_step, is_loaded
-from towpath.store.rows import artifact as artifact_row
 
-from .answering import inputs_of, principal_of
-from .asked import RerunBody, StartBody
-from .background import Background
-from .records import engine_of
-from .refusals import Refused
-from .shapes import ChainFileRow, Started
+from . import reading
+from .access import engine_of, principal_of, records_of
+from .errors import Refused
+from .requests import RerunBody, StartBody
+from .responses import ChainFileRow, Started, chain_inputs
 
 SOURCE = "request"
 _NOWHERE = Path(os.devnull, "no-chains")
@@ -52,14 +50,14 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 async def start(request: Request, body: StartBody) -> Started:
-    """Record a run and, if this process executes, begin it. Raises ChainInvalid, InputInvalid, StepNotRegistered."""
+    """Record a run; a server that executes starts it at once. Raises ChainInvalid, InputInvalid, StepNotRegistered."""
     engine, settings = engine_of(request), request.app.state.settings
     plan = (await run_sync(_chain, body, settings.chains, limiter=request.app.state.parsers)).plan
     _refuse_unknown_steps(plan)
     _refuse_paths_outside(plan, settings.chains)
     inputs = await _inputs(engine, plan, body.inputs)
     if body.run_id is not None:
-        await _refuse_taken(engine, body.run_id)
+        await _refuse_known_id(engine, body.run_id)
     refuse_unbuilt(plan)
     if body.yaml is not None:
         refuse_written_paths(plan)
@@ -67,13 +65,13 @@ async def start(request: Request, body: StartBody) -> Started:
     run_id = body.run_id or engine.store.new_id()
     new = await new_run(engine.store, run_id, engine.adapter.with_resources(plan), inputs, reads=reads)
     if not await engine.store.create_run(replace(new, by=principal_of(request).name)):
-        raise _taken(run_id)
-    request.app.state.background.go_on(run_id)
+        raise _run_exists(run_id)
+    request.app.state.unattended.resume(run_id)
     return Started(id=run_id, status="pending", executing=settings.execute)
 
 
 async def rerun(request: Request, run_id: str, body: RerunBody) -> Started:
-    """Record a run that takes over what another one completed. Raises RunRefused, InputInvalid (E_STEP_UNKNOWN, …)."""
+    """Record a run that reuses what another run completed. Raises RunRefused, InputInvalid (E_STEP_UNKNOWN, …)."""
     engine = engine_of(request)
     old = await engine.store.load(run_id)
     inputs = await _inputs(engine, old.plan, body.inputs)
@@ -81,24 +79,39 @@ async def rerun(request: Request, run_id: str, body: RerunBody) -> Started:
     refuse_unbuilt(new.plan)
     new = replace(new, plan=engine.adapter.with_resources(new.plan), by=principal_of(request).name)
     await engine.store.create_run(new)
-    background: Background = request.app.state.background
-    background.go_on(new.id)
+    request.app.state.unattended.resume(new.id)
     return Started(id=new.id, status="pending", executing=request.app.state.settings.execute)
 
 
-async def _refuse_taken(engine: Engine, run_id: str) -> None:
+async def request_resume(request: Request, run_id: str) -> ChainStatus:
+    """Have a run resumed by this process; its status now.
+
+    Raises RunRefused: E_RUN_MISSING, E_RUN_OVER; Refused (409 E_SERVE_IDLE) if this process does not execute.
+    """
+    run = await engine_of(request).store.load(run_id)
+    if run.status.final:
+        raise RunRefused("E_RUN_OVER", f"run {run_id} is {run.status}", cure="`rerun` makes a new run of it")
+    if not request.app.state.settings.execute:
+        cure = f"`towpath resume {run_id}` where its steps are, or start the server with --execute"
+        raise Refused(409, "E_SERVE_IDLE", "this server does not execute runs", cure=cure)
+    await records_of(request).note_resume(run_id, principal_of(request).name)
+    request.app.state.unattended.resume(run_id)
+    return run.status
+
+
+async def _refuse_known_id(engine: Engine, run_id: str) -> None:
     check_run_id(run_id)
     if await engine.get_chain(run_id) is not None:
-        raise _taken(run_id)
+        raise _run_exists(run_id)
 
 
-def _taken(run_id: str) -> RunRefused:
-    return RunRefused("E_RUN_EXISTS", "there is a run of that id", found=run_id, cure="choose another run_id")
+def _run_exists(run_id: str) -> RunRefused:
+    return RunRefused("E_RUN_EXISTS", "a run with this id exists", found=run_id, cure="choose another run_id")
 
 
 def _chain(body: StartBody, folder: Path | None) -> ChainFile:
     if (body.chain is None) == (body.yaml is None):
-        raise Refused(422, "E_BODY_FIELD", "name a `chain`, or send its `yaml`: one of the two")
+        raise Refused(422, "E_BODY_FIELD", "send either `chain` or `yaml`")
     if body.yaml is not None:
         place = _NOWHERE if folder is None else folder
         return load_chain_text(body.yaml.encode(), folder=place, source=SOURCE, imports=False)
@@ -114,7 +127,7 @@ def _loaded(path: Path) -> ChainFile:
 
 
 def chain_files(folder: Path | None) -> list[ChainFileRow]:
-    """The chain files that may be started by their names, with what is wrong with those that may not."""
+    """The chain files that can be started by name, and the problem of each one that cannot."""
     if folder is None or not folder.is_dir():
         return []
     names = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())[:MAX_FILES]
@@ -124,7 +137,7 @@ def chain_files(folder: Path | None) -> list[ChainFileRow]:
 def _row(folder: Path, name: str) -> ChainFileRow:
     try:
         path = find_chain(name, folder)
-        assert path is not None, "it was listed"
+        assert path is not None, "the folder lists it"
         plan = _loaded(path).plan
         _refuse_unknown_steps(plan)
         _refuse_paths_outside(plan, folder)
@@ -135,7 +148,7 @@ def _row(folder: Path, name: str) -> ChainFileRow:
         valid=True,
         name=plan.name,
         description=plan.description,
-        inputs=inputs_of(plan),
+        inputs=chain_inputs(plan),
         steps=len(plan.steps),
     )
 
@@ -157,19 +170,19 @@ def _steps(plan: Plan) -> Iterable[StepPlan]:
 def _refuse_unknown_steps(plan: Plan) -> None:
     for step in _steps(plan):
         if step.kind == "python" and is_loaded(step.target):
-            find_step(step.target)  # two functions may go by the name
+            find_step(step.target)  # raises if two functions share the name
         elif step.kind == "python":
             raise StepNotRegistered(
                 "E_STEP_NOT_REGISTERED",
-                "this server has not loaded that step, and imports nothing for a request",
+                "this server has not loaded this step, and imports nothing for a request",
                 place=Place(step=step.id, field="python"),
                 found=step.target,
-                cure="start it with --import and the module of the step",
+                cure="start the server with --import and the module of the step",
             )
 
 
 def _refuse_paths_outside(plan: Plan, folder: Path | None) -> None:
-    """What chains of the folder read has to lie in the folder, links followed. Raises InputInvalid (E_INPUT_SOURCE)."""
+    """Chains of the folder may only read files inside of it, links followed. Raises InputInvalid (E_INPUT_SOURCE)."""
     root = os.path.realpath(folder or _NOWHERE)
     for one in _plans(plan):
         for spec in one.inputs:
@@ -185,7 +198,9 @@ async def _inputs(engine: Engine, plan: Plan, given: Mapping[str, Any]) -> dict[
 
 async def _input(engine: Engine, spec: InputSpec | None, name: str, value: Any) -> Any:
     if spec is not None and spec.secret and value is not None:
-        return Secret(value)  # always encrypted: whether a variable of this process holds it is not theirs to learn
+        return Secret(
+            value
+        )  # always kept encrypted: a caller must not learn whether a variable of this process has the same text
     return await _file(engine, name, value) if spec is not None and spec.type == "file" else value
 
 
@@ -198,14 +213,14 @@ async def _file(engine: Engine, name: str, value: Any) -> Any:
         row = await engine.get_artifact(value["artifact"])
         if row is None:
             raise InputInvalid("E_ARTIFACT_MISSING", "there is no such artifact", place=place, found=value["artifact"])
-        return Artifact(artifact_row(row), engine.store.files)
+        return Artifact(reading.artifact_row(row), engine.store.files)
     if isinstance(value, dict) and {"base64"} <= value.keys() <= {"base64", "filename"}:
         try:
             data = await run_sync(partial(base64.b64decode, value["base64"], validate=True))
         except (binascii.Error, ValueError, TypeError):
-            raise InputInvalid("E_INPUT_TYPE", "that is no base64", place=place) from None
+            raise InputInvalid("E_INPUT_TYPE", "this is not base64", place=place) from None
         filename = value.get("filename")
         if filename is None or isinstance(filename, str):
             return File(data, filename=filename)
     found = type(value).__name__
-    raise InputInvalid("E_INPUT_TYPE", f"input {name} is a file", place=place, found=found, allowed=allowed)
+    raise InputInvalid("E_INPUT_TYPE", f"input {name} must be a file", place=place, found=found, allowed=allowed)

@@ -1,6 +1,6 @@
-"""From errors to answers: `{"error": {"code", "message", …}}` with the right status, and nothing that is not theirs.
+"""Errors as HTTP responses: `{"error": {"code", "message", …}}` with a status.
 
-No traceback, no absolute path of the server and no secret leaves through here.
+A response holds no traceback, no absolute path of the server and no secret.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -27,9 +27,20 @@ from towpath.errors import (
 from towpath.logs import guarded_logger
 from towpath.redaction import redacted
 
+T = TypeVar("T")
+
 _log = guarded_logger("towpath.http")
 
 _PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/'\",;:()\[\]]+/)+(?=[^\s/'\",;:()\[\]]+)")
+_MISSING = {
+    "run": "E_RUN_MISSING",
+    "step": "E_STEP_MISSING",
+    "item": "E_ITEM_MISSING",
+    "workflow": "E_WORKFLOW_MISSING",
+    "artifact": "E_ARTIFACT_MISSING",
+    "approval": "E_APPROVAL_MISSING",
+    "transfer": "E_TRANSFER_MISSING",
+}
 _BY_CODE = {
     "E_APPROVAL_MISSING": 404,
     "E_ARTIFACT_MISSING": 404,
@@ -48,7 +59,7 @@ _BY_CODE = {
 
 
 class Refused(HTTPException):
-    """An answer that is no. Raise it anywhere behind a route."""
+    """A request that is refused. Raise it anywhere behind a route."""
 
     def __init__(
         self,
@@ -72,8 +83,20 @@ class Refused(HTTPException):
         return self.problem.code
 
 
+def missing(what: str) -> Refused:
+    """404 for a thing that does not exist: one of the keys of `_MISSING`."""
+    return Refused(404, _MISSING[what], f"there is no such {what}")
+
+
+def existing(row: T | None, what: str) -> T:
+    """The row. Raises `missing` if there is none; the response does not say why."""
+    if row is None:
+        raise missing(what)
+    return row
+
+
 def status_of(error: TowpathError) -> int:
-    """The HTTP status that an error stands for."""
+    """The HTTP status of an error."""
     if error.code in _BY_CODE:
         return _BY_CODE[error.code]
     if isinstance(error, ApprovalRefused | RunRefused):
@@ -83,77 +106,78 @@ def status_of(error: TowpathError) -> int:
     return 500 if isinstance(error, StoreFailed) else 422
 
 
-def refusal(error: Refused | TowpathError, *, echo: bool = True) -> Response:
-    """The answer for an error of ours. Without `echo` it repeats nothing that was sent: `***` in the place of a guess
-    would tell that the guess is a secret.
+def error_response(error: Refused | TowpathError, *, echo: bool = True) -> Response:
+    """An error as JSON. Without `echo` the response repeats nothing of the request.
+
+    A caller could guess secrets otherwise: a right guess would come back as `***`.
     """
-    told = _as_it_is if echo else unechoed
+    visible = _unchanged if echo else unechoed
     if isinstance(error, Refused):
-        return problem_answer(error.status_code, told(error.problem), error.headers, **error.more)
-    problem, status = told(error.problem), status_of(error)
+        return problem_response(error.status_code, visible(error.problem), error.headers, **error.more)
+    problem, status = visible(error.problem), status_of(error)
     if isinstance(error, StoreFailed) and status == 500:
         _log.error("%s", error)
         problem = Problem(problem.code, problem.message)
-    more = {"problems": [clean(told(p)) for p in error.problems]} if len(error.problems) > 1 else {}
-    return problem_answer(status, problem, None, **more)
+    more = {"problems": [clean(visible(p)) for p in error.problems]} if len(error.problems) > 1 else {}
+    return problem_response(status, problem, None, **more)
 
 
 def echoes(error: Refused | TowpathError) -> bool:
-    """Does the answer repeat something that was sent?"""
+    """Does the response repeat a part of the request?"""
     if not isinstance(error, Refused) and len(error.problems) > 1:
         return True
     return bool(error.problem.found) or error.problem.code in _WITHOUT_NAMES
 
 
 def unechoed(problem: Problem) -> Problem:
-    """A problem without what was found."""
+    """A problem that repeats nothing of the request."""
     return replace(problem, found="", message=_WITHOUT_NAMES.get(problem.code, problem.message))
 
 
-def _as_it_is(problem: Problem) -> Problem:
+def _unchanged(problem: Problem) -> Problem:
     return problem
 
 
-# Sentences that name what was sent, and what is said instead.
-_WITHOUT_NAMES = {"E_BODY_FIELD": "a field of the body is wrong, or there is one too many"}
+# Messages that repeat a part of the request, and what replaces them.
+_WITHOUT_NAMES = {"E_BODY_FIELD": "a field of the body is wrong or unknown"}
 
 
-def problem_answer(status: int, problem: Problem, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
+def problem_response(status: int, problem: Problem, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     """A problem as JSON."""
     body = msgspec.json.encode({"error": {**clean(problem), **more}})
     return Response(body, status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
 def clean(problem: Problem) -> dict[str, object]:
-    """A problem as data, without the folders of this machine and without secrets."""
+    """A problem as data, without secrets and without folders of this machine."""
     return {
-        key: safe_text(value) if isinstance(value, str) and key not in _OURS else value
+        key: safe_text(value) if isinstance(value, str) and key not in _VERBATIM else value
         for key, value in problem.as_json().items()
     }
 
 
-_OURS = ("code", "field")  # words of ours, whatever a secret is
+_VERBATIM = ("code", "field")  # fixed words, even if a secret has the same text
 
 
 def safe_text(text: str) -> str:
-    """A sentence without secrets and without folders: of an absolute path the last part is left.
+    """A text without secrets and folders: only the last part of an absolute path is kept.
 
-    Half a surrogate pair, which no answer can hold, is shown as an escape.
+    Half a surrogate pair cannot be encoded, and is shown as an escape.
     """
     short = _PATH.sub("…/", redacted(text))
     return short.encode("utf-8", "backslashreplace").decode()
 
 
-def of_http(error: HTTPException) -> Refused:
-    """What the framework refused, in our words."""
+def from_framework(error: HTTPException) -> Refused:
+    """An error of the web framework, with a code of this API."""
     codes = {404: "E_NOT_FOUND", 405: "E_METHOD"}
-    words = {404: "there is nothing at this address", 405: "this address does not take that method"}
+    words = {404: "there is nothing at this address", 405: "this address does not support that method"}
     status = error.status_code
     code, sentence = codes.get(status, "E_BODY"), words.get(status, str(error.detail))
     return Refused(status, code, sentence, headers=error.headers)
 
 
-def internal(request: Request, error: Exception) -> Refused:
-    """A fault of ours: it goes to the log, the answer only says so."""
+def internal_error(request: Request, error: Exception) -> Refused:
+    """An unexpected error: the log has the traceback, the response has not."""
     _log.error("%s %s failed", request.method, request.scope.get("route_path", "?"), exc_info=error)
-    return Refused(500, "E_INTERNAL", "the server could not do that; its log says more")
+    return Refused(500, "E_INTERNAL", "the server failed; its log has the details")

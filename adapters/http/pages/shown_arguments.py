@@ -1,4 +1,4 @@
-"""The arguments that a step was called with, as recorded: files told apart from data. Pure."""
+"""The recorded arguments of a step, for a page: files are separated from data. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any
 
 import msgspec
 
-from towpath.adapters.http.shapes import masked
+from towpath.adapters.http.responses import masked
 from towpath.model import Json
 
-from .wording import one_line
+from .filters import one_line
 
-MOST_INPUTS = 24
 LONG = 60  # characters; a longer argument gets a field of several lines
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """One argument that a step was called with. `files` are the ids of versions anywhere inside it."""
+class ShownArgument:
+    """One argument of a step. `files` are the ids of all versions inside of it, at any depth."""
 
     name: str
     text: str
@@ -28,25 +27,25 @@ class Given:
 
     @property
     def long(self) -> bool:
-        """Does it need more than one line?"""
+        """Does its field need several lines?"""
         return len(self.text) > LONG or "\n" in self.text
 
 
-def given(parameters: Json) -> list[Given]:
-    """The arguments of a row, files told apart from data; what is named like a secret is not shown."""
+def shown_arguments(parameters: Json) -> list[ShownArgument]:
+    """The arguments of a row. Values with the name of a secret are masked."""
     parameters = masked(parameters)
     if not isinstance(parameters, Mapping):
         return []
-    found: list[Given] = []
+    found: list[ShownArgument] = []
     for name, value in parameters.items():
         files = tuple(dict.fromkeys(files_in(value)))
         text = _plain(value) if files else one_line(value)
-        found.append(Given(str(name), text, files, isinstance(value, str)))
+        found.append(ShownArgument(str(name), text, files, isinstance(value, str)))
     return found
 
 
 def files_in(value: Json) -> Iterator[str]:
-    """The ids of all versions that a recorded argument refers to, in order."""
+    """The ids of all versions in a recorded argument, in order."""
     if isinstance(value, dict):
         if isinstance(value.get("$artifact"), str) and "version" in value:
             yield value["$artifact"]
@@ -59,13 +58,13 @@ def files_in(value: Json) -> Iterator[str]:
 
 
 def changed_parameters(before: Json, form: Mapping[str, Any]) -> tuple[dict[str, Json], list[str]]:
-    """The arguments that a form changed (fields `p.<name>`), and the names of those that cannot be read.
+    """The arguments that a form changed (fields `p.<name>`), and the names of those that are not JSON.
 
-    Text stays text; anything else is read as JSON, as it is shown.
+    A text argument stays text; any other is parsed as JSON, as it is shown.
     """
     changed: dict[str, Json] = {}
     wrong: list[str] = []
-    for one in given(before):
+    for one in shown_arguments(before):
         text = form.get(f"p.{one.name}")
         if not isinstance(text, str) or one.files or _same(text, one.text):
             continue
@@ -80,12 +79,12 @@ def changed_parameters(before: Json, form: Mapping[str, Any]) -> tuple[dict[str,
 
 
 def _same(sent: str, shown: str) -> bool:
-    """Browsers send text fields with carriage returns."""
+    """Are both texts equal? Browsers send carriage returns in text fields."""
     return sent.replace("\r\n", "\n") == shown.replace("\r\n", "\n")
 
 
 def _plain(value: Json) -> str:
-    """An argument with files in it, the files by name and version."""
+    """An argument with files in it as text: files by name and version."""
     if isinstance(value, dict) and isinstance(value.get("$artifact"), str):
         return f"{value.get('name', 'file')} v{value.get('version', '?')}"
     if isinstance(value, list):

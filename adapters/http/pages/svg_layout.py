@@ -1,7 +1,7 @@
-"""The picture of a run: its steps by levels, from left to right, as numbers for an SVG. Pure.
+"""The layout of a run's picture: its steps by levels, from left to right, as coordinates for an SVG. Pure.
 
-Large levels are folded into one box that counts its statuses, and of many levels a window is drawn, so
-that the picture of 1,000 steps stays one that a person can read.
+The steps of a large level are folded into one box that counts their statuses. Of many levels only a window is drawn.
+So a person can read the picture of 1,000 steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from towpath.model import StepPlan
 
-from .wording import ATTENTION
+from .filters import ATTENTION
 
 NODE_WIDTH = 176
 NODE_HEIGHT = 48
@@ -29,7 +29,7 @@ _LANE = 12  # height that a passing edge takes in a column
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A step, or (with `folded` above 0) many steps of a level in one."""
+    """A step, or (if `folded` is above 0) several steps of a level."""
 
     key: str
     x: float
@@ -39,8 +39,8 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """Boxes and the paths between them; `first` and `last` are the levels drawn, of `levels` in all."""
+class SvgLayout:
+    """Boxes and the paths between them. `first` and `last` are the first and last level drawn, of `levels`."""
 
     width: float
     height: float
@@ -54,7 +54,7 @@ class Drawing:
 
 @dataclass(slots=True)
 class _Slot:
-    """A place in a column: a box, or the lane of an edge that passes by."""
+    """A position in a column: a box, or the lane of an edge that passes through."""
 
     key: str
     lane: bool = False
@@ -69,8 +69,8 @@ class _Slot:
         return _LANE if self.lane else NODE_HEIGHT
 
 
-def draw(steps: Sequence[StepPlan], statuses: Mapping[str, str | None], start: int | None = None) -> Drawing:
-    """The picture of a plan; `start` is the first level to draw (else one where something is going on)."""
+def layout(steps: Sequence[StepPlan], statuses: Mapping[str, str | None], start: int | None = None) -> SvgLayout:
+    """The layout of a plan. `start` is the first level to draw; the default is near the steps that need attention."""
     levels: dict[int, list[StepPlan]] = {}
     for step in steps:
         levels.setdefault(step.level, []).append(step)
@@ -88,7 +88,7 @@ def draw(steps: Sequence[StepPlan], statuses: Mapping[str, str | None], start: i
     height = _place(columns)
     x_of = {level: MARGIN + i * (NODE_WIDTH + GAP_X) for i, level in enumerate(range(first, last + 1))}
     slots = {slot.key: (slot, level) for level, column in columns.items() for slot in column}
-    return Drawing(
+    return SvgLayout(
         width=MARGIN * 2 + len(columns) * (NODE_WIDTH + GAP_X) - GAP_X,
         height=height,
         boxes=tuple(
@@ -138,7 +138,7 @@ def _counts(ids: list[str], statuses: Mapping[str, str | None]) -> tuple[tuple[s
 def _slots(
     boxes: Mapping[str, tuple[int, int, list[str]]], edges: list[tuple[str, str]], first: int, last: int
 ) -> tuple[dict[int, list[_Slot]], list[list[str]]]:
-    """Columns of boxes and lanes, and each edge as the keys of the slots that it goes through."""
+    """The columns of boxes and lanes, and each edge as the keys of its slots."""
     columns: dict[int, list[_Slot]] = {level: [] for level in range(first, last + 1)}
     slots: dict[str, _Slot] = {}
     for key, (level, folded, _) in boxes.items():
@@ -161,7 +161,7 @@ def _slots(
 
 
 def _order(columns: dict[int, list[_Slot]]) -> None:
-    """Few crossings: each slot goes to the mean of its neighbours, forwards and backwards in turn; folds stay last."""
+    """Reduce crossings: sort slots by the mean position of their neighbours, in both directions. Folds stay last."""
     levels = sorted(columns)
     for sweep in range(_SWEEPS):
         forwards = sweep % 2 == 0
@@ -176,7 +176,7 @@ def _order(columns: dict[int, list[_Slot]]) -> None:
 
 
 def _place(columns: dict[int, list[_Slot]]) -> float:
-    """Give every slot its height; columns are centred. The height of the drawing."""
+    """Set the position of every slot in its column; columns are centred. Returns the height of the drawing."""
     tall = {level: sum(s.height + GAP_Y for s in column) - GAP_Y for level, column in columns.items()}
     height = max(tall.values(), default=0.0)
     for level, column in columns.items():

@@ -1,6 +1,6 @@
-"""What goes over the wire as an answer. Fields not named here stay here.
+"""Responses of the API, as msgspec types, and how rows become responses. A field that is not named here is not sent.
 
-Times are UTC microseconds, sizes bytes, ids text. What is named like a secret is shown as `***`.
+Times are UTC microseconds, sizes are bytes, ids are text. A value with the name of a secret is sent as `***`.
 """
 
 from __future__ import annotations
@@ -11,28 +11,26 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from starlette.responses import Response
 
+from towpath.model import Json, Plan, StepStatus
 from towpath.redaction import HIDDEN
 from towpath.secrets import MARK
 
-from .refusals import safe_text
+from .errors import safe_text
+from .reading import GateView, RunView, StepView
 
 S = TypeVar("S", bound=Struct)
-
-Json = Any
 
 _SECRET = re.compile(r"token|secret|passw|api_?key|credential|private_?key|authorization", re.IGNORECASE)
 _FRAME = re.compile(r'(?m)^(\s*File ")(?:[^"\n]*[/\\])?([^"\n]+")')
 
 
-class Given(Struct, frozen=True, kw_only=True):
-    """An answer."""
+class ResponseModel(Struct, frozen=True, kw_only=True):
+    """A response."""
 
 
-# ---- answers
-
-
-class ChainRow(Given, frozen=True, kw_only=True):
+class ChainRow(ResponseModel, frozen=True, kw_only=True):
     """A run of a chain."""
 
     id: str
@@ -52,7 +50,7 @@ class ChainRow(Given, frozen=True, kw_only=True):
     updated_at: int = 0
 
 
-class ArtifactRow(Given, frozen=True, kw_only=True):
+class ArtifactOut(ResponseModel, frozen=True, kw_only=True):
     """One version of one output of a step."""
 
     id: str
@@ -79,7 +77,7 @@ class ArtifactRow(Given, frozen=True, kw_only=True):
     item_index: int | None = None
 
 
-class WorkflowRow(Given, frozen=True, kw_only=True):
+class WorkflowRow(ResponseModel, frozen=True, kw_only=True):
     """A step of a run, or an item of a mapped one."""
 
     id: str
@@ -100,16 +98,16 @@ class WorkflowRow(Given, frozen=True, kw_only=True):
     error_code: str | None = None
 
 
-class Workflow(WorkflowRow, frozen=True, kw_only=True):
-    """A step with everything that is recorded of it."""
+class WorkflowOut(WorkflowRow, frozen=True, kw_only=True):
+    """A step with all that is recorded of it."""
 
     value: Json = None
     parameters: Json = None
     error: Json = None
-    artifacts: list[ArtifactRow] = []
+    artifacts: list[ArtifactOut] = []
 
 
-class PlanStep(Given, frozen=True, kw_only=True):
+class PlanStep(ResponseModel, frozen=True, kw_only=True):
     """A step as the chain describes it."""
 
     id: str
@@ -124,7 +122,7 @@ class PlanStep(Given, frozen=True, kw_only=True):
     parameters: Json = None
 
 
-class InputShape(Given, frozen=True, kw_only=True):
+class InputShape(ResponseModel, frozen=True, kw_only=True):
     """An input that a chain declares."""
 
     name: str
@@ -134,7 +132,7 @@ class InputShape(Given, frozen=True, kw_only=True):
     description: str = ""
 
 
-class Definition(Given, frozen=True, kw_only=True):
+class Definition(ResponseModel, frozen=True, kw_only=True):
     """A chain: its inputs, its levels, its steps."""
 
     name: str
@@ -145,7 +143,7 @@ class Definition(Given, frozen=True, kw_only=True):
     metadata: Json = None
 
 
-class ChainFileRow(Given, frozen=True, kw_only=True):
+class ChainFileRow(ResponseModel, frozen=True, kw_only=True):
     """A chain file that may be started by its name."""
 
     chain: str
@@ -157,30 +155,30 @@ class ChainFileRow(Given, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class Chain(ChainRow, frozen=True, kw_only=True):
+class ChainOut(ChainRow, frozen=True, kw_only=True):
     """A run with its inputs and its steps. Items of mapped steps are left to `/workflows?chain_id=…`."""
 
     inputs: Json = None
-    steps: list[Workflow] = []
+    steps: list[WorkflowOut] = []
     waiting: list[str] = []
 
 
-class Started(Given, frozen=True, kw_only=True):
-    """A run that was recorded; `executing` says whether this process works on it."""
+class Started(ResponseModel, frozen=True, kw_only=True):
+    """A run that was recorded. `executing`: does this process execute it?"""
 
     id: str
     status: str
     executing: bool
 
 
-class Asked(Given, frozen=True, kw_only=True):
-    """What was asked of a run, and its status until that is done."""
+class RequestedOut(ResponseModel, frozen=True, kw_only=True):
+    """A request to a run was recorded; `status` is the run's status until its owner acts on the request."""
 
     id: str
     status: str
 
 
-class Event(Given, frozen=True, kw_only=True):
+class Event(ResponseModel, frozen=True, kw_only=True):
     """A line of the audit trail."""
 
     seq: int
@@ -191,8 +189,8 @@ class Event(Given, frozen=True, kw_only=True):
     data: Json = None
 
 
-class Log(Given, frozen=True, kw_only=True):
-    """What one try of a step logged."""
+class Log(ResponseModel, frozen=True, kw_only=True):
+    """The log of one attempt of a step."""
 
     step_id: str
     item_index: int | None
@@ -201,8 +199,8 @@ class Log(Given, frozen=True, kw_only=True):
     updated_at: int
 
 
-class TransferRow(Given, frozen=True, kw_only=True):
-    """The sending of an artifact to a server."""
+class TransferRow(ResponseModel, frozen=True, kw_only=True):
+    """The transfer of an artifact to a server."""
 
     id: str
     artifact_id: str
@@ -221,7 +219,7 @@ class TransferRow(Given, frozen=True, kw_only=True):
     updated_at: int = 0
 
 
-class Seen(Given, frozen=True, kw_only=True):
+class ListedFile(ResponseModel, frozen=True, kw_only=True):
     """An artifact as a gate lists it."""
 
     id: str
@@ -232,8 +230,8 @@ class Seen(Given, frozen=True, kw_only=True):
     size: int
 
 
-class ApprovalRow(Given, frozen=True, kw_only=True):
-    """A gate: what it shows, until when, and what was decided."""
+class ApprovalRow(ResponseModel, frozen=True, kw_only=True):
+    """A gate: the files it lists, when it expires, and the decision."""
 
     id: str
     chain_id: str | None
@@ -252,11 +250,11 @@ class ApprovalRow(Given, frozen=True, kw_only=True):
     action: str | None = None
     decision_parameters: Json = None
     link_expires_at: int | None = None
-    artifacts: list[Seen] = []
+    artifacts: list[ListedFile] = []
 
 
-class StepPlace(Given, frozen=True, kw_only=True):
-    """Which step of which run."""
+class StepPlace(ResponseModel, frozen=True, kw_only=True):
+    """A step of a run, in short."""
 
     id: str
     chain_id: str | None
@@ -268,36 +266,36 @@ class StepPlace(Given, frozen=True, kw_only=True):
     server_address: str | None = None
 
 
-class ChainPlace(Given, frozen=True, kw_only=True):
-    """Which run."""
+class ChainPlace(ResponseModel, frozen=True, kw_only=True):
+    """A run, in short."""
 
     id: str
     name: str
     status: str
 
 
-class Lineage(Given, frozen=True, kw_only=True):
-    """Which step, which inputs and which parameters made a file, and who got it."""
+class Lineage(ResponseModel, frozen=True, kw_only=True):
+    """The step, inputs and parameters that made a file, and the steps and servers that got it."""
 
-    artifact: ArtifactRow
-    versions: list[ArtifactRow]
+    artifact: ArtifactOut
+    versions: list[ArtifactOut]
     step: StepPlace
     chain: ChainPlace | None
     parameters: Json
-    inputs: list[ArtifactRow]
+    inputs: list[ArtifactOut]
     used_by: list[StepPlace]
     transfers: list[TransferRow]
 
 
-class Link(Given, frozen=True, kw_only=True):
-    """An approval link. It is shown once; only its hash is kept."""
+class Link(ResponseModel, frozen=True, kw_only=True):
+    """An approval link. It is sent once; only its hash is kept."""
 
     url: str
     expires_at: int
 
 
-class Server(Given, frozen=True, kw_only=True):
-    """A ComfyUI server and how it is."""
+class ServerOut(ResponseModel, frozen=True, kw_only=True):
+    """A ComfyUI server and its health."""
 
     name: str
     url: str
@@ -307,7 +305,7 @@ class Server(Given, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class KeyRow(Given, frozen=True, kw_only=True):
+class KeyRow(ResponseModel, frozen=True, kw_only=True):
     """A key, without the key."""
 
     id: str
@@ -318,13 +316,13 @@ class KeyRow(Given, frozen=True, kw_only=True):
 
 
 class NewKey(KeyRow, frozen=True, kw_only=True):
-    """A key that was just made: the only time that it is shown."""
+    """A new key. This is the only response that holds it."""
 
     key: str
 
 
-class Me(Given, frozen=True, kw_only=True):
-    """Who you are to this server."""
+class Me(ResponseModel, frozen=True, kw_only=True):
+    """The caller: name, role, and what the role allows."""
 
     name: str
     role: str
@@ -332,21 +330,21 @@ class Me(Given, frozen=True, kw_only=True):
     may: list[str]
 
 
-class Health(Given, frozen=True, kw_only=True):
+class HealthOut(ResponseModel, frozen=True, kw_only=True):
     """The server answers."""
 
     status: str
 
 
-class Deleted(Given, frozen=True, kw_only=True):
-    """What is gone."""
+class Deleted(ResponseModel, frozen=True, kw_only=True):
+    """What was deleted."""
 
     id: str
     deleted: bool
 
 
-class Page(Given, frozen=True, kw_only=True):
-    """A page of a list; `next` asks for the following one and is null after the last."""
+class PageOut(ResponseModel, frozen=True, kw_only=True):
+    """A page of a list. `next` is the cursor of the next page, and null after the last one."""
 
     rows: list[Json]
     next: str | None = None
@@ -356,14 +354,33 @@ class Page(Given, frozen=True, kw_only=True):
 def page_type(row: type[Struct]) -> type[Struct]:
     """The type of a page of `row`s, for the OpenAPI document."""
     fields: list[Any] = [("rows", list[row]), ("next", str | None, None)]  # type: ignore[valid-type]
-    return msgspec.defstruct(f"{row.__name__}Page", fields, bases=(Given,), kw_only=True)
+    return msgspec.defstruct(f"{row.__name__}PageOut", fields, bases=(ResponseModel,), kw_only=True)
 
 
-# ---- from rows to answers
+# ---- views and rows as responses
+
+
+def chain_of(view: RunView) -> ChainOut:
+    """A run with its steps, without the items of mapped ones."""
+    steps = [step_of(StepView(row, tuple(row["artifacts"]))) for row in view.steps if row["item_index"] is None]
+    waiting = [row["id"] for row in view.steps if row["status"] == StepStatus.WAITING_APPROVAL]
+    return shaped(ChainOut, view.chain, steps=steps, waiting=waiting)
+
+
+def step_of(view: StepView) -> WorkflowOut:
+    """A step (or an item) with its files."""
+    place = {name: view.row[name] for name in ("chain_id", "step_id", "item_index")}
+    return shaped(WorkflowOut, view.row, artifacts=[shaped(ArtifactOut, {**row, **place}) for row in view.artifacts])
+
+
+def approval_of(view: GateView) -> ApprovalRow:
+    """A gate with the files that it lists."""
+    files = [shaped(ListedFile, row, size=row["file_size"]) for row in view.listed]
+    return shaped(ApprovalRow, view.gate, artifacts=files)
 
 
 def shaped(kind: type[S], row: Any, **more: Any) -> S:
-    """An answer from a row: the fields it names, and nothing else of the row."""
+    """A response of this kind from a row: only the fields that the kind names."""
     data = {name: row[name] for name in kind.__struct_fields__ if name in row}
     for name in ("error_message", "rejection_reason", "reason"):
         if isinstance(data.get(name), str):
@@ -377,16 +394,16 @@ def shaped(kind: type[S], row: Any, **more: Any) -> S:
 
 
 def shown_error(error: Json) -> Json:
-    """A recorded error: frames name files without their folders."""
+    """A recorded error without secrets; the frames of its traceback name files without folders."""
     if not isinstance(error, dict):
         return error
     trace = error.get("traceback")
-    told = _cleaned({**error, "traceback": _FRAME.sub(r"\1\2", trace)} if isinstance(trace, str) else error)
-    return {**told, "code": error["code"]} if "code" in error else told
+    shown = _cleaned({**error, "traceback": _FRAME.sub(r"\1\2", trace)} if isinstance(trace, str) else error)
+    return {**shown, "code": error["code"]} if "code" in error else shown
 
 
 def masked(value: Json) -> Json:
-    """Data with `***` for secrets, for texts that are named like secrets, and for all texts inside of what is."""
+    """Data with `***` in place of secrets, and of all texts at or below a key with the name of a secret."""
     if isinstance(value, dict):
         if MARK in value:
             return HIDDEN
@@ -404,8 +421,8 @@ def _hidden(value: Json) -> Json:
     return [_hidden(inner) for inner in value] if isinstance(value, list) else value
 
 
-def told(value: Json) -> Json:
-    """Data without secrets and without the folders of this machine, at any depth."""
+def redacted_data(value: Json) -> Json:
+    """Data without secrets and without folders of this machine, at any depth."""
     return _cleaned(masked(value))
 
 
@@ -415,3 +432,48 @@ def _cleaned(value: Json) -> Json:
     if isinstance(value, dict):
         return {name: _cleaned(inner) for name, inner in value.items()}
     return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def definition_of(plan: Plan) -> Definition:
+    """A chain as a response: without the folder of its file."""
+    return Definition(
+        name=plan.name,
+        description=plan.description,
+        inputs=chain_inputs(plan),
+        levels=[list(level) for level in plan.levels],
+        steps=[
+            PlanStep(
+                id=step.id,
+                kind=step.kind,
+                target=step.target,
+                level=step.level,
+                depends_on=list(step.depends_on),
+                condition=step.condition,
+                mapped=step.mapped,
+                requires_approval=step.approval is not None,
+                description=step.description,
+                parameters=masked(step.parameters),
+            )
+            for step in plan.steps
+        ],
+        metadata=masked(plan.metadata),
+    )
+
+
+def chain_inputs(plan: Plan) -> list[InputShape]:
+    """The inputs that a chain declares."""
+    return [
+        InputShape(
+            name=i.name,
+            type=i.type,
+            required=i.required,
+            default=masked({i.name: i.default})[i.name],
+            description=i.description,
+        )
+        for i in plan.inputs
+    ]
+
+
+def json_response(data: Any, status: int = 200) -> Response:
+    """Data as JSON."""
+    return Response(msgspec.json.encode(data), status, media_type="application/json")

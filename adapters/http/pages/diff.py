@@ -1,4 +1,4 @@
-"""What differs between two texts, side by side, with the words that changed. Pure."""
+"""Compares two texts line by line, and marks the words that changed. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 CONTEXT = 3  # unchanged lines shown around a change
-MOST_LINES = 5_000  # of each side; longer texts are compared up to here
+MOST_LINES = 5_000  # of each side; more lines are not compared
 _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
 
 Piece = tuple[str, bool]
-"""Text, and whether it is what changed."""
+"""A text, and whether it changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DiffLine:
     """One line of a comparison. `kind` is one of same changed added removed gap; numbers count from 1."""
 
     kind: str
@@ -28,11 +28,11 @@ class Line:
     skipped: int = 0
 
 
-def compare(before: str, after: str) -> list[Line]:
-    """The lines of two texts side by side; long stretches without a change are one `gap`."""
+def compare(before: str, after: str) -> list[DiffLine]:
+    """The lines of two texts side by side. A long part without a change is one `gap`."""
     left, right = before.splitlines()[:MOST_LINES], after.splitlines()[:MOST_LINES]
     matcher = difflib.SequenceMatcher(None, left, right, autojunk=len(left) + len(right) > 2_000)
-    lines: list[Line] = []
+    lines: list[DiffLine] = []
     blocks = matcher.get_opcodes()
     for n, (kind, a, b, c, d) in enumerate(blocks):
         if kind == "equal":
@@ -43,14 +43,14 @@ def compare(before: str, after: str) -> list[Line]:
 
 
 def pretty_json(text: str) -> str:
-    """JSON in one form, so that only what it says can differ; other text as it is."""
+    """JSON in a normal form, so that only values differ; other text as it is."""
     try:
         return json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False)
     except (ValueError, RecursionError):
         return text
 
 
-def _unchanged(left: list[str], a: int, b: int, c: int, *, at_start: bool, at_end: bool) -> Iterator[Line]:
+def _unchanged(left: list[str], a: int, b: int, c: int, *, at_start: bool, at_end: bool) -> Iterator[DiffLine]:
     head = 0 if at_start else CONTEXT
     tail = 0 if at_end else CONTEXT
     count = b - a
@@ -58,24 +58,24 @@ def _unchanged(left: list[str], a: int, b: int, c: int, *, at_start: bool, at_en
     for i in range(count):
         if skipped > 1 and head <= i < count - tail:
             if i == head:
-                yield Line("gap", skipped=skipped)
+                yield DiffLine("gap", skipped=skipped)
             continue
         text: tuple[Piece, ...] = ((left[a + i], False),)
-        yield Line("same", a + i + 1, c + i + 1, text, text)
+        yield DiffLine("same", a + i + 1, c + i + 1, text, text)
 
 
-def _changed(left: list[str], right: list[str], a: int, c: int) -> Iterator[Line]:
+def _changed(left: list[str], right: list[str], a: int, c: int) -> Iterator[DiffLine]:
     for i in range(max(len(left), len(right))):
         if i >= len(right):
-            yield Line("removed", left=a + i + 1, before=((left[i], False),))
+            yield DiffLine("removed", left=a + i + 1, before=((left[i], False),))
         elif i >= len(left):
-            yield Line("added", right=c + i + 1, after=((right[i], False),))
+            yield DiffLine("added", right=c + i + 1, after=((right[i], False),))
         else:
-            yield Line("changed", a + i + 1, c + i + 1, *_words(left[i], right[i]))
+            yield DiffLine("changed", a + i + 1, c + i + 1, *_words(left[i], right[i]))
 
 
 def _words(before: str, after: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-    """Both lines in pieces; those that the other line does not have are marked."""
+    """Both lines in pieces. The pieces that the other line does not have are marked."""
     if len(before) + len(after) > 4_000:
         return ((before, True),), ((after, True),)
     left, right = _WORDS.findall(before), _WORDS.findall(after)

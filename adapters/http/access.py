@@ -1,4 +1,7 @@
-"""What the API reads and writes in the store beyond what the engine offers, each in a transaction of its own."""
+"""What a request has access to: the engine, the server's own records in the store, and who calls.
+
+`ServerRecords` holds what the engine does not offer: keys, sessions of browsers, the audit trail, listings.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,35 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from towpath.service import Engine
 from towpath.store import Record, Session, api_keys, artifacts, chains, event_log, lineage, listing
 
-if TYPE_CHECKING:  # the verbs that look after keys need no web framework
+from .principals import ANONYMOUS, Anonymous, Principal
+
+if TYPE_CHECKING:  # `towpath keys` works without a web framework
     from starlette.requests import Request
 
 
-COMMAND_LINE = "command line"  # who did what `towpath keys` did
+COMMAND_LINE = "command line"  # stands in the audit trail for what `towpath keys` did
 
 
 class _Sessions(Protocol):
     def session(self) -> AbstractAsyncContextManager[Session]: ...
 
 
-class Records:
-    """The store behind an engine."""
+class ServerRecords:
+    """The store behind an engine. Each method is one transaction."""
 
     def __init__(self, engine: Engine) -> None:
         self._store = cast("_Sessions", engine.store)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """A transaction."""
+        """A transaction; it commits when the block ends."""
         async with self._store.session() as session:
+            yield session
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Session]:
+        """A session for reading: all statements inside see the same state of the store. Keep the block short."""
+        async with self.session() as session, session.one_moment():
             yield session
 
     async def any_key(self) -> bool:
@@ -56,9 +67,9 @@ class Records:
 
     async def add_key(self, name: str, role: str, digest: str, by: str = COMMAND_LINE) -> Record:
         async with self.session() as session:
-            made = await api_keys.create_key(session, name, role, digest)
+            key = await api_keys.create_key(session, name, role, digest)
             await event_log.note(session, "KeyMade", by, key=name, role=role)
-            return made
+            return key
 
     async def list_keys(self) -> list[Record]:
         async with self.session() as session:
@@ -71,14 +82,14 @@ class Records:
                 await event_log.note(session, "KeyRevoked", by, key=name)
             return revoked
 
-    async def resume_asked(self, run_id: str, by: str) -> None:
+    async def note_resume(self, run_id: str, by: str) -> None:
         async with self.session() as session:
             await event_log.note(session, "ResumeRequested", by, run=run_id)
 
     async def delete_chain(self, run_id: str, by: str) -> bool:
         async with self.session() as session:
             deleted = await chains.delete_chain(session, run_id)
-            if deleted:  # its own lines are gone with it
+            if deleted:  # the audit lines of the run are deleted with it
                 await event_log.note(session, "ChainDeleted", by, run_id=run_id)
             return deleted
 
@@ -86,8 +97,8 @@ class Records:
         async with self.session() as session:
             deleted = await artifacts.delete_artifact(session, artifact["id"])
             if deleted:
-                told = {name: artifact[name] for name in ("name", "version", "filename")}
-                await event_log.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **told)
+                names = {name: artifact[name] for name in ("name", "version", "filename")}
+                await event_log.note(session, "ArtifactDeleted", by, run=chain_id, artifact=artifact["id"], **names)
             return deleted
 
     async def page(self, what: str, page: listing.Page) -> listing.Rows:
@@ -117,7 +128,25 @@ def engine_of(request: Request) -> Engine:
     return engine
 
 
-def records_of(request: Request) -> Records:
-    """The store behind a request."""
-    records: Records = request.app.state.records
+def records_of(request: Request) -> ServerRecords:
+    """The server's records behind a request."""
+    records: ServerRecords = request.app.state.records
     return records
+
+
+def principal_of(request: Request) -> Principal:
+    """Who calls. Use it behind routes that need a role: there is always a principal."""
+    principal: Principal = request.state.principal
+    return principal
+
+
+def visitor_of(request: Request) -> Principal | Anonymous:
+    """Who looks at a page; anonymous on the login page and on some errors."""
+    visitor: Principal | Anonymous = getattr(request.state, "principal", ANONYMOUS)
+    return visitor
+
+
+def id_of(request: Request) -> str:
+    """The `{id}` in the address."""
+    found: str = request.path_params["id"]
+    return found

@@ -1,7 +1,7 @@
-"""The door: under which name the server may be called, who calls, and whether a browser was talked into it.
+"""Authentication: the server's host names, who calls, and protection against forged browser requests.
 
-Pure ASGI, in front of everything. Nothing is reachable that is not in the route table; what is there needs a
-key, a session, or (while no key was ever made) to come from this machine.
+Pure ASGI, in front of all routes. A request needs a key or a session. Before the first key is made, requests from this
+machine need neither.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Match
-from starlette.routing import Route as Routed
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from towpath.errors import TowpathError
 
 from . import csrf
+from .access import ServerRecords
+from .errors import Refused, error_response, internal_error
 from .principals import MAX_KEY, Principal, Role, key_digest, local_visitor
-from .records import Records
-from .refusals import Refused, internal, refusal
 from .route_table import PREFIX
 
 COOKIE = "towpath_session"
@@ -46,12 +45,12 @@ HEADERS = (
     (b"cache-control", b"no-store"),
 )
 WINDOW = 60.0  # seconds in which wrong keys, and changes, are counted
-_MOST_ADDRESSES = 1_000
-_MOST_ECHOES = 60  # refusals of one key in `WINDOW` that repeat what was sent
+_MOST_CALLERS = 1_000
+_MOST_ECHOES = 60  # refusals to one key in `WINDOW` that may repeat parts of the request
 
 
-class Sessions:
-    """Cookies of people who showed a key once. A session ends with its key, when they sign out, or after 12 hours."""
+class SessionCookies:
+    """Signed cookies of browser sessions. A session ends with its key, at sign-out, or after 12 hours."""
 
     def __init__(self, secret: str) -> None:
         self._signer = URLSafeTimedSerializer(secret, salt="towpath-session")
@@ -60,18 +59,18 @@ class Sessions:
         """The value of a new session's cookie."""
         return str(self._signer.dumps({"session": session}))
 
-    def of(self, connection: HTTPConnection) -> str | None:
-        """The session that a request's cookie names, or None without a cookie that is ours and young enough."""
+    def session_of(self, connection: HTTPConnection) -> str | None:
+        """The session id in a request's cookie, or None without a valid cookie."""
         cookie = _cookie(connection.headers.getlist("cookie"))
         try:
-            held = self._signer.loads(cookie, max_age=SESSION_SECONDS) if cookie else None
+            data = self._signer.loads(cookie, max_age=SESSION_SECONDS) if cookie else None
         except BadSignature:
             return None
-        return held["session"] if isinstance(held, dict) and isinstance(held.get("session"), str) else None
+        return data["session"] if isinstance(data, dict) and isinstance(data.get("session"), str) else None
 
 
 def _cookie(headers: list[str]) -> str:
-    """The value of our cookie. Others are not read: unquoting them is more work than they are long."""
+    """The value of the session cookie. Other cookies are not parsed: unquoting them is not linear in their length."""
     for header in headers:
         for part in header.split(";"):
             name, _, value = part.strip().partition("=")
@@ -80,25 +79,25 @@ def _cookie(headers: list[str]) -> str:
     return ""
 
 
-class Tries:
-    """Counts what each of many does within a minute, so that too much of it can be refused."""
+class RateLimit:
+    """Counts events per caller within a minute, and says when there are too many."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._seen: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def take_back(self, address: str) -> None:
-        """The last one does not count after all."""
-        times = self._seen.get(address)
+    def uncount(self, caller: str) -> None:
+        """Remove the last event."""
+        times = self._seen.get(caller)
         if times:
             times.pop()
 
-    def count(self, address: str) -> float | None:
-        """Note one more. Seconds to wait if there were too many, else None."""
+    def count(self, caller: str) -> float | None:
+        """Count one event. The seconds to wait if there are too many, else None."""
         now = time.monotonic()
-        times = self._seen.setdefault(address, deque(maxlen=self._most + 1))
-        self._seen.move_to_end(address)
-        while len(self._seen) > _MOST_ADDRESSES:
+        times = self._seen.setdefault(caller, deque(maxlen=self._most + 1))
+        self._seen.move_to_end(caller)
+        while len(self._seen) > _MOST_CALLERS:
             self._seen.popitem(last=False)
         while times and now - times[0] > WINDOW:
             times.popleft()
@@ -106,26 +105,28 @@ class Tries:
         return WINDOW - (now - times[0]) if len(times) > self._most else None
 
 
-class Doorkeeper:
-    """Lets requests in. `open_routes` need nobody's name."""
+class Authenticator:
+    """Finds out who calls. `open_routes` need no principal."""
 
-    def __init__(self, *, hosts: Iterable[str], failed_keys: int, changes: int, secret: str, records: Records) -> None:
+    def __init__(
+        self, *, hosts: Iterable[str], failed_keys: int, changes: int, secret: str, records: ServerRecords
+    ) -> None:
         self.hosts = frozenset(hosts) | _LOCAL_HOSTS
-        self.open_routes: list[Routed] = []
-        self.sessions = Sessions(secret)
-        self._wrong = Tries(failed_keys)
-        self._changes = Tries(changes)
-        self._echoes = Tries(_MOST_ECHOES)
+        self.open_routes: list[Route] = []
+        self.cookies = SessionCookies(secret)
+        self._wrong = RateLimit(failed_keys)
+        self._changes = RateLimit(changes)
+        self._echoes = RateLimit(_MOST_ECHOES)
         self._records = records
 
-    async def admit(self, scope: Scope) -> None:
-        """Find out who calls, and note it in `request.state.principal`. Raises Refused: 400, 401, 403, 405, 429."""
+    async def authenticate(self, scope: Scope) -> None:
+        """Set `request.state.principal`, if there is one. Raises Refused: 400, 401, 403, 405, 429."""
         headers = Headers(scope=scope)
         self._check_host(headers)
         if scope["method"] not in METHODS:
-            raise Refused(405, "E_METHOD", "this server does not know that method")
+            raise Refused(405, "E_METHOD", "this server does not know this method")
         _check_origin(scope, headers)
-        principal = await self.who(HTTPConnection(scope), self._is_open(scope))
+        principal = await self._identify(HTTPConnection(scope), anonymous=self._is_open(scope))
         if principal is None:
             return
         scope["state"]["principal"] = principal
@@ -137,7 +138,7 @@ class Doorkeeper:
         wait = self._changes.count(f"{principal.way} {principal.name}")
         if wait is not None:
             later = {"Retry-After": str(int(wait) + 1)}
-            raise Refused(429, "E_RATE", "your key changes too much at once; wait a minute", headers=later)
+            raise Refused(429, "E_RATE", "this key makes too many changes; wait a minute", headers=later)
 
     def _check_host(self, headers: Headers) -> None:
         given = headers.getlist("host")
@@ -146,45 +147,43 @@ class Doorkeeper:
             raise Refused(
                 400,
                 "E_HOST",
-                "this server does not go by that name",
-                cure="call it by a name that it was started with (--allow-host)",
+                "this server does not have this name",
+                cure="use a name that the server was started with (--allow-host)",
             )
 
     def _is_open(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] is Match.FULL for route in self.open_routes)
 
-    # ---- who
-
-    async def who(self, connection: HTTPConnection, may_be_nobody: bool) -> Principal | None:
-        """Who calls; None for nobody in particular where that is enough. Raises Refused: 400, 401, 429 (E_AUTH_…)."""
+    async def _identify(self, connection: HTTPConnection, *, anonymous: bool) -> Principal | None:
+        """Who calls; None for a caller without key and session, if `anonymous`. Raises Refused: 400, 401, 429."""
         given = connection.headers.getlist("authorization")
         if len(given) > 1:
             raise Refused(400, "E_AUTH_AMBIGUOUS", "more than one Authorization header")
         if given:
-            return await self._of_key(given[0], connection.client.host if connection.client else "")
-        session = self.sessions.of(connection)
+            return await self._key_principal(given[0], connection.client.host if connection.client else "")
+        session = self.cookies.session_of(connection)
         if session is not None:
             found = await self._records.key_of_session(key_digest(session))
             if found is not None:
                 return Principal(found["name"], Role(found["role"]), "session", session)
         if _is_this_machine(connection) and not await self._records.any_key():
             return local_visitor()
-        if may_be_nobody:
+        if anonymous:
             return None
-        raise _nobody()
+        raise _key_needed()
 
-    async def _of_key(self, header: str, address: str) -> Principal:
+    async def _key_principal(self, header: str, address: str) -> Principal:
         scheme, _, key = header.partition(" ")
         key = key.strip(" ")
         if scheme.lower() != "bearer" or not key:
-            raise _nobody()
+            raise _key_needed()
         found = await self.find_key(key)
         if found is not None:
             return Principal(found["name"], Role(found["role"]))
         raise self.wrong_key(address)
 
     async def find_key(self, key: str) -> Any:
-        """The row of a key in use, or None."""
+        """The row of a key that is not revoked, or None."""
         if not 0 < len(key) <= MAX_KEY:
             return None
         digest = key_digest(key)
@@ -192,83 +191,83 @@ class Doorkeeper:
         return found if found is not None and hmac.compare_digest(found["key_sha256"], digest) else None
 
     def wrong_key(self, address: str) -> Refused:
-        """What to answer to a wrong key from an address."""
+        """The refusal of a wrong key, which is counted."""
         return self.too_many(address) or unknown_key()
 
     def too_many(self, address: str) -> Refused | None:
-        """Note a wrong key, or a sign-in before anything of it is read: what to answer if there were too many."""
+        """Count a wrong key, or a sign-in before its body is read. The refusal if there are too many, else None."""
         wait = self._wrong.count(address)
         if wait is None:
             return None
         later = {"Retry-After": str(int(wait) + 1), "Connection": "close"}
         return Refused(429, "E_AUTH_RATE", "too many wrong keys from your address; wait a minute", headers=later)
 
-    def was_right(self, address: str) -> None:
-        """The sign-in that was counted had a right key."""
-        self._wrong.take_back(address)
+    def forget_attempt(self, address: str) -> None:
+        """Do not count the last sign-in: its key was right."""
+        self._wrong.uncount(address)
 
     def may_echo(self, connection: HTTPConnection) -> bool:
-        """May an answer repeat what was sent? Never to nobody, and not to a key that is refused again and again: it
-        would tell which guesses at secrets are right.
+        """May a refusal repeat parts of the request? Not without a principal, and not if one is refused very often:
+        guesses at secrets would be confirmed, since secrets are masked.
         """
         principal: Principal | None = getattr(connection.state, "principal", None)
         return principal is not None and self._echoes.count(f"{principal.way} {principal.name}") is None
 
-    async def still_good(self, principal: Principal, connection: HTTPConnection) -> bool:
-        """Would they be let in again now? For streams that live longer than a key."""
+    async def still_valid(self, principal: Principal, connection: HTTPConnection) -> bool:
+        """Is the key or session of this connection still valid? For streams that last longer than a key."""
         try:
-            return await self.who(connection, may_be_nobody=False) == principal
+            return await self._identify(connection, anonymous=False) == principal
         except (Refused, TowpathError):
             return False
 
 
-class Guard:
-    """The middleware in front of everything: the door, headers that every answer has, and what went wrong inside."""
+class AuthMiddleware:
+    """The outermost middleware: authenticates, adds the default headers, and turns unexpected errors into 500."""
 
-    def __init__(self, app: ASGIApp, door: Doorkeeper) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self.app = app
-        self._door = door
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        guarded = _Answer(send)
+        response = _WithHeaders(send)
         try:
-            await self._admitted(scope, receive, guarded)
+            await self._authenticated(scope, receive, response)
         except Exception as error:
-            if guarded.started:
-                raise  # the connection is cut: nobody takes what came for the whole
-            await refusal(internal(Request(scope), error))(scope, receive, guarded)
+            if response.started:
+                raise  # uvicorn closes the connection, so that the client sees an incomplete response
+            await error_response(internal_error(Request(scope), error))(scope, receive, response)
 
-    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _authenticated(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
         try:
-            await self._door.admit(scope)
+            await self._authenticator.authenticate(scope)
         except Refused as refused:
-            app = _to_login(scope, refused) or refusal(refused, echo=False)
-        except TowpathError as error:  # the store is busy, say: nobody is let in unseen
-            app = refusal(error, echo=False)
+            app = _to_login(scope, refused) or error_response(refused, echo=False)
+        except TowpathError as error:  # the caller is unknown, because the store does not answer
+            app = error_response(error, echo=False)
         await app(scope, receive, send)
 
 
 def unknown_key() -> Refused:
-    """401 for a key that opens nothing."""
+    """401 for a key that is unknown or revoked."""
     challenge = {"WWW-Authenticate": 'Bearer realm="towpath"'}
-    return Refused(401, "E_AUTH_INVALID", "that key is not known, or was revoked", headers=challenge)
+    return Refused(401, "E_AUTH_INVALID", "this key is unknown or revoked", headers=challenge)
 
 
 def allows(request: Request, role: str) -> None:
-    """Raises Refused (401 E_AUTH_MISSING, 403 E_ROLE) unless whoever calls may do what needs `role`."""
+    """Raises Refused (401 E_AUTH_MISSING, 403 E_ROLE) unless the caller has the rights of `role`."""
     principal: Principal | None = getattr(request.state, "principal", None)
     if principal is None:
-        raise _nobody()
+        raise _key_needed()
     if not principal.may(role):
-        raise Refused(403, "E_ROLE", f"this needs a key of another role; yours is {principal.role}", allowed=role)
+        raise Refused(403, "E_ROLE", f"this needs another role; yours is {principal.role}", allowed=role)
 
 
-def _nobody() -> Refused:
+def _key_needed() -> Refused:
     return Refused(
         401,
         "E_AUTH_MISSING",
@@ -279,7 +278,7 @@ def _nobody() -> Refused:
 
 
 def _host_name(host: str) -> str:
-    """The name in a Host header, in lower case, without its port; "" for one that is no name."""
+    """The name in a Host header, in lower case and without the port; "" if the header is malformed."""
     name, colon, port = host.lower().rpartition(":")
     if host.endswith("]") or not colon:
         return host.lower()
@@ -287,7 +286,7 @@ def _host_name(host: str) -> str:
 
 
 def _is_this_machine(connection: HTTPConnection) -> bool:
-    """Does the caller sit here? Whatever a proxy passes on comes from somewhere else, whoever it says it is from."""
+    """Does the request come from this machine? One that a proxy forwards does not, whatever its headers say."""
     if connection.client is None or any(name in connection.headers for name in _FORWARDED):
         return False
     try:
@@ -297,10 +296,10 @@ def _is_this_machine(connection: HTTPConnection) -> bool:
 
 
 def _check_origin(scope: Scope, headers: Headers) -> None:
-    """Pages of other sites get nothing, and make nothing happen."""
+    """Pages of other sites can neither read nor change anything. Raises Refused (403 E_CSRF)."""
     host, site = headers.get("host", "").lower(), headers.get("sec-fetch-site", "none")
     for origin in headers.getlist("origin"):
-        # Forms of our pages have the origin `null`: that is how browsers take `Referrer-Policy: no-referrer`.
+        # Forms of our own pages have the origin `null` where the page has `Referrer-Policy: no-referrer`.
         hidden = origin == "null" and (site == "same-origin" or _is_form(scope, headers))
         if not hidden and (_site_of(origin) != host or not host):
             raise _forged()
@@ -316,13 +315,13 @@ def _site_of(origin: str) -> str:
 
 
 def _is_form(scope: Scope, headers: Headers) -> bool:
-    """Is it a form of a page? Those hold a token, which is checked where the form is read."""
+    """Is it a form of a page? Its token is checked when the form is read."""
     kind = headers.get("content-type", "").startswith(("application/x-www-form-urlencoded", "multipart/form-data"))
     return scope["method"] == "POST" and kind and not scope["path"].startswith(PREFIX)
 
 
 def _check_session_post(scope: Scope, headers: Headers) -> None:
-    """A cookie comes along by itself: there has to be a sign that a page of ours sent the request."""
+    """Browsers send cookies by themselves: something else must prove that one of our pages sent the request."""
     if headers.get("origin", "null") != "null" or headers.get("sec-fetch-site") == "same-origin":
         return
     request = Request(scope)
@@ -334,11 +333,11 @@ def _check_session_post(scope: Scope, headers: Headers) -> None:
 
 
 def _forged() -> Refused:
-    return Refused(403, "E_CSRF", "this request was not made by a page of this server")
+    return Refused(403, "E_CSRF", "this request did not come from a page of this server")
 
 
 def _to_login(scope: Scope, refused: Refused) -> Response | None:
-    """People who are not signed in are shown the way."""
+    """A redirect to the login page, for people who open a page without a session; else None."""
     path = scope["path"]
     wants_page = "text/html" in Headers(scope=scope).get("accept", "") and not path.startswith(PREFIX)
     if refused.code != "E_AUTH_MISSING" or not wants_page or scope["method"] not in _SAFE:
@@ -346,8 +345,8 @@ def _to_login(scope: Scope, refused: Refused) -> Response | None:
     return RedirectResponse(f"/login?next={quote(path[:1_000], safe='/')}", 303)
 
 
-class _Answer:
-    """Sends an answer with the headers that it has to have, unless it has others of these names."""
+class _WithHeaders:
+    """Sends a response with the default headers, where it has no others of the same name."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
