@@ -15,7 +15,7 @@ import pytest
 from towpath import Engine
 from towpath import open_engine as open_real_engine
 
-pytest.register_assert_rewrite("tests.conformance.adapter", "tests.conformance.gates")
+pytest.register_assert_rewrite("tests.conformance")
 
 
 @pytest.fixture

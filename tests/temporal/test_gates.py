@@ -16,7 +16,9 @@ from towpath.adapters.temporal.connection import connect, parse_address
 pytestmark = pytest.mark.anyio
 
 
-async def test_cancel_after_a_decision_that_nobody_applied(open_engine: OpenEngine, adapter: str, folder: str) -> None:
+async def test_cancel_after_a_decision_that_nobody_applied(  # type: ignore[no-redef]
+    open_engine: OpenEngine, adapter: str, folder: str
+) -> None:
     """The decision stays on record, the run is cancelled, nothing is left to be delivered; the worker that comes next
     finds it over, and its workflow ends.
     """

@@ -1,0 +1,58 @@
+"""Limits of time: for one attempt, and for all attempts of a step."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conformance import chain_steps as steps
+from tests.conformance.runs import FAILED, OpenEngine, settled
+from towpath import chain
+
+
+async def test_a_timeout_is_per_attempt(open_engine: OpenEngine) -> None:
+    @chain
+    def late():
+        return steps.slow()
+
+    async with open_engine() as engine:
+        run = await engine.run(late)
+        error = run["slow"].error
+        assert error is not None
+        assert (error.code, run["slow"].attempt) == ("E_STEP_TIMEOUT", 2)
+        assert await settled(engine, run) == {"slow": FAILED}
+
+
+@pytest.mark.parametrize("name", ["tries_long", "waits_long", "takes_long"])
+async def test_a_total_timeout_is_over_all_attempts_and_waits(open_engine: OpenEngine, name: str) -> None:
+    """Neither many attempts nor a long wait before the next one outlast it."""
+
+    @chain
+    def late():
+        return getattr(steps, name)()
+
+    async with open_engine() as engine:
+        before = time.monotonic()
+        run = await engine.run(late)
+        assert time.monotonic() - before < 2
+        error = run[name].error
+        assert error is not None
+        assert error.code == "E_STEP_TOTAL_TIMEOUT"
+        if name == "waits_long":
+            assert "the cause" in error.message
+        assert await settled(engine, run) == {name: FAILED}
+
+
+async def test_a_thread_that_takes_too_long_is_left_to_itself(open_engine: OpenEngine) -> None:
+    @chain
+    def late():
+        return steps.slow_thread()
+
+    async with open_engine() as engine:
+        before = time.monotonic()
+        run = await engine.run(late)
+        assert time.monotonic() - before < 0.45
+        assert run["slow_thread"].error is not None
+        assert run["slow_thread"].error.code == "E_STEP_TIMEOUT"
+        assert await settled(engine, run) == {"slow_thread": FAILED}
