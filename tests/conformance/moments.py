@@ -1,6 +1,6 @@
 """A store is read as of one moment. Readers loop beside a writer here, and what they see must fit together.
 
-Taken as `store.py` is: `from tests.conformance.moments import *` beside a fixture `store`.
+Taken as the suite in `store/` is: `from tests.conformance.moments import *` beside a fixture `store`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.conformance.store import a_run, a_step
+from tests.conformance.records import a_run, a_step
 from towpath import store as api
 from towpath.events import ChainEnded, Fact, NewApproval, NewArtifact, StepEnded, StepReady
 from towpath.model import ApprovalPolicy, ChainStatus, StepStatus

@@ -21,7 +21,7 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from tests.conformance.store import PLAN, a_run, a_step, a_version, a_workflow, ended
+from tests.conformance.records import PLAN, a_run, a_step, a_version, a_workflow, ended
 from towpath import store as api
 from towpath.artifact import KeptFile
 from towpath.errors import RunRefused, StoreFailed

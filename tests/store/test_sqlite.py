@@ -1,5 +1,5 @@
 # ruff: noqa: PT012, ASYNC240 - sessions end with their block; the files looked at are tiny
-"""The suite that every store must pass, over SQLite with and without fsync; then what only SQLite can do wrong."""
+"""What only a store in a SQLite file can do wrong, with and without fsync."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pytest
 import sqlalchemy as sa
 from blockbuster import blockbuster_ctx
 
-from tests.conformance.store import *  # noqa: F403
-from tests.conformance.store import LAG, a_run, a_step, a_version, a_workflow, at_once, count, lag_during, refused
+from tests.conformance.records import LAG, a_run, a_step, a_version, a_workflow, at_once, count, lag_during, refused
+from tests.store.conftest import sqlite
 from towpath import store as api
 from towpath.errors import FeatureMissing, InputInvalid, StoreFailed
 from towpath.events import ChainEnded, ChainPaused, Fact, LogKept, StepDropped, StepReady
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["full", "normal"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RunStore]:
-    async with open_store(tmp_path / "towpath.db", durability=request.param, busy_timeout=5) as opened:
+    async with sqlite(tmp_path, durability=request.param) as opened:
         yield opened
         report = await fsck(opened)
         assert report.problems == (), str(report)

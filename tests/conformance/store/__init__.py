@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from tests.conformance.records import *  # noqa: F403
 from tests.conformance.store.functions import *  # noqa: F403
 from tests.conformance.store.runs import *  # noqa: F403
 from tests.conformance.store.schema import *  # noqa: F403
