@@ -76,7 +76,7 @@ async def test_a_step_is_given_time_to_end_and_no_more(
         return stubborn()
 
     async with open_engine() as engine:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             run = await engine.run(waits)
         let_go.set()
         assert run["stubborn"].error is not None
@@ -160,7 +160,7 @@ def _elsewhere(call: Any) -> BaseException | None:
 
     def work() -> None:
         async def inside() -> None:
-            await asyncio.wait_for(call(), 5)
+            await asyncio.wait_for(call(), 60)
 
         try:
             asyncio.run(inside())
@@ -444,7 +444,7 @@ async def test_a_step_may_close_its_engine(store: Path) -> None:
     def closing():
         return closes(5)
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         run = await engine.run(closing)
         assert run.status == "paused"
         await engine.close()
@@ -469,7 +469,7 @@ async def test_a_step_cannot_wait_for_its_own_run(open_engine: OpenEngine) -> No
 
     async with open_engine() as engine:
         _engine[:] = [engine]
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             assert "E_RUN_OWNED" in (await engine.run(circle, run_id="circle")).value
 
 
@@ -543,7 +543,7 @@ async def test_an_interrupt_that_nobody_pressed_is_a_failure(open_engine: OpenEn
 
     async with open_engine() as engine:
         good = await engine.start(small, n=1)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             run = await engine.run(one)
         assert run.status == "failed"
         assert (await good.result()).value == 1

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.conformance.chain_steps import TICK
+from tests.conformance.chain_steps import PATIENCE, TICK
 from towpath import Engine, Run
 from towpath.model import ChainStatus, Plan, StepStatus
 
@@ -90,7 +90,7 @@ async def trail(engine: Engine, run_id: str) -> dict[str, list[str]]:
     return told
 
 
-async def until(check: Callable[[], Any], within: float = 10.0) -> None:
+async def until(check: Callable[[], Any], within: float = PATIENCE) -> None:
     """Wait until `check()` (or what it awaits) is true."""
     with anyio.fail_after(within):
         while True:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from tests.conformance import chain_steps as steps
-from tests.conformance.chain_steps import began, let_go, noted
+from tests.conformance.chain_steps import PATIENCE, began, let_go, noted
 from tests.conformance.runs import (
     CANCELLED,
     DONE,
@@ -61,7 +61,7 @@ async def test_a_chain_inside_a_chain_inside_a_chain(open_engine: OpenEngine) ->
         return steps.double(middle(middle(1).named("first")))
 
     async with open_engine(concurrency=1) as engine:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             run = await engine.run(outer)
         assert run.value == 32
         first = await child_of(engine, run, "first")
@@ -117,7 +117,7 @@ async def test_a_cancel_goes_down(open_engine: OpenEngine, folder: str) -> None:
         await began(folder, "inside")
         child = await child_of(engine, handle.id, "holding")
         await handle.cancel()
-        with anyio.fail_after(2):
+        with anyio.fail_after(PATIENCE):
             run = await handle.result()
         assert run.status == "cancelled"
         assert await settled(engine, run) == {"holding": CANCELLED, "echo": CANCELLED}
@@ -183,7 +183,7 @@ async def test_a_gate_inside_decided_while_the_rest_runs(open_engine: OpenEngine
         await until(lambda: is_now(engine, handle.id, "gate_inside", WAITS))
         child = await child_of(engine, handle.id, "gate_inside")
         await engine.approve((await pending(engine, child.id)).id, by="anna")
-        await until(lambda: is_now(engine, handle.id, "gate_inside", DONE), within=2)
+        await until(lambda: is_now(engine, handle.id, "gate_inside", DONE))
         let_go(folder, "beside")
         run = await handle.result()
         assert run.value == ["x", "beside"]
@@ -232,7 +232,7 @@ async def test_reject_ends_chains_inside_too(open_engine: OpenEngine, folder: st
         child = await child_of(engine, handle.id, "slow_gate")
         await engine.reject((await pending(engine, handle.id)).id, by="anna")
         let_go(folder, "inside", "beside")
-        with anyio.fail_after(3):
+        with anyio.fail_after(PATIENCE):
             run = await handle.result()
         assert run.status == "failed"
         statuses = await settled(engine, run)

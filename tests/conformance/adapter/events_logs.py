@@ -7,7 +7,7 @@ import itertools
 import anyio
 
 from tests.conformance import chain_steps as steps
-from tests.conformance.chain_steps import began, let_go
+from tests.conformance.chain_steps import PATIENCE, began, let_go
 from tests.conformance.runs import DONE, OpenEngine, settled, trail, until
 from towpath import Engine, chain
 
@@ -47,7 +47,7 @@ async def test_events_of_a_handle_follow_the_run(open_engine: OpenEngine, folder
     async with open_engine() as engine:
         handle = await engine.start(held, folder=folder)
         told: list[str] = []
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             async for event in handle.events():
                 told.append(event["type"])
                 if event["type"] == "StepStarted":
@@ -75,7 +75,7 @@ async def test_logs_are_kept_and_seen_while_the_step_runs(open_engine: OpenEngin
     async with open_engine() as engine:
         handle = await engine.start(logging, folder=folder)
         await began(folder, "logs")
-        await until(lambda: _logged(engine, handle.id, "the first line"), within=2)
+        await until(lambda: _logged(engine, handle.id, "the first line"))
         assert engine.adapter.progress(handle.id) == {"logs": (2, 8)}
         let_go(folder, "logs")
         run = await handle.result()

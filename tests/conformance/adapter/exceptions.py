@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from tests.conformance import chain_steps as steps
+from tests.conformance.chain_steps import PATIENCE
 from tests.conformance.runs import DONE, FAILED, OpenEngine, rows, settled
 from towpath import chain
 
@@ -51,7 +52,7 @@ async def test_what_a_thread_raises(open_engine: OpenEngine, what: str) -> None:
         return steps.raises_in_thread(what), steps.number(3)
 
     async with open_engine() as engine:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             run = await engine.run(raising, what=what)
         assert run["raises_in_thread"].error is not None
         assert run["raises_in_thread"].error.code == "E_STEP_RAISED"

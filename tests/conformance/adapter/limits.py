@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from tests.conformance import chain_steps as steps
-from tests.conformance.chain_steps import began, let_go
+from tests.conformance.chain_steps import PATIENCE, began, let_go
 from tests.conformance.runs import (
     CANCELLED,
     DONE,
@@ -142,7 +142,7 @@ async def test_a_cancelled_run_leaves_its_place_to_others(open_engine: OpenEngin
         await until(lambda: is_now(engine, second.id, "hold", QUEUED))
         await first.cancel()
         let_go(folder, "second")
-        with anyio.fail_after(3):
+        with anyio.fail_after(PATIENCE):
             assert (await second.result()).status == "completed"
         let_go(folder, "long")
         assert (await long.result()).status == "completed"
