@@ -11,6 +11,7 @@ import anyio
 import pytest
 import sqlalchemy as sa
 
+from tests.adapters.warm_cli import WarmCli
 from towpath import Engine
 from towpath import open_engine as open_real_engine
 from towpath.store import fsck, open_store
@@ -87,6 +88,14 @@ RULES: dict[str, sa.Select[Any]] = {
     ),
     "a row ended before it began": sa.select(workflows.c.id).where(workflows.c.completed_at < workflows.c.started_at),
 }
+
+
+@pytest.fixture(scope="session")
+def warm_cli() -> Iterator[WarmCli]:
+    """The command line without the start of a Python for each call."""
+    warm = WarmCli()
+    yield warm
+    warm.close()
 
 
 @pytest.fixture
