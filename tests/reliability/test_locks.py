@@ -124,6 +124,8 @@ def test_R08_processes_share_one_file(tmp_path: Path, unbroken: Unbroken, proces
     assert codes == [0] * processes, [(victim.lines[-2:], victim.errors[-3:]) for victim in victims]
     speed = processes * chains * 8 / took
     print(f"{speed:.0f} steps/s in sum")
+    if chains == 100:  # only the long form, which runs alone on its machine, is about speed
+        assert speed >= 20
     assert_sound(hurt, {run: unbroken("diamond", size=5_000) for runs in names for run in runs})
 
 
