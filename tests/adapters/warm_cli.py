@@ -26,7 +26,7 @@ class WarmCli:
     def __init__(self) -> None:
         self._ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
-            self._process = subprocess.Popen([sys.executable, __file__], stdin=its)
+            self._process = subprocess.Popen([sys.executable, __file__], stdin=its.fileno())
 
     def run(
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
