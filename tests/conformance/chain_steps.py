@@ -1,8 +1,8 @@
 # ruff: noqa: ASYNC110, ASYNC240 - steps of different processes meet through files, by looking again
 """The steps of the conformance suite. They have module names, so that every worker finds them.
 
-Steps of different processes meet in a folder: `hold` marks that it began (`<name>.began`) and goes on when
-somebody makes `<name>.go`; `count` tells how often something was done.
+Steps and tests in different processes signal each other through files in a folder. `hold` writes `<name>.began` and
+waits until there is a file `<name>.go`. `note` adds a line to a file and returns how many lines it has.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def note(folder: str, name: str, text: str = "") -> int:
 
 
 def noted(folder: str | Path, name: str) -> list[str]:
-    """The lines of such a file, none if nobody wrote any."""
+    """The lines of such a file, none if there is no such file."""
     path = Path(folder, name)
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def let_go(folder: str | Path, *names: str) -> None:
-    """Let `hold` steps of these names go on."""
+    """Let `hold` steps of these names continue."""
     for name in names:
         Path(folder, f"{name}.go").touch()
 

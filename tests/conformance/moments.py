@@ -110,7 +110,7 @@ async def _calls(store: RunStore, run: str) -> None:
 
 
 async def _lineage(store: RunStore, run: str) -> None:
-    """A file with the row that made it: nobody has a file of a step that still works."""
+    """A file with the row that made it: a step that still works has no file yet."""
     for row in (await store.load(run)).rows[-2:]:
         for artifact in row.artifacts:
             async with store.session() as session:
@@ -231,7 +231,7 @@ async def test_a_moment_that_is_called_off_gives_its_connection_back(store: RunS
 
 
 async def test_a_moment_keeps_no_writer_waiting(store: RunStore) -> None:
-    """Reading blocks nobody, however long it takes."""
+    """A reader blocks no writer, however long it reads."""
     async with store.one_moment():
         await _names(store)
         with anyio.fail_after(60):

@@ -19,7 +19,7 @@ def held_pair(folder: str):
 
 
 async def test_cancel(open_engine: OpenEngine, folder: str) -> None:
-    """Recorded at once; what runs is cancelled, what has not begun is too; a second cancel is refused."""
+    """Recorded at once. Running and waiting steps are cancelled; a second cancel is refused."""
     async with open_engine() as engine:
         handle = await engine.start(held_pair, folder=folder)
         other = await engine.start(linear, n=1)
@@ -96,7 +96,7 @@ async def _recorded(engine: Engine, run_id: str, step: str, kind: str) -> bool:
 
 
 async def test_cancel_while_a_thread_works(open_engine: OpenEngine, folder: str) -> None:
-    """A thread cannot be stopped; the run does not wait for it, and what it returns counts for nothing."""
+    """A thread cannot be stopped. The run does not wait for it and ignores what it returns."""
 
     @chain
     def threaded(folder: str):
@@ -115,7 +115,7 @@ async def test_cancel_while_a_thread_works(open_engine: OpenEngine, folder: str)
 
 
 async def test_pause_and_resume(open_engine: OpenEngine, folder: str) -> None:
-    """What runs is finished, nothing new starts; `resume` goes on, also in another engine."""
+    """Running steps finish and no new step starts. `resume` continues the run, also in another engine."""
 
     @chain
     def line(folder: str):
@@ -142,7 +142,7 @@ async def test_pause_and_resume(open_engine: OpenEngine, folder: str) -> None:
 
 
 async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: OpenEngine, folder: str) -> None:
-    """S6.9 without the kill: what was recorded is not done again, what was not recorded is."""
+    """S6.9 without the kill: recorded steps do not run again, the others do."""
 
     @chain
     def line(folder: str):
@@ -165,7 +165,7 @@ async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: Ope
 
 
 async def test_cancel_a_paused_run(open_engine: OpenEngine) -> None:
-    """Nobody works on it, so it is over at once, its gate closed."""
+    """The run has no owner, so the cancel ends it at once and closes its gate."""
 
     @chain
     def gated():

@@ -143,7 +143,7 @@ def around_around(text: str):
 
 @pytest.mark.parametrize("reopened", [False, True])
 async def test_a_gate_two_chains_down(open_engine: OpenEngine, reopened: bool) -> None:
-    """The steps around it wait too, the run pauses, and after the approval everything completes."""
+    """The steps around the gate wait too and the run pauses. After the approval all of them complete."""
     async with open_engine() as engine:
         run = await engine.run(around_around, text="deep")
         assert (run.status, run.reason) == ("paused", "approval")
@@ -160,7 +160,7 @@ async def test_a_gate_two_chains_down(open_engine: OpenEngine, reopened: bool) -
         async with open_engine() as engine:
             gate = await pending(engine, innermost.id)
             await engine.approve(gate.id, by="anna")
-            named = await engine.resume(innermost.id)  # the whole tree goes on, whichever part was named
+            named = await engine.resume(innermost.id)  # resumes the whole tree, whichever run of it was named
             assert (named.id, named.status) == (innermost.id, "completed")
     async with open_engine() as engine:
         done = await engine.snapshot(run.id)
@@ -171,7 +171,7 @@ async def test_a_gate_two_chains_down(open_engine: OpenEngine, reopened: bool) -
 
 
 async def test_a_gate_inside_decided_while_the_rest_runs(open_engine: OpenEngine, folder: str) -> None:
-    """The run need not pause for a gate inside a step to be decided and to go on."""
+    """A gate inside a step can be decided, and its chain continues, while the run around it works."""
 
     @chain
     def beside(folder: str):
@@ -191,7 +191,7 @@ async def test_a_gate_inside_decided_while_the_rest_runs(open_engine: OpenEngine
 
 
 async def test_cancel_while_a_chain_inside_waits_for_a_person(open_engine: OpenEngine, folder: str) -> None:
-    """The chain inside ends with its step, and its gate is closed: nobody is asked in vain."""
+    """The chain inside ends with its step, and its gate is closed."""
 
     @chain
     def beside(folder: str):

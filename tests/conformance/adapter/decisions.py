@@ -36,7 +36,7 @@ def gated(folder: str):
 
 
 async def test_H3_a_gate_waits_while_other_branches_go_on(open_engine: OpenEngine, folder: str) -> None:
-    """A row, not a coroutine: it is there after a restart; approving it lets the next step start."""
+    """A gate is a row, not a coroutine: it is there after a restart. Its approval starts the next step."""
     async with open_engine() as engine:
         handle = await engine.start(gated, folder=folder)
         await until(lambda: is_now(engine, handle.id, "draft", WAITS))
@@ -109,7 +109,7 @@ async def test_reject_stops_the_chain(open_engine: OpenEngine, folder: str) -> N
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
 async def test_H5_a_decision_without_an_engine_is_applied_at_resume(open_engine: OpenEngine, decision: str) -> None:
-    """The functions of the store decide; the first decision stands, whoever comes second."""
+    """The functions of the store decide. The first decision counts, and a second one is refused."""
 
     @chain
     def simple():
@@ -180,7 +180,7 @@ async def test_an_edit_while_the_run_goes_on(open_engine: OpenEngine, folder: st
 
 @pytest.mark.parametrize("live", [True, False])
 async def test_a_gate_on_a_value_shows_it_as_an_artifact(open_engine: OpenEngine, folder: str, live: bool) -> None:
-    """A person sees data as the artifact `value`; an edited version is the value that goes on."""
+    """A person sees data as the artifact `value`; the next step gets the edited version."""
 
     @chain
     def proposed(folder: str):

@@ -13,7 +13,7 @@ from towpath import ChainInvalid, chain
 
 
 async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine: OpenEngine) -> None:  # noqa: C901
-    """Wrong uses of references are ChainInvalid with a place, never an error of Python's from our inside."""
+    """Wrong uses of references are ChainInvalid with a place, never an error of Python from inside towpath."""
 
     def wrong(function: Callable[..., Any]) -> str:
         with pytest.raises(ChainInvalid) as refused:

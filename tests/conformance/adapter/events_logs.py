@@ -38,7 +38,7 @@ async def test_the_trail_of_a_run(open_engine: OpenEngine) -> None:
 
 
 async def test_events_of_a_handle_follow_the_run(open_engine: OpenEngine, folder: str) -> None:
-    """`handle.events()` tells what was and what comes, and ends with the run."""
+    """`handle.events()` yields old and new events, and ends with the run."""
 
     @chain
     def held(folder: str):

@@ -23,7 +23,7 @@ from towpath import chain
     ],
 )
 async def test_what_a_step_raises_is_its_own_failure(open_engine: OpenEngine, what: str, names: str) -> None:
-    """Nothing that a step raises by itself ends the run of others, or vanishes."""
+    """What a step raises is recorded, and ends no other step and no other run."""
 
     @chain
     def raising(what: str):

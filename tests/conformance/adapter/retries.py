@@ -9,7 +9,7 @@ from towpath import chain
 
 
 async def test_a_retry_gets_its_arguments_as_they_were(open_engine: OpenEngine) -> None:
-    """What one attempt did to its arguments is not there for the next one."""
+    """An attempt that changes its arguments does not change those of the next attempt."""
 
     @chain
     def changing():

@@ -50,7 +50,7 @@ async def test_S6_1_the_record_is_there_before_the_first_step(open_engine: OpenE
 
 
 async def test_a_run_id_of_another_chain(open_engine: OpenEngine) -> None:
-    """Another chain, another version of the chain, other inputs: the old result would be taken for the new one."""
+    """A known id with another chain, another version of it, or other inputs is refused."""
 
     def version(by: int) -> Any:
         @chain
@@ -107,7 +107,7 @@ async def test_what_is_not_built_is_refused_before_anything_starts(
 
 
 async def test_start_continues_a_paused_run(open_engine: OpenEngine) -> None:
-    """The handle of a run that was paused does not tell its old end: it is in hand when `start` returns."""
+    """`start` with the id of a paused run continues the run: the handle does not return the old, paused result."""
 
     @chain
     def simple():

@@ -50,7 +50,7 @@ async def test_N4_an_edit_decides_nothing_and_is_on_record(
 
 
 async def test_an_edit_that_approves_is_one_transaction(open_engine: OpenEngine, folder: str) -> None:
-    """Live: the owner goes on with the new version. A gate that is decided already leaves the edit as history."""
+    """Live: the owner continues with the new version. If the gate was decided before, the edit is only history."""
 
     @chain
     def busy(folder: str):
@@ -95,7 +95,7 @@ async def test_an_edit_of_a_completed_step_is_history_for_its_run(open_engine: O
 async def test_F3_an_edit_while_the_run_works_reaches_the_steps_that_start_after_it(
     open_engine: OpenEngine, folder: str
 ) -> None:
-    """No gate is needed: also through `create_artifact`, and also of a step that is done."""
+    """An edit needs no gate: `create_artifact` works too, and the step may be completed."""
 
     @chain
     def held(folder: str):
@@ -117,7 +117,7 @@ async def test_F3_an_edit_while_the_run_works_reaches_the_steps_that_start_after
 
 
 async def test_an_edited_value_is_a_value(open_engine: OpenEngine) -> None:
-    """What is no JSON, names a file that was not in it, or is too deep is refused, whoever tries it."""
+    """What is no JSON, names a file that was not in it, or is too deep is refused."""
 
     @chain
     def proposed():

@@ -85,7 +85,7 @@ async def test_H4_when_max_retries_are_spent_a_rejection_stops(open_engine: Open
 
 
 async def test_H3_a_regeneration_survives_the_end_of_its_process(open_engine: OpenEngine, folder: str) -> None:
-    """Broken off while it runs: the next engine goes on with the changed arguments, and asks once more."""
+    """Interrupted while it runs: the next engine uses the changed arguments and asks again."""
 
     @chain
     def slow(folder: str):
@@ -194,7 +194,7 @@ async def test_H6_a_rejected_artifact_reaches_no_later_step(
 
 
 async def test_a_regeneration_that_fails_fails_the_step(open_engine: OpenEngine, folder: str) -> None:
-    """An ordinary failure: no rejection stops the chain, and what looks at the status goes on."""
+    """An ordinary failure: no rejection stops the chain, and steps that watch its status run."""
 
     @chain
     def once(folder: str):
@@ -213,7 +213,7 @@ async def test_a_regeneration_that_fails_fails_the_step(open_engine: OpenEngine,
 
 
 async def test_a_value_is_made_again(open_engine: OpenEngine) -> None:
-    """Data behind a gate, first too large for its row and then small: the value that goes on is the new one."""
+    """Data behind a gate, first too large for its row and then small: the next step gets the new one."""
 
     @chain
     def proposed():

@@ -25,7 +25,7 @@ def reviewed(folder: str):
 
 
 async def test_H1_the_seeds_script(open_engine: OpenEngine, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nearly verbatim: `await` and `engine.` are added, and the chain is told to wait by its gate."""
+    """Nearly verbatim: `await` and `engine.` are added, and the gate makes the chain wait."""
     async with open_engine() as engine:
         chain_run = await engine.run(reviewed, folder=folder)
         wf_123 = (await rows(engine, chain_run))["paint"].id

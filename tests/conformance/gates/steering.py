@@ -18,7 +18,7 @@ def slowly(folder: str):
 
 
 async def test_cancel_while_a_regeneration_runs(open_engine: OpenEngine, folder: str) -> None:
-    """The row ends cancelled, nobody is asked, the rejected version stays rejected."""
+    """The row ends cancelled, no new gate opens, and the rejected version stays rejected."""
     async with open_engine() as engine:
         run = await engine.run(slowly, folder=folder)
         await engine.reject((await pending(engine, run)).id, by="anna")
@@ -45,7 +45,7 @@ async def test_cancel_after_a_decision_that_nobody_applied(open_engine: OpenEngi
 
 
 async def test_pause_while_a_regeneration_runs(open_engine: OpenEngine, folder: str) -> None:
-    """It is finished and asked about; a decision made while the run is paused is applied at the resume."""
+    """The new attempt is finished and its gate opens. A decision while the run is paused is applied at the resume."""
     async with open_engine() as engine:
         run = await engine.run(slowly, folder=folder)
         await engine.reject((await pending(engine, run)).id, by="anna")

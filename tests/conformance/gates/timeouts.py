@@ -13,7 +13,7 @@ from towpath import ApprovalRefused, chain
 
 
 async def test_H4_a_timeout_while_somebody_waits(open_engine: OpenEngine, folder: str) -> None:
-    """`run(wait=True)` returns after the time is over, though nobody decides."""
+    """`run(wait=True)` returns after the time limit, without a decision."""
     async with open_engine() as engine:
         with anyio.fail_after(PATIENCE):
             run = await engine.run(painted(timeout=0.5, timeout_action="auto_approve"), folder=folder, wait=True)
@@ -28,7 +28,7 @@ async def test_H4_a_timeout_while_somebody_waits(open_engine: OpenEngine, folder
 
 @pytest.mark.parametrize("beside", [True, False])
 async def test_H4_a_timeout_inside_a_chain_inside(open_engine: OpenEngine, folder: str, beside: bool) -> None:
-    """Seen by whoever works on the run around it, or waits for it."""
+    """The owner of the run around the gate notices the end of the time, and so does a waiting caller."""
 
     @chain
     def inside(folder: str):
@@ -54,7 +54,7 @@ async def test_H4_a_timeout_inside_a_chain_inside(open_engine: OpenEngine, folde
 
 
 async def test_a_skip_leaves_other_gates_alone(open_engine: OpenEngine, folder: str) -> None:
-    """Only a stop ends what waits elsewhere, in this chain or in chains inside its steps."""
+    """Other gates, in this chain and in chains inside its steps, stay open: only a stop would close them."""
 
     @chain
     def inside(folder: str):

@@ -1,4 +1,4 @@
-# ruff: noqa: PT012 - what a session refuses is told where its block ends
+# ruff: noqa: PT012 - a session raises its error where its block ends
 """S2: the functions of the store."""
 
 from __future__ import annotations
