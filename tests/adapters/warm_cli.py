@@ -82,7 +82,7 @@ def _become(call: Mapping[str, object]) -> None:
     os.environ.clear()
     os.environ.update(call["environment"])  # type: ignore[call-overload]
     sys.argv = ["towpath", *call["arguments"]]  # type: ignore[misc]
-    sys.path[0] = folder
+    sys.path[:1] = [folder, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 if __name__ == "__main__":

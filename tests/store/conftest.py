@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters.conftest import warm_cli
 from towpath.store import RunStore, fsck, open_store
+
+__all__ = ["warm_cli"]
 
 pytest.register_assert_rewrite("tests.conformance")
 
