@@ -23,8 +23,6 @@ from towpath import Engine, Run, RunRefused, StepNotRegistered, chain, context, 
 from towpath.events import StepEnded
 
 pytestmark = pytest.mark.anyio
-
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -24,11 +24,7 @@ from towpath.adapters.slots import Slots
 from towpath.adapters.task_group import HeldOpen, kept_running
 
 pytestmark = pytest.mark.anyio
-
-
 ROOT = Path(__file__).resolve().parents[2]
-
-
 _engine: list[Engine] = []
 
 

@@ -17,8 +17,6 @@ from towpath.model import Plan, StepPlan
 
 pytestmark = pytest.mark.anyio
 LAG = 0.1
-
-
 _said = threading.Event()
 
 

@@ -18,8 +18,6 @@ from towpath.ports import Lease, NewRun
 from towpath.store import Record, RunStore
 
 PLAN = Plan("demo", tuple(StepPlan(name, "python", f"mod:{name}") for name in ("a", "b", "c")))
-
-
 LAG = 0.1  # seconds that the event loop may compute between two turns, at most
 
 

@@ -23,11 +23,7 @@ from towpath.retry import MAX_ATTEMPTS, MAX_SECONDS
 from towpath.yaml_source import MAX_PROBLEMS
 
 CHAINS = Path(__file__).parent.parent / "chains"
-
-
 WORK = "tests.engine.chain_steps:work"
-
-
 SHEET = "tests.engine.chain_steps:sheet"
 
 

@@ -13,8 +13,6 @@ from towpath.errors import ExpressionFailed, Place, Problem
 from towpath.expressions import Condition, Reference, Scope, Template, look_up, parse_condition, parse_template
 
 PLACE = Place("chain.yaml", 7, 9, "z", "parameters.photo")
-
-
 SCOPE = Scope(
     frozenset({"prompt", "count", "flag"}),
     frozenset({"a", "b", "my-id", "input"}),
@@ -33,8 +31,6 @@ class File:
 
 
 FILE = File()
-
-
 DATA: dict[str, Any] = {
     "inputs": {"prompt": "007", "count": 3, "flag": False},
     "a": {

@@ -156,8 +156,6 @@ class Row:
 
 
 Event = tuple[str, Command | Place]
-
-
 Choice = Callable[[int], int]
 
 
@@ -501,11 +499,7 @@ def cancelled_at_every_moment(case: Case, seed: int, paused: bool) -> None:
 
 
 Seeds = st.integers(0, 2**32)
-
-
 Moments = st.lists(st.integers(0, 6), min_size=1, max_size=6)
-
-
 PROPERTIES: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[object], ...]]] = {
     "R36_every_order": (every_order, (cases(), st.lists(Seeds, min_size=2, max_size=2))),
     "R36_same_commands": (same_commands, (cases(), Seeds)),

@@ -24,8 +24,6 @@ from towpath.redaction import HIDDEN, MOST_KNOWN, MOST_TEXT, named_like_a_secret
 from towpath.secrets import Secret
 
 ODD = 'pä"ss/w@rd+&=<1>\\x'
-
-
 PLAIN = "canary0123456789"
 
 
@@ -93,11 +91,7 @@ def _units(text: str, which: Any, form: str) -> str:
 
 
 LINES = "Zq8wRt5Tn\n2xYb7LmKp4\n\nVdQQQ"
-
-
 LETTERS = "p\u00e4ssw\u00f6rd-\u65e5\u672c-Zq8"
-
-
 SHELL = 'cor&rect <hor$e> "bat\'tery" \\stap+le/`x`'
 
 

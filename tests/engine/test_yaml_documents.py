@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -32,11 +33,7 @@ PIECES = [
 
 
 PIECES += [*"ab01-?:,[]{}#&*!|>'\"%@` \t\n\r.~\\\0\x85\ufeff😀", "\\U", "\\ud800", "\\0"]
-
-
 YAML_LIKE = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
-
-
 ANY_BYTES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode), YAML_LIKE.map(str.encode))
 
 
@@ -65,14 +62,10 @@ class PlainDumper(yaml.SafeDumper):
 
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
-
-
-SCALARS = st.none() | st.booleans() | INTEGERS | st.text(st.characters(min_codepoint=32, max_codepoint=126))
-
-
+ONLY_IN_1_2 = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+|0o[0-7]+")  # numbers in YAML 1.2, text for PyYAML
+TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126)).filter(lambda text: not ONLY_IN_1_2.fullmatch(text))
+SCALARS = st.none() | st.booleans() | INTEGERS | TEXTS
 KEYS = st.text("ab<", min_size=1).filter(lambda key: key != "<<")
-
-
 PLAIN = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),

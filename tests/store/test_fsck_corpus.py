@@ -24,17 +24,9 @@ from towpath.store import open_store
 __all__ = ["house"]
 
 pytestmark = pytest.mark.anyio
-
-
 CORPUS = Path(__file__).parents[1] / "corpus" / "bad_inputs.json"
-
-
 ITEMS = {item["id"]: item for item in json.loads(CORPUS.read_text())["groups"]["store"]["items"]}
-
-
 Scenario = Callable[[House], Awaitable[None]]
-
-
 SCENARIOS: dict[str, Scenario] = {}
 
 

@@ -35,17 +35,9 @@ S, C = StepStatus, ChainStatus
 
 
 TABLES = ("chains", "workflows", "artifacts", "approvals", "events", "blobs", "step_logs", "artifact_transfers")
-
-
 FINAL = [S.COMPLETED, S.FAILED, S.SKIPPED, S.CANCELLED]
-
-
 OPEN = [S.QUEUED, S.EXECUTING, S.WAITING_APPROVAL]
-
-
 WRONG = ErrorInfo("E_STEP_RAISED", "broke", "ValueError", "a traceback", (1, 2))
-
-
 WRONG_JSON = {
     "code": "E_STEP_RAISED",
     "message": "broke",
@@ -56,8 +48,6 @@ WRONG_JSON = {
 
 
 DIGEST = "f" * 64
-
-
 JSON = {"value", "parameters", "error", "artifact_ids", "policy", "data", "extra_metadata"}
 
 
