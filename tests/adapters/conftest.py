@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 import pytest
+import sqlalchemy as sa
 
+from tests.adapters.warm_cli import WarmCli
 from towpath import Engine
 from towpath import open_engine as open_real_engine
+from towpath.store import fsck, open_store
+from towpath.store.tables import approvals, artifacts, chains, step_logs, workflows
 
-pytest.register_assert_rewrite("tests.conformance.adapter", "tests.conformance.gates")
+pytest.register_assert_rewrite("tests.conformance")
 
 
 @pytest.fixture
@@ -48,40 +50,52 @@ def open_engine(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenEn
 
 
 def check(store: Path) -> None:
-    """Every invariant that plain SQL can tell, then `fsck`."""
-    with closing(sqlite3.connect(store)) as database:
-        database.row_factory = sqlite3.Row
-        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        assert database.execute("PRAGMA foreign_key_check").fetchall() == []
-        none = {
-            "a run that is over has an owner": """SELECT id FROM chains
-                WHERE completed_at IS NOT NULL AND owner IS NOT NULL""",
-            "a run that is over has an open row": """SELECT w.id FROM workflows w JOIN chains c ON c.id = w.chain_id
-                WHERE c.status IN ('completed', 'partial', 'failed', 'cancelled')
-                AND w.status IN ('queued', 'executing', 'waiting_approval')""",
-            "a completed run has a failed row": """SELECT w.id FROM workflows w JOIN chains c ON c.id = w.chain_id
-                WHERE c.status = 'completed' AND w.status IN ('failed', 'cancelled')""",
-            "a gate is open though its row does not wait": """SELECT a.id FROM approvals a JOIN workflows w
-                ON w.id = a.workflow_id WHERE a.status = 'pending' AND w.status <> 'waiting_approval'""",
-            "an output has no latest version, or two": """SELECT workflow_id FROM artifacts
-                GROUP BY workflow_id, name HAVING sum(is_latest) <> 1""",
-            "a log belongs to no row": """SELECT workflow_id FROM step_logs
-                WHERE workflow_id NOT IN (SELECT id FROM workflows)""",
-            "a row ended before it began": "SELECT id FROM workflows WHERE completed_at < started_at",
-        }
-        for what, sql in none.items():
-            assert [row[0] for row in database.execute(sql)] == [], what
-        for column in ("value", "parameters", "error"):
-            for row in database.execute(f"SELECT {column} FROM workflows WHERE {column} IS NOT NULL"):
-                json.loads(row[0])
-    anyio.run(_fsck, store)
+    """`fsck`, and then what must hold between rows when every engine is closed."""
+    anyio.run(_checked, store)
 
 
-async def _fsck(store: Path) -> None:
-    from towpath.adapters.wiring import check_store
+async def _checked(store: Path) -> None:
+    async with open_store(store, readonly=True) as opened:
+        report = await fsck(opened)
+        assert not report.problems, str(report)
+        async with opened.session() as session:
+            for rule, broken in RULES.items():
+                assert [row["id"] for row in await session.fetch_all(broken)] == [], rule
 
-    report = await check_store(f"sqlite:///{store}")
-    assert not report.problems, str(report)
+
+_rows_and_runs = workflows.join(chains, chains.c.id == workflows.c.chain_id)
+RULES: dict[str, sa.Select[Any]] = {
+    "a run that is over has an owner": sa.select(chains.c.id).where(
+        chains.c.completed_at.is_not(None), chains.c.owner.is_not(None)
+    ),
+    "a run that is over has an open row": sa.select(workflows.c.id)
+    .select_from(_rows_and_runs)
+    .where(
+        chains.c.status.in_(("completed", "partial", "failed", "cancelled")),
+        workflows.c.status.in_(("queued", "executing", "waiting_approval")),
+    ),
+    "a completed run has a failed row": sa.select(workflows.c.id)
+    .select_from(_rows_and_runs)
+    .where(chains.c.status == "completed", workflows.c.status.in_(("failed", "cancelled"))),
+    "a gate is open though its row does not wait": sa.select(approvals.c.id)
+    .select_from(approvals.join(workflows, workflows.c.id == approvals.c.workflow_id))
+    .where(approvals.c.status == "pending", workflows.c.status != "waiting_approval"),
+    "an output has no latest version, or two": sa.select(artifacts.c.workflow_id.label("id"))
+    .group_by(artifacts.c.workflow_id, artifacts.c.name)
+    .having(sa.func.sum(artifacts.c.is_latest) != 1),
+    "a log belongs to no row": sa.select(step_logs.c.workflow_id.label("id")).where(
+        step_logs.c.workflow_id.not_in(sa.select(workflows.c.id))
+    ),
+    "a row ended before it began": sa.select(workflows.c.id).where(workflows.c.completed_at < workflows.c.started_at),
+}
+
+
+@pytest.fixture(scope="session")
+def warm_cli() -> Iterator[WarmCli]:
+    """The command line without the start of a Python for each call."""
+    warm = WarmCli()
+    yield warm
+    warm.close()
 
 
 @pytest.fixture

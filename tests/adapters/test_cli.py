@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.adapters.warm_cli import WarmCli
 from tests.corpus import cases
 
 STEPS = """
@@ -98,18 +99,9 @@ def clean_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(folder: Path) -> Cli:
-    def run(*args: str, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command(*args),
-            cwd=folder,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=HUNG,
-            check=False,
-            **options,
-        )
+def cli(folder: Path, warm_cli: WarmCli) -> Cli:
+    def run(*args: str, code: int | None = 0, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        done = warm_cli.run(args, folder, clean_environment(), timeout)
         assert code is None or done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback (most recent call last)" not in done.stderr
         return done

@@ -327,9 +327,12 @@ def test_a_person_can_still_stop_a_run(folder: Path, number: signal.Signals) -> 
     try:
         wait_for((folder / "began").exists)
         process.send_signal(number)
-        time.sleep(0.3)
+        said = b""
+        assert process.stdout is not None
+        while b"stopping" not in said and (chunk := os.read(process.stdout.fileno(), 1 << 16)):
+            said += chunk
         (folder / "go").touch()  # a thread cannot be cancelled
-        said, _ = process.communicate(timeout=60)
+        process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130

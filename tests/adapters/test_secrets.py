@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from tests.adapters.warm_cli import WarmCli
 from tests.conformance import secret_steps as steps
 from tests.conformance.secrets import *  # noqa: F403
 from tests.conformance.secrets import CANARY, NAME, traces
@@ -364,36 +365,29 @@ def test_no_argument_for_a_secret_is_written_into_a_chain_file(value: object) ->
 # ---- the command line
 
 
-def verb(store: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def verb(cli: WarmCli, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOWPATH_", "DATABASE_URL"))}
-    path = os.pathsep.join([str(ROOT), *kept.get("PYTHONPATH", "").split(os.pathsep)])
-    command = [sys.executable, "-m", "towpath", *arguments, "--store", str(store)]
-    return subprocess.run(
-        command,
-        env={**kept, "PYTHONPATH": path, **variables},
-        cwd=store.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return cli.run(arguments, folder, {**kept, "PYTHONPATH": str(ROOT), **variables}, timeout=60)
 
 
-def test_the_command_line_shows_no_secret_and_resumes_elsewhere(store: Path) -> None:
+def test_the_command_line_shows_no_secret_and_resumes_elsewhere(warm_cli: WarmCli, store: Path) -> None:
     """A variable by name, what `--json`, `show` and `logs` print, and another process without and with it."""
+
+    def on_store(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return verb(warm_cli, store.parent, *arguments, "--store", str(store), **variables)
+
     module = "tests.conformance.secret_steps"
-    begun = verb(
-        store, "run", f"{module}:waiting", "--input", f"key=env:{NAME}", "--json", "--no-wait", **{NAME: CANARY}
-    )
+    begun = on_store("run", f"{module}:waiting", "--input", f"key=env:{NAME}", "--json", "--no-wait", **{NAME: CANARY})
     assert begun.returncode == 3, begun.stderr
     run = json.loads(begun.stdout)["id"]
-    gate = json.loads(verb(store, "approvals", "--json").stdout)[0]["id"]
-    assert verb(store, "approve", gate, "--by", "bob").returncode == 0
-    missing = verb(store, "resume", run, "--import", module, "--json")
+    gate = json.loads(on_store("approvals", "--json").stdout)[0]["id"]
+    assert on_store("approve", gate, "--by", "bob").returncode == 0
+    missing = on_store("resume", run, "--import", module, "--json")
     assert missing.returncode == 2, missing.stderr
     assert json.loads(missing.stdout)["errors"][0]["code"] == "E_SECRET_MISSING"
-    ended = verb(store, "resume", run, "--import", module, "--json", **{NAME: CANARY})
+    ended = on_store("resume", run, "--import", module, "--json", **{NAME: CANARY})
     assert ended.returncode == 0, ended.stderr
-    shown = [verb(store, *words, **{NAME: CANARY}) for words in (("show", run), ("show", run, "login"), ("logs", run))]
+    shown = [on_store(*words, **{NAME: CANARY}) for words in (("show", run), ("show", run, "login"), ("logs", run))]
     told = "".join(done.stdout + done.stderr for done in (begun, missing, ended, *shown))
     assert "logging in with ***" in told
     assert CANARY not in told
@@ -411,18 +405,10 @@ def test_the_command_line_shows_no_secret_and_resumes_elsewhere(store: Path) -> 
         ("{}",),
     ],
 )
-def test_errors_of_the_command_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_errors_of_the_command_line(warm_cli: WarmCli, arguments: tuple[str, ...], tmp_path: Path) -> None:
     """Our own, those of the parser of options, and those of addresses."""
     given = [word.format(CANARY) for word in arguments]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOWPATH_", "DATABASE_URL"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "towpath", *given],
-        env={**kept, NAME: CANARY, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = verb(warm_cli, tmp_path, *given, **{NAME: CANARY})
     assert done.returncode not in (0, None)
     assert done.stderr
     assert CANARY not in done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,10 +17,19 @@ from towpath.model import Plan, StepPlan
 
 pytestmark = pytest.mark.anyio
 LAG = 0.1
+_said = threading.Event()
+
+
+class _Ear(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if "event loop" in record.getMessage():
+            _said.set()
 
 
 def stands() -> int:
-    time.sleep(4 * LAG)
+    """Blocks for a while, and then until the watchdog has said so."""
+    time.sleep(2 * LAG)
+    _said.wait(60)
     return 0
 
 
@@ -43,8 +53,8 @@ async def in_a_comprehension() -> None:
 
 async def plan_of_many() -> None:
     """The engine's own work: a large plan."""
-    until = time.monotonic() + 4 * LAG
-    while time.monotonic() < until:
+    until = time.monotonic() + 60
+    while not _said.is_set() and time.monotonic() < until:
         compile_plan(Plan("p", tuple(StepPlan(f"s{n}", "python", "m:f") for n in range(300))))
 
 
@@ -83,9 +93,15 @@ STEPS = {f.__code__: f.__name__ for f in (innocent, innocent_and_long, guilty, d
 
 
 async def _told(work: Callable[[], object], caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    with caplog.at_level(logging.DEBUG, "towpath"), Watchdog(lambda: STEPS):
-        await work()  # type: ignore[misc]
-        await asyncio.sleep(3 * LAG)
+    logger, ear = logging.getLogger("towpath"), _Ear()
+    _said.clear()
+    logger.addHandler(ear)
+    try:
+        with caplog.at_level(logging.DEBUG, "towpath"), Watchdog(lambda: STEPS):
+            await work()  # type: ignore[misc]
+            await asyncio.sleep(3 * LAG)
+    finally:
+        logger.removeHandler(ear)
     return [r for r in caplog.records if "event loop" in r.getMessage()]
 
 

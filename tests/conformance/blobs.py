@@ -360,7 +360,7 @@ async def test_put_file_refuses_what_is_no_regular_file(blobs: FileBlobs, tmp_pa
     elif kind == "dangling":
         path.symlink_to(tmp_path / "nowhere")
     path = {"device": Path("/dev/zero"), "NUL": Path("thing\0.png")}.get(kind, path)
-    with anyio.fail_after(5), pytest.raises(ValueRefused) as caught:
+    with anyio.fail_after(60), pytest.raises(ValueRefused) as caught:
         await blobs.put_file(path)
     assert caught.value.code == "E_VALUE_FILE"
     assert path.name.replace("\0", "\\x00") in str(caught.value)
@@ -402,7 +402,7 @@ async def test_cancel_at_every_suspension(blobs: FileBlobs, tmp_path: Path, how:
             "open": lambda: joined(blobs.open(kept.digest)),
         }
         went_on = await cancelled_at(n, how, works[what])
-        with anyio.fail_after(10):  # a thread that asyncio's own cancel leaves behind has to come to its end
+        with anyio.fail_after(60):  # a thread that asyncio's own cancel leaves behind has to come to its end
             while "temp" in await kinds(blobs) or (target.parent.exists() and len(os.listdir(target.parent)) > 1):
                 assert how == "task"
                 assert what in ("put", "export")
@@ -415,8 +415,9 @@ async def test_cancel_at_every_suspension(blobs: FileBlobs, tmp_path: Path, how:
     else:
         pytest.fail("it never came to its end")
     assert n > 1
-    await anyio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= handles
+    with anyio.fail_after(60):
+        while len(os.listdir("/proc/self/fd")) > handles:  # noqa: ASYNC110 - nothing tells
+            await anyio.sleep(0.005)
     assert await blobs.read(kept.digest)
 
 
@@ -430,7 +431,7 @@ async def test_cancel_after_a_while(blobs: FileBlobs, milliseconds: int) -> None
 async def test_a_long_put_is_cancelled_soon(blobs: FileBlobs, tmp_path: Path) -> None:
     with (tmp_path / "long").open("wb") as file:
         file.truncate(1 << 40)
-    with anyio.fail_after(10), anyio.move_on_after(0.05):
+    with anyio.fail_after(60), anyio.move_on_after(0.05):
         await blobs.put_file(tmp_path / "long")
     assert await kinds(blobs) == []
 

@@ -1,8 +1,8 @@
 # ruff: noqa: ASYNC110, ASYNC240 - steps of different processes meet through files, by looking again
 """The steps of the conformance suite. They have module names, so that every worker finds them.
 
-Steps of different processes meet in a folder: `hold` marks that it began (`<name>.began`) and goes on when
-somebody makes `<name>.go`; `count` tells how often something was done.
+Steps and tests in different processes signal each other through files in a folder. `hold` writes `<name>.began` and
+waits until there is a file `<name>.go`. `note` adds a line to a file and returns how many lines it has.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import anyio
 from towpath import Artifact, File, StepFailed, context, step
 
 TICK = 0.005
+PATIENCE = 60.0
+"""Seconds that a test waits for what must come. A busy machine may be slow, so it is no promise about speed."""
 
 
 def note(folder: str, name: str, text: str = "") -> int:
@@ -30,18 +32,18 @@ def note(folder: str, name: str, text: str = "") -> int:
 
 
 def noted(folder: str | Path, name: str) -> list[str]:
-    """The lines of such a file, none if nobody wrote any."""
+    """The lines of such a file, none if there is no such file."""
     path = Path(folder, name)
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def let_go(folder: str | Path, *names: str) -> None:
-    """Let `hold` steps of these names go on."""
+    """Let `hold` steps of these names continue."""
     for name in names:
         Path(folder, f"{name}.go").touch()
 
 
-async def began(folder: str | Path, *names: str, within: float = 10.0) -> None:
+async def began(folder: str | Path, *names: str, within: float = PATIENCE) -> None:
     """Wait until `hold` steps of these names began."""
     with anyio.fail_after(within):
         for name in names:
@@ -284,8 +286,8 @@ async def takes_long() -> None:
 
 
 @step(timeout=0.1)
-def slow_thread() -> None:
-    time.sleep(0.5)
+def slow_thread(folder: str) -> None:
+    _wait_in_thread(folder, "slow_thread")
 
 
 class Odd(BaseException):
@@ -345,11 +347,16 @@ async def hold(folder: str, name: str, value: Any = None) -> Any:
 @step
 def hold_thread(folder: str, name: str) -> str:
     note(folder, f"{name}.began", str(context().attempt))
-    deadline = time.monotonic() + 3
+    _wait_in_thread(folder, name)
+    return name
+
+
+def _wait_in_thread(folder: str, name: str) -> None:
+    """Wait for `<name>.go`, then note the end. A thread cannot be cancelled, so it waits no longer than `PATIENCE`."""
+    deadline = time.monotonic() + PATIENCE
     while not Path(folder, f"{name}.go").exists() and time.monotonic() < deadline:
         time.sleep(TICK)
     note(folder, f"{name}.ended")
-    return name
 
 
 @step(retry={"attempts": 2, "delay": 30.0, "jitter": False})

@@ -23,7 +23,7 @@ OpenEngine = Callable[..., Any]
 
 @step
 async def fails(folder: str, name: str) -> None:
-    """Fails when it is told to."""
+    """Fails when there is a file `<name>.go`."""
     while not Path(folder, f"{name}.go").exists():
         await anyio.sleep(TICK)
     raise StepFailed(f"{name} failed")
@@ -75,7 +75,7 @@ def handled(folder: str):
 
 @chain
 def inside(folder: str):
-    """The chain inside a step, whose own error is told in turn."""
+    """The chain inside a step, whose own error becomes the error of the step around it."""
     return two(folder)
 
 
@@ -162,7 +162,7 @@ async def _has_status(engine: Engine, run_id: str, step: str, status: str) -> bo
 
 
 async def _ended(engine: Engine, run_id: str) -> Any:
-    """The run when nothing goes on any more."""
+    """The run when no step works any more."""
     await until(lambda: _rests(engine, run_id))
     run = await engine.snapshot(run_id)
     if run.status == "paused":

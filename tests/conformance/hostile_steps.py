@@ -1,4 +1,4 @@
-"""Steps that return, raise and do what nobody expects. Each member says why it is one of its kind."""
+"""Steps with unexpected results, exceptions and effects. The name of each says what it does."""
 
 from __future__ import annotations
 

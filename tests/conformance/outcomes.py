@@ -26,7 +26,7 @@ def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def by_itself(step_id: str) -> logging.Logger:
-    """A step's logger that tells nobody but the run."""
+    """A step's logger without handlers: its lines reach the log of the run only."""
     logger = step_logger(step_id)
     logger.propagate = False
     return logger

@@ -68,7 +68,7 @@ _FED = (
 )
 _GIVEN = "{ id: sub, chain: inner, foreach: '{{ inputs.any.deep }}', parameters: { f: '{{ item }}' } }"
 WAYS = {
-    # The text comes from the author, from the caller, from a step, from an item: nobody's text is a path.
+    # The text comes from the author, from the caller, from a step, from an item: none of it is a path.
     "what the chain says": "{ id: sub, chain: inner, parameters: { f: '%s' } }",
     "an address of the chain": "{ id: sub, chain: inner, parameters: { f: 'file://%s' } }",
     "an input": "{ id: sub, chain: inner, parameters: { f: '{{ inputs.t }}' } }",
@@ -145,7 +145,7 @@ async def test_no_form_of_a_path_is_opened(
 async def test_parameters_of_a_rerun_and_of_a_decision_are_text(
     open_engine: OpenEngine, store: Path, chains: Path, canary: Path
 ) -> None:
-    """Also for somebody at the command line: what they may read they give as an input."""
+    """The same on the command line: a file that a person may read is given as an input."""
     asks = "requires_approval: true, approval: { max_retries: 1 }"
     gated = "{ id: sub, chain: inner, parameters: { f: '{{ inputs.any }}' }, " + asks + " }"
     (chains / "outer.yaml").write_text(OUTER.format(step=gated).replace("type: json, default: null", "type: file"))

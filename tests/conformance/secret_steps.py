@@ -80,7 +80,7 @@ async def with_file() -> Secret[Any]:
 
 @chain
 def session(key: Secret[str]):
-    """A secret goes in, another one goes on."""
+    """Takes one secret and returns another one."""
     return ask(login(key), more=key)
 
 

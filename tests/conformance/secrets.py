@@ -114,7 +114,7 @@ async def test_an_error_tells_no_secret(open_engine: OpenEngine, store: Path) ->
     ],
 )
 async def test_what_a_secret_cannot_be_used_for(chain: str, code: str, open_engine: OpenEngine) -> None:
-    """Refused with a code of its own, before anything of it is told."""
+    """Refused with a code of its own, before any part of it is shown."""
     async with open_engine() as engine:
         run = await engine.run(getattr(steps, chain), inputs={} if chain == "filing" else {"key": CANARY})
     assert run.status is ChainStatus.FAILED
@@ -197,7 +197,7 @@ async def test_what_a_parameter_takes_as_a_secret_is_recorded_as_one(open_engine
 
 
 def test_a_missing_secret_is_an_error_of_its_own() -> None:
-    """It can be told from a step that failed."""
+    """It differs from a step that failed."""
     with pytest.raises(SecretMissing) as missing:
         Secret.env("NOT_SET_ANYWHERE").reveal()
     assert missing.value.code == "E_SECRET_MISSING"

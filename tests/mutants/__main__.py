@@ -42,6 +42,7 @@ STAGES: dict[str, list[list[str]]] = {
         [
             "tests/engine/test_run_state.py",
             "tests/engine/test_progress.py",
+            "tests/engine/test_progress_results.py",
             "-k",
             "not R38 and not R36 and not property",
         ],
@@ -56,8 +57,8 @@ STAGES: dict[str, list[list[str]]] = {
         ["tests/adapters/test_gates.py", "-k", "H4 or H5 or edit"],
     ],
     "store/journal.py": [
-        ["tests/store/test_journal.py"],
-        ["tests/store/test_sqlite.py", "-k", "step or run or gate or event or S2"],
+        ["tests/store/test_journal.py", "tests/store/test_journal_gates.py", "tests/store/test_journal_runs.py"],
+        ["tests/store/test_conformance.py", "-k", "step or run or gate or event or S2"],
     ],
 }
 

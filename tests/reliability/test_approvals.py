@@ -125,7 +125,7 @@ def test_R27_a_decision_at_the_moment_of_the_timeout(tmp_path: Path, runs: int, 
     """Whichever is recorded first counts, is what the one who decided is told, and is what the run does."""
     hurt, names = Hurt(tmp_path / "s.db", tmp_path / "effects"), [f"r{n}" for n in range(runs)]
     with (
-        decider(hurt, names, "approve", beside=0.2 / runs) as program,
+        decider(hurt, names, "approve", beside=1.6 / runs) as program,
         Victim(hurt, *names, how="start", chain="timed", pace=4 if live else 0) as victim,
     ):
         program.wait_for("ready")

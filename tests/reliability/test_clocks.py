@@ -29,7 +29,7 @@ Unbroken = Callable[..., Picture]
 
 DAY = 86_400
 FORTH, BACK, SECOND = 30 * DAY, -30 * DAY, -1
-LEASE = 2.0
+LEASE = 4.0
 FOLDERS = ("/usr/lib/*/faketime", "/usr/lib/faketime", "/usr/lib64/faketime", "/usr/local/lib/faketime")
 
 

@@ -57,6 +57,9 @@ def test_R38_long_and_wide_chains_cost_the_same_a_step(tmp_path: Path, small: in
     assert_sound(hurt, {})
 
 
+BLOCK = 3.0  # seconds
+
+
 class _Heard(logging.Handler):
     """Log lines with the time they came."""
 
@@ -78,22 +81,22 @@ def heard() -> Any:
 
 
 def test_R34_a_step_that_blocks_the_loop_is_named_while_it_does(tmp_path: Path, heard: _Heard) -> None:
-    """The warning comes from a thread, about a second after the loop stood still, and names the step."""
+    """The warning comes from a thread while the loop stands still, and names the step."""
     hurt = Hurt(tmp_path / "s.db", tmp_path / "effects")
 
     async def go() -> None:
         async with open_engine(hurt.store) as engine:
-            await engine.run(blocked, run_id="r", inputs={"effects": str(hurt.effects), "pace": 2.0})
+            await engine.run(blocked, run_id="r", inputs={"effects": str(hurt.effects), "pace": BLOCK})
 
     anyio.run(go)
     named = [at for at, line in heard.lines if "step tests.reliability.chains:blocking blocks the event loop" in line]
     assert len(named) == 1
-    assert named[0] - hurt.effects.stat().st_mtime < 1.5
+    assert named[0] - hurt.effects.stat().st_mtime < BLOCK
     assert_sound(hurt, {"r": {"blocking": ("done", [])}})
 
 
 @pytest.mark.parametrize(
-    ("lease", "blocks", "taken"), [(30.0, 2.0, False), pytest.param(1.0, 5.0, True, marks=full)], ids=["kept", "lost"]
+    ("lease", "blocks", "taken"), [(30.0, BLOCK, False), pytest.param(1.0, 5.0, True, marks=full)], ids=["kept", "lost"]
 )
 def test_R34_the_lease_of_a_blocked_process_is_kept_or_lost_cleanly(
     tmp_path: Path, lease: float, blocks: float, taken: bool
@@ -105,7 +108,7 @@ def test_R34_the_lease_of_a_blocked_process_is_kept_or_lost_cleanly(
         with Victim(hurt, chain="blocked", pace=blocks, lease=lease) as victim:
             while not hurt.effects.exists():
                 time.sleep(0.01)
-            time.sleep(lease + 0.5 if taken else 0.5)
+            time.sleep(lease + 0.5 if taken else 0.1)
             other.write("go")
             assert (other.wait(), other.error) == ((0, "") if taken else (4, "E_RUN_OWNED"))
             assert (victim.wait(), victim.error) == ((4, "E_FENCED") if taken else (0, ""))

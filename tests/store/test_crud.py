@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.store import a_version, a_workflow
+from tests.conformance.records import a_version, a_workflow
 from towpath import store as api
 from towpath.errors import ApprovalRefused, InputInvalid, StoreFailed
 from towpath.store import RunStore, artifacts, chains, transfers, workflows

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 
+from tests.adapters.warm_cli import WarmCli
 from towpath import store as api
 from towpath.store import RunStore, fsck, open_store
 
@@ -69,10 +69,9 @@ async def test_a_database_that_lost_its_log_is_told_from_the_files_beside_it(tmp
     assert "-wal" in note.sentence
 
 
-def _ends(store: Path) -> tuple[int, str]:
+def _ends(cli: WarmCli, store: Path) -> tuple[int, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TOWPATH_")}
-    command = [sys.executable, "-m", "towpath", "fsck", "--store", str(store)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=store.parent)
+    done = cli.run(["fsck", "--store", str(store)], store.parent, environment, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -94,8 +93,13 @@ def _older(path: Path) -> None:
     _made(path, "UPDATE schema_version SET version = version - 1")
 
 
+async def _opened(path: Path) -> None:
+    async with open_store(path):
+        pass
+
+
 def _made(path: Path, *changes: str) -> None:
-    subprocess.run([sys.executable, "-m", "towpath", "ls", "--store", str(path)], check=True, capture_output=True)
+    anyio.run(_opened, path)
     with closing(sqlite3.connect(path)) as database:
         for change in changes:
             database.execute(change)
@@ -123,9 +127,11 @@ def _faulty(path: Path) -> None:
     ],
     ids=["clean", "faults", "text", "a folder", "of another program", "newer", "older"],
 )
-async def test_fsck_ends_with_what_it_found(tmp_path: Path, make: Callable[[Path], None], expected: int) -> None:
-    """0 clean, 1 faults, 4 it could not look: these are told apart by scripts."""
+def test_fsck_ends_with_what_it_found(
+    warm_cli: WarmCli, tmp_path: Path, make: Callable[[Path], None], expected: int
+) -> None:
+    """Scripts rely on the exit codes: 0 clean, 1 faults, 4 fsck could not look."""
     path = tmp_path / "some.db"
     make(path)
-    code, told = _ends(path)
-    assert code == expected, told
+    code, shown = _ends(warm_cli, path)
+    assert code == expected, shown

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.conformance.store import a_run, a_step, a_version, a_workflow
+from tests.conformance.records import a_run, a_step, a_version, a_workflow
 from tests.raw_sql import raw
 from towpath import store as api
 from towpath.errors import ApprovalRefused

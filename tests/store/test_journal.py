@@ -1,4 +1,4 @@
-"""What each fact changes in the tables, column by column, and what it leaves alone. On tables in memory."""
+"""What each fact changes in the tables: rows, attempts, ends, outputs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ import msgspec
 import pytest
 
 from towpath.artifact import Origin
-from towpath.errors import Fenced, StoreFailed
+from towpath.errors import StoreFailed
 from towpath.events import (
-    ChainEnded,
-    ChainPaused,
-    ChainResumed,
     DecisionApplied,
     Fact,
-    LevelReached,
-    LogKept,
-    NewApproval,
     NewArtifact,
     StepDropped,
     StepEnded,
@@ -31,15 +25,17 @@ from towpath.events import (
     StepRetried,
     StepStarted,
 )
-from towpath.model import ApprovalPolicy, ChainStatus, ErrorInfo, StepStatus
+from towpath.model import ChainStatus, ErrorInfo, StepStatus
 from towpath.ports import Lease
-from towpath.store import gates, journal
+from towpath.store import journal
 from towpath.store.backend import Unit
 from towpath.store.schema import definitions
 from towpath.store.sqlite.batch import record_batch
 from towpath.store.sqlite.dialect import DIALECT
 
 S, C = StepStatus, ChainStatus
+
+
 TABLES = ("chains", "workflows", "artifacts", "approvals", "events", "blobs", "step_logs", "artifact_transfers")
 FINAL = [S.COMPLETED, S.FAILED, S.SKIPPED, S.CANCELLED]
 OPEN = [S.QUEUED, S.EXECUTING, S.WAITING_APPROVAL]
@@ -51,6 +47,8 @@ WRONG_JSON = {
     "traceback": "a traceback",
     "failed_items": [1, 2],
 }
+
+
 DIGEST = "f" * 64
 JSON = {"value", "parameters", "error", "artifact_ids", "policy", "data", "extra_metadata"}
 
@@ -437,296 +435,3 @@ def test_a_first_version_replaces_nothing(tables: Tables) -> None:
     tables.row("r")
     tables.version("v0", "r", version=9)
     assert getattr(tables.record(ended(S.COMPLETED, artifacts=(made(),))), "code", None) == "E_DB_CONFLICT"
-
-
-# ---- gates
-
-
-def asked_with(limit: float | None = None) -> StepEnded:
-    policy = ApprovalPolicy("skip", 1, limit, "auto_approve")
-    return ended(S.WAITING_APPROVAL, value="v", artifacts=(made(),), approval=NewApproval("g", policy))
-
-
-@pytest.mark.parametrize(("limit", "ends"), [(None, None), (2.5, 10 + 2_500_000)])
-def test_a_gate_is_asked_with_all_that_a_decision_needs(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch, limit: float | None, ends: int | None
-) -> None:
-    monkeypatch.setattr(gates, "this_boot", lambda: "a boot")
-    monkeypatch.setattr(gates, "since_boot", lambda: 4)
-    tables.row("r", step_id="a")
-    changed = tables.changed(asked_with(limit))
-    policy = {"on_rejected": "skip", "max_retries": 1, "timeout": limit, "timeout_action": "auto_approve"}
-    gate = {
-        "id": "g",
-        "chain_id": "run",
-        "workflow_id": "r",
-        "step_id": "a",
-        "attempt": 2,
-        "status": "pending",
-        "artifact_ids": ["file"],
-        "policy": policy,
-        "requested_at": 10,
-        "expires_at": ends,
-        "boot": "a boot",
-        "booted_at": 6,
-        "delivered": 0,
-        "created_at": 10,
-        "updated_at": 10,
-    }
-    assert changed["approvals"] == {"g": {k: v for k, v in gate.items() if v is not None}}
-    assert changed["artifacts"]["file"]["approval_status"] == "pending"
-    row = changed["workflows"]["r"]
-    assert (row["status"], row["value"]) == ("waiting_approval", "v")
-    assert "completed_at" not in row
-    assert [line[:2] for line in tables.told()] == [("ApprovalRequested", "r"), ("StepWaiting", "r")]
-    assert tables.told()[0][3] == {"step": "a", "approval": "g"}
-
-
-def test_a_gate_of_an_item_says_which(tables: Tables) -> None:
-    tables.row("r", item_index=0)
-    gate = tables.changed(replace(asked_with(), item=0))["approvals"]["g"]
-    assert gate["item_index"] == 0
-    assert tables.told()[0][3] == {"step": "a", "item": 0, "approval": "g"}
-
-
-def test_a_row_whose_inner_chain_waits_has_no_gate_of_its_own(tables: Tables) -> None:
-    tables.row("r")
-    assert tables.changed(ended(S.WAITING_APPROVAL)).keys() == {"workflows", "events"}
-
-
-def waiting(tables: Tables) -> None:
-    """A row that waits, with its gates: one open, one decided but not acted on, one of the past; and another such."""
-    for row in ("r", "beside"):
-        tables.row(row, status="waiting_approval", prompt_id="prompt")
-        tables.gate(f"{row} open", row)
-        tables.gate(f"{row} decided", row, status="rejected", decided_at=7, delivered=0)
-        tables.gate(f"{row} past", row, status="rejected", decided_at=3, delivered=1)
-        tables.version(f"{row} file", row)
-        tables.transfer(f"{row} transfer", row, f"{row} file")
-
-
-@pytest.mark.parametrize("status", [S.FAILED, S.SKIPPED, S.CANCELLED])
-def test_a_row_that_ends_without_completing_closes_what_hangs_on_it(tables: Tables, status: StepStatus) -> None:
-    """A decision that came too late to be acted on stays on record; gates of the past and of others too."""
-    waiting(tables)
-    changed = tables.changed(ended(status))
-    assert changed["approvals"] == {
-        "r open": {"status": "cancelled", "decided_at": 10, "delivered": 1, "updated_at": 10},
-        "r decided": {"delivered": 1, "updated_at": 10},
-    }
-    assert changed["artifact_transfers"].keys() == {"r transfer"}
-    assert changed["artifact_transfers"]["r transfer"]["status"] == "failed"
-
-
-@pytest.mark.parametrize("status", [S.COMPLETED])
-def test_a_completed_row_leaves_its_gates(tables: Tables, status: StepStatus) -> None:
-    waiting(tables)
-    assert tables.changed(ended(status)).keys() == {"workflows", "events"}
-
-
-def test_what_still_waits_keeps_its_gates_and_transfers(tables: Tables) -> None:
-    waiting(tables)
-    tables.connection.execute("UPDATE workflows SET status = 'executing' WHERE id = 'r'")
-    assert tables.changed(ended(S.WAITING_APPROVAL)).keys() == {"workflows", "events"}
-
-
-@pytest.mark.parametrize(
-    ("status", "error", "reason"),
-    [
-        (S.COMPLETED, None, ""),
-        (S.FAILED, WRONG, ""),
-        (S.SKIPPED, None, "rejected by anna"),
-        (S.EXECUTING, None, ""),
-    ],
-)
-def test_a_decision_takes_effect(tables: Tables, status: StepStatus, error: ErrorInfo | None, reason: str) -> None:
-    """What is made again needs a prompt of its own; what is over keeps the one it had, and when it ended."""
-    waiting(tables)
-    tables.connection.execute("UPDATE approvals SET delivered = 0 WHERE id = 'r past'")
-    changed = tables.changed(DecisionApplied("r", "a", None, "r decided", status, error, reason))
-    again = status is S.EXECUTING
-    expected: dict[str, Any] = {"status": status, "updated_at": 10}
-    expected |= {"prompt_id": None} if again else {"completed_at": 10}
-    if error:
-        expected |= {"error_message": "broke", "error_code": "E_STEP_RAISED", "error": WRONG_JSON}
-    elif reason:
-        expected |= {"error_message": reason}
-    assert changed["workflows"] == {"r": expected}
-    assert changed["approvals"] == {"r decided": {"delivered": 1, "updated_at": 10}}
-    said = {"step": "a", "approval": "r decided", "status": status}
-    assert tables.told() == [event("DecisionApplied", "r", said)]
-
-
-def test_an_effect_takes_away_the_error_of_before(tables: Tables) -> None:
-    tables.row("r", status="waiting_approval", error='{"code": "E_X"}', error_code="E_X", error_message="old")
-    row = tables.changed(DecisionApplied("r", "a", None, "g", S.COMPLETED))["workflows"]["r"]
-    assert (row["error"], row["error_code"], row["error_message"]) == (None, None, None)
-
-
-def test_a_gate_that_nobody_decided_is_not_delivered(tables: Tables) -> None:
-    waiting(tables)
-    assert "approvals" not in tables.changed(DecisionApplied("r", "a", None, "r open", S.COMPLETED))
-
-
-# ---- the run
-
-
-def test_the_level_only_grows(tables: Tables) -> None:
-    """Several processes may tell it; whoever comes late does not turn it back."""
-    assert tables.changed(LevelReached(2)) == {"chains": {"run": {"current_level": 2, "updated_at": 10}}}
-    assert tables.changed(LevelReached(1), at=11) == {}
-    assert tables.changed(LevelReached(2), at=12) == {}
-    assert tables.changed(LevelReached(3), at=13) == {"chains": {"run": {"current_level": 3, "updated_at": 13}}}
-
-
-@pytest.mark.parametrize("before", ["pending", "running", "paused"])
-def test_a_run_goes_on_with_its_owner_and_with_what_was_asked_of_it(tables: Tables, before: str) -> None:
-    tables.connection.execute("UPDATE chains SET status = ?, status_reason = 'requested' WHERE id = 'run'", (before,))
-    changed = tables.changed(ChainResumed())
-    run = changed.pop("chains").pop("run")
-    run.pop("status", None)  # unless it was running before
-    assert tables.all("chains")["run"]["status"] == "running"
-    assert run == {"status_reason": None, "updated_at": 10}
-    assert tables.told() == [event("ChainStarted", None, {})]
-
-
-@pytest.mark.parametrize("before", ["pending", "running", "paused"])
-def test_a_paused_run_is_nobodys(tables: Tables, before: str) -> None:
-    tables.connection.execute("UPDATE chains SET status = ? WHERE id = 'run'", (before,))
-    run = tables.changed(ChainPaused("approval"))["chains"]["run"]
-    run.pop("status", None)  # unless it was paused before
-    assert tables.all("chains")["run"]["status"] == "paused"
-    let_go = {"owner": None, "lease_until": None, "pause_requested_at": None}
-    assert run == {"status_reason": "approval", "updated_at": 10, **let_go}
-    assert tables.told() == [event("ChainPaused", None, {"reason": "approval"})]
-
-
-@pytest.mark.parametrize("before", ["pending", "running", "paused"])
-@pytest.mark.parametrize("status", [C.COMPLETED, C.PARTIAL, C.FAILED, C.CANCELLED])
-@pytest.mark.parametrize("error", [None, WRONG])
-def test_an_ended_run(tables: Tables, before: str, status: ChainStatus, error: ErrorInfo | None) -> None:
-    tables.connection.execute("UPDATE chains SET status = ?, status_reason = 'x' WHERE id = 'run'", (before,))
-    changed = tables.changed(ChainEnded(status, error))
-    assert changed.keys() == {"chains", "events"}
-    why = {"error_message": "broke", "error_code": "E_STEP_RAISED"} if error else {}
-    let_go = {"owner": None, "lease_until": None, "pause_requested_at": None}
-    assert changed["chains"] == {
-        "run": {"status": status, "status_reason": None, "completed_at": 10, "updated_at": 10, **why, **let_go}
-    }
-    said = {"error": {"code": "E_STEP_RAISED", "message": "broke"}} if error else {}
-    assert tables.told() == [event("ChainEnded", None, {"status": status, **said})]
-
-
-@pytest.mark.parametrize("final", ["completed", "partial", "failed", "cancelled"])
-@pytest.mark.parametrize(
-    ("to", "fact"),
-    [("running", ChainResumed()), ("paused", ChainPaused("x")), ("failed", ChainEnded(C.FAILED, WRONG))],
-)
-def test_a_run_that_is_over_stays_as_it_is(tables: Tables, final: str, to: str, fact: Fact) -> None:
-    tables.connection.execute("UPDATE chains SET status = ?, completed_at = 5 WHERE id = 'run'", (final,))
-    before = tables.everything()
-    refused = tables.record(fact)
-    assert isinstance(refused, StoreFailed)
-    assert refused.problem.message == f"chain run cannot go from its status to {to}"
-    assert tables.everything() == before
-
-
-@pytest.mark.parametrize("lease", [Lease("run", 2), Lease("run", 4), Lease("nothing", 3)])
-def test_what_an_owner_of_the_past_records_is_refused(tables: Tables, lease: Lease) -> None:
-    """Of a lease that was taken over, of one that is not given yet, and of a run that is gone."""
-    tables.connection.execute("UPDATE chains SET epoch = ? WHERE id = 'other'", (lease.epoch,))
-    assert isinstance(tables.record(LevelReached(1), lease=lease), Fenced)
-    assert tables.all("chains")["run"]["current_level"] == 0
-    tables.connection.execute("UPDATE chains SET epoch = 3 WHERE id = 'other'")
-
-
-def test_what_the_owner_records_counts(tables: Tables) -> None:
-    tables.connection.execute("UPDATE chains SET epoch = 8 WHERE id = 'other'")
-    assert tables.record(LevelReached(1), lease=Lease("run", 3)) is None
-    tables.connection.execute("UPDATE chains SET epoch = 3 WHERE id = 'other'")
-
-
-def test_logs_are_kept_as_they_stand(tables: Tables) -> None:
-    """One text per attempt of a row."""
-    tables.row("r")
-    tables.record(LogKept("r", 1, "one"), LogKept("r", 2, "two"))
-    tables.record(LogKept("r", 1, "one\nmore"), at=11)
-    assert list(tables.all("step_logs").values()) == [
-        {"workflow_id": "r", "attempt": 1, "text": "one\nmore", "updated_at": 11},
-        {"workflow_id": "r", "attempt": 2, "text": "two", "updated_at": 10},
-    ]
-    assert tables.told() == []
-
-
-# ---- runs inside a run that ends
-
-
-def nest(tables: Tables) -> None:
-    """A run with a row; a run inside that; a run inside that one; each with rows in all statuses, gates and files."""
-    tables.chain("inner", status="paused")
-    tables.chain("below", status="pending")
-    for run in ("run", "inner", "below"):
-        for n, status in enumerate(S):
-            over = {"completed_at": 2} if status.final else {}
-            tables.row(f"{run} {status}", run, status=status, step_id="s", item_index=n or None, **over)
-        tables.version(f"{run} file", f"{run} waiting_approval")
-        tables.gate(f"{run} open", f"{run} waiting_approval", run)
-        tables.gate(f"{run} decided", f"{run} waiting_approval", run, status="approved", decided_at=7, delivered=0)
-        tables.gate(f"{run} past", f"{run} waiting_approval", run, status="approved", decided_at=7, delivered=1)
-        for row in ("executing", "completed"):
-            for sent in ("pending", "uploading", "completed"):
-                more = {"status": sent, "target_workflow_id": f"{run} {row}"}
-                tables.transfer(f"{run} {row} {sent}", f"{run} executing", f"{run} file", **more)
-    above = "UPDATE chains SET parent_workflow_id = ? WHERE id = ?"
-    tables.connection.execute(above, ("run executing", "inner"))
-    tables.connection.execute(above, ("inner executing", "below"))
-
-
-@pytest.mark.parametrize("status", [C.FAILED, C.CANCELLED])
-def test_what_is_inside_a_run_that_ends_badly_ends_with_it(tables: Tables, status: ChainStatus) -> None:
-    """Rows, gates, transfers and runs that are still open; what is over stays as it was."""
-    nest(tables)
-    changed = tables.changed(ChainEnded(status))
-    runs = ("run", "inner", "below")
-    assert changed["workflows"] == {
-        f"{run} {s}": {"status": "cancelled", "completed_at": 10, "updated_at": 10} for run in runs for s in OPEN
-    }
-    open_gate = {"status": "cancelled", "decided_at": 10, "delivered": 1, "updated_at": 10}
-    closed = {f"{run} open": open_gate for run in runs}
-    assert changed["approvals"] == closed | {f"{run} decided": {"delivered": 1, "updated_at": 10} for run in runs}
-    failed = {"status": "failed", "error_message": "cancelled", "updated_at": 10}
-    assert changed["artifact_transfers"] == {
-        f"{run} executing {s}": failed for run in runs for s in ("pending", "uploading")
-    }
-    let_go = {"owner": None, "lease_until": None, "epoch": 4}
-    inside = {"status": "cancelled", "completed_at": 10, "updated_at": 10, **let_go}
-    assert {run: changed["chains"][run] for run in ("inner", "below")} == {"inner": inside, "below": inside}
-    assert changed["chains"]["run"]["status"] == status
-    told = tables.told()
-    assert told[0] == event("ChainEnded", None, {"status": status})
-    lines = sorted((line[1], line[3].get("item")) for line in told if line[0] == "StepCancelled")
-    items = {s: n or None for n, s in enumerate(S)}
-    assert lines == sorted((f"{run} {s}", items[s]) for run in runs for s in OPEN)
-    assert all(line[2] == 10 and line[3]["step"] == "s" for line in told if line[0] == "StepCancelled")
-    rows = [line[1] for line in told if line[0] == "StepCancelled"]
-    assert rows == sorted(rows)
-    ends = [(e["chain_id"], e["at"], e["data"]) for e in tables.all("events").values() if e["type"] == "ChainEnded"]
-    assert sorted(ends[1:]) == [("below", 10, {"status": "cancelled"}), ("inner", 10, {"status": "cancelled"})]
-
-
-@pytest.mark.parametrize("status", [C.COMPLETED, C.PARTIAL])
-def test_a_run_that_ends_well_has_nothing_open_inside_to_end(tables: Tables, status: ChainStatus) -> None:
-    nest(tables)
-    assert tables.changed(ChainEnded(status)).keys() == {"chains", "events"}
-
-
-def test_facts_are_recorded_in_their_order(tables: Tables) -> None:
-    ready = StepReady("r", "a", None, "m:f", started=True, attempt=1)
-    assert tables.record(ready, ended(S.COMPLETED), ChainEnded(C.COMPLETED)) is None
-    assert [line[0] for line in tables.told()] == ["StepStarted", "StepCompleted", "ChainEnded"]
-
-
-def test_an_error_that_says_nothing_is_recorded_with_what_readers_ask_for() -> None:
-    """Code and message are there though they are empty; what is optional is left out."""
-    assert journal._error_json(ErrorInfo("", "")) == {"code": "", "message": ""}
-    assert journal._error_json(None) is None

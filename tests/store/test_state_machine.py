@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
 
-from tests.conformance.store import PLAN
+from tests.conformance.records import PLAN
 from towpath import store as api
 from towpath.errors import Fenced, InputInvalid, StoreFailed
 from towpath.events import ChainEnded, ChainResumed, NewArtifact, StepDropped, StepEnded, StepReady
@@ -87,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         async def bounded() -> T:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 return await work
 
         return self.runner.run(bounded())

@@ -13,7 +13,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import *  # noqa: F403
-from tests.conformance.adapter import CANCELLED, DONE, _is, rows, settled, until
+from tests.conformance.adapter import CANCELLED, DONE, is_now, rows, settled, until
 from tests.conformance.chain_steps import began, let_go, noted
 from towpath import chain
 
@@ -127,7 +127,7 @@ async def test_a_cancelled_run_leaves_its_place_to_others(open_engine: OpenEngin
         second = await engine.start(lone, folder=folder)
         await anyio.sleep(0.3)
         assert not noted(folder, "second.began")
-        assert not await _is(engine, second.id, "hold", DONE)
+        assert not await is_now(engine, second.id, "hold", DONE)
         await first.cancel()
         let_go(folder, "second")
         with anyio.fail_after(10):

@@ -16,7 +16,9 @@ from towpath.adapters.temporal.connection import connect, parse_address
 pytestmark = pytest.mark.anyio
 
 
-async def test_cancel_after_a_decision_that_nobody_applied(open_engine: OpenEngine, adapter: str, folder: str) -> None:
+async def test_cancel_after_a_decision_that_nobody_applied(  # type: ignore[no-redef]
+    open_engine: OpenEngine, adapter: str, folder: str
+) -> None:
     """The decision stays recorded, the run is cancelled, and no request is pending. The next worker finds the run over,
     and the run's workflow ends.
     """

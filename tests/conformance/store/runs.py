@@ -1,0 +1,206 @@
+"""What an adapter asks of the store: ownership, recording, requests, gates, events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.conformance.records import PLAN, a_run, a_step, at_once, ended, refused
+from tests.raw_sql import query
+from towpath import store as api
+from towpath.errors import Fenced
+from towpath.events import (
+    ChainEnded,
+    ChainPaused,
+    ChainResumed,
+    DecisionApplied,
+    LogKept,
+    NewApproval,
+    NewArtifact,
+    StepDropped,
+    StepReady,
+    StepStarted,
+)
+from towpath.model import ApprovalPolicy, ChainStatus, StepStatus
+from towpath.ports import Lease, NewRun
+from towpath.store import RunStore
+from towpath.store.backend import Write
+
+
+async def test_a_run_is_recorded_once(store: RunStore) -> None:
+    run = NewRun("r1", PLAN, {"text": "ü", "n": 1.5})
+    assert sorted(await asyncio.gather(*(store.create_run(run) for _ in range(20)))) == [False] * 19 + [True]
+    loaded = await store.load("r1")
+    assert (loaded.plan, loaded.inputs, loaded.status) == (PLAN, {"text": "ü", "n": 1.5}, ChainStatus.PENDING)
+    await refused(store.load("nothing"), "E_RUN_MISSING")
+
+
+async def test_one_owner_at_a_time(store: RunStore) -> None:
+    lease = await a_run(store)
+    await refused(store.claim(lease.run_id), "E_RUN_OWNED")
+    await refused(store.claim("nothing"), "E_RUN_MISSING")
+    assert await store.renew([lease, Lease(lease.run_id, 99)]) == [lease.run_id]
+
+
+async def test_released_runs_are_claimed_with_a_new_epoch_and_the_old_one_is_fenced(store: RunStore) -> None:
+    old = await a_run(store)
+    row = await a_step(store, old)
+    await store.release(old)
+    new = await store.claim(old.run_id)
+    assert new.epoch > old.epoch
+    with pytest.raises(Fenced):
+        await store.record(old, [ended(row, StepStatus.COMPLETED)])
+    assert await store.renew([old]) == [old.run_id]
+    await store.release(old)  # does nothing to the new owner
+    assert await store.renew([new]) == []
+    await store.record(new, [ended(row, StepStatus.FAILED), ChainEnded(ChainStatus.FAILED)])
+    await refused(store.claim(new.run_id), "E_RUN_OVER")
+
+
+async def test_a_step_is_recorded_whole(store: RunStore) -> None:
+    lease = await a_run(store)
+    row = await a_step(store, lease)
+    kept = await store.files.keep(b"z" * 100_000, "big.bin")
+    small = await store.files.keep(b"hello", "small.txt")
+    made = tuple(
+        NewArtifact(store.new_id(), name, 1, k.filename, k.media_type, k.size, k.digest, k.local_path, k.inline)
+        for name, k in (("big", kept), ("small", small))
+    )
+    value = {"files": [{"$artifact": "big"}, {"$artifact": "small"}], "n": 3}
+    await store.record(
+        lease,
+        [
+            ended(row, StepStatus.COMPLETED, value=value, artifacts=made),
+            LogKept(row, 1, "one line\n"),
+            ChainEnded(ChainStatus.COMPLETED),
+        ],
+    )
+    loaded = await store.load(lease.run_id)
+    assert (loaded.status, loaded.rows[0].value) == (ChainStatus.COMPLETED, value)
+    assert [a.name for a in loaded.rows[0].artifacts] == ["big", "small"]
+    assert await store.files.read_bytes(loaded.rows[0].artifacts[0]) == b"z" * 100_000
+    assert await store.files.read_bytes(loaded.rows[0].artifacts[1]) == b"hello"
+    told = [event["type"] for event in await store.events(lease.run_id)]
+    assert told == ["ChainCreated", "ChainStarted", "StepStarted", "StepCompleted", "ChainEnded"]
+    assert [line["text"] for line in await store.logs(lease.run_id)] == ["one line\n"]
+
+
+async def test_a_refused_unit_fails_alone(store: RunStore) -> None:
+    """Among many recorded at once: a taken key, a row that is over, a value no database holds, a false owner."""
+    lease = await a_run(store)
+    done = await a_step(store, lease)
+    await store.record(lease, [ended(done, StepStatus.COMPLETED)])
+
+    def ready(i: int, **more: Any) -> StepReady:
+        return StepReady(store.new_id(), f"s{i}", None, "mod:a", started=True, attempt=1, **more)
+
+    works = [store.record(lease, [ready(i)]) for i in range(50)]
+    works.insert(10, store.record(lease, [ready(100), StepReady(done, "z", None, "mod:a", True, 1)]))
+    works.insert(20, store.record(lease, [ready(101), StepStarted(done, "a", None, 2)]))
+    works.insert(
+        30, store.record(lease, [ready(102), StepDropped(store.new_id(), "t", None, "m", StepStatus.SKIPPED, "\ud800")])
+    )
+    works.insert(40, store.record(Lease(lease.run_id, 7), [ready(103)]))
+    works.insert(50, store.record(lease, [ready(104), StepReady(store.new_id(), "u", 2**70, "mod:a", True, 1)]))
+    results = await at_once(works)
+    codes = {i: r.code for i, r in enumerate(results) if r is not None}
+    assert codes == {10: "E_DB_CONFLICT", 20: "E_TRANSITION", 30: "E_DB_VALUE", 40: "E_FENCED", 50: "E_DB_VALUE"}
+    loaded = await store.load(lease.run_id)
+    assert {row.step for row in loaded.rows} == {"a", *(f"s{i}" for i in range(50))}
+
+
+async def test_what_only_the_commit_can_refuse_fails_alone(store: RunStore) -> None:
+    """The pointer's foreign key is looked at when the transaction ends."""
+    lease = await a_run(store)
+    rows = [await a_step(store, lease, step) for step in "abc"]
+    taken = NewArtifact(
+        store.new_id(),
+        "x",
+        1,
+        "x",
+        "text/plain",
+        0,
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        inline=b"",
+    )
+    await store.record(lease, [ended(rows[0], StepStatus.COMPLETED, "a", artifacts=(taken,))])
+    point = "UPDATE workflows SET latest_artifact_id = ? WHERE id = ?"
+    results = await at_once(
+        [
+            store.record(lease, [ended(rows[1], StepStatus.COMPLETED, "b")]),
+            store.database.submit([Write(*query(point, taken.id, rows[1]))]),
+            store.record(lease, [ended(rows[2], StepStatus.COMPLETED, "c")]),
+        ]
+    )
+    assert [getattr(r, "code", None) for r in results] == [None, "E_DB_REFERENCE", None]
+
+
+async def test_a_finished_run_records_nothing_more(store: RunStore) -> None:
+    lease = await a_run(store)
+    await store.record(lease, [ChainEnded(ChainStatus.COMPLETED)])
+    for fact in (ChainResumed(), ChainPaused("requested"), ChainEnded(ChainStatus.FAILED)):
+        await refused(store.record(lease, [fact]), "E_TRANSITION")
+    await refused(store.request(lease.run_id, "cancel"), "E_RUN_OVER")
+    assert [e["type"] for e in await store.events(lease.run_id)][-1] == "ChainEnded"
+
+
+async def test_wishes_of_others_reach_the_owner(store: RunStore) -> None:
+    lease = await a_run(store)
+    assert await store.request(lease.run_id, "pause") == ChainStatus.RUNNING
+    assert [w.kind for w in await store.requests([lease.run_id, "nothing"])] == ["pause"]
+    assert await store.request(lease.run_id, "cancel") == ChainStatus.RUNNING
+    assert [w.kind for w in await store.requests([lease.run_id])] == ["cancel"]
+    await store.record(lease, [ChainEnded(ChainStatus.CANCELLED)])
+
+
+async def test_a_run_that_nobody_owns_is_cancelled_with_all_inside_and_says_so(store: RunStore) -> None:
+    outer = await a_run(store)
+    row = await a_step(store, outer)
+    inner = await a_run(store, parent_workflow_id=row)
+    below = await a_step(store, inner)
+    for lease in (inner, outer):
+        await store.release(lease)
+    assert await store.request(outer.run_id, "cancel") == ChainStatus.CANCELLED
+    for lease, step in ((outer, row), (inner, below)):
+        loaded = await store.load(lease.run_id)
+        assert (loaded.status, loaded.rows[0].status) == (ChainStatus.CANCELLED, StepStatus.CANCELLED)
+        told = [(e["type"], e["workflow_id"]) for e in await store.events(lease.run_id)][-2:]
+        assert told == [("StepCancelled", step), ("ChainEnded", None)]
+        with pytest.raises(Fenced):
+            await store.record(lease, [ChainResumed()])
+
+
+async def test_a_gate_is_asked_decided_once_and_delivered(store: RunStore) -> None:
+    lease = await a_run(store)
+    row = await a_step(store, lease)
+    kept = await store.files.keep(b"picture", "p.png")
+    made = NewArtifact(
+        store.new_id(), "output", 1, kept.filename, kept.media_type, kept.size, kept.digest, inline=kept.inline
+    )
+    gate = NewApproval(store.new_id(), ApprovalPolicy())
+    await store.record(lease, [ended(row, StepStatus.WAITING_APPROVAL, artifacts=(made,), approval=gate)])
+    async with store.session() as session:
+        assert [a.id for a in await api.get_pending_approvals(session)] == [gate.id]
+        await api.approve(session, gate.id, "anna", seen=[made.id])
+    (request,) = await store.requests([lease.run_id])
+    assert (request.kind, request.approval, request.decision, request.by) == ("decision", gate.id, "approved", "anna")
+    await store.record(
+        lease, [DecisionApplied(row, "a", None, gate.id, StepStatus.COMPLETED), ChainEnded(ChainStatus.COMPLETED)]
+    )
+    assert await store.requests([lease.run_id]) == []
+    loaded = await store.load(lease.run_id)
+    assert loaded.rows[0].artifacts[0].approval_status == "approved"
+
+
+async def test_events_come_in_order_and_in_pages(store: RunStore) -> None:
+    lease = await a_run(store)
+    for i in range(30):
+        await store.record(lease, [StepDropped(store.new_id(), f"s{i}", None, "m", StepStatus.SKIPPED, "")])
+    all_of_them = await store.events(lease.run_id)
+    paged: list[dict[str, Any]] = []
+    while page := await store.events(lease.run_id, after=paged[-1]["seq"] if paged else 0, limit=7):
+        paged += page
+    assert paged == all_of_them
+    assert len(paged) == 32
