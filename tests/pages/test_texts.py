@@ -17,6 +17,7 @@ from towpath.adapters.http.pages.previews import show_of
 from towpath.adapters.http.pages.shown_arguments import changed_parameters, shown_arguments
 from towpath.adapters.http.pages.thumbnails import EDGE, shrink
 from towpath.adapters.http.query_parameters import read_cursor, signed_cursor
+from towpath.adapters.wording import lasted
 from towpath.model import ChainStatus, StepStatus
 
 REQUEST = Request({"type": "http", "app": SimpleNamespace(state=SimpleNamespace(secret="secret" * 12))})
@@ -137,7 +138,7 @@ def test_words_for_machines_are_told_from_words_for_people() -> None:
     [(0.25, "250 ms"), (3.21, "3.2 s"), (75, "1 min 15 s"), (3600, "1 h"), (86_400, "24 h"), (3661, "1 h 1 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert filters.lasted(0, int(seconds * 1e6)) == text
+    assert lasted(0, int(seconds * 1e6)) == text
 
 
 def test_times_from_now() -> None:

@@ -89,37 +89,6 @@ def _rough(seconds: int) -> str:
     return "a moment"
 
 
-def lasted(started: int | None, ended: int | None) -> str:
-    """A duration between two times in microseconds."""
-    if started is None or ended is None:
-        return ""
-    seconds = max(0, ended - started) / 1e6
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    large, small = (("min", _MINUTE), ("s", 1)) if seconds < _HOUR else (("h", _HOUR), ("min", _MINUTE))
-    rest = int(seconds % large[1] // small[1])
-    return f"{int(seconds // large[1])} {large[0]}" + (f" {rest} {small[0]}" if rest else "")
-
-
-def size_text(size: int) -> str:
-    """A file size."""
-    if size < 1000:
-        return f"{size} B"
-    scaled = float(size)
-    for unit in ("kB", "MB", "GB"):
-        scaled /= 1000
-        if scaled < 1000:
-            return f"{scaled:.1f} {unit}"
-    return f"{scaled / 1000:.1f} TB"
-
-
-def place(step: str | None, item: int | None = None) -> str:
-    """`step` or `step[2]`."""
-    return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
-
-
 def run_url(run_id: str) -> str:
     """The page of a run. People may choose ids such as `50%?`."""
     return f"/runs/{quote(run_id, safe='')}"

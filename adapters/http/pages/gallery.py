@@ -13,9 +13,10 @@ from towpath.adapters.http.access import engine_of, id_of, records_of
 from towpath.adapters.http.errors import Refused
 from towpath.adapters.http.query_parameters import cursor_from, next_cursor
 from towpath.adapters.http.reading import GalleryQuery, artifact, artifact_row, gallery_view
+from towpath.adapters.wording import place
 
 from .contents import with_peeks
-from .filters import place, run_url
+from .filters import run_url
 from .previews import Preview
 from .rendering import HEADERS, render_page
 from .thumbnails import Thumbnails

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from towpath.adapters import wording
 from towpath.adapters.http import csrf
 from towpath.adapters.http.access import records_of, visitor_of
 from towpath.adapters.http.errors import safe_text
@@ -59,7 +60,7 @@ def environment() -> Environment:
     found.filters.update(
         moment=filters.moment,
         iso=filters.iso,
-        size=filters.size_text,
+        size=wording.size_text,
         short=filters.short,
         counted=filters.counted,
         one_line=filters.one_line,
@@ -68,8 +69,8 @@ def environment() -> Environment:
     )
     found.globals.update(
         status_of=filters.status,
-        lasted=filters.lasted,
-        place=filters.place,
+        lasted=wording.lasted,
+        place=wording.place,
         run_url=filters.run_url,
         step_url=filters.step_url,
         static=static_url,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from towpath.adapters.http.reading import GateView, ReviewView, artifact_row
+from towpath.adapters.wording import lasted, place
 from towpath.model import GateAction
 from towpath.ports import Files
 
 from .contents import Content, Shown, content_of
-from .filters import lasted, place
 from .previews import Preview, preview_of_record
 from .shown_arguments import ShownArgument, shown_arguments
 
