@@ -12,10 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .errors import ChainInvalid, Place, Problem, shown
+from .errors import ChainInvalid, Place, Problem, shown, similar
 from .model import MAX_STEPS
-from .references import Keys, similar
-from .yaml_source import MAX_DEPTH, MAX_PROBLEMS, Document
+from .yaml_source import MAX_DEPTH, MAX_PROBLEMS, Document, Keys
 
 STEP_KINDS = ("workflow", "python", "chain")
 MAX_VALUES = 5_000_000  # in a chain that is given as data

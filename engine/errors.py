@@ -25,14 +25,18 @@ allowed and what cures it. `code` is part of the public contract; the sentence i
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from .redaction import redacted
 
 FOUND_OVERLAP = 1024  # characters behind it in which a secret that begins in it may end
 FOUND_LIMIT = 80  # characters of a user's text that an error repeats
+COMPARED = 500  # names among which `similar` looks
+COMPARED_LENGTH = 240  # characters of a name that `similar` looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,13 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1, FOUND_OVERLAP) + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def similar(name: str, names: Iterable[str], limit: int = COMPARED) -> str:
+    """`did you mean …?` for the most similar of the first `limit` names; empty if none is similar."""
+    compared = [other[:COMPARED_LENGTH] for other in islice(names, limit)]
+    close = difflib.get_close_matches(name[:COMPARED_LENGTH], compared, 1)
+    return f"did you mean {shown(close[0])}?" if close else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ MAX_DEPTH = 50  # lists and mappings inside each other
 MAX_NODES = 100_000  # values, lists, mappings and keys
 MAX_PROBLEMS = 50  # nobody reads more, and a hostile file could have 100,000
 
-Path: TypeAlias = tuple[str | int, ...]
+Keys: TypeAlias = tuple[str | int, ...]
 Position: TypeAlias = tuple[int, int]
 
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -91,8 +91,8 @@ class Document:
 
     data: dict[str, object]
     source: str
-    positions: Mapping[Path, Position]
-    key_positions: Mapping[Path, Position]
+    positions: Mapping[Keys, Position]
+    key_positions: Mapping[Keys, Position]
 
     def place(self, path: Iterable[str | int], *, step: str = "", field: str = "") -> Place:
         """Where the value at `path` stands; if none stands there, its nearest known ancestor."""
@@ -113,8 +113,8 @@ def read_yaml(content: bytes, source: str) -> Document:
         raise ChainInvalid([_problem("E_YAML_TAG", Place(source, *_position(text, tag.start())), "%TAG")])
     reader = _Reader(text, source)
     data = reader.read()
-    positions: dict[Path, Position] = {}
-    keys: dict[Path, Position] = {}
+    positions: dict[Keys, Position] = {}
+    keys: dict[Keys, Position] = {}
     _spread(data, (), zip(reader.lines, reader.columns, strict=True), positions, keys)
     return Document(data, source, positions, keys)
 
@@ -147,10 +147,10 @@ def _position(text: str, index: int) -> Position:
 
 def _spread(
     value: object,
-    path: Path,
+    path: Keys,
     numbered: Iterator[Position],
-    positions: dict[Path, Position],
-    keys: dict[Path, Position],
+    positions: dict[Keys, Position],
+    keys: dict[Keys, Position],
 ) -> None:
     """Give every path its position: nodes were counted in the order in which this walks the data."""
     positions[path] = next(numbered)

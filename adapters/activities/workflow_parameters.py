@@ -12,8 +12,8 @@ from anyio.to_thread import run_sync
 from towpath.adapters.comfyui.parameters import apply_parameters
 from towpath.adapters.comfyui.workflow_files import Workflow, read_workflow
 from towpath.adapters.settings import settle
+from towpath.chain_files import find_workflow
 from towpath.errors import InputInvalid, Place
-from towpath.references import find_workflow
 
 
 async def apply_workflow_parameters(

@@ -10,10 +10,10 @@ from typing import Any
 
 from towpath.adapters.task_group import background_tasks
 from towpath.binding import MARKS
+from towpath.chain_files import find_workflow
 from towpath.errors import ChainInvalid, InputInvalid, Place, Problem
 from towpath.model import Json, Plan, StepPlan
 from towpath.ports import Store
-from towpath.references import find_workflow
 
 from .connection import Patience
 from .parameters import check_parameters

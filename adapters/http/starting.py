@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
+from towpath.chain_files import find_chain
 from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, TowpathError
 from towpath.model import InputSpec, Plan, StepPlan
 from towpath.new_run import (
@@ -31,7 +32,6 @@ from towpath.new_run import (
     refuse_written_paths,
     written_path,
 )
-from towpath.references import find_chain
 from towpath.rerun import rerun_of
 from towpath.secrets import Secret
 from towpath.service import Engine, check_run_id
