@@ -17,14 +17,14 @@ from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
-from towpath.ports import Ended, Lease, Listener, Request, RunRow, Store
+from towpath.ports import Ended, EngineStore, Lease, Listener, Request, RunRow
 from towpath.secrets import check_kept, marks_in
 from towpath.steps import Step, find_step
 
 from .listening import Audience
-from .local_run import LocalRun
+from .local_run import InnerEnd, LocalRun
 from .slots import Slots
-from .step_executor import Farm, InnerEnd, Work, abandon_left, needs_farm, with_resources
+from .step_executor import Farm, Work, abandon_left, needs_farm, with_resources
 from .task_group import background_tasks
 from .telemetry import Spans
 from .watchdog import Watchdog
@@ -40,7 +40,9 @@ _log = guarded_logger("towpath")
 class LocalAdapter:
     """Executes runs in this process. Use it as `async with local_adapter(store) as adapter`."""
 
-    def __init__(self, store: Store, concurrency: int, threads: int, lease_seconds: float, farm: Farm | None) -> None:
+    def __init__(
+        self, store: EngineStore, concurrency: int, threads: int, lease_seconds: float, farm: Farm | None
+    ) -> None:
         self._store = store
         self.farm = farm
         self.spans: Spans | None = None
@@ -280,7 +282,7 @@ class LocalAdapter:
         }
 
 
-async def _check_secrets(row: RunRow, store: Store) -> None:
+async def _check_secrets(row: RunRow, store: EngineStore) -> None:
     """The secrets that a run is made of can be had here. Raises SecretMissing; then nothing of it has started."""
     values = [row.inputs, *(step.value for step in row.rows if step.status.done)]
     if any(any(marks_in(value)) for value in values):
@@ -301,7 +303,7 @@ def _value(ledger: Ledger, status: ChainStatus) -> Any:
 
 @asynccontextmanager
 async def local_adapter(
-    store: Store,
+    store: EngineStore,
     *,
     concurrency: int = CONCURRENCY,
     threads: int = THREADS,

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -17,7 +17,7 @@ from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
 from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, StepUnkept, TowpathError
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.model import ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import Store
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
@@ -25,11 +25,8 @@ from towpath.user_code import call_step
 from towpath.values import copied
 
 from .comfyui.tries import Record, WorkflowTry
-from .slots import ServerSlots, Slots
+from .slots import ServerSlots
 from .telemetry import Spans
-
-if TYPE_CHECKING:
-    from .local_run import LocalRun
 
 Key = tuple[str, int | None]
 
@@ -65,39 +62,6 @@ class Work:
     def suspect(self) -> bool:
         """Is it tried by itself, because processes have died on it?"""
         return self.lost >= SUSPECT
-
-
-@dataclass(frozen=True, slots=True)
-class InnerEnd:
-    """How the chain inside a step ended: its status, and its value with artifacts in place."""
-
-    status: ChainStatus
-    value: Any = None
-    error: ErrorInfo | None = None
-
-
-class Inner(Protocol):
-    """Runs chains inside steps, and knows the servers for workflow steps."""
-
-    @property
-    def farm(self) -> Farm | None: ...
-
-    @property
-    def spans(self) -> Spans | None: ...
-
-    @property
-    def threads(self) -> anyio.CapacityLimiter:
-        """The threads of plain functions."""
-        ...
-
-    @property
-    def suspects(self) -> Slots:
-        """One slot, for steps on which processes have died."""
-        ...
-
-    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
-
-    async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
 
 
 class Farm(ServerSlots, Protocol):

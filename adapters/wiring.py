@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from towpath.errors import FeatureMissing, InputInvalid
-from towpath.ports import Adapter, Listener, Store
+from towpath.ports import Adapter, EngineStore, Listener
 from towpath.service import Engine
 from towpath.store.facade import Records
 from towpath.store.owners import LEASE_SECONDS
@@ -141,7 +141,7 @@ async def _engine(
 
 @asynccontextmanager
 async def _adapter(
-    store: Store,
+    store: EngineStore,
     settings: Settings,
     threads: int,
     lease_seconds: float,
@@ -235,7 +235,7 @@ def temporal_needed() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm | None]:
+async def open_farm(store: EngineStore, settings: Settings) -> AsyncIterator[ComfyFarm | None]:
     """The configured ComfyUI servers, or None without any.
 
     Raises InputInvalid (E_SERVER_CONFIG, E_SETTING, E_URL_…), FeatureMissing without the extra `comfyui`.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from .binding import MARKS, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
@@ -237,6 +237,17 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
     return lambda f: Chain(f, concurrency)
 
 
+class _Called(NamedTuple):
+    """What a plan needs to know of the step, or the chain inside the chain, that a node calls."""
+
+    functions: dict[str, Step[..., Any]]
+    options: StepOptions
+    description: str
+    secret: bool
+    secrets: frozenset[str]
+    chain: Plan | None = None
+
+
 class _Described:
     """Turns recorded nodes into steps of a plan, collecting what is wrong on the way."""
 
@@ -319,9 +330,9 @@ class _Described:
         foreach, more = self.binding(node.foreach, place, "what is mapped over") if node.mapped else (None, [])
         condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
-        inner = self.compiling.compiled(node.source) if node.kind == "chain" else None
-        options = node.step.options if inner is None else StepOptions()
-        for name, function in ({node.target: node.step} if inner is None else inner.steps).items():
+        called = self._called(node)
+        options = called.options
+        for name, function in called.functions.items():
             self._function(name, function, place)
         step = StepPlan(
             id=node.id,
@@ -340,13 +351,23 @@ class _Described:
             total_timeout=options.total_timeout,
             cheap=options.cheap,
             cache=options.cache,
-            description=node.step.description if inner is None else inner.plan.description,
-            chain=None if inner is None else inner.plan,
-            secret=node.kind == "python" and node.step.is_secret,
-            secrets=tuple(sorted(node.step.secrets_among(parameters) if inner is None else secret_inputs(inner.plan))),
+            description=called.description,
+            chain=called.chain,
+            secret=called.secret,
+            secrets=tuple(sorted(called.secrets)),
         )
         self.problems += literal_secrets(step, place)
         return step
+
+    def _called(self, node: Node) -> _Called:
+        source = node.source
+        if isinstance(source, Step):
+            secrets = source.secrets_among(node.arguments)
+            return _Called({node.target: source}, source.options, source.description, source.is_secret, secrets)
+        assert isinstance(source, Chain), "only steps and chains make nodes"
+        inner = self.compiling.compiled(source)
+        secrets = secret_inputs(inner.plan)
+        return _Called(inner.steps, StepOptions(), inner.plan.description, False, secrets, inner.plan)
 
     def _function(self, name: str, function: Step[..., Any], place: Place) -> None:
         """A plan names its functions, so one name has to be one function."""

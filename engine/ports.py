@@ -159,7 +159,7 @@ class Files(ArtifactFiles, Protocol):
 
 
 class Store(Protocol):
-    """What a run needs from a database, in facts, not in queries. Every method is one transaction."""
+    """Writes runs, and loads them: what a run needs from a database, in facts. Every method is one transaction."""
 
     @property
     def files(self) -> Files: ...
@@ -171,10 +171,6 @@ class Store(Protocol):
 
     def new_id(self) -> str:
         """A key for a row: unique, ordered by time."""
-        ...
-
-    def one_moment(self) -> AbstractAsyncContextManager[None]:
-        """What a task reads inside, in however many calls, is of one moment. For a short time only."""
         ...
 
     async def create_run(self, run: NewRun) -> bool:
@@ -190,16 +186,12 @@ class Store(Protocol):
         """
         ...
 
-    async def leaving(self, lease: Lease) -> None:
-        """Say that this process is about to stop working on the run, before its steps have ended."""
-        ...
-
-    async def lost_attempts(self, run_id: str) -> dict[str, int]:
-        """By row that is executing: how often the process that tried it died on it, since its last outcome."""
-        ...
-
     async def renew(self, leases: Sequence[Lease]) -> list[str]:
         """Keep owning; the ids of runs that are ours no longer."""
+        ...
+
+    async def leaving(self, lease: Lease) -> None:
+        """Say that this process is about to stop working on the run, before its steps have ended."""
         ...
 
     async def release(self, lease: Lease) -> None:
@@ -214,38 +206,16 @@ class Store(Protocol):
         """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING)."""
         ...
 
-    async def status_of(self, run_id: str) -> RunStatus:
-        """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
+    async def lost_attempts(self, run_id: str) -> dict[str, int]:
+        """By row that is executing: how often the process that tried it died on it, since its last outcome."""
         ...
 
-    async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
-        """What is recorded of some steps with all their items, and of some items."""
-        ...
 
-    async def runs_with_requests(self) -> dict[str, int]:
-        """The runs (and those around them) of which something is asked, or whose gates' time is over, and since when.
+class Requests(Protocol):
+    """What people ask of runs that another process may own. Every method is one transaction."""
 
-        Times are UTC microseconds of the last such thing."""
-        ...
-
-    async def cancelled_among(self, run_ids: Sequence[str]) -> list[str]:
-        """Those of these runs whose end, or the end of a run around them, is asked for."""
-        ...
-
-    async def running_in(self, service: str) -> list[str]:
-        """The running runs that a service owns, those inside steps left out."""
-        ...
-
-    async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
-        """The latest version of each output of a row, as people may have left it."""
-        ...
-
-    async def sent_before(self, server: str, digest: str) -> str | None:
-        """The name under which a server got these bytes in an earlier completed transfer."""
-        ...
-
-    async def versions(self, row_id: str) -> dict[str, int]:
-        """The highest version number ever given to each output of a row, deleted versions included."""
+    async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
+        """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
         ...
 
     async def requests(self, run_ids: Sequence[str]) -> list[Request]:
@@ -258,8 +228,46 @@ class Store(Protocol):
         """
         ...
 
-    async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
-        """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
+    async def runs_with_requests(self) -> dict[str, int]:
+        """The runs (and those around them) of which something is asked, or whose gates' time is over, and since when.
+
+        Times are UTC microseconds of the last such thing."""
+        ...
+
+    async def cancelled_among(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of these runs whose end, or the end of a run around them, is asked for."""
+        ...
+
+
+class RunReader(Protocol):
+    """Reads parts of runs. Every method is one transaction."""
+
+    def one_moment(self) -> AbstractAsyncContextManager[None]:
+        """What a task reads inside, in however many calls, is of one moment. For a short time only."""
+        ...
+
+    async def status_of(self, run_id: str) -> RunStatus:
+        """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
+        ...
+
+    async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
+        """What is recorded of some steps with all their items, and of some items."""
+        ...
+
+    async def running_in(self, service: str) -> list[str]:
+        """The running runs that a service owns, those inside steps left out."""
+        ...
+
+    async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
+        """The latest version of each output of a row, as people may have left it."""
+        ...
+
+    async def versions(self, row_id: str) -> dict[str, int]:
+        """The highest version number ever given to each output of a row, deleted versions included."""
+        ...
+
+    async def sent_before(self, server: str, digest: str) -> str | None:
+        """The name under which a server got these bytes in an earlier completed transfer."""
         ...
 
     async def find_ids(self, what: str, part: str) -> list[str]:
@@ -273,6 +281,14 @@ class Store(Protocol):
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """The recorded facts of a run with `seq` above `after`, in order."""
         ...
+
+
+class ReadingStore(Store, RunReader, Protocol):
+    """Writes runs and reads parts of them."""
+
+
+class EngineStore(Store, Requests, RunReader, Protocol):
+    """All that an engine and its adapters need of a store."""
 
 
 Listener = Callable[[str, Fact], None]

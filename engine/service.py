@@ -24,7 +24,7 @@ from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
 from .new_run import Reads, new_run, refuse_unbuilt
-from .ports import Adapter, Ended, RunRow, Store
+from .ports import Adapter, Ended, EngineStore, RunRow
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(
         self,
-        store: Store,
+        store: EngineStore,
         adapter: Adapter,
         records: Any,
         tasks: anyio.abc.TaskGroup,

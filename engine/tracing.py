@@ -17,26 +17,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeGuard, TypeVar
+from typing import Any, Generic, NoReturn, TypeGuard, TypeVar
 
 from .errors import ChainInvalid, Place, Problem, shown
 from .model import ApprovalPolicy
 from .retry import seconds
-
-if TYPE_CHECKING:
-    from .steps import Step
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One step being recorded, or (of the kind `input`) a chain input. `arguments` may hold references at any depth."""
+    """One step being recorded, or (of the kind `input`) a chain input.
+
+    `source` is the `Step` or `Chain` that was called. `arguments` may hold references at any depth.
+    """
 
     wanted_id: str
     kind: str
     target: str
-    source: Any
+    source: object
     arguments: dict[str, Any]
     id: str = ""
     foreach: Any = None
@@ -45,10 +45,6 @@ class Node:
     condition: str | None = None
     approval: ApprovalPolicy | None = None
     place: Place = field(default_factory=Place)  # of the call
-
-    @property
-    def step(self) -> Step[..., Any]:
-        return self.source  # type: ignore[no-any-return]
 
 
 class Ref(Generic[T]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from towpath.errors import InputInvalid, Place
-from towpath.ports import Store
+from towpath.ports import ReadingStore
 
 from .connection import Patience
 from .downloads import DOWNLOAD_SECONDS, MAX_FILE, Limits
@@ -52,7 +52,7 @@ def servers_of(given: Sequence[Any]) -> tuple[Server, ...]:
 
 
 def farm_of(
-    store: Store, servers: Sequence[Any], workflows: Path, table: Mapping[str, Any]
+    store: ReadingStore, servers: Sequence[Any], workflows: Path, table: Mapping[str, Any]
 ) -> AbstractAsyncContextManager[ComfyFarm]:
     """The farm that settings describe; not open yet. Raises InputInvalid (E_SERVER_CONFIG, E_SETTING)."""
     for key, value in table.items():

@@ -13,7 +13,7 @@ from towpath.binding import MARKS
 from towpath.chain_files import find_workflow
 from towpath.errors import ChainInvalid, InputInvalid, Place, Problem
 from towpath.model import Json, Plan, StepPlan
-from towpath.ports import Store
+from towpath.ports import ReadingStore
 
 from .connection import Patience
 from .parameters import check_parameters
@@ -132,7 +132,7 @@ def _known(value: Any) -> bool:
 
 @asynccontextmanager
 async def comfy_farm(
-    store: Store,
+    store: ReadingStore,
     servers: Sequence[Server],
     workflows: Path,
     *,

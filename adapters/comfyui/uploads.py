@@ -14,7 +14,7 @@ from towpath.artifact import Artifact
 from towpath.errors import ServerFailed, TowpathError
 from towpath.events import Fact, TransferMade
 from towpath.model import ArtifactApproval, ErrorInfo, TransferStatus
-from towpath.ports import Store
+from towpath.ports import ReadingStore
 
 from .client import ComfyClient
 from .names import upload_name
@@ -43,7 +43,7 @@ class Target:
 
 
 async def send_all(
-    arguments: Mapping[str, Any], target: Target, store: Store, record: Record
+    arguments: Mapping[str, Any], target: Target, store: ReadingStore, record: Record
 ) -> tuple[dict[str, Any], list[Fact]]:
     """The arguments with every artifact replaced by its name on the target's server, and what is left to record.
 
@@ -91,7 +91,7 @@ async def send_all(
 
 
 async def _send(
-    artifact: Artifact, transfer: TransferMade, target: Target, store: Store, record: Record
+    artifact: Artifact, transfer: TransferMade, target: Target, store: ReadingStore, record: Record
 ) -> TransferMade:
     member = target.member
     began = time.monotonic()
@@ -116,7 +116,7 @@ def _completed(transfer: TransferMade, name: str, size: int, began: float) -> Tr
     return replace(transfer, status=TransferStatus.COMPLETED, name=name, size=size, duration_us=took)
 
 
-async def _there(artifact: Artifact, member: Member, store: Store) -> str | None:
+async def _there(artifact: Artifact, member: Member, store: ReadingStore) -> str | None:
     """The name of the same bytes on that server, if we sent them before and they are still there."""
     name = member.sent.get(artifact.digest) or await store.sent_before(member.server.name, artifact.digest)
     if name is None or name.endswith("]") or not await member.client.has_input(name, artifact.size):

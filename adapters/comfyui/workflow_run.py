@@ -20,7 +20,7 @@ from towpath.errors import PromptFailed, ServerFailed
 from towpath.events import PromptSent
 from towpath.media import extension
 from towpath.model import ArtifactApproval, Json, kind_of
-from towpath.ports import Files, Store
+from towpath.ports import Files, ReadingStore
 from towpath.secrets import Secret, revealed, without
 
 from .api_format import node_title
@@ -64,7 +64,7 @@ class Finished:
 class WorkflowRunner:
     """Carries out tries of ComfyUI steps on the servers of a pool."""
 
-    def __init__(self, pool: ServerPool, store: Store, rules: Rules | None = None) -> None:
+    def __init__(self, pool: ServerPool, store: ReadingStore, rules: Rules | None = None) -> None:
         self.pool = pool
         self._store = store
         self.rules = rules or Rules()

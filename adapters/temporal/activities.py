@@ -37,7 +37,7 @@ from towpath.errors import (
 from towpath.events import ChainPaused, ChainResumed, Fact, StepReady
 from towpath.ledger import LedgerRow
 from towpath.model import StepStatus
-from towpath.ports import Lease, Listener, RunRow, Store
+from towpath.ports import EngineStore, Lease, Listener, RunRow
 
 from . import messages as m
 from .inner import InnerActivities
@@ -54,7 +54,7 @@ class RunActivities:
 
     def __init__(
         self,
-        store: Store,
+        store: EngineStore,
         farm: Farm | None = None,
         threads: int = 40,
         listeners: list[Listener] | None = None,

@@ -22,7 +22,7 @@ from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.ledger import restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
-from towpath.ports import Ended, Listener, RunRow, RunStatus, Store
+from towpath.ports import Ended, EngineStore, Listener, RunRow, RunStatus
 from towpath.step_names import cure_of
 from towpath.steps import Step
 
@@ -44,7 +44,7 @@ class TemporalAdapter:
 
     def __init__(
         self,
-        store: Store,
+        store: EngineStore,
         client: Client,
         address: TemporalAddress,
         farm: Farm | None = None,

@@ -17,7 +17,7 @@ from towpath.events import Fact
 from towpath.ledger import LedgerRow, chain_value, restored_ledger
 from towpath.model import ChainStatus, StepStatus
 from towpath.new_run import Reads, new_run
-from towpath.ports import Lease, RunRow, Store
+from towpath.ports import EngineStore, Lease, RunRow
 
 from . import messages as m
 from .telling import told
@@ -28,7 +28,7 @@ from .views import RunView, RunViews, gathering
 class InnerActivities:
     """The activities of steps that are chains."""
 
-    def __init__(self, store: Store, views: RunViews, recorder: Recorder, threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, store: EngineStore, views: RunViews, recorder: Recorder, threads: anyio.CapacityLimiter) -> None:
         self._store = store
         self._views = views
         self._recorder = recorder

@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 from towpath.errors import TowpathError
 from towpath.events import ChainPaused
 from towpath.logs import guarded_logger
-from towpath.ports import Lease, Store
+from towpath.ports import EngineStore, Lease
 
 from .connection import TemporalAddress
 from .messages import SERVICE
@@ -24,7 +24,7 @@ EVERY = 30.0  # seconds between looks
 _log = guarded_logger("towpath")
 
 
-async def leave_if_gone(store: Store, client: Client, address: TemporalAddress, run_id: str) -> bool:
+async def leave_if_gone(store: EngineStore, client: Client, address: TemporalAddress, run_id: str) -> bool:
     """Leave a run that only looks as if somebody worked on it `paused`, to be resumed. True if that was so.
 
     A workflow that is not known at all is not ours to judge: it may be in another queue or namespace.
@@ -69,7 +69,7 @@ async def warn_without_worker(client: Client, address: TemporalAddress, run_id: 
 class Minder:
     """Looks now and then for running runs whose workflow is gone."""
 
-    def __init__(self, store: Store, client: Client, address: TemporalAddress) -> None:
+    def __init__(self, store: EngineStore, client: Client, address: TemporalAddress) -> None:
         self._store = store
         self._client = client
         self._address = address

@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from towpath.adapters.step_executor import Farm
 from towpath.adapters.telemetry import Spans
-from towpath.ports import Store
+from towpath.ports import EngineStore
 
 from .adapter import TemporalAdapter
 from .connection import connect, parse_address
@@ -19,7 +19,7 @@ from .worker import RunWorker, running_worker
 
 @asynccontextmanager
 async def temporal_adapter(
-    store: Store,
+    store: EngineStore,
     url: str,
     *,
     client: Client | None = None,
@@ -54,7 +54,7 @@ async def temporal_adapter(
 
 @asynccontextmanager
 async def temporal_worker(
-    store: Store, url: str, *, metrics_port: int | None = None, **how: Any
+    store: EngineStore, url: str, *, metrics_port: int | None = None, **how: Any
 ) -> AsyncIterator[RunWorker]:
     """A worker alone; `how` is as for `running_worker`. Raises as `temporal_adapter`."""
     address = parse_address(url)

@@ -17,7 +17,7 @@ from towpath.adapters.step_executor import Farm
 from towpath.attempt import Outcome, failure
 from towpath.errors import RunRefused, SecretMissing, ServerFailed, StoreFailed, TowpathError
 from towpath.events import LogKept
-from towpath.ports import Lease, Store
+from towpath.ports import EngineStore, Lease
 
 from . import messages as m
 from .telling import told
@@ -29,7 +29,7 @@ class StepActivities:
     """The activities of steps on one worker."""
 
     def __init__(
-        self, store: Store, views: RunViews, recorder: Recorder, threads: anyio.CapacityLimiter, farm: Farm | None
+        self, store: EngineStore, views: RunViews, recorder: Recorder, threads: anyio.CapacityLimiter, farm: Farm | None
     ) -> None:
         self._store = store
         self._views = views

@@ -25,7 +25,7 @@ from towpath.errors import StepNotRegistered, StoreFailed, TowpathError
 from towpath.events import AttemptReleased, Fact, LogKept, StepReady, StepRetried
 from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, StepPlan, StepStatus
-from towpath.ports import Lease, Listener, StepRow, Store
+from towpath.ports import EngineStore, Lease, Listener, StepRow
 from towpath.secrets import revealed
 from towpath.steps import Step, find_step
 
@@ -48,7 +48,7 @@ class TryAgain(Exception):
 class Recorder:
     """Makes facts of runs durable, and tells who listens."""
 
-    def __init__(self, store: Store, listeners: list[Listener], spans: Spans | None = None) -> None:
+    def __init__(self, store: EngineStore, listeners: list[Listener], spans: Spans | None = None) -> None:
         self.store = store
         self.spans = spans
         self._audience = Audience(listeners)

@@ -17,7 +17,7 @@ from towpath.binding import steps_used
 from towpath.events import Fact
 from towpath.ledger import INPUTS, Ledger
 from towpath.model import Plan, StepPlan
-from towpath.ports import RunRow, Store
+from towpath.ports import EngineStore, RunRow
 
 MAX_VIEWS = 64
 
@@ -25,7 +25,7 @@ MAX_VIEWS = 64
 class RunView:
     """One run as a worker sees it."""
 
-    def __init__(self, store: Store, run: RunRow, event: int) -> None:
+    def __init__(self, store: EngineStore, run: RunRow, event: int) -> None:
         self.id = run.id
         self.plan: Plan = run.plan
         self.ledger = Ledger(run.plan, store.files, run.inputs)
@@ -84,7 +84,7 @@ class RunView:
 class RunViews:
     """The views of the runs that were worked on last."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: EngineStore) -> None:
         self._store = store
         self._views: OrderedDict[str, RunView] = OrderedDict()
 
@@ -107,7 +107,9 @@ class RunViews:
         self._views.pop(run_id, None)
 
 
-def gathering(store: Store, view: RunView, threads: anyio.CapacityLimiter, farm: Farm | None = None) -> StepExecutor:
+def gathering(
+    store: EngineStore, view: RunView, threads: anyio.CapacityLimiter, farm: Farm | None = None
+) -> StepExecutor:
     """What keeps values that no function returned: those of mapped steps, and of chains inside steps."""
 
     async def note(_: Sequence[Fact]) -> None:

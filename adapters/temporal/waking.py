@@ -10,7 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from towpath.errors import StoreFailed
 from towpath.logs import guarded_logger
-from towpath.ports import Store
+from towpath.ports import Requests
 
 from .connection import TemporalAddress
 from .messages import WAKE
@@ -41,7 +41,7 @@ async def wake(client: Client, address: TemporalAddress, run_id: str) -> bool:
 class Waker:
     """Wakes workflows for what people ask through any process: what is new at once, what stays again and again."""
 
-    def __init__(self, store: Store, client: Client, address: TemporalAddress) -> None:
+    def __init__(self, store: Requests, client: Client, address: TemporalAddress) -> None:
         self._store = store
         self._client = client
         self._address = address

@@ -19,7 +19,7 @@ from towpath.adapters.telemetry import Spans
 from towpath.adapters.watchdog import Watchdog
 from towpath.errors import StepNotRegistered, TowpathError
 from towpath.logs import guarded_logger
-from towpath.ports import Listener, Store
+from towpath.ports import EngineStore, Listener
 from towpath.steps import find_step, known_steps
 
 from .activities import RunActivities
@@ -79,7 +79,7 @@ class RunWorker:
 
 @asynccontextmanager
 async def running_worker(  # noqa: PLR0913
-    store: Store,
+    store: EngineStore,
     client: Client,
     address: TemporalAddress,
     *,
