@@ -67,7 +67,7 @@ class Chain(Generic[P, R]):
         if isinstance(function, Step | Chain | type) or not isinstance(getattr(function, "__name__", None), str):
             message = f"a chain is made of a plain function, not of {shown(type(function).__name__)}"
             raise ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), cure="put @chain above a `def`")])
-        self.function = function
+        self.function: Callable[P, R] = function
         self.name = function.__name__
         self.concurrency = concurrency
         self.__doc__ = function.__doc__
@@ -76,8 +76,11 @@ class Chain(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<chain {self.name}>"
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Ref[R]:
-        """Inside another `@chain`: this chain as one step of it."""
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
+        """Inside another `@chain`: this chain as one step of it.
+
+        Raises ChainInvalid: E_STEP_ARGUMENTS for arguments that do not fit. TypeError outside of a chain.
+        """
         trace = current_trace()
         if trace is None:
             raise TypeError(f"run a chain with `await engine.run({self.name}, …)`")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .artifact import ArtifactFiles, KeptFile
+from .artifact import ArtifactFiles, File, KeptFile
 from .errors import TowpathError
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
+from .records import ArtifactRecord, Gate, PendingGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +282,34 @@ class RunReader(Protocol):
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
         """The recorded facts of a run with `seq` above `after`, in order."""
         ...
+
+
+class Gates(Protocol):
+    """Lists gates, and records decisions. Every method is one transaction."""
+
+    async def get_pending_approvals(self, chain_id: str | None = None, limit: int = 100) -> list[PendingGate]:
+        """The gates that wait for a person, oldest first: all of them, or those in a run and in the runs inside it."""
+        ...
+
+    async def get_approval(self, approval_id: str) -> Gate | None: ...
+
+    async def approve(
+        self, approval_id: str, by: str, *, seen: Collection[str] | None = None, reason: str = ""
+    ) -> Gate: ...
+
+    async def reject(
+        self,
+        approval_id: str,
+        by: str,
+        *,
+        reason: str = "",
+        action: str | None = None,
+        parameters: dict[str, Json] | None = None,
+    ) -> Gate: ...
+
+    async def edit_artifact(
+        self, artifact_id: str, data: bytes | Path | File, by: str, *, reason: str = "", approve: bool = False
+    ) -> ArtifactRecord: ...
 
 
 class ReadingStore(Store, RunReader, Protocol):

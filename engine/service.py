@@ -1,4 +1,4 @@
-"""`Engine`: start, watch, steer and repeat runs. What a script holds after `open_engine`."""
+"""`RunService`: start, watch, steer and repeat runs. `Engine`, which a script gets of `open_engine`, is one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, overload
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -24,12 +24,15 @@ from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
 from .new_run import Reads, new_run, refuse_unbuilt
-from .ports import Adapter, Ended, EngineStore, RunRow
+from .ports import Adapter, Ended, EngineStore, Gates, RunRow
+from .records import ArtifactRecord, Gate, PendingGate
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .steps import is_ambiguous, refuse_other_functions
 from .tracing import of_the_user
+
+P = ParamSpec("P")
 
 _log = guarded_logger("towpath")
 
@@ -37,39 +40,24 @@ MAX_RUN_ID = 200
 POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
 
 
-class Engine:
-    """Runs chains against one store through one adapter.
-
-    The seed's functions (`get_workflow`, `create_artifact`, …) are methods too, each in a transaction of
-    its own.
-    """
+class RunService:
+    """Starts, watches, steers and repeats runs: one store, one adapter. `Engine` adds the functions of the store."""
 
     def __init__(
         self,
         store: EngineStore,
         adapter: Adapter,
-        records: Any,
+        gates: Gates,
         tasks: anyio.abc.TaskGroup,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self.adapter = adapter
-        self._records = records
+        self._gates = gates
         self._tasks = tasks
         self._close = close
         self._loop = asyncio.get_running_loop()
         self._failed: dict[str, Exception] = {}
-
-    @classmethod
-    async def open(cls, store: Any = None, **settings: Any) -> Engine:
-        """An engine for places that cannot use `async with`; its arguments are those of `open_engine`.
-
-        Any task of the same event loop may `close` it.
-        """
-        from towpath import open_engine  # noqa: PLC0415 - the one arrow that points upwards
-
-        opened: Any = await open_engine(store, **settings).__aenter__()
-        return cast("Engine", opened)
 
     async def close(self) -> None:
         """Pause what still runs and close the store. Doing it twice is harmless."""
@@ -86,14 +74,40 @@ class Engine:
                 cure="asyncio.run_coroutine_threadsafe(engine.run(…), loop).result(), with the engine's own loop",
             )
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._records, name)
-
     # ---- starting
 
+    # The inputs of a `@chain` are its function's parameters, and type checkers check them. They cannot beside another
+    # keyword: with `run_id`, `wait` or `inputs` the inputs of a chain are checked when the run is made.
+
+    @overload
+    async def run(self, chain: Chain[P, Any], /, *args: P.args, **named: P.kwargs) -> Run: ...
+    @overload
     async def run(
+        self,
+        chain: Chain[..., Any],
+        *,
+        run_id: str | None,
+        wait: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Run: ...
+    @overload
+    async def run(
+        self, chain: Chain[..., Any], *, wait: bool, inputs: Mapping[str, Any] | None = None, **named: Any
+    ) -> Run: ...
+    @overload
+    async def run(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> Run: ...
+    @overload
+    async def run(
+        self,
+        chain: ChainFile,
+        *,
+        run_id: str | None = None,
+        wait: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Run: ...
+    async def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  # inputs have names: no *args
         self,
         chain: Chain[..., Any] | ChainFile,
         *,
@@ -120,7 +134,29 @@ class Engine:
             raise of_the_user(error) from None
         return await self._finish(run_id, wait)
 
+    @overload
+    async def start(self, chain: Chain[P, Any], /, *args: P.args, **named: P.kwargs) -> RunHandle: ...
+    @overload
     async def start(
+        self,
+        chain: Chain[..., Any],
+        *,
+        run_id: str | None,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> RunHandle: ...
+    @overload
+    async def start(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> RunHandle: ...
+    @overload
+    async def start(
+        self,
+        chain: ChainFile,
+        *,
+        run_id: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> RunHandle: ...
+    async def start(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  # as `run`
         self,
         chain: Chain[..., Any] | ChainFile,
         *,
@@ -316,14 +352,14 @@ class Engine:
 
     # ---- gates
 
-    async def approvals(self, run_id: str | None = None) -> list[Any]:
+    async def approvals(self, run_id: str | None = None) -> list[PendingGate]:
         """What waits for a person, oldest first: anywhere, or in a run and in the runs inside its steps.
 
         Each says `id run step item policy requested_at expires_at`, and `artifacts`: what to look at, each
         with its `id name version filename media_type size`. Times are UTC microseconds.
         """
         self._here()
-        return list(await self._records.get_pending_approvals(run_id, 10_000))
+        return await self._gates.get_pending_approvals(run_id, 10_000)
 
     async def approve(
         self,
@@ -332,7 +368,7 @@ class Engine:
         by: str,
         seen: Collection[str] | None = None,
         reason: str = "",
-    ) -> Any:
+    ) -> Gate:
         """Approve what waits at a gate: the artifact versions (ids) in `seen`.
 
         `approval` is an id, or one of `approvals`: then what it lists is what was seen. Without either it is
@@ -344,7 +380,7 @@ class Engine:
         if seen is None and not isinstance(approval, str):
             seen = [artifact["id"] for artifact in approval["artifacts"]]
         gate = approval if isinstance(approval, str) else approval["id"]
-        return await self._decide(gate, self._records.approve, by, seen=seen, reason=reason)
+        return await self._decided(gate, self._gates.approve(gate, by, seen=seen, reason=reason))
 
     async def reject(
         self,
@@ -354,7 +390,7 @@ class Engine:
         reason: str = "",
         action: str | None = None,
         parameters: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> Gate:
         """Reject what waits at a gate; `action` (`stop`, `skip`, `regenerate`) replaces the policy's `on_rejected`.
 
         `parameters` are arguments that the regeneration runs with, merged over the step's own, for this and
@@ -367,11 +403,12 @@ class Engine:
         self._here()
         gate = approval if isinstance(approval, str) else approval["id"]
         given = await self._parameters(gate, parameters) if parameters else None
-        return await self._decide(gate, self._records.reject, by, reason=reason, action=action, parameters=given)
+        decision = self._gates.reject(gate, by, reason=reason, action=action, parameters=given)
+        return await self._decided(gate, decision)
 
     async def edit(
         self, artifact: str, data: bytes | Path | File, *, by: str, reason: str = "", approve: bool = False
-    ) -> Any:
+    ) -> ArtifactRecord:
         """Replace an artifact (its id) by a new version, and return that version's row.
 
         A gate that waits for it lists the new version from now on; `approve` decides it in the same
@@ -383,13 +420,13 @@ class Engine:
                 E_APPROVAL_EXPIRED with `approve`.
         """
         self._here()
-        new = await self._records.edit_artifact(artifact, data, by, reason=reason, approve=approve)
+        new = await self._gates.edit_artifact(artifact, data, by, reason=reason, approve=approve)
         await self.adapter.deliver_requests()
         return new
 
-    async def _decide(self, approval: str, decide: Callable[..., Any], by: str, **how: Any) -> Any:
+    async def _decided(self, approval: str, decision: Awaitable[Gate]) -> Gate:
         try:
-            decided = await decide(approval, by, **how)
+            decided = await decision
         except ApprovalRefused as refused:
             if refused.code == "E_APPROVAL_EXPIRED":
                 await self._time_out(approval)
@@ -399,17 +436,17 @@ class Engine:
 
     async def _time_out(self, approval: str) -> None:
         """The timeout takes effect now, not when somebody looks at the run again."""
-        gate = await self._records.get_approval(approval)
-        if gate.chain_id is not None:
+        gate = await self._gates.get_approval(approval)
+        if gate is not None and gate.chain_id is not None:
             await self.store.requests([gate.chain_id])
             await self.adapter.deliver_requests()
 
     async def _parameters(self, approval: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        gate = await self._records.get_approval(approval)
+        gate = await self._gates.get_approval(approval)
         if gate is None or gate.chain_id is None:
             return dict(given)
         plan = (await self.store.load(gate.chain_id)).plan
-        return regeneration_parameters(plan.step(gate.step_id), given)
+        return regeneration_parameters(plan.step(gate.step_id or ""), given)
 
 
 def _refuse_own(run_id: str) -> None:
@@ -420,7 +457,7 @@ def _refuse_own(run_id: str) -> None:
 class RunHandle:
     """A run, whoever works on it."""
 
-    def __init__(self, engine: Engine, run_id: str) -> None:
+    def __init__(self, engine: RunService, run_id: str) -> None:
         self._engine = engine
         self.id = run_id
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Generic, NoReturn, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeGuard, TypeVar
 
 from .errors import ChainInvalid, Place, Problem, shown
 from .model import ApprovalPolicy
@@ -47,7 +47,13 @@ class Node:
     place: Place = field(default_factory=Place)  # of the call
 
 
-class Ref(Generic[T]):
+if TYPE_CHECKING:
+    _Anything = Any  # a reference stands for the value, so type checkers let it go wherever one is expected
+else:
+    _Anything = object
+
+
+class Ref(_Anything, Generic[T]):  # type: ignore[misc]  # on purpose
     """What a step will return, or a part of it (`ref["key"]`, `ref[0]`), inside a `@chain`.
 
     Passing a reference to another step is the edge between the two; `.after(x)` adds an edge without data.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
 
+from towpath.adapters.wiring import Engine
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
-from towpath.service import Engine
 
 from .options import engine_of, find_ids, find_run, json_option, parse_inputs, run_async, store_option
 from .outlet import shown
@@ -73,18 +74,18 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     return 0
 
 
-def _place(gate: dict[str, Any]) -> str:
+def _place(gate: Mapping[str, Any]) -> str:
     return str(gate["step"]) if gate["item"] is None else f"{gate['step']}[{gate['item']}]"
 
 
-async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
+async def find_approval(engine: Engine, text: str) -> Mapping[str, Any]:
     """A waiting gate from its id, or from a part of it that is enough.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS.
     """
     ids = await find_ids(engine, "approvals", text, "E_APPROVAL_AMBIGUOUS", ApprovalRefused)
     gate = await engine.get_approval(ids[0]) if ids else None
-    waiting: list[dict[str, Any]] = await engine.approvals(gate["chain_id"]) if gate is not None else []
+    waiting = await engine.approvals(gate["chain_id"]) if gate is not None else []
     found = [one for one in waiting if one["id"] in ids]
     return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided, or not there
 
@@ -113,7 +114,7 @@ async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, s
     return 0
 
 
-def _versions(gate: dict[str, Any]) -> list[str]:
+def _versions(gate: Mapping[str, Any]) -> list[str]:
     return [artifact["id"] for artifact in gate["artifacts"]]
 
 
@@ -199,7 +200,7 @@ async def find_artifact(engine: Engine, text: str) -> str:
     return ids[0]
 
 
-def _tell(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
+def _tell(gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
     if as_json:
         print_json(decided)
         return

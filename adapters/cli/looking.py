@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from towpath.adapters.wiring import Engine
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
 from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
-from towpath.service import Engine
 
 from .options import engine_of, find_run, json_option, run_async, store_option
 from .screen import block, line, print_json, say, terminal, words
@@ -121,6 +121,7 @@ def pick_step(run: Run, text: str) -> StepRun:
 
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
+    assert chain is not None, "its snapshot was read"
     console.print(
         line(
             (run.plan.name, "bold"),

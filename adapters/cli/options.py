@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import anyio
 import click
 
-from towpath.adapters.wiring import open_engine
+from towpath.adapters.wiring import Engine, open_engine
 from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
 from towpath.ports import Listener
-from towpath.service import Engine
 from towpath.steps import import_module
 
 from . import INTERRUPTED

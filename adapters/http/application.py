@@ -17,8 +17,8 @@ from starlette.routing import Route as Routed
 from towpath.adapters.http.route_table import PREFIX, Endpoint, Page
 from towpath.adapters.http.routes import table
 from towpath.adapters.task_group import background_tasks, kept_running
+from towpath.adapters.wiring import Engine
 from towpath.errors import TowpathError
-from towpath.service import Engine
 
 from . import pages
 from .background import Background

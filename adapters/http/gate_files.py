@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from towpath.service import Engine
+from towpath.adapters.wiring import Engine
 
 from .shapes import Seen, shaped
 

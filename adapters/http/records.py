@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from towpath.service import Engine
+from towpath.adapters.wiring import Engine
 from towpath.store import Record, Session, api_keys, artifacts, audit_lines, chains, event_log, lineage, listing
 
 if TYPE_CHECKING:  # the verbs that look after keys need no web framework

@@ -174,8 +174,8 @@ async def list_workflows(request: Request) -> Response:
 async def get_workflow(request: Request) -> Response:
     engine = engine_of(request)
     async with engine.store.one_moment():
-        row = there(await engine.get_workflow(_id(request)), "E_WORKFLOW_MISSING", "workflow")
-        row["artifacts"] = await engine.get_artifacts_by_workflow(row["id"])
+        found = there(await engine.get_workflow(_id(request)), "E_WORKFLOW_MISSING", "workflow")
+        row = {**found, "artifacts": await engine.get_artifacts_by_workflow(found["id"])}
     return answer(_workflow(row))
 
 

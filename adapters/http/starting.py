@@ -19,6 +19,7 @@ from typing import Any
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
+from towpath.adapters.wiring import Engine
 from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
 from towpath.chain_files import find_chain
@@ -34,7 +35,7 @@ from towpath.new_run import (
 )
 from towpath.rerun import rerun_of
 from towpath.secrets import Secret
-from towpath.service import Engine, check_run_id
+from towpath.service import check_run_id
 from towpath.steps import find_step, is_loaded
 from towpath.store.rows import artifact as artifact_row
 

@@ -65,7 +65,7 @@ async def rows(engine: Engine, run: Run | str) -> dict[str, Any]:
     """The rows of a run by `step` or `step[item]`."""
     run_id = run if isinstance(run, str) else run.id
     found = await engine.get_workflows_by_chain(run_id)
-    named = {r.step_id if r.item_index is None else f"{r.step_id}[{r.item_index}]": r for r in found}
+    named: dict[str, Any] = {r.step_id if r.item_index is None else f"{r.step_id}[{r.item_index}]": r for r in found}
     assert len(named) == len(found), "a step or item has two rows"
     return named
 
@@ -1746,7 +1746,7 @@ async def test_H5_a_decision_without_an_engine_is_applied_at_resume(open_engine:
         run = await engine.run(simple)
         gate = await pending(engine, run)
     async with open_engine() as engine:
-        await getattr(engine._records, decision)(gate.id, "anna")  # what another process would call
+        await getattr(engine._gates, decision)(gate.id, "anna")  # what another process would call
         for again in (engine.approve, engine.reject):
             with pytest.raises(ApprovalRefused) as second:
                 await again(gate.id, by="bert")

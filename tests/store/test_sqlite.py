@@ -82,7 +82,7 @@ time.sleep({seconds})
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
+        process.stdout.close()
 
 
 # ---- S1.1 and S1.6: what the file holds

@@ -38,7 +38,8 @@ async def inbox(request: Request) -> Response:
         for gate in gates[:INBOX]:
             run_id = gate["chain_id"]
             if run_id is not None and run_id not in names:
-                names[run_id] = (await engine.get_chain(run_id))["name"]
+                run = await engine.get_chain(run_id)
+                names[run_id] = "" if run is None else run.name
     waiting = [await _summary(engine, gate, names) for gate in gates[:INBOX]]
     return await show(request, "inbox.html", section="inbox", waiting=waiting, more=len(gates) > INBOX, seq=seq)
 
