@@ -12,7 +12,7 @@ DEV    := $(DEMO)-dev
 JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal -m "not full"
-CHECKS := check-types check-interface check-imports check-lint check-format
+CHECKS := check-types check-interface check-public check-imports check-lint check-format
 # Each check's output in one piece, where make can do that.
 SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -34,6 +34,8 @@ check-types:
 	$(BIN)/mypy
 check-interface:
 	$(BIN)/pyright
+check-public:
+	$(BIN)/pyright --verifytypes towpath --ignoreexternal
 check-imports:
 	$(BIN)/lint-imports --no-cache
 check-lint:

@@ -53,7 +53,7 @@ else:
     _Anything = object
 
 
-class Ref(_Anything, Generic[T]):  # type: ignore[misc]  # on purpose
+class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
     """What a step will return, or a part of it (`ref["key"]`, `ref[0]`), inside a `@chain`.
 
     Passing a reference to another step is the edge between the two; `.after(x)` adds an edge without data.

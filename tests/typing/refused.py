@@ -25,7 +25,7 @@ def one(text: str, width: int = 256) -> Any:
     add(1, 2, 3)  # refused: mypy pyright
     add(text)  # refused: mypy pyright
     add.map([1, 2], c=2)  # refused: mypy pyright
-    add.map(["a", "b"])  # refused: mypy pyright
+    add.map(["a", "b"])  # refused: pyright
     add.map(3)  # refused: mypy pyright
     thumbnail.map([])  # refused: mypy pyright
     add.with_options(retrys=3)  # refused: mypy pyright
@@ -42,7 +42,7 @@ def two() -> Any:
 async def outside_of_a_chain(photo: Artifact) -> None:
     number: int = add.function(1)
     text: str = add.function(1)  # refused: mypy pyright
-    data: str = await thumbnail(photo, 3)  # refused: mypy pyright
+    data: str = await thumbnail(photo, 3)  # refused: mypy
     print(number, text, data)
 
 
