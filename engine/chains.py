@@ -68,7 +68,7 @@ class Chain(Generic[P, R]):
             message = f"a chain is made of a plain function, not of {shown(type(function).__name__)}"
             raise ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), cure="put @chain above a `def`")])
         self.function: Callable[P, R] = function
-        self.name = function.__name__
+        self.name: str = function.__name__
         self.concurrency = concurrency
         self.__doc__ = function.__doc__
         self.__wrapped__ = function

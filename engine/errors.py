@@ -115,8 +115,8 @@ class TowpathError(Exception):
     line ends with when this error ends it.
     """
 
-    exit_code = 1
-    retryable = False
+    exit_code: int = 1
+    retryable: bool = False
 
     def __init__(
         self,
@@ -129,7 +129,9 @@ class TowpathError(Exception):
         cure: str = "",
         retryable: bool | None = None,
     ) -> None:
-        self.problem = Problem(code, message, place or Place(), shown(found) if found != "" else "", allowed, cure)
+        self.problem: Problem = Problem(
+            code, message, place or Place(), shown(found) if found != "" else "", allowed, cure
+        )
         if retryable is not None:
             self.retryable = retryable
         super().__init__(str(self.problem))
@@ -165,7 +167,7 @@ class ChainInvalid(TowpathError):
         assert found, "a chain is only invalid for a reason"
         super().__init__(found[0].code, found[0].message, place=found[0].place)
         self._problems = found
-        self.args = ("\n".join(str(p) for p in found),)
+        self.args: tuple[Any, ...] = ("\n".join(str(p) for p in found),)
 
     @property
     def problems(self) -> tuple[Problem, ...]:

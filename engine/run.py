@@ -8,7 +8,7 @@ from typing import Any
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
 from .ledger import Ledger, LedgerRow, chain_value
-from .model import ChainStatus, ErrorInfo, StepStatus
+from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 
 
 class Run:
@@ -27,7 +27,7 @@ class Run:
         self.status = status
         self.error = error
         self.reason = reason
-        self.plan = ledger.plan
+        self.plan: Plan = ledger.plan
         self._ledger = ledger
         self._resume = resume
 

@@ -80,10 +80,10 @@ class Step(Alike, Generic[P, R]):
         _check_kind(function)
         self.function: Callable[P, R] = function
         self.options = options
-        self.name = step_name(function, name)
+        self.name: str = step_name(function, name)
         self.description = description
-        self.signature = inspect.signature(function)
-        self.spec = spec_now(function)
+        self.signature: inspect.Signature = inspect.signature(function)
+        self.spec: object = spec_now(function)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
 from towpath import records
 
@@ -27,7 +27,7 @@ class StoreMethod(Generic[P, T_co]):
         self._function = function
         self._shape = shape
         self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
+        self.__name__: str = function.__name__
         self.__wrapped__ = function
 
     @overload
@@ -78,50 +78,50 @@ class StoreFunctions:
     def _session(self) -> AbstractAsyncContextManager[Session]:
         raise NotImplementedError
 
-    create_chain = _method(chains.create_chain, records.ChainRecord)  # type: ignore[arg-type]  # mypy: **columns may be it
-    get_chain = _method(chains.get_chain, records.ChainRecord)
-    get_chain_by_temporal_id = _method(chains.get_chain_by_temporal_id, records.ChainRecord)
-    get_chain_details = _method(chains.get_chain_details, records.ChainDetails)
-    update_chain_status = _method(chains.update_chain_status, records.ChainRecord)
-    list_chains = _method(chains.list_chains, records.ChainRecord)
-    delete_chain = _plain(chains.delete_chain)
+    create_chain: Final = _method(chains.create_chain, records.ChainRecord)  # type: ignore[arg-type]  # mypy: **columns may be it
+    get_chain: Final = _method(chains.get_chain, records.ChainRecord)
+    get_chain_by_temporal_id: Final = _method(chains.get_chain_by_temporal_id, records.ChainRecord)
+    get_chain_details: Final = _method(chains.get_chain_details, records.ChainDetails)
+    update_chain_status: Final = _method(chains.update_chain_status, records.ChainRecord)
+    list_chains: Final = _method(chains.list_chains, records.ChainRecord)
+    delete_chain: Final = _plain(chains.delete_chain)
 
-    create_workflow = _method(workflows.create_workflow, records.WorkflowRecord)
-    get_workflow = _method(workflows.get_workflow, records.WorkflowRecord)
-    get_workflow_by_prompt = _method(workflows.get_workflow_by_prompt, records.WorkflowRecord)
-    get_workflow_by_step = _method(workflows.get_workflow_by_step, records.WorkflowRecord)
-    get_workflows_by_chain = _method(workflows.get_workflows_by_chain, records.WorkflowRecord)
-    update_workflow_status = _method(workflows.update_workflow_status, records.WorkflowRecord)
-    update_workflow_latest_artifact = _method(workflows.update_workflow_latest_artifact, records.WorkflowRecord)
-    list_workflows = _method(workflows.list_workflows, records.WorkflowRecord)
-    list_items = _method(workflows.list_items, records.WorkflowRecord)
-    count_items = _plain(workflows.count_items)
-    delete_workflow = _plain(workflows.delete_workflow)
+    create_workflow: Final = _method(workflows.create_workflow, records.WorkflowRecord)
+    get_workflow: Final = _method(workflows.get_workflow, records.WorkflowRecord)
+    get_workflow_by_prompt: Final = _method(workflows.get_workflow_by_prompt, records.WorkflowRecord)
+    get_workflow_by_step: Final = _method(workflows.get_workflow_by_step, records.WorkflowRecord)
+    get_workflows_by_chain: Final = _method(workflows.get_workflows_by_chain, records.WorkflowRecord)
+    update_workflow_status: Final = _method(workflows.update_workflow_status, records.WorkflowRecord)
+    update_workflow_latest_artifact: Final = _method(workflows.update_workflow_latest_artifact, records.WorkflowRecord)
+    list_workflows: Final = _method(workflows.list_workflows, records.WorkflowRecord)
+    list_items: Final = _method(workflows.list_items, records.WorkflowRecord)
+    count_items: Final = _plain(workflows.count_items)
+    delete_workflow: Final = _plain(workflows.delete_workflow)
 
-    create_artifact = _method(artifacts.create_artifact, records.ArtifactRecord)
-    edit_artifact = _method(artifacts.edit_artifact, records.ArtifactRecord)
-    get_artifact = _method(artifacts.get_artifact, records.ArtifactRecord)
-    get_latest_artifact = _method(artifacts.get_latest_artifact, records.ArtifactRecord)
-    get_artifacts_by_workflow = _method(artifacts.get_artifacts_by_workflow, records.ArtifactRecord)
-    get_artifact_versions = _method(artifacts.get_artifact_versions, records.ArtifactRecord)
-    update_artifact_latest_flag = _method(artifacts.update_artifact_latest_flag, records.ArtifactRecord)
-    approve_artifact = _method(artifacts.approve_artifact, records.ArtifactRecord)
-    reject_artifact = _method(artifacts.reject_artifact, records.ArtifactRecord)
-    list_artifacts = _method(artifacts.list_artifacts, records.ArtifactRecord)
-    next_version = _plain(artifacts.next_version)
-    delete_artifact = _plain(artifacts.delete_artifact)
+    create_artifact: Final = _method(artifacts.create_artifact, records.ArtifactRecord)
+    edit_artifact: Final = _method(artifacts.edit_artifact, records.ArtifactRecord)
+    get_artifact: Final = _method(artifacts.get_artifact, records.ArtifactRecord)
+    get_latest_artifact: Final = _method(artifacts.get_latest_artifact, records.ArtifactRecord)
+    get_artifacts_by_workflow: Final = _method(artifacts.get_artifacts_by_workflow, records.ArtifactRecord)
+    get_artifact_versions: Final = _method(artifacts.get_artifact_versions, records.ArtifactRecord)
+    update_artifact_latest_flag: Final = _method(artifacts.update_artifact_latest_flag, records.ArtifactRecord)
+    approve_artifact: Final = _method(artifacts.approve_artifact, records.ArtifactRecord)
+    reject_artifact: Final = _method(artifacts.reject_artifact, records.ArtifactRecord)
+    list_artifacts: Final = _method(artifacts.list_artifacts, records.ArtifactRecord)
+    next_version: Final = _plain(artifacts.next_version)
+    delete_artifact: Final = _plain(artifacts.delete_artifact)
 
-    create_transfer = _method(transfers.create_transfer, records.TransferRecord)
-    get_transfer = _method(transfers.get_transfer, records.TransferRecord)
-    update_transfer_status = _method(transfers.update_transfer_status, records.TransferRecord)
-    list_transfers = _method(transfers.list_transfers, records.TransferRecord)
-    delete_transfer = _plain(transfers.delete_transfer)
+    create_transfer: Final = _method(transfers.create_transfer, records.TransferRecord)
+    get_transfer: Final = _method(transfers.get_transfer, records.TransferRecord)
+    update_transfer_status: Final = _method(transfers.update_transfer_status, records.TransferRecord)
+    list_transfers: Final = _method(transfers.list_transfers, records.TransferRecord)
+    delete_transfer: Final = _plain(transfers.delete_transfer)
 
-    create_approval = _method(approvals.create_approval, records.Gate)
-    get_approval = _method(approvals.get_approval, records.Gate)
-    list_approvals = _method(approvals.list_approvals, records.Gate)
-    get_pending_approvals = _method(approvals.get_pending_approvals, records.PendingGate)
-    cancel_approval = _method(approvals.cancel_approval, records.Gate)
+    create_approval: Final = _method(approvals.create_approval, records.Gate)
+    get_approval: Final = _method(approvals.get_approval, records.Gate)
+    list_approvals: Final = _method(approvals.list_approvals, records.Gate)
+    get_pending_approvals: Final = _method(approvals.get_pending_approvals, records.PendingGate)
+    cancel_approval: Final = _method(approvals.cancel_approval, records.Gate)
 
 
 class Records(StoreFunctions):
@@ -133,5 +133,5 @@ class Records(StoreFunctions):
     def _session(self) -> AbstractAsyncContextManager[Session]:
         return self._store.session()
 
-    approve = _method(approvals.approve, records.Gate)
-    reject = _method(approvals.reject, records.Gate)
+    approve: Final = _method(approvals.approve, records.Gate)
+    reject: Final = _method(approvals.reject, records.Gate)
