@@ -112,7 +112,7 @@ async def _tried(
 
 
 def _told_apart(error: BaseException) -> BaseException:
-    """A cancellation that nobody asked for would look like one that somebody did."""
+    """A cancellation that nobody requested must not look like a requested one."""
     if not isinstance(error, asyncio.CancelledError):
         return error
     raised = RuntimeError(f"the step raised {type(error).__name__} without being cancelled")
@@ -145,14 +145,14 @@ async def keep_outcome(
 
 
 async def _keep_parts(
-    taken: Found,
+    parts: Found,
     context: StepContext,
     files: Files,
     new_id: Callable[[], str],
     versions: dict[str, int],
 ) -> Outcome:
-    data, found = taken.data, [*taken.files, *context.saved]
-    for mark, secret in taken.secrets:
+    data, found = parts.data, [*parts.files, *context.saved]
+    for mark, secret in parts.secrets:
         mark[MARK] = await anyio.to_thread.run_sync(sealed, secret.reveal(), files.folder)
     stored = await keep_value(data, context, files, new_id, versions, always=context.asks_approval and not found)
     names = [file.name for file in found] + [artifact.name for artifact in stored]
@@ -243,7 +243,7 @@ def disk_failed(error: BaseException) -> bool:
 def failure(error: BaseException) -> Outcome:
     """The outcome of an attempt that raised. Errors of a user's code may be tried again.
 
-    A group of one exception is told as that one, a larger one by its first; it is not tried again if any of
+    A group of one exception is reported as that exception, a larger one as its first; it is not tried again if any of
     them says so. Never raises, whatever the error's own methods do.
     """
     causes = list(_causes(error))

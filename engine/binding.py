@@ -81,7 +81,7 @@ def bind(binding: Json, place: Place, env: Environment, item: Any = None, index:
 
 
 def _rendered(text: str, place: Place, find: Callable[[Reference], Any]) -> Any:
-    """What a template comes to. With a secret in it, all of it is secret."""
+    """The value of a template. If a secret is in it, the whole value is secret."""
     template, problems = parse_template(text, None, place)
     assert template is not None, problems
     secrets: list[Secret[Any]] = []

@@ -37,8 +37,8 @@ def find_workflow(name: str, folder: Path) -> Path | None:
 def find_chain(name: str, folder: Path, *, any_name: bool = True) -> Path | None:
     """The file of another chain: `name`, or `name.yaml`, `name.yml` for a bare one. None if there is none.
 
-    Without `any_name` only what is called a YAML file is one: what is wrong with a chain is told, and other
-    files that lie there are nobody's to look at.
+    Without `any_name` only a file with a YAML ending is found. The problems of a chain file are shown to the user, and
+    the text of other files in the folder must not be.
 
     Raises:
         InputInvalid: E_REF_PATH, as for a workflow.
@@ -65,7 +65,7 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
         if error.code == "E_STEP_NAME_TWICE":
             raise InputInvalid(error.code, error.problem.message, found=name, cure=error.problem.cure) from None
         reason = error.problem.message.partition(": ")[2]
-    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # any error of the user's module while it is imported
         reason = f"importing the module raised {type(error).__name__}: {shown(str(error))}"
     else:
         _refuse_another_beside(name, beside)
@@ -101,7 +101,7 @@ def read_chain(path: str | os.PathLike[str], source: str) -> bytes:
     """
     place = Place(source)
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for somebody to write into it.
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             content = _content(number, place)

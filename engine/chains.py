@@ -183,7 +183,7 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     signature = inspect.signature(chain.function)
     if _is_method(function, signature):
-        message = f"{chain.name} is a method: the object it belongs to would not be there when the run goes on"
+        message = f"{chain.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and give what it needs as inputs; a @staticmethod above @chain works too"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     for parameter in signature.parameters.values():

@@ -8,9 +8,9 @@
     ├── ValueRefused          a step returned something that cannot be kept
     ├── StepFailed            raised by a user's step to fail on purpose (`retryable=False` stops retries)
     ├── StepTimedOut          an attempt, or all attempts together, took too long
-    ├── SecretMissing         a secret of a run cannot be had in this process (exit 2)
+    ├── SecretMissing         this process has no access to a secret of a run (exit 2)
     ├── StepNotRegistered     a step name that this process cannot resolve (exit 2)
-    ├── RunRefused            a run is not there, is owned by somebody else, or is already over
+    ├── RunRefused            a run does not exist, has another owner, or is already over
     │   └── Fenced            this process lost the run to another owner; nothing it writes counts
     ├── ApprovalRefused       a decision came too late, twice, or for versions that changed
     ├── ServerFailed          a ComfyUI server is out of reach, refuses, or answers nonsense (exit 4)
@@ -111,7 +111,7 @@ class Problem:
 class TowpathError(Exception):
     """Root of all errors that towpath raises on purpose.
 
-    `retryable` tells whether trying the same thing again may help; `exit_code` is what the command
+    `retryable` says whether a retry may help; `exit_code` is what the command
     line ends with when this error ends it.
     """
 
@@ -214,7 +214,7 @@ class ProcessEnded(TowpathError):
 
 
 class StepUnkept(TowpathError):
-    """What a step came to could not be kept, through no fault of its function."""
+    """The outcome of a step could not be stored; its function is not the cause."""
 
 
 class StepTimedOut(TowpathError):
@@ -230,26 +230,26 @@ class StepNotRegistered(TowpathError):
 
 
 class SecretMissing(TowpathError):
-    """A secret cannot be had in this process: its variable is not set, or its key is another one.
+    """This process has no access to a secret: its variable is not set, or its key differs.
 
-    Nothing is wrong with the run: it goes on in a process that has the secret.
+    Nothing is wrong with the run: a process that has the secret can resume it.
     """
 
     exit_code = 2
 
 
 class RunRefused(TowpathError):
-    """The run is not there, belongs to a living owner, or is over."""
+    """The run does not exist, has a living owner, or is over."""
 
 
 class Fenced(RunRefused):
-    """Another process took the run over. What this process still does for it is not recorded."""
+    """Another process took the run over. Nothing that this process still does for it is recorded."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
             "E_FENCED",
             f"run {run_id} was taken over by another process",
-            cure="nothing is lost: the new owner goes on with what is recorded",
+            cure="nothing is lost: the new owner continues from the recorded steps",
         )
 
 
@@ -283,4 +283,4 @@ class ChainFailed(TowpathError):
 
 
 class StepNotCompleted(TowpathError):
-    """The value of a step was asked for that did not complete."""
+    """`.value` was read of a step that did not complete."""

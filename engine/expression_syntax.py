@@ -195,7 +195,7 @@ class _Piece:
     offset: int
     depth: int = 0  # nesting of `source`
     power: int = _POSTFIX  # of its outermost operator
-    closed: bool = True  # stands anywhere without brackets
+    closed: bool = True  # needs no brackets anywhere
     path: tuple[str | int, ...] = ()
     literal: tuple[object, ...] = ()  # the value of a number, text, true, false or none
     constant: bool = False  # written out; lists and mappings too
@@ -274,7 +274,7 @@ class _Parser:
         raise _Stop
 
     def unexpected(self, more: str = _OPERATORS) -> NoReturn:
-        """Stop at a token that cannot stand where it stands."""
+        """Stop at a token that is not allowed at its place."""
         token = self.peek
         if token.kind == "end" and self.closing:
             self.stop(SYNTAX, "{{ is never closed", self.start, "{{", "close it with }}")
@@ -360,7 +360,7 @@ class _Parser:
         piece = self.expression(_IF)
         self.expect(")")
         if piece.path or piece.closed:
-            # a + (b + c): a chain inside of brackets is one value and does not go on behind them.
+            # a + (b + c): a chain in brackets is one value; it ends with the bracket.
             piece.run, piece.power = (), _POSTFIX
             return piece
         return _Piece(f"({piece.source})", piece.offset, piece.depth + 2)

@@ -26,7 +26,7 @@ class Token(NamedTuple):
 
 
 def tokens_of(text: str, position: int, limit: int, *, closing: bool) -> list[Token]:
-    """The tokens up to the end, or (closing) to a `}}` outside of any `{ … }`; the last one tells why."""
+    """The tokens up to the end, or (closing) to a `}}` outside of any `{ … }`; the last one says why it ends there."""
     found: list[Token] = []
     braces = 0
     while len(found) < limit:

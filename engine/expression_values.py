@@ -39,7 +39,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Stands for a path that leads nowhere, where that is allowed; `error` tells how it would have failed."""
+    """Stands for a path that does not exist, where that is allowed; `error` is its failure otherwise."""
 
     error: ExpressionFailed
 

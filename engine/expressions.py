@@ -340,7 +340,7 @@ def _computed(expression: Expression, place: Place, use: int) -> Resolved:
 
 
 def _engine_failure(error: Any, use: int, place: Place) -> ExpressionFailed:
-    """What MiniJinja refused, told by the kind that it gives; its words are only shown."""
+    """An error of MiniJinja, by its kind; its message is only shown."""
     if error.kind == "OutOfFuel":
         return Refused("the values are too large to be worked on in an expression", size=True).failure(use, place)
     return ExpressionFailed(FAILED[use], error.detail or error.kind, place=place)

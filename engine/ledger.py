@@ -1,7 +1,7 @@
 """The rows of one run as its driver holds them in memory, and how later steps see them.
 
 Fills the `Environment` of bindings. What is here is what the store has recorded (or records in the same
-transaction); nothing is read back from the database while a run goes on.
+transaction); nothing is read back from the database during a run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LedgerRow:
     value_stored: bool = False  # the artifact `value` holds the value, and is no file of the user's
     regenerations: int = 0
     overrides: dict[str, Json] = field(default_factory=dict)  # arguments that rejections changed
-    highest: dict[str, int] = field(default_factory=dict)  # version numbers given by now, as the store told
+    highest: dict[str, int] = field(default_factory=dict)  # version numbers given so far, from the store
     artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
 
 

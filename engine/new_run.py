@@ -28,7 +28,7 @@ class Reads(Enum):
 
     NOTHING = "nothing"  # a request: neither what it gives nor what its chain says
     WRITTEN = "written"  # what the chain's author wrote (`source`, `default`), not what the chain is given
-    ANYTHING = "anything"  # a script or the command line: whoever runs it reads the files anyway
+    ANYTHING = "anything"  # a script or the command line: its user can read the files anyway
 
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
@@ -51,7 +51,7 @@ async def new_run(
 ) -> NewRun:
     """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
 
-    All paths are opened now, as far as `reads` goes: nobody who works on the run opens one for it later.
+    All paths are opened now, as far as `reads` allows. No worker opens a path of the run later.
 
     Raises:
         InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input.

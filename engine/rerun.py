@@ -38,7 +38,7 @@ async def rerun_of(
         raise RunRefused(
             "E_RUN_ACTIVE",
             f"run {old.id} is {old.status}, not over",
-            cure="`resume` goes on with it, `cancel` ends it",
+            cure="`resume` continues it, `cancel` ends it",
         )
     plan = _with_parameters(old.plan, parameters)
     changed = {name.partition(".")[0] for name in parameters}

@@ -32,7 +32,7 @@ class Run:
         self._resume = resume
 
     async def resume(self) -> Run:
-        """Go on with the run, as `Engine.resume` does, and return it as it stands then. This picture stays."""
+        """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
         if self._resume is None:
             raise RunRefused("E_RUN_MISSING", f"run {self.id} is a picture without an engine", cure="engine.resume(id)")
         return await self._resume()

@@ -60,7 +60,7 @@ class RunService:
         self._failed: dict[str, Exception] = {}
 
     async def close(self) -> None:
-        """Pause what still runs and close the store. Doing it twice is harmless."""
+        """Pause the runs of this process and close the store. A second call does nothing."""
         self._here()
         if self._close is not None:
             await self._close()
@@ -164,7 +164,7 @@ class RunService:
         inputs: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> RunHandle:
-        """Start a chain and return at once; the run goes on beside your code until the engine closes."""
+        """Start a chain and return at once; the run continues in the background until the engine closes."""
         self._here()
         try:
             run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
@@ -187,10 +187,10 @@ class RunService:
         run_id = run_id or self.store.new_id()
         functions = self.adapter.resolve_steps(plan, described.steps)
         meant = found is not None and not given and any(spec.required for spec in plan.inputs)
-        if not meant:  # else no run could begin so: it can only mean the one that is there
+        if not meant:  # without inputs that the chain requires, only the recorded run can be meant
             new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
             if found is None and not await self.store.create_run(new):
-                found = await self.store.load(run_id)  # somebody else asked for that id meanwhile
+                found = await self.store.load(run_id)  # another caller took the id meanwhile
                 refuse_other_plan(found.id, found.plan, plan)
             if found is not None:
                 refuse_other_inputs(found, new, self.store.files.folder)
@@ -206,12 +206,12 @@ class RunService:
         except RunRefused:
             return None
 
-    # ---- going on
+    # ---- resuming and repeating
 
     async def resume(self, run_id: str, *, wait: bool = False) -> Run:
-        """Go on with a run that is not over: after a crash, a pause, or a decision.
+        """Resume a run that is not over: after a crash, a pause, or a decision.
 
-        On Temporal a run goes on by itself after a decision; if it is over by now, it is returned as it is.
+        On Temporal a run continues by itself after a decision. If it is over by now, it is returned unchanged.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED; StepNotRegistered.
         """
@@ -236,7 +236,7 @@ class RunService:
         parameters: Mapping[str, Any] | None = None,
         wait: bool = False,
     ) -> Run:
-        """A new run that takes over what was completed and runs the rest again.
+        """A new run that reuses completed steps and runs the rest again.
 
         With `from_steps` these and their descendants run again; without, every step that did not complete
         and its descendants. `inputs` replaces inputs, `parameters` (`{"step.name": value}`) arguments.
@@ -274,7 +274,7 @@ class RunService:
             ended = None
 
     async def _work_on(self, run_id: str, on_claimed: Callable[[], None] = lambda: None) -> Ended:
-        """Execute a run, or watch it where somebody else does; `on_claimed` is called as soon as somebody does."""
+        """Execute a run, or watch it if it has another owner; `on_claimed` is called when it has an owner."""
         while True:
             try:
                 return await self.adapter.execute(run_id, on_claimed)
@@ -287,19 +287,19 @@ class RunService:
             await anyio.sleep(POLL)
 
     async def _decision(self, run_id: str) -> None:
-        """Wait until somebody decided something in a paused run, or ended it."""
+        """Wait for a decision in a paused run, or for its end."""
         while not await self.store.requests([run_id]):
             if (await self.store.load(run_id)).status.final:
                 return
             await anyio.sleep(POLL)
 
     async def _execute_quietly(self, run_id: str, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        told = False
+        claimed = False
 
         def on_claimed() -> None:
-            nonlocal told
-            if not told:
-                told = True
+            nonlocal claimed
+            if not claimed:
+                claimed = True
                 task_status.started()
 
         try:
@@ -307,7 +307,7 @@ class RunService:
         except Exception as error:  # one run's trouble is never another's
             if not isinstance(error, TowpathError):
                 _log.exception("run %s stopped, and can be resumed", run_id)
-            self._failed[run_id] = error  # told to whoever asks for the result
+            self._failed[run_id] = error  # raised by `RunHandle.result`
         on_claimed()
 
     # ---- looking and steering
@@ -329,19 +329,19 @@ class RunService:
         return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
 
     async def cancel(self, run_id: str, *, by: str = "") -> ChainStatus:
-        """Ask for a run to be cancelled: recorded at once, done by its owner. `by` stands in the audit trail.
+        """Request a cancel: recorded at once, carried out by the owner. `by` is written to the audit trail.
 
         Raises RunRefused (E_RUN_OVER).
         """
         self._here()
         status = await self.store.request(run_id, "cancel", by)
-        if status is ChainStatus.CANCELLED:  # nobody worked on it, so nobody else tells the servers
+        if status is ChainStatus.CANCELLED:  # it had no owner, so its prompts are cancelled here
             await self.adapter.abandon(run_id)
         await self.adapter.deliver_requests()
         return status
 
     async def pause(self, run_id: str, *, by: str = "") -> ChainStatus:
-        """Ask for a run to start nothing more; what runs is finished. `by` stands in the audit trail.
+        """Request a pause: running steps finish, no new ones start. `by` is written to the audit trail.
 
         Raises RunRefused (E_RUN_OVER).
         """
@@ -372,7 +372,7 @@ class RunService:
         """Approve what waits at a gate: the artifact versions (ids) in `seen`.
 
         `approval` is an id, or one of `approvals`: then what it lists is what was seen. Without either it is
-        what the step itself made, and nobody may have edited it.
+        what the step itself made, and it must not have been edited.
 
         Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_STALE.
         """
@@ -435,7 +435,7 @@ class RunService:
         return decided
 
     async def _time_out(self, approval: str) -> None:
-        """The timeout takes effect now, not when somebody looks at the run again."""
+        """Apply the timeout now, not at the next poll of the run."""
         gate = await self._gates.get_approval(approval)
         if gate is not None and gate.chain_id is not None:
             await self.store.requests([gate.chain_id])
@@ -455,7 +455,7 @@ def _refuse_own(run_id: str) -> None:
 
 
 class RunHandle:
-    """A run, whoever works on it."""
+    """A handle of a run, in whichever process it is executed."""
 
     def __init__(self, engine: RunService, run_id: str) -> None:
         self._engine = engine
@@ -472,7 +472,7 @@ class RunHandle:
         while True:
             if self.id in self._engine._failed:
                 raise self._engine._failed[self.id]
-            busy = self._engine.adapter.working(self.id)  # asked first: what is read afterwards is its last word
+            busy = self._engine.adapter.working(self.id)  # before the read: else the last facts could be missed
             run = await self._engine.snapshot(self.id)
             if not busy and (run.status.final or run.status is ChainStatus.PAUSED):
                 return run

@@ -21,14 +21,14 @@ _OF_OTHER_STEPS = frozenset({"E_TEMPLATE_NOT_UPSTREAM", "E_COND_NAME"})
 
 
 def upstream_among(
-    levels: Sequence[Sequence[str]], needs: Mapping[str, Iterable[str]], asked: Mapping[str, Iterable[str]]
+    levels: Sequence[Sequence[str]], needs: Mapping[str, Iterable[str]], named: Mapping[str, Iterable[str]]
 ) -> dict[str, set[str]]:
-    """Which of the steps that each step asks about come before it, directly or not.
+    """Which of the steps that each step names come before it, directly or not.
 
-    One bit per step asked about travels down the graph: linear in the steps for each batch of bits.
+    One bit per named step travels down the graph: linear in the steps for each batch of bits.
     """
-    before: dict[str, set[str]] = {step: set() for step in asked}
-    wanted = list(dict.fromkeys(name for names in asked.values() for name in names))
+    before: dict[str, set[str]] = {step: set() for step in named}
+    wanted = list(dict.fromkeys(name for names in named.values() for name in names))
     for start in range(0, len(wanted), _BATCH):
         bits = {name: 1 << i for i, name in enumerate(wanted[start : start + _BATCH])}
         masks: dict[str, int] = {}
@@ -37,7 +37,7 @@ def upstream_among(
             for need in needs[step]:
                 mask |= masks[need] | bits.get(need, 0)
             masks[step] = mask
-        for step, names in asked.items():
+        for step, names in named.items():
             before[step].update(name for name in names if bits.get(name, 0) & masks[step])
     return before
 
@@ -119,11 +119,11 @@ class Expressions:
 
         In a chain with circles every step counts as an ancestor: the circle has to be cured first.
         """
-        asked = {late.step: set[str]() for late in self._late}
+        named = {late.step: set[str]() for late in self._late}
         for late in self._late:
-            asked[late.step].update(self.steps.intersection(r.step for r in late.parsed.references))
+            named[late.step].update(self.steps.intersection(r.step for r in late.parsed.references))
         limit = len(self.problems) + MAX_PROBLEMS
-        known = {} if circular else upstream_among(levels, self.needs, asked)
+        known = {} if circular else upstream_among(levels, self.needs, named)
         for late in self._late:
             if len(self.problems) >= limit:
                 return

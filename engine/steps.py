@@ -28,7 +28,7 @@ V = TypeVar("V")
 X = TypeVar("X")
 
 _registry: dict[str, Step[..., Any]] = {}
-_ambiguous: set[str] = set()  # names that two functions of this process go by
+_ambiguous: set[str] = set()  # names that two functions of this process have
 _replaced: set[str] = set()  # names that were defined again
 
 
@@ -64,7 +64,7 @@ class StepSettings(TypedDict, total=False):
 class Step(Alike, Generic[P, R]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
 
-    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call stands, so
+    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so
     it is a reference for them everywhere: awaiting it gives the value, and it fits every parameter. In a unit test
     `step.function(…)` has the exact type.
 
@@ -252,7 +252,7 @@ class Step(Alike, Generic[P, R]):
         return any(kind.__qualname__ == body and kind.__module__ == self.function.__module__ for kind in owner.__mro__)
 
     def _method(self) -> ChainInvalid:
-        message = f"{self.name} is a method: the object it belongs to would not be there when the run goes on"
+        message = f"{self.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and pass what it needs as arguments; a @staticmethod above @step works too"
         return ChainInvalid([Problem("E_STEP_KIND", message, user_place(self.name), cure=cure)])
 
@@ -294,7 +294,7 @@ def _check_kind(function: Any) -> None:
 
 
 class ItemMark:
-    """Stands for the element of a mapped step among its arguments."""
+    """Placeholder for the element of a mapped step among its arguments."""
 
 
 class StepDecorator(Protocol):
@@ -311,7 +311,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (sync or async) a step.
 
     Args:
-        name: what it goes by instead of its function's name, `module:name`; for functions that a factory makes.
+        name: its name instead of the function's, `module:name`; for functions that a factory makes.
         retries: further tries after the first one fails; default none.
         retry: the whole policy, `RetryPolicy(...)` or a dict of its fields.
         timeout: seconds (or `"30m"`) for one attempt.
@@ -387,7 +387,7 @@ def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
 
 
 def register(step: Step[P, R]) -> Step[P, R]:
-    """Make a step findable by name in this process. A name that two functions go by is remembered as worth nothing."""
+    """Make a step findable by name in this process. A name of two functions is remembered as ambiguous."""
     old = _registry.get(step.name)
     if old is not None and not same_function(old.function, step.function):
         if defined_again(old.function, step.function, (old.spec, step.spec)):
@@ -400,7 +400,7 @@ def register(step: Step[P, R]) -> Step[P, R]:
 
 
 def find_step(name: str) -> Step[..., Any]:
-    """The step of that name, importing its module if need be.
+    """The step of that name, importing its module if necessary.
 
     Raises:
         StepNotRegistered: E_STEP_NOT_REGISTERED, E_STEP_NAME_TWICE, with what to do about it.
@@ -426,22 +426,22 @@ def find_step(name: str) -> Step[..., Any]:
 
 
 def is_ambiguous(name: str) -> bool:
-    """Do two functions of this process go by that name?"""
+    """Do two functions of this process have that name?"""
     return name in _ambiguous or (name in _replaced and _kept_elsewhere(_registry[name]))
 
 
 def _ambiguous_name(name: str) -> StepNotRegistered:
-    message = f"two different functions go by the name {name}: nobody can tell which one a recorded run means"
+    message = f"two different functions have the name {name}: a recorded run cannot say which one it means"
     return StepNotRegistered("E_STEP_NAME_TWICE", message, place=Place(step=name), cure=CURE)
 
 
-def refuse_other_functions(kept: Mapping[str, Step[..., Any]], asked: Mapping[str, Step[..., Any]]) -> None:
-    """Refuse a run id that is known, if its functions are others: a plan knows them by their names alone.
+def refuse_other_functions(kept: Mapping[str, Step[..., Any]], new: Mapping[str, Step[..., Any]]) -> None:
+    """Refuse a known run id if its functions are others: a plan knows functions by name only.
 
-    `kept` are those that the run works with, as far as this process knows. Without them a name has to be enough.
+    `kept` are the functions of the run, as far as this process knows them. Without them the name must be enough.
     Raises StepNotRegistered (E_STEP_NAME_TWICE).
     """
-    for name, step in asked.items():
+    for name, step in new.items():
         known = kept.get(name)
         if known is None:
             wrong = is_ambiguous(name)

@@ -202,7 +202,7 @@ def restore(
 
 
 def copied(value: Any) -> Any:
-    """The same data in lists and dicts of its own; whoever gets it may change them."""
+    """A deep copy of lists and dicts, which the receiver may change."""
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     return [copied(inner) for inner in value] if isinstance(value, list) else value
@@ -211,7 +211,7 @@ def copied(value: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class Replacement:
     """What replaces a kept value. Each of `secrets` is a mark inside of `value` that is to hold what stands there in
-    the open; `changed` tells that `value` is not what was sent.
+    the open; `changed` says that `value` is not what was sent.
     """
 
     value: Json
@@ -289,7 +289,7 @@ def _references(value: Json) -> set[str]:
 
 
 def of_item(value: Json, item: int) -> Json:
-    """An item's value as it stands in the collected value of its mapped step."""
+    """An item's value inside the collected value of its mapped step."""
     if isinstance(value, dict):
         if REFERENCE in value:
             return {**value, "item": item}
