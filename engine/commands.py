@@ -131,7 +131,7 @@ Command = (
 
 @dataclass(frozen=True, slots=True)
 class RestoredRow:
-    """What a store knows of one row when a run is continued.
+    """What a store knows of one row when a run is resumed.
 
     `waits_for_person` is true at a gate, false for a step whose inner chain waits; `count` is the number of items of
     a mapped step's parent row; `failed_items` says that a completed mapped step has failed items; `rejected` marks

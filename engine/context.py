@@ -1,4 +1,4 @@
-"""`context()`: what a step's function may know and do while it runs."""
+"""`context()`: what a step's function can read and do while it runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def context() -> StepContext:
 
 @contextmanager
 def waiting_for_a_run() -> Iterator[None]:
-    """While code waits for a run: if it is a step's, that run may work in its place."""
+    """Around a wait for a run: if a step waits, the run may use the step's slot."""
     step = _current.get(None)
     if step is None or step.lend is None:
         yield
@@ -45,7 +45,7 @@ def waiting_for_a_run() -> Iterator[None]:
 
 
 def own_run() -> str | None:
-    """The run of the step that is asking, if a step is."""
+    """The run of the calling step, if the caller is a step."""
     step = _current.get(None)
     return None if step is None else step.run_id
 

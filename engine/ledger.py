@@ -73,11 +73,11 @@ class Ledger:
         return row
 
     async def restore(self, recorded: RunRow) -> None:
-        """Take over what a store holds of the run, reading values too large for their row from their artifact."""
+        """Load the recorded rows of the run. Values too large for a row are read from their artifact."""
         await self.take(recorded.rows)
 
     async def take(self, rows: Iterable[StepRow]) -> None:
-        """Take over recorded rows in place of what was known of them."""
+        """Replace rows by their recorded state."""
         for stored in rows:
             row = self.add(_from_store(stored))
             row.value_stored = isinstance(row.value, dict) and STORED_VALUE in row.value
@@ -85,7 +85,7 @@ class Ledger:
                 await self._read_value(row)
 
     async def refresh(self, row: LedgerRow, latest: Iterable[ArtifactRow]) -> None:
-        """Take over the versions that people left behind; a value that is an artifact is read again."""
+        """Load versions that people added; a value that is an artifact is read again."""
         row.artifacts = {artifact.name: artifact for artifact in latest}
         if row.value_stored:
             await self._read_value(row)
@@ -153,7 +153,7 @@ class Ledger:
         return restore(row.value, lambda name, _: self._artifact(step, name, item), self._secret)
 
     def files(self, step: str) -> list[Artifact]:
-        """What later steps get: a rejected version that no regeneration replaced is not among it."""
+        """The files for later steps: rejected versions without a replacement are left out."""
         self._completed(step)
         return [a for a in self.artifacts(step) if a.row.approval_status != ArtifactApproval.REJECTED]
 
@@ -220,7 +220,7 @@ async def restored_ledger(store: Store, recorded: RunRow) -> Ledger:
 
 
 def chain_value(ledger: Ledger) -> Any:
-    """What a completed run came to: what its `@chain` returned, else the values of its last steps by id."""
+    """The value of a completed run: what its `@chain` returned, else the values of its last steps by id."""
     plan = ledger.plan
     if plan.output is not None:
         return bind(plan.output, Place(field="output"), ledger)

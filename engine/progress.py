@@ -96,7 +96,7 @@ class RunState:
 
     @property
     def waiting_for_people(self) -> int:
-        """How many rows wait for a decision."""
+        """The number of rows that wait for a decision."""
         return self._gates
 
     @property
@@ -273,7 +273,7 @@ class RunState:
         return self._answer()
 
     def cancel(self) -> list[Command]:
-        """End everything: what runs is to be stopped by the driver, the rest is cancelled here."""
+        """Cancel: the driver stops what runs, the rest is cancelled here."""
         if not self._cancelling:
             self._cancelling = True
             self._drop_unstarted()

@@ -1,4 +1,4 @@
-"""`Run`: what came of a run, step by step. A picture of one moment."""
+"""`Run`: a snapshot of a run, step by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 
 
 class Run:
-    """A run as it stood when it was asked for: `run.status`, `run["step"]`, `run.value`."""
+    """A snapshot of a run: `run.status`, `run["step"]`, `run.value`."""
 
     def __init__(
         self,
@@ -99,12 +99,12 @@ class StepRun:
 
     @property
     def attempt(self) -> int:
-        """How often it was tried."""
+        """The number of attempts."""
         return 0 if self._row is None else self._row.attempt
 
     @property
     def server(self) -> str | None:
-        """The ComfyUI server that had it, by name."""
+        """The name of the ComfyUI server that ran it."""
         return None if self._row is None else self._row.server
 
     @property

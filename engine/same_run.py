@@ -1,4 +1,4 @@
-"""A run id that is known: whether what is asked for is that run, or something else under its name."""
+"""A known run id: is the requested run the recorded one, or another run with the same id?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _other_chain(run_id: str, what: str, recorded: Json, given: Json, place: Pla
 
 
 def _plan_differences(recorded: Plan, given: Plan, within: str = "") -> Iterator[tuple[Place, Json, Json]]:
-    """Where two plans of one name differ: the place, what is recorded there, what is asked for."""
+    """Where two plans of one name differ: the place, the recorded value, the requested value."""
     ids, wanted = [s.id for s in recorded.steps], [s.id for s in given.steps]
     if ids != wanted:
         yield Place(step=within, field="steps"), ids, wanted
@@ -125,7 +125,7 @@ def _json(value: Json) -> bytes:
 
 
 def _both(recorded: Json, given: Json) -> str:
-    """Both, from a little before their first difference."""
+    """Both values, from a little before their first difference."""
     one, other = (redacted(_json(_hidden(value)).decode()) for value in (recorded, given))
     same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     start = 0 if max(len(one), len(other)) <= _EACH or same <= _BEFORE else same - _BEFORE

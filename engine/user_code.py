@@ -30,7 +30,7 @@ GRACE = 10.0  # seconds that an async function is given to end once it is cancel
 
 _log = guarded_logger("towpath")
 _left: set[asyncio.Task[Any]] = set()
-"""Tasks that did not end when they were cancelled: asyncio itself keeps no hold of them."""
+"""Tasks that did not end when they were cancelled: asyncio itself keeps no reference to them."""
 
 
 class StepRaised(Exception):
@@ -114,7 +114,7 @@ async def in_own_task(
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a function's task and wait for its end. One that does not end is left to itself."""
+    """Cancel a function's task and wait for its end. A task that does not end is abandoned."""
     task.cancel()
     with anyio.CancelScope(shield=True):
         await asyncio.wait({task}, timeout=GRACE)
@@ -124,7 +124,7 @@ async def _stop(task: asyncio.Task[Any]) -> None:
 
 
 def _leave(task: asyncio.Task[Any]) -> None:
-    """Leave a task that does not end to itself. The loop does not wait for it when it is closed."""
+    """Abandon a task that does not end. The loop does not wait for it when it is closed."""
     _left.add(task)
     task.add_done_callback(_left.discard)
     task.cancel()
@@ -134,7 +134,7 @@ def _leave(task: asyncio.Task[Any]) -> None:
 
 @contextmanager
 def noting_interrupts() -> Iterator[None]:
-    """While an engine is open: a handler of ours in place of Python's own, so that a Ctrl-C has a frame that tells it
+    """While an engine is open: towpath's signal handler in place of Python's, so that a frame tells a Ctrl-C
     from a `KeyboardInterrupt` of a step. It raises the same at the same moment. Other handlers are left alone.
     """
     ours = (
