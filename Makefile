@@ -12,7 +12,7 @@ DEV    := $(DEMO)-dev
 JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? 2 * n : 8)))
 
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal -m "not full"
-CHECKS := check-types check-interface check-imports check-lint check-format
+CHECKS := check-types check-interface check-public check-imports check-lint check-format
 # Print the output of each check in one piece, if this make can do that.
 SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -34,6 +34,12 @@ check-types:
 	$(BIN)/mypy
 check-interface:
 	$(BIN)/pyright
+check-public:
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes towpath --ignoreexternal --outputjson | \
+	  $(BIN)/python -c '$(TYPED)'
+# Of all modules, the inner ones too: how many symbols have a type that is written down?
+TYPED := import json, sys; score = json.load(sys.stdin)["typeCompleteness"]["completenessScore"]; \
+  print(f"{score:.1%} of all symbols have a type"); sys.exit(score < 0.9)
 check-imports:
 	$(BIN)/lint-imports --no-cache
 check-lint:

@@ -17,14 +17,14 @@ from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
-from towpath.ports import Ended, Lease, Request, RunRow, Store
+from towpath.ports import Ended, EngineStore, Lease, Request, RunRow
 from towpath.secrets import check_kept, marks_in
 from towpath.steps import Step, find_step
 
 from .listening import Audience
-from .local_run import LocalRun
+from .local_run import InnerEnd, LocalRun
 from .slots import Slots
-from .step_executor import InnerEnd, Resources, Work, abandon_left, needs_farm, with_resources
+from .step_executor import Resources, Work, abandon_left, needs_farm, with_resources
 from .task_group import background_tasks
 from .watchdog import Watchdog
 
@@ -276,7 +276,7 @@ class LocalAdapter:
         }
 
 
-async def _check_secrets(row: RunRow, store: Store) -> None:
+async def _check_secrets(row: RunRow, store: EngineStore) -> None:
     """Check that this process can read all secrets of a run, before it starts. Raises SecretMissing."""
     values = [row.inputs, *(step.value for step in row.rows if step.status.done)]
     if any(any(marks_in(value)) for value in values):

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
@@ -48,16 +49,41 @@ from towpath.events import (
 from towpath.ledger import Ledger, LedgerRow
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
-from towpath.ports import Lease, Listener, Request, RunRow, Store
+from towpath.ports import EngineStore, Lease, Listener, Request, RunRow
 from towpath.progress import RunState
 from towpath.steps import Step
 
 from .run_facts import RunFacts, asks, inner_failure, restored
 from .slots import Lines, Slots
 from .step_arguments import recorded_parameters
-from .step_executor import LOST_LIMIT, SUSPECT, Inner, InnerEnd, Key, StepExecutor, Work, crashed, fault, total_timeout
+from .step_executor import LOST_LIMIT, SUSPECT, Key, Resources, StepExecutor, Work, crashed, fault, total_timeout
 
 _log = guarded_logger("towpath")
+
+
+@dataclass(frozen=True, slots=True)
+class InnerEnd:
+    """How the chain inside a step ended: its status, and its value with artifacts in place."""
+
+    status: ChainStatus
+    value: Any = None
+    error: ErrorInfo | None = None
+
+
+class Inner(Protocol):
+    """Runs chains inside steps, and has what all runs of the process share."""
+
+    @property
+    def resources(self) -> Resources: ...
+
+    @property
+    def suspects(self) -> Slots:
+        """One slot, for steps on which processes have died."""
+        ...
+
+    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
+
+    async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
 
 
 class LocalRun:
@@ -65,7 +91,7 @@ class LocalRun:
 
     def __init__(
         self,
-        store: Store,
+        store: EngineStore,
         lease: Lease,
         run: RunRow,
         functions: Mapping[str, Step[..., Any]],

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -17,19 +17,16 @@ from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
 from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, StepUnkept, TowpathError
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
-from towpath.ports import Listener, Store
+from towpath.model import ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.ports import EngineStore, Listener, Store
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
 from towpath.user_code import call_step
 from towpath.values import copied
 
 from .comfyui.workflow_try import RecordFacts, WorkflowTry
-from .slots import ServerSlots, Slots
+from .slots import ServerSlots
 from .telemetry import Spans
-
-if TYPE_CHECKING:
-    from .local_run import LocalRun
 
 Key = tuple[str, int | None]
 
@@ -68,31 +65,6 @@ class Work:
         return self.lost >= SUSPECT
 
 
-@dataclass(frozen=True, slots=True)
-class InnerEnd:
-    """How the chain inside a step ended: its status, and its value with artifacts in place."""
-
-    status: ChainStatus
-    value: Any = None
-    error: ErrorInfo | None = None
-
-
-class Inner(Protocol):
-    """Runs chains inside steps, and has what all runs of the process share."""
-
-    @property
-    def resources(self) -> Resources: ...
-
-    @property
-    def suspects(self) -> Slots:
-        """One slot, for steps on which processes have died."""
-        ...
-
-    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
-
-    async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
-
-
 class Farm(ServerSlots, Protocol):
     """Servers that carry out steps. `towpath.adapters.comfyui.farm` fills it."""
 
@@ -117,7 +89,7 @@ class Resources:
     `listeners` may change at any time. `spans`: None without OpenTelemetry.
     """
 
-    store: Store
+    store: EngineStore
     farm: Farm | None = None
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
     listeners: list[Listener] = field(default_factory=list)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter
+from anyio.abc import TaskGroup
 
 from towpath.errors import FeatureMissing, InputInvalid
-from towpath.ports import Adapter, Listener, Store
-from towpath.service import Engine
-from towpath.store.facade import Records
+from towpath.ports import Adapter, EngineStore, Listener
+from towpath.service import RunService
+from towpath.store.facade import Records, StoreFunctions
 from towpath.store.owners import LEASE_SECONDS
-from towpath.store.runs import open_store
+from towpath.store.runs import RunStore, open_store
+from towpath.store.session import Session
 from towpath.user_code import noting_interrupts
 
 if TYPE_CHECKING:
@@ -31,8 +33,9 @@ from towpath.adapters.step_executor import THREADS, Resources
 from towpath.adapters.task_group import HeldOpen, background_tasks
 from towpath.adapters.telemetry import spans_if_wanted
 
-__all__ = ["check_store", "open_engine"]
+__all__ = ["Engine", "check_store", "open_engine"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -109,6 +112,44 @@ def open_engine(
     )
 
 
+def _opening(
+    function: Callable[P, AbstractAsyncContextManager[Engine]],
+) -> Callable[Concatenate[type[Engine], P], Coroutine[Any, Any, Engine]]:
+    """`function` as a class method that opens, and leaves the closing to the caller."""
+
+    async def opened(cls: type[Engine], /, *args: P.args, **kwargs: P.kwargs) -> Engine:
+        """An engine for places that cannot use `async with`; its arguments are those of `open_engine`.
+
+        Any task of the same event loop may `close` it.
+        """
+        return await function(*args, **kwargs).__aenter__()
+
+    return opened
+
+
+class Engine(RunService, StoreFunctions):
+    """Runs chains against one store through one adapter.
+
+    The functions of the store (`get_workflow`, `create_artifact`, …) are methods too, each in a transaction of
+    its own.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        adapter: Adapter,
+        tasks: TaskGroup,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(store, adapter, Records(store), tasks, close)
+        self._run_store = store
+
+    open = classmethod(_opening(open_engine))
+
+    def _session(self) -> AbstractAsyncContextManager[Session]:
+        return self._run_store.session()
+
+
 @asynccontextmanager
 async def _engine(
     settings: Settings,
@@ -141,7 +182,7 @@ async def _engine(
     ):
         if listener is not None:
             chosen.listeners.append(listener)
-        yield Engine(opened, chosen, Records(opened), tasks, close)
+        yield Engine(opened, chosen, tasks, close)
 
 
 @asynccontextmanager
@@ -221,7 +262,7 @@ def temporal_needed() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_farm(store: Store, settings: Settings) -> AsyncIterator[ComfyFarm | None]:
+async def open_farm(store: EngineStore, settings: Settings) -> AsyncIterator[ComfyFarm | None]:
     """The configured ComfyUI servers, or None without any.
 
     Raises InputInvalid (E_SERVER_CONFIG, E_SETTING, E_URL_…), FeatureMissing without the extra `comfyui`.

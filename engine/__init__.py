@@ -41,11 +41,11 @@ from .steps import Step as Step
 from .steps import step as step
 
 if TYPE_CHECKING:
+    from towpath.adapters.wiring import Engine as Engine
     from towpath.adapters.wiring import open_engine as open_engine
 
     from .chain_file import load_chain as load_chain
     from .run import Run as Run
-    from .service import Engine as Engine
     from .service import RunHandle as RunHandle
 
 __all__ = [
@@ -86,7 +86,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Engine": "towpath.service",
+    "Engine": "towpath.adapters.wiring",
     "Run": "towpath.run",
     "RunHandle": "towpath.service",
     "load_chain": "towpath.chain_file",

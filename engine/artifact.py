@@ -1,4 +1,4 @@
-"""What users hold in their hands: `Artifact` (a file that is kept) and `File` (one about to be)."""
+"""`Artifact`, a stored file, and `File`, a file to be stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .model import ArtifactRow
 
 
 class ArtifactFiles(Protocol):
-    """Gets at the bytes of artifacts; a store fills it."""
+    """Reads the bytes of artifacts; a store implements it."""
 
     async def read_bytes(self, row: ArtifactRow) -> bytes:
         """All bytes, verified against the digest."""
@@ -86,7 +86,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """A file whose bytes are safe, or travel along in `inline` to be recorded with its row."""
+    """A file whose bytes are durable, or are in `inline` until they are recorded with its row."""
 
     filename: str
     media_type: str

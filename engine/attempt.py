@@ -41,7 +41,7 @@ _OUR_FOLDERS = (str(Path(__file__).resolve().parent), str(Path(anyio.__file__).r
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt came to. `value` is JSON with references; an `error` leaves the rest empty."""
+    """The outcome of an attempt. `value` is JSON with references; an `error` leaves the rest empty."""
 
     value: Json = None
     artifacts: tuple[NewArtifact, ...] = ()
@@ -63,7 +63,7 @@ async def attempt(
     versions: dict[str, int],
     timeout: float | None,
 ) -> Outcome:
-    """Try a step once: `call` does its work. `versions` are the highest version numbers its outputs have already.
+    """Try a step once by `call`. `versions` are the highest version numbers its outputs have already.
 
     Cancellation passes through, and so does a disk that fails under us: that ends no step, the run is left
     as recorded, to be resumed. Every other trouble, the step's or ours, becomes an outcome.
@@ -112,7 +112,7 @@ async def _tried(
 
 
 def _told_apart(error: BaseException) -> BaseException:
-    """A cancellation that nobody asked for would look like one that somebody did."""
+    """A cancellation that nobody requested must not look like a requested one."""
     if not isinstance(error, asyncio.CancelledError):
         return error
     raised = RuntimeError(f"the step raised {type(error).__name__} without being cancelled")
@@ -120,7 +120,7 @@ def _told_apart(error: BaseException) -> BaseException:
 
 
 def _check_texts(artifacts: list[NewArtifact], context: StepContext) -> None:
-    """What a database cannot hold is refused here, where it is still this step's fault alone."""
+    """Refuse here what a database cannot hold: the error then concerns this step alone."""
     for new in artifacts:
         try:
             msgspec.json.encode((new.name, new.filename, new.media_type, new.metadata))
@@ -145,14 +145,14 @@ async def keep_outcome(
 
 
 async def _keep_parts(
-    taken: Found,
+    parts: Found,
     context: StepContext,
     files: Files,
     new_id: Callable[[], str],
     versions: dict[str, int],
 ) -> Outcome:
-    data, found = taken.data, [*taken.files, *context.saved]
-    for mark, secret in taken.secrets:
+    data, found = parts.data, [*parts.files, *context.saved]
+    for mark, secret in parts.secrets:
         mark[MARK] = await anyio.to_thread.run_sync(sealed, secret.reveal(), files.folder)
     stored = await keep_value(data, context, files, new_id, versions, always=context.asks_approval and not found)
     names = [file.name for file in found] + [artifact.name for artifact in stored]
@@ -241,9 +241,9 @@ def disk_failed(error: BaseException) -> bool:
 
 
 def failure(error: BaseException) -> Outcome:
-    """The outcome of an attempt that raised. Errors of a user's code may be tried again.
+    """The outcome of an attempt that raised. Errors of a user's code are retryable.
 
-    A group of one exception is told as that one, a larger one by its first; it is not tried again if any of
+    A group of one exception is reported as that exception, a larger one as its first; it is not tried again if any of
     them says so. Never raises, whatever the error's own methods do.
     """
     causes = list(_causes(error))
@@ -286,7 +286,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _safe(text: Callable[[], str]) -> str:
-    """A text that an exception gives of itself, cut and printable; or that it gives none."""
+    """The text of an exception, cut and printable; or a note that it has none."""
     try:
         return printable(str(text())[: 2 * MESSAGE_LIMIT])
     except BaseException as error:
@@ -315,7 +315,7 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _is_finite(error: BaseException) -> bool:
-    """Does following an error's causes and members come to an end? A group's class may say what it likes of them."""
+    """Is the chain of an error's causes and members finite? The class of a group may return anything for them."""
     todo, seen = [error], set[int]()
     while todo:
         at = todo.pop()

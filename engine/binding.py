@@ -24,7 +24,7 @@ FILE_KINDS = frozenset({"image", "video", "audio", "text", "model", "file"})
 
 
 class Environment(Protocol):
-    """What a driver knows of a run when a step is bound."""
+    """What a driver knows of a run when the arguments of a step are resolved."""
 
     def input(self, name: str) -> object:
         """The value of a chain input; an `Artifact` for a file input."""
@@ -48,7 +48,7 @@ class Environment(Protocol):
 
 
 def escape(value: Json) -> Json:
-    """Literal data as a binding: what looks like a binding is wrapped."""
+    """Literal data as a binding: data that looks like a binding is wrapped."""
     if isinstance(value, dict):
         if MARKS & value.keys():
             return {"$literal": value}
@@ -81,7 +81,7 @@ def bind(binding: Json, place: Place, env: Environment, item: Any = None, index:
 
 
 def _rendered(text: str, place: Place, find: Callable[[Reference], Any]) -> Any:
-    """What a template comes to. With a secret in it, all of it is secret."""
+    """The value of a template. If a secret is in it, the whole value is secret."""
     template, problems = parse_template(text, None, place)
     assert template is not None, problems
     secrets: list[Secret[Any]] = []
@@ -130,13 +130,13 @@ def _misused(message: str, place: Place) -> ExpressionFailed:
 
 
 def literal_secrets(step: StepPlan, place: Place) -> list[Problem]:
-    """Arguments for secrets that are written into the plan, which everybody may see."""
+    """Problems for secret arguments that are written into the plan, where everyone can read them."""
     wrong = [name for name in step.secrets if name in step.parameters and _is_written(step.parameters[name], step)]
     return [literal_secret(name, replace(place, field=f"parameters.{name}")) for name in wrong]
 
 
 def literal_secret(name: str, place: Place) -> Problem:
-    """What to say of an argument that is given in the open and taken as a secret."""
+    """The error for a plain argument of a parameter that takes a secret."""
     message = f"{name} is a secret, and what is given here is kept and shown as it is"
     allowed = "an input, or what a step returned"
     return Problem("E_SECRET_PLACE", message, place, allowed=allowed, cure="give it as a secret input")

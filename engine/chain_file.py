@@ -16,24 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .binding import literal_secrets
+from .chain_files import find_chain, find_function, find_workflow, read_chain
 from .chain_schema import STEP_KINDS, PlainCopy, place_of, size_problem, structure_problems, top_problem
-from .errors import ChainInvalid, InputInvalid, Place, Problem, shown
-from .graph import compile_plan, cycle_problem
+from .errors import ChainInvalid, InputInvalid, Place, Problem, shown, similar
+from .graph import compile_plan, cycle_problem, levels_of
 from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, StepPlan, secret_inputs
-from .references import (
-    Expressions,
-    Keys,
-    find_chain,
-    find_function,
-    find_workflow,
-    order_of,
-    read_chain,
-    similar,
-)
 from .retry import seconds
 from .secrets import secret_problems
+from .step_references import Expressions
 from .steps import Step, StepOptions, attempts, retry_policy
-from .yaml_source import MAX_PROBLEMS, Document, read_yaml
+from .yaml_source import MAX_PROBLEMS, Document, Keys, read_yaml
 
 T = TypeVar("T")
 
@@ -198,20 +190,20 @@ class _Draft:
         self.problems, refused = structure_problems(self.document)
         entries = self._entries(steps, refused)
         needs = {entry.step: entry.depends_on for entry in reversed(entries)}
-        order, circles = order_of(needs)
+        levels, circles = levels_of(needs, MAX_PROBLEMS)
         self._circles(circles, entries)
         inputs = data.get("inputs")
         self._secret_inputs(inputs, refused)
         self.expressions = Expressions(inputs if isinstance(inputs, dict) else (), needs)
         plans = [self._step(entry) for entry in entries]
-        self.expressions.settle(order, circular=bool(circles))
+        self.expressions.settle(levels, circular=bool(circles))
         self.problems += self.expressions.problems
         self.size += len(steps)
         if self.size > MAX_STEPS:
             self.problems.append(size_problem(self.size, place_of(self.document, ("steps",))))
         if self.problems:
             return _Loaded(None, self._sorted())
-        file = ChainFile(self._compiled(plans), self.functions, self.document.source)
+        file = ChainFile(self._compiled(plans, levels), self.functions, self.document.source)
         return _Loaded(file, (), self.size, self.height + 1)
 
     def _sorted(self) -> tuple[Problem, ...]:
@@ -224,7 +216,7 @@ class _Draft:
 
         return tuple(sorted(self.problems, key=order)[:MAX_PROBLEMS])
 
-    def _compiled(self, steps: Sequence[StepPlan]) -> Plan:
+    def _compiled(self, steps: Sequence[StepPlan], levels: Sequence[Sequence[str]]) -> Plan:
         data: dict[str, Any] = self.document.data
         signature = {"signature": data["signature"]} if "signature" in data else {}
         plan = Plan(
@@ -236,7 +228,7 @@ class _Draft:
             metadata={**data.get("metadata", {}), **signature},
             folder=os.path.abspath(self.folder),
         )
-        return compile_plan(plan)
+        return compile_plan(plan, levels=levels)
 
     def _problem(
         self, code: str, message: str, place: Place, found: str = "", allowed: str = "", cure: str = ""

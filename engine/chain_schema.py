@@ -12,10 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .errors import ChainInvalid, Place, Problem, shown
+from .errors import ChainInvalid, Place, Problem, shown, similar
 from .model import MAX_STEPS
-from .references import Keys, similar
-from .yaml_source import MAX_DEPTH, MAX_PROBLEMS, Document
+from .yaml_source import MAX_DEPTH, MAX_PROBLEMS, Document, Keys
 
 STEP_KINDS = ("workflow", "python", "chain")
 MAX_VALUES = 5_000_000  # in a chain that is given as data
@@ -106,7 +105,7 @@ def structure_problems(document: Document) -> tuple[list[Problem], set[Keys]]:
     mistyped = {path for error, path in zip(errors, paths, strict=True) if error.kind.name == "type"}
     problems: list[Problem] = []
     for error, path in zip(errors, paths, strict=True):
-        # What has the wrong type breaks other rules as well, and nobody wants to hear of them.
+        # A value of the wrong type breaks other rules too; those problems would only be noise.
         if error.kind.name == "type" or path not in mistyped:
             problems += _explained(error.kind, path, _rule(error.schema_path), document)
     return problems, {path[:3] for path in paths}
@@ -121,7 +120,7 @@ def _rule(path: Sequence[str | int]) -> dict[str, Any]:
 
 
 def _explained(kind: Any, path: Keys, rule: dict[str, Any], document: Document) -> Iterator[Problem]:
-    """One error of the schema as problems of ours."""
+    """One error of the schema as `Problem`s."""
     value = value_at(document.data, path)
     place, last = place_of(document, path), path[-1] if path else ""
     if kind.name == "additionalProperties":
@@ -188,7 +187,7 @@ def _missing(key: str, path: Keys, document: Document) -> Problem:
 
 
 def place_of(document: Document, path: Keys, *, of_key: bool = False) -> Place:
-    """Where a value (or its key) stands, with the step it belongs to."""
+    """The place of a value (or of its key), with the step it belongs to."""
     step, field = "", path
     if len(path) > 1 and path[0] == "steps":
         value = value_at(document.data, path[:2])

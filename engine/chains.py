@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from .binding import MARKS, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
@@ -67,8 +67,8 @@ class Chain(Generic[P, R]):
         if isinstance(function, Step | Chain | type) or not isinstance(getattr(function, "__name__", None), str):
             message = f"a chain is made of a plain function, not of {shown(type(function).__name__)}"
             raise ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), cure="put @chain above a `def`")])
-        self.function = function
-        self.name = function.__name__
+        self.function: Callable[P, R] = function
+        self.name: str = function.__name__
         self.concurrency = concurrency
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -76,8 +76,11 @@ class Chain(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<chain {self.name}>"
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Ref[R]:
-        """Inside another `@chain`: this chain as one step of it."""
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
+        """Inside another `@chain`: this chain as one step of it.
+
+        Raises ChainInvalid: E_STEP_ARGUMENTS for arguments that do not fit. TypeError outside of a chain.
+        """
         trace = current_trace()
         if trace is None:
             raise TypeError(f"run a chain with `await engine.run({self.name}, …)`")
@@ -180,7 +183,7 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     signature = inspect.signature(chain.function)
     if _is_method(function, signature):
-        message = f"{chain.name} is a method: the object it belongs to would not be there when the run goes on"
+        message = f"{chain.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and give what it needs as inputs; a @staticmethod above @chain works too"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     for parameter in signature.parameters.values():
@@ -235,6 +238,17 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
     if function is not None:
         return Chain(function)
     return lambda f: Chain(f, concurrency)
+
+
+class _Called(NamedTuple):
+    """What a plan needs to know of the step, or the chain inside the chain, that a node calls."""
+
+    functions: dict[str, Step[..., Any]]
+    options: StepOptions
+    description: str
+    secret: bool
+    secrets: frozenset[str]
+    chain: Plan | None = None
 
 
 class _Described:
@@ -319,9 +333,9 @@ class _Described:
         foreach, more = self.binding(node.foreach, place, "what is mapped over") if node.mapped else (None, [])
         condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
-        inner = self.compiling.compiled(node.source) if node.kind == "chain" else None
-        options = node.step.options if inner is None else StepOptions()
-        for name, function in ({node.target: node.step} if inner is None else inner.steps).items():
+        called = self._called(node)
+        options = called.options
+        for name, function in called.functions.items():
             self._function(name, function, place)
         step = StepPlan(
             id=node.id,
@@ -340,13 +354,23 @@ class _Described:
             total_timeout=options.total_timeout,
             cheap=options.cheap,
             cache=options.cache,
-            description=node.step.description if inner is None else inner.plan.description,
-            chain=None if inner is None else inner.plan,
-            secret=node.kind == "python" and node.step.is_secret,
-            secrets=tuple(sorted(node.step.secrets_among(parameters) if inner is None else secret_inputs(inner.plan))),
+            description=called.description,
+            chain=called.chain,
+            secret=called.secret,
+            secrets=tuple(sorted(called.secrets)),
         )
         self.problems += literal_secrets(step, place)
         return step
+
+    def _called(self, node: Node) -> _Called:
+        source = node.source
+        if isinstance(source, Step):
+            secrets = source.secrets_among(node.arguments)
+            return _Called({node.target: source}, source.options, source.description, source.is_secret, secrets)
+        assert isinstance(source, Chain), "only steps and chains make nodes"
+        inner = self.compiling.compiled(source)
+        secrets = secret_inputs(inner.plan)
+        return _Called(inner.steps, StepOptions(), inner.plan.description, False, secrets, inner.plan)
 
     def _function(self, name: str, function: Step[..., Any], place: Place) -> None:
         """A plan names its functions, so one name has to be one function."""

@@ -1,4 +1,4 @@
-"""What the pure run state tells a driver to do, and what a store tells the run state when a run is continued.
+"""Commands of the pure run state to a driver, and the recorded rows that a resumed run starts from.
 
 `Start`, `Decide`, `Expand` and `Collect` owe an answer; all others are to be recorded and owe none.
 """
@@ -131,10 +131,10 @@ Command = (
 
 @dataclass(frozen=True, slots=True)
 class RestoredRow:
-    """What a store knows of one row when a run is continued.
+    """What a store knows of one row when a run is resumed.
 
-    `waits_for_person` tells a gate from a step whose inner chain waits; `count` is the number of items of
-    a mapped step's parent row; `failed_items` tells that a completed mapped step kept some; `rejected` marks
+    `waits_for_person` is true at a gate, false for a step whose inner chain waits; `count` is the number of items of
+    a mapped step's parent row; `failed_items` says that a completed mapped step has failed items; `rejected` marks
     a row whose rejection stopped the chain; `regenerations` says how often rejections made it run again.
     """
 

@@ -1,4 +1,4 @@
-"""`context()`: what a step's function may know and do while it runs."""
+"""`context()`: what a step's function can read and do while it runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def context() -> StepContext:
 
 @contextmanager
 def waiting_for_a_run() -> Iterator[None]:
-    """While code waits for a run: if it is a step's, that run may work in its place."""
+    """Around a wait for a run: if a step waits, the run may use the step's slot."""
     step = _current.get(None)
     if step is None or step.lend is None:
         yield
@@ -45,7 +45,7 @@ def waiting_for_a_run() -> Iterator[None]:
 
 
 def own_run() -> str | None:
-    """The run of the step that is asking, if a step is."""
+    """The run of the calling step, if the caller is a step."""
     step = _current.get(None)
     return None if step is None else step.run_id
 
@@ -75,10 +75,10 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = self.format(record)
-        except Exception:  # a wrong format, a __str__ that raises: the step goes on, as with any other logger
+        except Exception:  # a wrong format, a __str__ that raises: the step continues, as with any other logger
             report(record)
             return
-        # Half a surrogate pair can be kept by no database: it stands there as its escape.
+        # No database can store half a surrogate pair: its escape is stored.
         line = text.encode("utf-8", "backslashreplace").decode() + "\n"
         with self._lock:
             self._lines.append(line)
@@ -147,7 +147,7 @@ class StepContext:
         return self._made
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Tell whoever watches how far the step is. What is no finite number is not told."""
+        """Report how far the step is. Values that are not finite numbers are ignored."""
         so_far, whole = _number(done), _number(total)
         if so_far is None or (whole is None and total is not None):
             return
@@ -156,7 +156,7 @@ class StepContext:
             try:
                 self.on_progress()
             except Exception:
-                _log.exception("what watches the progress of step %s failed; the step goes on", self.step_id)
+                _log.exception("what watches the progress of step %s failed; the step continues", self.step_id)
                 self.on_progress = None
 
     def save(self, name: str, data: bytes | str | Path | File | Artifact) -> None:

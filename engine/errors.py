@@ -8,9 +8,9 @@
     ├── ValueRefused          a step returned something that cannot be kept
     ├── StepFailed            raised by a user's step to fail on purpose (`retryable=False` stops retries)
     ├── StepTimedOut          an attempt, or all attempts together, took too long
-    ├── SecretMissing         a secret of a run cannot be had in this process (exit 2)
+    ├── SecretMissing         this process has no access to a secret of a run (exit 2)
     ├── StepNotRegistered     a step name that this process cannot resolve (exit 2)
-    ├── RunRefused            a run is not there, is owned by somebody else, or is already over
+    ├── RunRefused            a run does not exist, has another owner, or is already over
     │   └── Fenced            this process lost the run to another owner; nothing it writes counts
     ├── ApprovalRefused       a decision came too late, twice, or for versions that changed
     ├── ServerFailed          a ComfyUI server is out of reach, refuses, or answers nonsense (exit 4)
@@ -25,14 +25,18 @@ allowed and what cures it. `code` is part of the public contract; the sentence i
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from .redaction import redacted
 
 FOUND_OVERLAP = 1024  # characters behind it in which a secret that begins in it may end
 FOUND_LIMIT = 80  # characters of a user's text that an error repeats
+COMPARED = 500  # names among which `similar` looks
+COMPARED_LENGTH = 240  # characters of a name that `similar` looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,13 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1, FOUND_OVERLAP) + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def similar(name: str, names: Iterable[str], limit: int = COMPARED) -> str:
+    """`did you mean …?` for the most similar of the first `limit` names; empty if none is similar."""
+    compared = [other[:COMPARED_LENGTH] for other in islice(names, limit)]
+    close = difflib.get_close_matches(name[:COMPARED_LENGTH], compared, 1)
+    return f"did you mean {shown(close[0])}?" if close else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +111,12 @@ class Problem:
 class TowpathError(Exception):
     """Root of all errors that towpath raises on purpose.
 
-    `retryable` tells whether trying the same thing again may help; `exit_code` is what the command
+    `retryable` says whether a retry may help; `exit_code` is what the command
     line ends with when this error ends it.
     """
 
-    exit_code = 1
-    retryable = False
+    exit_code: int = 1
+    retryable: bool = False
 
     def __init__(
         self,
@@ -118,7 +129,9 @@ class TowpathError(Exception):
         cure: str = "",
         retryable: bool | None = None,
     ) -> None:
-        self.problem = Problem(code, message, place or Place(), shown(found) if found != "" else "", allowed, cure)
+        self.problem: Problem = Problem(
+            code, message, place or Place(), shown(found) if found != "" else "", allowed, cure
+        )
         if retryable is not None:
             self.retryable = retryable
         super().__init__(str(self.problem))
@@ -154,7 +167,7 @@ class ChainInvalid(TowpathError):
         assert found, "a chain is only invalid for a reason"
         super().__init__(found[0].code, found[0].message, place=found[0].place)
         self._problems = found
-        self.args = ("\n".join(str(p) for p in found),)
+        self.args: tuple[Any, ...] = ("\n".join(str(p) for p in found),)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -201,7 +214,7 @@ class ProcessEnded(TowpathError):
 
 
 class StepUnkept(TowpathError):
-    """What a step came to could not be kept, through no fault of its function."""
+    """The outcome of a step could not be stored; its function is not the cause."""
 
 
 class StepTimedOut(TowpathError):
@@ -217,26 +230,26 @@ class StepNotRegistered(TowpathError):
 
 
 class SecretMissing(TowpathError):
-    """A secret cannot be had in this process: its variable is not set, or its key is another one.
+    """This process has no access to a secret: its variable is not set, or its key differs.
 
-    Nothing is wrong with the run: it goes on in a process that has the secret.
+    Nothing is wrong with the run: a process that has the secret can resume it.
     """
 
     exit_code = 2
 
 
 class RunRefused(TowpathError):
-    """The run is not there, belongs to a living owner, or is over."""
+    """The run does not exist, has a living owner, or is over."""
 
 
 class Fenced(RunRefused):
-    """Another process took the run over. What this process still does for it is not recorded."""
+    """Another process took the run over. Nothing that this process still does for it is recorded."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
             "E_FENCED",
             f"run {run_id} was taken over by another process",
-            cure="nothing is lost: the new owner goes on with what is recorded",
+            cure="nothing is lost: the new owner continues from the recorded steps",
         )
 
 
@@ -270,4 +283,4 @@ class ChainFailed(TowpathError):
 
 
 class StepNotCompleted(TowpathError):
-    """The value of a step was asked for that did not complete."""
+    """`.value` was read of a step that did not complete."""

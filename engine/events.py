@@ -1,4 +1,4 @@
-"""Facts: what happened to a run, as told to the store in order. The `events` table keeps them for good.
+"""Facts: what happened to a run, in the order in which the store gets it. The `events` table keeps them for good.
 
 Each fact names the row it is about by id. A list of facts given to the store at once is recorded as
 one whole or not at all.
@@ -52,7 +52,7 @@ class NewApproval:
 
 @dataclass(frozen=True, slots=True)
 class StepReady:
-    """A step's (or item's) row comes to be, already started or waiting for a slot."""
+    """A step's (or item's) row is created, started already or waiting for a slot."""
 
     row: str
     step: str
@@ -119,7 +119,7 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True)
 class StepDropped:
-    """A step that never started ends as skipped or cancelled; its row comes to be with it."""
+    """A step that never started ends as skipped or cancelled; its row is created with this fact."""
 
     row: str
     step: str
@@ -151,12 +151,12 @@ class LevelReached:
 
 @dataclass(frozen=True, slots=True)
 class ChainResumed:
-    """The run goes on."""
+    """The run is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainPaused:
-    """Nothing more happens until somebody resumes or decides. Reasons: approval, requested, interrupted."""
+    """The run waits for a resume or a decision. Reasons: approval, requested, interrupted."""
 
     reason: str
 
@@ -171,7 +171,7 @@ class ChainEnded:
 
 @dataclass(frozen=True, slots=True)
 class TransferMade:
-    """How the sending of an artifact to a step's server stands now. One row per artifact, step row and server.
+    """The state of one transfer of an artifact to a step's server. One row per artifact, step row and server.
 
     `size` counts the bytes that were sent: 0 if the server had them already. `name` is the server's.
     """
@@ -193,7 +193,7 @@ class TransferMade:
 
 @dataclass(frozen=True, slots=True)
 class PromptSent:
-    """A workflow is about to be sent to a server under an id of ours; recorded before it is."""
+    """A workflow is about to be sent to a server with an id that towpath chose; recorded before it is sent."""
 
     row: str
     step: str

@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from .errors import shown
+from .expression_tokens import SPACE, Token, tokens_of, unescaped
 
 SIZE_LIMIT = 10_000  # characters of a text that holds expressions
 TOKEN_LIMIT = 1_000  # in all expressions of one text
@@ -115,16 +116,6 @@ class Parsed(NamedTuple):
 
 
 OPENING = re.compile(r"\{[{%#]")
-_TOKEN = re.compile(
-    r"""[ \t\r\n]*(?:
-      (?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)
-    | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<text>'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")
-    | (?P<operator>\*\*|//|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%<>~|&^@!().\[\]{},:=])
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
-_SPACE = " \t\r\n"
 
 
 @lru_cache(maxsize=1024)
@@ -137,7 +128,7 @@ def parse_text(text: str) -> Parsed:
         start = opening.start()
         parts.append(text[position:start])
         if opening.group() == "{{":
-            tokens = _tokens(text, start + 2, budget, closing=True)
+            tokens = tokens_of(text, start + 2, budget, closing=True)
             parts.append(_Parser(tokens, faults, start, closing=True).whole())
             budget -= len(tokens)
             position = tokens[-1].offset + 2 if tokens[-1].kind == "close" else -1
@@ -153,41 +144,15 @@ def parse_text(text: str) -> Parsed:
 def parse_bare(text: str) -> Parsed:
     """Parse a condition: one expression, with or without one `{{ … }}` around the whole of it."""
     faults: list[Fault] = []
-    body = text.rstrip(_SPACE)
-    start = len(body) - len(body.lstrip(_SPACE))
+    body = text.rstrip(SPACE)
+    start = len(body) - len(body.lstrip(SPACE))
     if body.startswith("{{", start) and body.endswith("}}") and len(body) - start >= len("{{}}"):
         start, body = start + 2, body[:-2]
-    if not body[start:].strip(_SPACE):
+    if not body[start:].strip(SPACE):
         fault = Fault(EMPTY, "the condition is empty", 0, cure="write a comparison, or leave the key out")
         return Parsed((), (fault,))
-    tokens = _tokens(body, start, TOKEN_LIMIT, closing=False)
+    tokens = tokens_of(body, start, TOKEN_LIMIT, closing=False)
     return Parsed((_Parser(tokens, faults, start).whole(),), tuple(faults))
-
-
-class _Token(NamedTuple):
-    kind: str  # number, word, text, operator; the last one: close, end, bad or many
-    text: str
-    offset: int
-
-
-def _tokens(text: str, position: int, limit: int, *, closing: bool) -> list[_Token]:
-    """The tokens up to the end, or (closing) to a `}}` outside of any `{ … }`; the last one tells why."""
-    found: list[_Token] = []
-    braces = 0
-    while len(found) < limit:
-        match = _TOKEN.match(text, position)
-        if match is None:
-            left = text[position:].lstrip(_SPACE)
-            return [*found, _Token("bad" if left else "end", left[:1], len(text) - len(left))]
-        kind = match.lastgroup or ""
-        token = _Token(kind, match.group(kind), match.start(kind))
-        if token.text == "}" and braces == 0:
-            close = closing and text.startswith("}}", token.offset)
-            return [*found, token._replace(kind="close" if close else "bad")]
-        braces += (token.text == "{") - (token.text == "}")
-        found.append(token)
-        position = match.end()
-    return [*found, _Token("many", "", position)]
 
 
 def _skip_statement(text: str, opening: str, start: int, faults: list[Fault]) -> int:
@@ -230,7 +195,7 @@ class _Piece:
     offset: int
     depth: int = 0  # nesting of `source`
     power: int = _POSTFIX  # of its outermost operator
-    closed: bool = True  # stands anywhere without brackets
+    closed: bool = True  # needs no brackets anywhere
     path: tuple[str | int, ...] = ()
     literal: tuple[object, ...] = ()  # the value of a number, text, true, false or none
     constant: bool = False  # written out; lists and mappings too
@@ -243,7 +208,7 @@ class _Piece:
 class _Parser:
     """Precedence climbing over one list of tokens; `faults` collects what is wrong."""
 
-    tokens: list[_Token]
+    tokens: list[Token]
     faults: list[Fault]
     start: int
     closing: bool = False  # the expression must end with }}
@@ -278,10 +243,10 @@ class _Parser:
     # -- tokens and faults
 
     @property
-    def peek(self) -> _Token:
+    def peek(self) -> Token:
         return self.tokens[self.at]
 
-    def take(self) -> _Token:
+    def take(self) -> Token:
         """The next token; the last one is never passed."""
         token = self.tokens[self.at]
         self.at = min(self.at + 1, len(self.tokens) - 1)
@@ -309,7 +274,7 @@ class _Parser:
         raise _Stop
 
     def unexpected(self, more: str = _OPERATORS) -> NoReturn:
-        """Stop at a token that cannot stand where it stands."""
+        """Stop at a token that is not allowed at its place."""
         token = self.peek
         if token.kind == "end" and self.closing:
             self.stop(SYNTAX, "{{ is never closed", self.start, "{{", "close it with }}")
@@ -364,7 +329,7 @@ class _Parser:
         self.brackets -= 1
         return piece
 
-    def word(self, token: _Token) -> _Piece:
+    def word(self, token: Token) -> _Piece:
         if token.text == "not":
             self.open()
             inner = self.expression(_NOT)
@@ -379,28 +344,28 @@ class _Parser:
     def hidden(self, name: str, offset: int) -> None:
         self.fault(NAME, "names that begin with _ cannot be reached", offset, name)
 
-    def number(self, token: _Token) -> _Piece:
+    def number(self, token: Token) -> _Piece:
         value = float(token.text) if len(token.text) <= DIGIT_LIMIT else float("inf")
         if value == float("inf"):
             self.stop(SYNTAX, "the number is too large", token.offset, token.text, "allowed: 38 digits, 1e308")
         return _literal(int(token.text) if token.text.isdigit() else value, token.offset)
 
-    def text(self, token: _Token) -> _Piece:
-        value = _unescaped(token.text[1:-1])
+    def text(self, token: Token) -> _Piece:
+        value = unescaped(token.text[1:-1])
         if value is None:
             self.stop(SYNTAX, "the text holds half of a surrogate pair", token.offset, token.text)
         return _literal(value, token.offset)
 
-    def bracketed(self, _: _Token) -> _Piece:
+    def bracketed(self, _: Token) -> _Piece:
         piece = self.expression(_IF)
         self.expect(")")
         if piece.path or piece.closed:
-            # a + (b + c): a chain inside of brackets is one value and does not go on behind them.
+            # a + (b + c): a chain in brackets is one value; it ends with the bracket.
             piece.run, piece.power = (), _POSTFIX
             return piece
         return _Piece(f"({piece.source})", piece.offset, piece.depth + 2)
 
-    def negative(self, sign: _Token) -> _Piece:
+    def negative(self, sign: Token) -> _Piece:
         if sign.text == "!":
             self.fault(OPERATOR, "this operator is not known", sign.offset, "!", "write `not`")
         inner = self.expression(_UNARY)
@@ -418,12 +383,12 @@ class _Parser:
                 self.expect(",")
         return found
 
-    def list_literal(self, opening: _Token) -> _Piece:
+    def list_literal(self, opening: Token) -> _Piece:
         items = self.values("]")
         source = ", ".join([self.use(i) for i in items])
         return _Piece(f"[{source}]", opening.offset, 2 + _deepest(items), constant=True)
 
-    def dict_literal(self, opening: _Token) -> _Piece:
+    def dict_literal(self, opening: Token) -> _Piece:
         pieces: list[_Piece] = []
         pairs: list[str] = []
         while not self.accept("}"):
@@ -440,7 +405,7 @@ class _Parser:
 
     # -- operators
 
-    def infix(self, left: _Piece, token: _Token, power: int) -> _Piece:
+    def infix(self, left: _Piece, token: Token, power: int) -> _Piece:
         if power in {_POSTFIX, _FILTER}:
             readers = {"(": self.called, ".": self.named, "[": self.subscripted, "|": self.filtered}
             return readers.get(token.text, self.tested)(left, token)
@@ -458,7 +423,7 @@ class _Parser:
             return self.native(power, left, token.text, right)
         return self.chained(left, token, right, power)
 
-    def chained(self, left: _Piece, token: _Token, right: _Piece, power: int) -> _Piece:
+    def chained(self, left: _Piece, token: Token, right: _Piece, power: int) -> _Piece:
         """`a + b - c` as one call: nested, a long sum would end at the limit of MiniJinja's parser."""
         going_on = bool(left.run) and left.power == power
         run = left.run if going_on else (self.use(left),)
@@ -468,7 +433,7 @@ class _Parser:
         name = "_text" if power == _TEXT else "_arithmetic"
         return _Piece(f"{name}({', '.join(run)})", left.offset, depth, power, run=run)
 
-    def compared(self, left: _Piece, token: _Token) -> _Piece:
+    def compared(self, left: _Piece, token: Token) -> _Piece:
         negated = token.text == "not"
         if negated:
             self.expect("in")
@@ -490,11 +455,11 @@ class _Parser:
         self.brackets -= 1
         return found
 
-    def called(self, left: _Piece, token: _Token) -> _Piece:
+    def called(self, left: _Piece, token: Token) -> _Piece:
         self.fault(CALL, "nothing can be called here", token.offset, "(", _FILTERS)
         return self.call("_never", [left, *self.arguments(")")])
 
-    def named(self, left: _Piece, token: _Token) -> _Piece:
+    def named(self, left: _Piece, token: Token) -> _Piece:
         word = self.peek
         if word.kind != "word":
             self.unexpected('allowed: a name, or ["…"]')
@@ -503,7 +468,7 @@ class _Parser:
         self.take()
         return self.reach(left, _literal(word.text, word.offset))
 
-    def subscripted(self, left: _Piece, token: _Token) -> _Piece:
+    def subscripted(self, left: _Piece, token: Token) -> _Piece:
         self.open()
         key = self.expression(_IF)
         if self.peek.text == ":":
@@ -525,7 +490,7 @@ class _Parser:
         piece.found = f"_find({self.soft(left)}, {self.use(key)})"
         return piece
 
-    def filtered(self, left: _Piece, token: _Token) -> _Piece:
+    def filtered(self, left: _Piece, token: Token) -> _Piece:
         if self.peek.kind != "word":
             self.fault(OPERATOR, "| is followed by a filter", token.offset, "|", _FILTERS)
             return self.call("_never", [left, self.expression(_UNARY)])
@@ -542,7 +507,7 @@ class _Parser:
             return piece
         return self.call(f"_{name.text}", [left, *given])
 
-    def tested(self, left: _Piece, token: _Token) -> _Piece:
+    def tested(self, left: _Piece, token: Token) -> _Piece:
         negated = self.accept("not")
         test = self.peek
         if test.kind != "word":
@@ -604,23 +569,3 @@ def _deepest(pieces: Sequence[_Piece]) -> int:
 def _literal(value: object, offset: int) -> _Piece:
     source = json.dumps(value) if isinstance(value, str) else repr(value).lower()
     return _Piece(source, offset, literal=(value,), constant=True)
-
-
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\\": "\\", "'": "'", '"': '"', "/": "/"}
-
-
-def _unescaped(text: str) -> str | None:
-    r"""A written text without its backslashes; an unknown escape such as `\d` stays as it is, as in Jinja."""
-
-    def plain(match: re.Match[str]) -> str:
-        code = match.group(1)
-        return chr(int(code[1:], 16)) if len(code) > 1 else _ESCAPES.get(code, match.group())
-
-    value = _ESCAPE.sub(plain, text)
-    if value.isascii():
-        return value
-    try:  # joins the halves of an emoji that JSON tools write as two escapes
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-    except UnicodeDecodeError:
-        return None

@@ -1,4 +1,4 @@
-"""A child process that a step forks never goes on as a second engine.
+"""A child process that a step forks never continues as a second engine.
 
 What forks a step should replace the child (`subprocess`) or end it (`multiprocessing`). A child that returns from
 the step instead would be a copy of the engine: the same connections, leases and runs, and none of its threads.

@@ -1,67 +1,64 @@
-"""From the steps of a chain to a plan: order, levels, critical path, and the picture of it.
+"""From the steps of a chain to a plan: order, levels, critical path, and a picture.
 
-The only module that uses networkx, and it imports it when a chain is compiled: runs, workers and
-workflow code get the finished plan, which is plain data.
+The only module that uses networkx. It is imported when a chain is compiled: runs, workers and workflow code get
+the finished plan, which is plain data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import ChainInvalid, Place, Problem
 from .expressions import parse_template
 from .model import Plan, StepPlan
 
-if TYPE_CHECKING:
-    import networkx as nx
 
+def levels_of(needs: Mapping[str, Iterable[str]], limit: int = 1) -> tuple[list[list[str]], list[list[str]]]:
+    """Step ids by level, and the circles among the steps.
 
-def digraph(steps: Iterable[StepPlan]) -> nx.DiGraph[str]:
-    """The dependency graph of some steps; edges point from a step to those that need it."""
+    A circle is a list of ids, the first one repeated at the end. Where there is one, there are no levels. The edges
+    into a circle are cut before the next one is searched, until there is none, or `limit` are found.
+    """
     import networkx as nx  # noqa: PLC0415 - 0.2 s that only the compilation of a chain should pay
 
     graph: nx.DiGraph[str] = nx.DiGraph()
-    for step in steps:
-        graph.add_node(step.id)
-        for dependency in step.depends_on:
-            graph.add_edge(dependency, step.id)
-    return graph
+    graph.add_nodes_from(needs)
+    graph.add_edges_from((need, step) for step, needed in needs.items() for need in needed)
+    circles: list[list[str]] = []
+    while len(circles) < limit:
+        try:
+            levels = list(nx.topological_generations(graph))
+        except nx.NetworkXUnfeasible:
+            ids = [edge[0] for edge in nx.find_cycle(graph)]
+            first = ids.index(min(ids))
+            ids = ids[first:] + ids[:first]
+            circles.append([*ids, ids[0]])
+            graph.remove_edges_from(list(graph.in_edges(ids)))
+        else:
+            return ([] if circles else levels), circles
+    return [], circles
 
 
-def find_cycle(steps: Sequence[StepPlan]) -> list[str]:
-    """The ids along one cycle, the first repeated at the end; empty if there is none."""
-    import networkx as nx  # noqa: PLC0415
-
-    try:
-        edges = nx.find_cycle(digraph(steps))
-    except nx.NetworkXNoCycle:
-        return []
-    ids = [edge[0] for edge in edges]
-    first = ids.index(min(ids))
-    ids = ids[first:] + ids[:first]
-    return [*ids, ids[0]]
-
-
-def compile_plan(plan: Plan, place: Place | None = None) -> Plan:
+def compile_plan(plan: Plan, place: Place | None = None, levels: Sequence[Sequence[str]] | None = None) -> Plan:
     """The same chain with its steps in topological order and each step's level set.
+
+    `levels` are those of its steps (see `levels_of`), where they are known already.
 
     Raises:
         ChainInvalid: E_CHAIN_CYCLE, naming the steps along the cycle.
     """
-    import networkx as nx  # noqa: PLC0415
-
+    if levels is None:
+        levels, circles = levels_of({step.id: step.depends_on for step in plan.steps})
+        if circles:
+            raise ChainInvalid([cycle_problem(circles[0], place or Place())])
     by_id = {step.id: step for step in plan.steps}
     position = {step.id: i for i, step in enumerate(plan.steps)}
-    try:
-        generations = list(nx.topological_generations(digraph(plan.steps)))
-    except nx.NetworkXUnfeasible:
-        raise ChainInvalid([cycle_problem(find_cycle(plan.steps), place or Place())]) from None
     ordered = [
-        replace(by_id[step_id], level=level)
-        for level, generation in enumerate(generations)
-        for step_id in sorted(generation, key=position.__getitem__)
+        replace(by_id[step_id], level=number)
+        for number, level in enumerate(levels)
+        for step_id in sorted(level, key=position.__getitem__)
     ]
     return replace(plan, steps=tuple(_paired(ordered)))
 

@@ -95,8 +95,10 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         cure = "import what it names where the chain is described, or write Any"
         code = getattr(function, "__code__", None)
         file, line = (code.co_filename, code.co_firstlineno) if code is not None else ("<unknown>", 1)
-        told = getattr(function, "__globals__", {}).setdefault("__warningregistry__", {})  # once for each line
-        warnings.warn_explicit(f"{message} ({type(error).__name__}): {cure}", UserWarning, file, line, registry=told)
+        registry = getattr(function, "__globals__", {}).setdefault("__warningregistry__", {})  # once for each line
+        warnings.warn_explicit(
+            f"{message} ({type(error).__name__}): {cure}", UserWarning, file, line, registry=registry
+        )
         return Any
 
 
@@ -134,7 +136,7 @@ def _closed_over(function: Any) -> dict[str, Any]:
 
 
 def shape_of(hint: Any, depth: int = 0) -> Shape:
-    """The shape that an annotation stands for; None for one that says nothing of data."""
+    """The shape that an annotation means; None for one that says nothing about data."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if depth > _DEPTH:
         return None

@@ -1,7 +1,7 @@
 """The rows of one run as its driver holds them in memory, and how later steps see them.
 
 Fills the `Environment` of bindings. What is here is what the store has recorded (or records in the same
-transaction); nothing is read back from the database while a run goes on.
+transaction); nothing is read back from the database during a run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LedgerRow:
     value_stored: bool = False  # the artifact `value` holds the value, and is no file of the user's
     regenerations: int = 0
     overrides: dict[str, Json] = field(default_factory=dict)  # arguments that rejections changed
-    highest: dict[str, int] = field(default_factory=dict)  # version numbers given by now, as the store told
+    highest: dict[str, int] = field(default_factory=dict)  # version numbers given so far, from the store
     artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
 
 
@@ -73,11 +73,11 @@ class Ledger:
         return row
 
     async def restore(self, recorded: RunRow) -> None:
-        """Take over what a store holds of the run, reading values too large for their row from their artifact."""
+        """Load the recorded rows of the run. Values too large for a row are read from their artifact."""
         await self.take(recorded.rows)
 
     async def take(self, rows: Iterable[StepRow]) -> None:
-        """Take over recorded rows in place of what was known of them."""
+        """Replace rows by their recorded state."""
         for stored in rows:
             row = self.add(_from_store(stored))
             row.value_stored = isinstance(row.value, dict) and STORED_VALUE in row.value
@@ -85,7 +85,7 @@ class Ledger:
                 await self._read_value(row)
 
     async def refresh(self, row: LedgerRow, latest: Iterable[ArtifactRow]) -> None:
-        """Take over the versions that people left behind; a value that is an artifact is read again."""
+        """Load versions that people added; a value that is an artifact is read again."""
         row.artifacts = {artifact.name: artifact for artifact in latest}
         if row.value_stored:
             await self._read_value(row)
@@ -153,7 +153,7 @@ class Ledger:
         return restore(row.value, lambda name, _: self._artifact(step, name, item), self._secret)
 
     def files(self, step: str) -> list[Artifact]:
-        """What later steps get: a rejected version that no regeneration replaced is not among it."""
+        """The files for later steps: rejected versions without a replacement are left out."""
         self._completed(step)
         return [a for a in self.artifacts(step) if a.row.approval_status != ArtifactApproval.REJECTED]
 
@@ -220,7 +220,7 @@ async def restored_ledger(store: Store, recorded: RunRow) -> Ledger:
 
 
 def chain_value(ledger: Ledger) -> Any:
-    """What a completed run came to: what its `@chain` returned, else the values of its last steps by id."""
+    """The value of a completed run: what its `@chain` returned, else the values of its last steps by id."""
     plan = ledger.plan
     if plan.output is not None:
         return bind(plan.output, Place(field="output"), ledger)

@@ -1,4 +1,4 @@
-"""Loggers of ours: the handlers that a program has set up cannot fail what they are told about."""
+"""Loggers of towpath: an error in a handler of the program never fails the code that logs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def guarded_logger(name: str) -> logging.Logger:
 
 
 def step_logger(step_id: str) -> logging.Logger:
-    """A logger for one attempt of a step: everything is logged, and goes on to the handlers of `towpath.steps`."""
+    """A logger for one attempt of a step: everything is logged, and passed to the handlers of `towpath.steps`."""
     logger = _Guarded(f"towpath.steps.{step_id}", logging.DEBUG)
     logger.parent = logging.getLogger("towpath.steps")
     return logger
@@ -49,4 +49,4 @@ def report(record: logging.LogRecord) -> None:
     try:
         logging.Handler().handleError(record)
     except Exception:
-        return  # standard error is broken as well: there is nobody left to tell
+        return  # standard error is broken as well: no output is left

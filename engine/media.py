@@ -44,7 +44,7 @@ def media_type(filename: str | None, head: bytes) -> str:
 
 
 def media_of_name(filename: str) -> str:
-    """The media type that a file's extension stands for, `application/octet-stream` if it tells nothing."""
+    """The media type of a file's extension, `application/octet-stream` if it is unknown."""
     return _told_by(filename) or UNKNOWN
 
 

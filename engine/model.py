@@ -191,7 +191,7 @@ class Plan:
     """A compiled chain: steps in a topological order that does not depend on chance, levels counted from 0.
 
     `workflows` are the ComfyUI workflows of its steps by name. They are put in when a run is made, so that
-    the run goes on with the same ones, wherever it goes on.
+    the run keeps using the same ones on every host.
     """
 
     name: str
@@ -261,7 +261,7 @@ class ArtifactRow:
 
 
 def kind_of(media_type: str) -> str:
-    """The kind of file a media type stands for."""
+    """The kind of file that a media type names."""
     major = media_type.split("/", 1)[0]
     if major in ("image", "video", "audio", "text", "model"):
         return major

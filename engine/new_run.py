@@ -1,4 +1,4 @@
-"""Before a run starts: its inputs checked and kept, and every key refused whose part is not built yet."""
+"""Before a run starts: check and store its inputs, and refuse keys whose part is not built yet."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .secrets import MARK, Secret, of_plain
 
 
 class Reads(Enum):
-    """Which paths of this machine a caller may have made into files: the right to read comes with the caller.
+    """Which paths of this machine may become files for a caller: each caller has its own right to read.
 
     Text is text for everybody else. A step that returns a `Path` has that right by itself: it runs here.
     """
 
     NOTHING = "nothing"  # a request: neither what it gives nor what its chain says
     WRITTEN = "written"  # what the chain's author wrote (`source`, `default`), not what the chain is given
-    ANYTHING = "anything"  # a script or the command line: whoever runs it reads the files anyway
+    ANYTHING = "anything"  # a script or the command line: its user can read the files anyway
 
 
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
@@ -51,7 +51,7 @@ async def new_run(
 ) -> NewRun:
     """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
 
-    All paths are opened now, as far as `reads` goes: nobody who works on the run opens one for it later.
+    All paths are opened now, as far as `reads` allows. No worker opens a path of the run later.
 
     Raises:
         InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input.
@@ -89,7 +89,7 @@ def settle_inputs(plan: Plan, given: Mapping[str, Any], reads: Reads = Reads.NOT
 
 
 def refuse_written_paths(plan: Plan) -> None:
-    """Refuse a chain whose author may read nothing here, but names a file: for chains that come in a request.
+    """Refuse a chain from a request that names a file: its author may read no file here.
 
     Raises InputInvalid (E_INPUT_SOURCE), whether or not the input is given: a plan that is kept names no file.
     """
@@ -130,7 +130,7 @@ def _checked(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
 
 
 def _secret(spec: InputSpec, value: Any) -> Any:
-    """A secret input. What only another process may be able to look up is not checked here."""
+    """A secret input. A secret that only another process can look up is not checked here."""
     if value is None:
         return None
     if not isinstance(value, Secret):
@@ -143,7 +143,7 @@ def _secret(spec: InputSpec, value: Any) -> Any:
 
 
 def not_for_the_author(spec: InputSpec) -> InputInvalid:
-    """What to say of an input whose declaration names a file that its author may not read here."""
+    """The error for an input whose declaration names a file that its author may not read here."""
     field = "source" if spec.source else "default"
     return InputInvalid(
         "E_INPUT_SOURCE",
@@ -205,7 +205,7 @@ def _wrong_type(spec: InputSpec, value: Any) -> InputInvalid:
 
 
 def refuse_unbuilt(plan: Plan) -> None:
-    """Nothing is silently ignored: a key that this version cannot honour stops the run before it starts."""
+    """Refuse keys that this version does not support, before the run starts."""
     for spec in plan.inputs:
         if spec.target and spec.type != "file":
             raise _missing(Place(field=f"inputs.{spec.name}.target"), "target", "a target for an input that is no file")

@@ -1,23 +1,24 @@
-"""What the engine needs from the outside, as Protocols. Stores and adapters fill them."""
+"""The ports of the engine, as Protocols. Stores and adapters implement them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .artifact import ArtifactFiles, KeptFile
+from .artifact import ArtifactFiles, File, KeptFile
 from .errors import TowpathError
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
+from .records import ArtifactRecord, Gate, PendingGate
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run about to be recorded, before its first step. `facts` are recorded with it: file inputs, and
-    what a rerun takes over. `by` is who asked for it over the server, for the audit trail.
+    """A new run, before its first step. `facts` are recorded with it: file inputs, and the results that a
+    rerun reuses. `by` names the caller of the server, for the audit trail.
     """
 
     id: str
@@ -40,10 +41,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asked of a run that another process may own: `cancel`, `pause`, or a decision.
+    """What people request of a run that another process may own: `cancel`, `pause`, or a decision.
 
-    A decision has its `approval`, the status word `decision`, the `action` it comes to (`GateAction`), and
-    the `parameters` for a regeneration. `by` is empty if nobody decided in time.
+    A decision has its `approval`, the status word `decision`, the resulting `action` (`GateAction`), and
+    the `parameters` for a regeneration. `by` is empty after a timeout.
     """
 
     run_id: str
@@ -62,7 +63,7 @@ class Request:
 class StepRow:
     """What is recorded of one row of a run.
 
-    `decision` is one that nobody acted on yet. `regenerations` counts those acted on that made the row run
+    `decision` is one that the run has not acted on yet. `regenerations` counts decisions that made the row run
     again, `overrides` holds the arguments they changed, `rejected` marks a row that a rejection failed.
     `versions` are the highest version numbers given to the outputs of a row that is not over.
     """
@@ -94,7 +95,7 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as recorded: its chain, its rows, and what people want of it."""
+    """A run as recorded: its chain, its rows, and what people requested."""
 
     id: str
     plan: Plan
@@ -116,8 +117,8 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a run stands: its status with the reason of a pause, its epoch, whether somebody owns it, and whether
-    its end is asked for.
+    """A run now: its status with the reason of a pause, its epoch, whether it has an owner, and whether
+    cancel is requested.
     """
 
     status: ChainStatus
@@ -128,7 +129,7 @@ class RunStatus:
 
 
 class Files(ArtifactFiles, Protocol):
-    """Keeps new files and gets at the bytes of kept ones."""
+    """Stores new files, and reads the bytes of stored ones."""
 
     async def keep(
         self,
@@ -137,11 +138,11 @@ class Files(ArtifactFiles, Protocol):
         media: str | None = None,
         stem: str = "output",
     ) -> KeptFile:
-        """Make bytes safe. Raises ValueRefused (E_VALUE_FILE), StoreFailed (E_DISK_…)."""
+        """Store bytes durably. Raises ValueRefused (E_VALUE_FILE), StoreFailed (E_DISK_…)."""
         ...
 
     async def is_failing(self) -> bool:
-        """Can nothing be written now? Tells a full or broken disk from a step that says so."""
+        """Are writes failing now? So a full or broken disk is not taken for an error of a step."""
         ...
 
     def path_of(self, row: ArtifactRow) -> str | None:
@@ -154,27 +155,23 @@ class Files(ArtifactFiles, Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where a run's files for people and for work in hand lie."""
+        """The folder of a run's working files and of its files for people."""
         ...
 
 
 class Store(Protocol):
-    """What a run needs from a database, in facts, not in queries. Every method is one transaction."""
+    """Writes runs, and loads them: what a run needs from a database, in facts. Every method is one transaction."""
 
     @property
     def files(self) -> Files: ...
 
     @property
     def broken(self) -> TowpathError | None:
-        """What ended all writing; None while it goes on. It lasts until the store is opened again."""
+        """The error that ended all writing, or None. It lasts until the store is opened again."""
         ...
 
     def new_id(self) -> str:
         """A key for a row: unique, ordered by time."""
-        ...
-
-    def one_moment(self) -> AbstractAsyncContextManager[None]:
-        """What a task reads inside, in however many calls, is of one moment. For a short time only."""
         ...
 
     async def create_run(self, run: NewRun) -> bool:
@@ -182,24 +179,20 @@ class Store(Protocol):
         ...
 
     async def claim(self, run_id: str, service: str = "") -> Lease:
-        """Become the owner of a run that nobody alive owns. Gates in it whose time is over are closed.
+        """Become the owner of a run without a living owner. Its gates whose timeout is over are closed.
 
-        With `service` that one owns it, not this process: its lease does not run out, and it may claim again.
+        With `service` that service owns the run, not this process: its lease does not expire, and it may claim again.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED (names the owner).
         """
         ...
 
-    async def leaving(self, lease: Lease) -> None:
-        """Say that this process is about to stop working on the run, before its steps have ended."""
-        ...
-
-    async def lost_attempts(self, run_id: str) -> dict[str, int]:
-        """By row that is executing: how often the process that tried it died on it, since its last outcome."""
-        ...
-
     async def renew(self, leases: Sequence[Lease]) -> list[str]:
-        """Keep owning; the ids of runs that are ours no longer."""
+        """Renew leases; returns the ids of runs that this process lost."""
+        ...
+
+    async def leaving(self, lease: Lease) -> None:
+        """Record that this process stops working on the run before its steps have ended."""
         ...
 
     async def release(self, lease: Lease) -> None:
@@ -207,29 +200,59 @@ class Store(Protocol):
         ...
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
-        """Record facts as one whole; back when they are durable. Raises Fenced, StoreFailed."""
+        """Record facts in one transaction; returns when they are durable. Raises Fenced, StoreFailed."""
         ...
 
     async def load(self, run_id: str) -> RunRow:
-        """All that is recorded of a run. Raises RunRefused (E_RUN_MISSING)."""
+        """The whole run as recorded. Raises RunRefused (E_RUN_MISSING)."""
         ...
 
-    async def status_of(self, run_id: str) -> RunStatus:
-        """How a run stands now, in one short look. Raises RunRefused (E_RUN_MISSING)."""
+    async def lost_attempts(self, run_id: str) -> dict[str, int]:
+        """For each executing row: how many processes died during an attempt of it, since its last outcome."""
         ...
 
-    async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
-        """What is recorded of some steps with all their items, and of some items."""
+
+class Requests(Protocol):
+    """What people ask of runs that another process may own. Every method is one transaction."""
+
+    async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
+        """Request `cancel` or `pause`; returns the run's status. A run without an owner obeys at once."""
+        ...
+
+    async def requests(self, run_ids: Sequence[str]) -> list[Request]:
+        """The open requests of these runs. Gates in them whose timeout is over are closed first."""
+        ...
+
+    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Request]]:
+        """The last event that was read, and the rows of these runs whose files people replaced since event `after`, as
+        requests of kind `edit`.
+        """
         ...
 
     async def runs_with_requests(self) -> dict[str, int]:
-        """The runs (and those around them) of which something is asked, or whose gates' time is over, and since when.
+        """The runs (and those around them) with open requests or with gates whose timeout is over, and since when.
 
-        Times are UTC microseconds of the last such thing."""
+        Times are UTC microseconds of the last such event."""
         ...
 
     async def cancelled_among(self, run_ids: Sequence[str]) -> list[str]:
-        """Those of these runs whose end, or the end of a run around them, is asked for."""
+        """The runs among these for which cancel is requested, for them or for a run around them."""
+        ...
+
+
+class RunReader(Protocol):
+    """Reads parts of runs. Every method is one transaction."""
+
+    def one_moment(self) -> AbstractAsyncContextManager[None]:
+        """One snapshot for all reads of a task inside the block. For a short time only."""
+        ...
+
+    async def status_of(self, run_id: str) -> RunStatus:
+        """The status of a run, in one short query. Raises RunRefused (E_RUN_MISSING)."""
+        ...
+
+    async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
+        """The rows of some steps with all their items, and of some items."""
         ...
 
     async def running_in(self, service: str) -> list[str]:
@@ -240,26 +263,12 @@ class Store(Protocol):
         """The latest version of each output of a row, as people may have left it."""
         ...
 
-    async def sent_before(self, server: str, digest: str) -> str | None:
-        """The name under which a server got these bytes in an earlier completed transfer."""
-        ...
-
     async def versions(self, row_id: str) -> dict[str, int]:
         """The highest version number ever given to each output of a row, deleted versions included."""
         ...
 
-    async def requests(self, run_ids: Sequence[str]) -> list[Request]:
-        """What was asked of these runs and not yet done. Gates in them whose time is over are closed first."""
-        ...
-
-    async def edits(self, run_ids: Sequence[str], after: int) -> tuple[int, list[Request]]:
-        """Rows of these runs whose files people replaced since event `after`, as requests of kind `edit`, and the
-        event up to which was looked.
-        """
-        ...
-
-    async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
-        """Ask for `cancel` or `pause`; the run's status now. A run that nobody owns obeys at once."""
+    async def sent_before(self, server: str, digest: str) -> str | None:
+        """The name under which a server got these bytes in an earlier completed transfer."""
         ...
 
     async def find_ids(self, what: str, part: str) -> list[str]:
@@ -275,13 +284,49 @@ class Store(Protocol):
         ...
 
 
+class Gates(Protocol):
+    """Lists gates, and records decisions. Every method is one transaction."""
+
+    async def get_pending_approvals(self, chain_id: str | None = None, limit: int = 100) -> list[PendingGate]:
+        """The gates that wait for a person, oldest first: all of them, or those in a run and in the runs inside it."""
+        ...
+
+    async def get_approval(self, approval_id: str) -> Gate | None: ...
+
+    async def approve(
+        self, approval_id: str, by: str, *, seen: Collection[str] | None = None, reason: str = ""
+    ) -> Gate: ...
+
+    async def reject(
+        self,
+        approval_id: str,
+        by: str,
+        *,
+        reason: str = "",
+        action: str | None = None,
+        parameters: dict[str, Json] | None = None,
+    ) -> Gate: ...
+
+    async def edit_artifact(
+        self, artifact_id: str, data: bytes | Path | File, by: str, *, reason: str = "", approve: bool = False
+    ) -> ArtifactRecord: ...
+
+
+class ReadingStore(Store, RunReader, Protocol):
+    """Writes runs and reads parts of them."""
+
+
+class EngineStore(Store, Requests, RunReader, Protocol):
+    """All that an engine and its adapters need of a store."""
+
+
 Listener = Callable[[str, Fact], None]
-"""Is told every fact of a run, after it was recorded."""
+"""Gets every fact of a run, after it was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an adapter left a run: over, or paused with a reason."""
+    """The state in which an adapter left a run: over, or paused with a reason."""
 
     status: ChainStatus
     reason: str = ""
@@ -295,26 +340,26 @@ class Adapter(Protocol):
     listeners: list[Listener]
 
     def with_resources(self, plan: Plan) -> Plan:
-        """The plan of a new run with what it needs from outside in it, such as workflow files.
+        """The plan of a new run, completed by what it needs from outside, such as workflow files.
 
         Raises ChainInvalid for what cannot run as it is, FeatureMissing.
         """
         ...
 
     async def abandon(self, run_id: str) -> None:
-        """Cancel what a run that nobody works on has left at servers."""
+        """Cancel the prompts that a run without a worker has left at servers."""
         ...
 
     def resolve_steps(self, plan: Plan, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Resolve every step of a plan before anything of it starts. Raises StepNotRegistered."""
+        """Resolve every step of a plan before its first step starts. Raises StepNotRegistered."""
         ...
 
     def keep(self, run_id: str, functions: Mapping[str, Any]) -> None:
-        """The functions that a run of this process works with. Each run has its own: names may be ambiguous."""
+        """Keep the functions of a run of this process. Each run has its own: names may be ambiguous."""
         ...
 
     def kept(self, run_id: str) -> Mapping[str, Any]:
-        """The functions that a run of this process works with, or worked with; empty if nobody here knows."""
+        """The functions that a run of this process works with, or worked with; empty if unknown here."""
         ...
 
     async def execute(self, run_id: str, on_claimed: Callable[[], None] | None = None) -> Ended:
@@ -325,11 +370,11 @@ class Adapter(Protocol):
         ...
 
     async def deliver_requests(self) -> None:
-        """Act now on what was asked of the runs in hand."""
+        """Act now on the requests for the runs that this process works on."""
         ...
 
     def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """How far working steps say they are: (done, total) by step."""
+        """The progress that running steps report: (done, total) by step."""
         ...
 
     def working(self, run_id: str) -> bool:
@@ -337,5 +382,5 @@ class Adapter(Protocol):
         ...
 
     def finishes_alone(self, run_id: str) -> bool:
-        """May the run have come to its end by itself, since this process last told of it?"""
+        """May the run have ended since this process last reported it?"""
         ...

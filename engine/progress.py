@@ -34,7 +34,7 @@ from .model import ChainStatus, GateAction, Plan, StepPlan, StepStatus
 
 
 class Phase(IntEnum):
-    """Where a step or an item stands. Everything from COMPLETED on is final."""
+    """The phase of a step or an item. COMPLETED and all after it are final."""
 
     BLOCKED = 0
     ACTIVE = 1
@@ -96,7 +96,7 @@ class RunState:
 
     @property
     def waiting_for_people(self) -> int:
-        """How many rows wait for a decision."""
+        """The number of rows that wait for a decision."""
         return self._gates
 
     @property
@@ -105,7 +105,7 @@ class RunState:
         return self._open == 0
 
     def comes_to(self, step: str, item: int | None, action: GateAction) -> GateAction:
-        """What a decision comes to: `regenerate` is `stop` once `max_retries` regenerations are spent."""
+        """The action of a decision: `regenerate` is `stop` once `max_retries` regenerations are spent."""
         i = self._index[step]
         policy = self._steps[i].approval
         left = 0 if policy is None else policy.max_retries - self._regenerated.get((i, item), 0)
@@ -184,7 +184,7 @@ class RunState:
             self._out.append(Complete(step, item))
             self._end(i, item, Phase.COMPLETED)
         elif self._cancelling or self._stopping:
-            # Nobody will be asked any more, and unapproved work must not count as completed.
+            # The gate is never decided now, and unapproved work must not count as completed.
             self._call_off(i, item)
         else:
             self._gates += 1
@@ -265,7 +265,7 @@ class RunState:
         return self._answer()
 
     def unpause(self) -> list[Command]:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
         self._pausing = False
         held, self._held = self._held, []
         for command in held:
@@ -273,7 +273,7 @@ class RunState:
         return self._answer()
 
     def cancel(self) -> list[Command]:
-        """End everything: what runs is to be stopped by the driver, the rest is cancelled here."""
+        """Cancel: the driver stops what runs, the rest is cancelled here."""
         if not self._cancelling:
             self._cancelling = True
             self._drop_unstarted()

@@ -25,7 +25,7 @@ from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 SHORTEST = 6  # characters; a shorter secret would be found in every second word
-MOST_TEXT = 256 * 1024  # characters of one text; nobody reads more, and a longer one would hold up the loop
+MOST_TEXT = 256 * 1024  # characters of one text; people do not read more, and a longer one would block the loop
 MOST_KNOWN = 1_000  # values of `Secret` that are remembered, the newest
 
 _OVERLAP = 4096  # characters looked at behind a cut, so that a secret that lies across it is found
@@ -198,7 +198,7 @@ _ESCAPE = re.compile(
 
 
 class _Undone:
-    """A text without its escapes, and where each character of it stands in the text."""
+    """A text without its escapes, and the position of each of its characters in the text."""
 
     def __init__(self, text: str) -> None:
         self._places: list[tuple[int, int]] = []  # in the new text and in the old one; from there on they go together
@@ -221,13 +221,13 @@ class _Undone:
         self.text = "".join(parts)
 
     def place(self, at: int) -> int:
-        """Where in the old text the character at this place of the new one stands."""
+        """The position in the old text of a character of the new one."""
         new, old = self._places[bisect_right(self._places, at, key=itemgetter(0)) - 1]
         return old + at - new
 
 
 def _meant_by(found: re.Match[str]) -> str:
-    """The characters that an escape, or a row of them, stands for."""
+    """The characters that an escape, or several in a row, mean."""
     kind = found.lastgroup
     if kind in ("percent", "bytes"):
         return _from_bytes(bytes.fromhex("".join(_PAIR.findall(found[0]))))

@@ -1,4 +1,4 @@
-"""Running again: a new run that takes over what an earlier one completed, and what a rejected step is to change."""
+"""Rerun: a new run that reuses the completed steps of an earlier one. And the parameters of a regeneration."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def rerun_of(
         raise RunRefused(
             "E_RUN_ACTIVE",
             f"run {old.id} is {old.status}, not over",
-            cure="`resume` goes on with it, `cancel` ends it",
+            cure="`resume` continues it, `cancel` ends it",
         )
     plan = _with_parameters(old.plan, parameters)
     changed = {name.partition(".")[0] for name in parameters}
@@ -102,7 +102,7 @@ def _refuse_secret(step: StepPlan, name: str) -> None:
 
 
 def _known_parameters(step: StepPlan) -> frozenset[str] | None:
-    """The parameters that a step has; None if only running it can tell."""
+    """The parameters of a step; None if they are known only when it runs."""
     if step.chain is not None:
         return frozenset(spec.name for spec in step.chain.inputs)
     if step.kind != "python":

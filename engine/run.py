@@ -1,4 +1,4 @@
-"""`Run`: what came of a run, step by step. A picture of one moment."""
+"""`Run`: a snapshot of a run, step by step."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
 from .ledger import Ledger, LedgerRow, chain_value
-from .model import ChainStatus, ErrorInfo, StepStatus
+from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 
 
 class Run:
-    """A run as it stood when it was asked for: `run.status`, `run["step"]`, `run.value`."""
+    """A snapshot of a run: `run.status`, `run["step"]`, `run.value`."""
 
     def __init__(
         self,
@@ -27,12 +27,12 @@ class Run:
         self.status = status
         self.error = error
         self.reason = reason
-        self.plan = ledger.plan
+        self.plan: Plan = ledger.plan
         self._ledger = ledger
         self._resume = resume
 
     async def resume(self) -> Run:
-        """Go on with the run, as `Engine.resume` does, and return it as it stands then. This picture stays."""
+        """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
         if self._resume is None:
             raise RunRefused("E_RUN_MISSING", f"run {self.id} is a picture without an engine", cure="engine.resume(id)")
         return await self._resume()
@@ -99,12 +99,12 @@ class StepRun:
 
     @property
     def attempt(self) -> int:
-        """How often it was tried."""
+        """The number of attempts."""
         return 0 if self._row is None else self._row.attempt
 
     @property
     def server(self) -> str | None:
-        """The ComfyUI server that had it, by name."""
+        """The name of the ComfyUI server that ran it."""
         return None if self._row is None else self._row.server
 
     @property

@@ -1,4 +1,4 @@
-"""A run id that is known: whether what is asked for is that run, or something else under its name."""
+"""A known run id: is the requested run the recorded one, or another run with the same id?"""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ CURE = "choose another run_id, `rerun` to run it again with changes, or `resume`
 _WORDS = frozenset({"description", "folder", "metadata"})  # what changes nothing that the run does
 
 
-def refuse_other_plan(run_id: str, recorded: Plan, asked: Plan) -> None:
+def refuse_other_plan(run_id: str, recorded: Plan, given: Plan) -> None:
     """Raises RunRefused (E_RUN_CHAIN) if the run was made of another chain, or of another version of it."""
-    if recorded.name != asked.name:
-        raise _other_chain(run_id, "chain", recorded.name, asked.name, Place())
-    for where, one, other in _plan_differences(recorded, asked):
-        raise _other_chain(run_id, f"version of chain {asked.name}", one, other, where)
+    if recorded.name != given.name:
+        raise _other_chain(run_id, "chain", recorded.name, given.name, Place())
+    for where, one, other in _plan_differences(recorded, given):
+        raise _other_chain(run_id, f"version of chain {given.name}", one, other, where)
 
 
-def _other_chain(run_id: str, what: str, recorded: Json, asked: Json, place: Place) -> RunRefused:
+def _other_chain(run_id: str, what: str, recorded: Json, given: Json, place: Place) -> RunRefused:
     message = f"run {run_id} is a run of another {what}"
-    return RunRefused("E_RUN_CHAIN", message, place=place, found=_both(recorded, asked), cure=CURE)
+    return RunRefused("E_RUN_CHAIN", message, place=place, found=_both(recorded, given), cure=CURE)
 
 
-def _plan_differences(recorded: Plan, asked: Plan, within: str = "") -> Iterator[tuple[Place, Json, Json]]:
-    """Where two plans of one name differ: the place, what is recorded there, what is asked for."""
-    ids, wanted = [s.id for s in recorded.steps], [s.id for s in asked.steps]
+def _plan_differences(recorded: Plan, given: Plan, within: str = "") -> Iterator[tuple[Place, Json, Json]]:
+    """Where two plans of one name differ: the place, the recorded value, the requested value."""
+    ids, wanted = [s.id for s in recorded.steps], [s.id for s in given.steps]
     if ids != wanted:
         yield Place(step=within, field="steps"), ids, wanted
         return
-    for old, new in zip(recorded.steps, asked.steps, strict=True):
+    for old, new in zip(recorded.steps, given.steps, strict=True):
         name = f"{within}{old.id}"
         if old.chain is not None and new.chain is not None:
             yield from _plan_differences(old.chain, new.chain, f"{name}.")
         yield from ((Place(step=name, field=f), one, other) for f, one, other in _fields(old, new, {"chain"}))
-    yield from ((Place(step=within, field=f), one, other) for f, one, other in _fields(recorded, asked, {"steps"}))
+    yield from ((Place(step=within, field=f), one, other) for f, one, other in _fields(recorded, given, {"steps"}))
 
 
 def _fields(one: Plan | StepPlan, other: Plan | StepPlan, apart: set[str]) -> Iterator[tuple[str, Json, Json]]:
@@ -67,23 +67,23 @@ def _plain(value: Any) -> Json:
     return value
 
 
-def refuse_other_inputs(recorded: RunRow, asked: NewRun, folder: Path) -> None:
+def refuse_other_inputs(recorded: RunRow, given: NewRun, folder: Path) -> None:
     """Raises RunRefused (E_RUN_INPUTS) if the run was made with other inputs. Files are the same if their bytes are,
     secrets if their values are; `folder` is where the key to them lies. SecretMissing if they cannot be had here.
     """
     old = {a.name: a.digest for row in recorded.rows if row.step == INPUTS for a in row.artifacts if a.version == 1}
     new = {
         a.name: a.digest
-        for fact in asked.facts
+        for fact in given.facts
         if isinstance(fact, StepEnded) and fact.step == INPUTS
         for a in fact.artifacts
     }
     shapes = {spec.name: spec.shape if spec.shape is not None else spec.type for spec in recorded.plan.inputs}
     # A file that was edited or deleted since has no digest to compare with.
     known = {name: digest for name, digest in new.items() if name in old}
-    for name in sorted(recorded.inputs.keys() | asked.inputs.keys()):
+    for name in sorted(recorded.inputs.keys() | given.inputs.keys()):
         one = _with_digests(recorded.inputs.get(name), old)
-        other = _with_digests(asked.inputs.get(name), known)
+        other = _with_digests(given.inputs.get(name), known)
         as_shape = partial(of_shape, shapes.get(name))
         if _json(as_shape(_opened(one, folder))) != _json(as_shape(_opened(other, folder))):
             raise RunRefused(
@@ -124,9 +124,9 @@ def _json(value: Json) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
-def _both(recorded: Json, asked: Json) -> str:
-    """Both, from a little before their first difference."""
-    one, other = (redacted(_json(_hidden(value)).decode()) for value in (recorded, asked))
+def _both(recorded: Json, given: Json) -> str:
+    """Both values, from a little before their first difference."""
+    one, other = (redacted(_json(_hidden(value)).decode()) for value in (recorded, given))
     same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     start = 0 if max(len(one), len(other)) <= _EACH or same <= _BEFORE else same - _BEFORE
     return f"recorded {_from(one, start)}, asked for {_from(other, start)}"

@@ -110,9 +110,9 @@ class Secret(Generic[T]):
 
 
 def _remember(value: object) -> None:
-    """Tell the redaction every text in a secret value that only the secret can be the reason for.
+    """Give the redaction every text in a secret value that cannot come from anything but the secret.
 
-    Whoever starts a run chooses its secrets: one that is a common word would take it out of what all others are told.
+    The starter of a run chooses its secrets: a common word as a secret would hide that word in all other texts.
     """
     if isinstance(value, str):
         if len(value) >= SURE_LENGTH and not is_plain_word(value):

@@ -1,4 +1,4 @@
-"""`Engine`: start, watch, steer and repeat runs. What a script holds after `open_engine`."""
+"""`RunService`: start, watch, steer and repeat runs. `Engine`, which a script gets of `open_engine`, is one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, overload
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -24,12 +24,15 @@ from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
 from .new_run import Reads, new_run, refuse_unbuilt
-from .ports import Adapter, Ended, RunRow, Store
+from .ports import Adapter, Ended, EngineStore, Gates, RunRow
+from .records import ArtifactRecord, Gate, PendingGate
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .steps import is_ambiguous, refuse_other_functions
 from .tracing import of_the_user
+
+P = ParamSpec("P")
 
 _log = guarded_logger("towpath")
 
@@ -37,42 +40,27 @@ MAX_RUN_ID = 200
 POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
 
 
-class Engine:
-    """Runs chains against one store through one adapter.
-
-    The seed's functions (`get_workflow`, `create_artifact`, …) are methods too, each in a transaction of
-    its own.
-    """
+class RunService:
+    """Starts, watches, steers and repeats runs: one store, one adapter. `Engine` adds the functions of the store."""
 
     def __init__(
         self,
-        store: Store,
+        store: EngineStore,
         adapter: Adapter,
-        records: Any,
+        gates: Gates,
         tasks: anyio.abc.TaskGroup,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self.adapter = adapter
-        self._records = records
+        self._gates = gates
         self._tasks = tasks
         self._close = close
         self._loop = asyncio.get_running_loop()
         self._failed: dict[str, Exception] = {}
 
-    @classmethod
-    async def open(cls, store: Any = None, **settings: Any) -> Engine:
-        """An engine for places that cannot use `async with`; its arguments are those of `open_engine`.
-
-        Any task of the same event loop may `close` it.
-        """
-        from towpath import open_engine  # noqa: PLC0415 - the one arrow that points upwards
-
-        opened: Any = await open_engine(store, **settings).__aenter__()
-        return cast("Engine", opened)
-
     async def close(self) -> None:
-        """Pause what still runs and close the store. Doing it twice is harmless."""
+        """Pause the runs of this process and close the store. A second call does nothing."""
         self._here()
         if self._close is not None:
             await self._close()
@@ -86,14 +74,40 @@ class Engine:
                 cure="asyncio.run_coroutine_threadsafe(engine.run(…), loop).result(), with the engine's own loop",
             )
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._records, name)
-
     # ---- starting
 
+    # The inputs of a `@chain` are its function's parameters, and type checkers check them. They cannot beside another
+    # keyword: with `run_id`, `wait` or `inputs` the inputs of a chain are checked when the run is made.
+
+    @overload
+    async def run(self, chain: Chain[P, Any], /, *args: P.args, **named: P.kwargs) -> Run: ...
+    @overload
     async def run(
+        self,
+        chain: Chain[..., Any],
+        *,
+        run_id: str | None,
+        wait: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Run: ...
+    @overload
+    async def run(
+        self, chain: Chain[..., Any], *, wait: bool, inputs: Mapping[str, Any] | None = None, **named: Any
+    ) -> Run: ...
+    @overload
+    async def run(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> Run: ...
+    @overload
+    async def run(
+        self,
+        chain: ChainFile,
+        *,
+        run_id: str | None = None,
+        wait: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Run: ...
+    async def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  # inputs have names: no *args
         self,
         chain: Chain[..., Any] | ChainFile,
         *,
@@ -120,7 +134,29 @@ class Engine:
             raise of_the_user(error) from None
         return await self._finish(run_id, wait)
 
+    @overload
+    async def start(self, chain: Chain[P, Any], /, *args: P.args, **named: P.kwargs) -> RunHandle: ...
+    @overload
     async def start(
+        self,
+        chain: Chain[..., Any],
+        *,
+        run_id: str | None,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> RunHandle: ...
+    @overload
+    async def start(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> RunHandle: ...
+    @overload
+    async def start(
+        self,
+        chain: ChainFile,
+        *,
+        run_id: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> RunHandle: ...
+    async def start(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  # as `run`
         self,
         chain: Chain[..., Any] | ChainFile,
         *,
@@ -128,7 +164,7 @@ class Engine:
         inputs: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> RunHandle:
-        """Start a chain and return at once; the run goes on beside your code until the engine closes."""
+        """Start a chain and return at once; the run continues in the background until the engine closes."""
         self._here()
         try:
             run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
@@ -151,10 +187,10 @@ class Engine:
         run_id = run_id or self.store.new_id()
         functions = self.adapter.resolve_steps(plan, described.steps)
         meant = found is not None and not given and any(spec.required for spec in plan.inputs)
-        if not meant:  # else no run could begin so: it can only mean the one that is there
+        if not meant:  # without inputs that the chain requires, only the recorded run can be meant
             new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
             if found is None and not await self.store.create_run(new):
-                found = await self.store.load(run_id)  # somebody else asked for that id meanwhile
+                found = await self.store.load(run_id)  # another caller took the id meanwhile
                 refuse_other_plan(found.id, found.plan, plan)
             if found is not None:
                 refuse_other_inputs(found, new, self.store.files.folder)
@@ -170,12 +206,12 @@ class Engine:
         except RunRefused:
             return None
 
-    # ---- going on
+    # ---- resuming and repeating
 
     async def resume(self, run_id: str, *, wait: bool = False) -> Run:
-        """Go on with a run that is not over: after a crash, a pause, or a decision.
+        """Resume a run that is not over: after a crash, a pause, or a decision.
 
-        On Temporal a run goes on by itself after a decision; if it is over by now, it is returned as it is.
+        On Temporal a run continues by itself after a decision. If it is over by now, it is returned unchanged.
 
         Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED; StepNotRegistered.
         """
@@ -200,7 +236,7 @@ class Engine:
         parameters: Mapping[str, Any] | None = None,
         wait: bool = False,
     ) -> Run:
-        """A new run that takes over what was completed and runs the rest again.
+        """A new run that reuses completed steps and runs the rest again.
 
         With `from_steps` these and their descendants run again; without, every step that did not complete
         and its descendants. `inputs` replaces inputs, `parameters` (`{"step.name": value}`) arguments.
@@ -238,7 +274,7 @@ class Engine:
             ended = None
 
     async def _work_on(self, run_id: str, on_claimed: Callable[[], None] = lambda: None) -> Ended:
-        """Execute a run, or watch it where somebody else does; `on_claimed` is called as soon as somebody does."""
+        """Execute a run, or watch it if it has another owner; `on_claimed` is called when it has an owner."""
         while True:
             try:
                 return await self.adapter.execute(run_id, on_claimed)
@@ -251,19 +287,19 @@ class Engine:
             await anyio.sleep(POLL)
 
     async def _decision(self, run_id: str) -> None:
-        """Wait until somebody decided something in a paused run, or ended it."""
+        """Wait for a decision in a paused run, or for its end."""
         while not await self.store.requests([run_id]):
             if (await self.store.load(run_id)).status.final:
                 return
             await anyio.sleep(POLL)
 
     async def _execute_quietly(self, run_id: str, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        told = False
+        claimed = False
 
         def on_claimed() -> None:
-            nonlocal told
-            if not told:
-                told = True
+            nonlocal claimed
+            if not claimed:
+                claimed = True
                 task_status.started()
 
         try:
@@ -271,7 +307,7 @@ class Engine:
         except Exception as error:  # one run's trouble is never another's
             if not isinstance(error, TowpathError):
                 _log.exception("run %s stopped, and can be resumed", run_id)
-            self._failed[run_id] = error  # told to whoever asks for the result
+            self._failed[run_id] = error  # raised by `RunHandle.result`
         on_claimed()
 
     # ---- looking and steering
@@ -293,19 +329,19 @@ class Engine:
         return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
 
     async def cancel(self, run_id: str, *, by: str = "") -> ChainStatus:
-        """Ask for a run to be cancelled: recorded at once, done by its owner. `by` stands in the audit trail.
+        """Request a cancel: recorded at once, carried out by the owner. `by` is written to the audit trail.
 
         Raises RunRefused (E_RUN_OVER).
         """
         self._here()
         status = await self.store.request(run_id, "cancel", by)
-        if status is ChainStatus.CANCELLED:  # nobody worked on it, so nobody else tells the servers
+        if status is ChainStatus.CANCELLED:  # it had no owner, so its prompts are cancelled here
             await self.adapter.abandon(run_id)
         await self.adapter.deliver_requests()
         return status
 
     async def pause(self, run_id: str, *, by: str = "") -> ChainStatus:
-        """Ask for a run to start nothing more; what runs is finished. `by` stands in the audit trail.
+        """Request a pause: running steps finish, no new ones start. `by` is written to the audit trail.
 
         Raises RunRefused (E_RUN_OVER).
         """
@@ -316,14 +352,14 @@ class Engine:
 
     # ---- gates
 
-    async def approvals(self, run_id: str | None = None) -> list[Any]:
+    async def approvals(self, run_id: str | None = None) -> list[PendingGate]:
         """What waits for a person, oldest first: anywhere, or in a run and in the runs inside its steps.
 
         Each says `id run step item policy requested_at expires_at`, and `artifacts`: what to look at, each
         with its `id name version filename media_type size`. Times are UTC microseconds.
         """
         self._here()
-        return list(await self._records.get_pending_approvals(run_id, 10_000))
+        return await self._gates.get_pending_approvals(run_id, 10_000)
 
     async def approve(
         self,
@@ -332,11 +368,11 @@ class Engine:
         by: str,
         seen: Collection[str] | None = None,
         reason: str = "",
-    ) -> Any:
+    ) -> Gate:
         """Approve what waits at a gate: the artifact versions (ids) in `seen`.
 
         `approval` is an id, or one of `approvals`: then what it lists is what was seen. Without either it is
-        what the step itself made, and nobody may have edited it.
+        what the step itself made, and it must not have been edited.
 
         Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_STALE.
         """
@@ -344,7 +380,7 @@ class Engine:
         if seen is None and not isinstance(approval, str):
             seen = [artifact["id"] for artifact in approval["artifacts"]]
         gate = approval if isinstance(approval, str) else approval["id"]
-        return await self._decide(gate, self._records.approve, by, seen=seen, reason=reason)
+        return await self._decided(gate, self._gates.approve(gate, by, seen=seen, reason=reason))
 
     async def reject(
         self,
@@ -354,7 +390,7 @@ class Engine:
         reason: str = "",
         action: str | None = None,
         parameters: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> Gate:
         """Reject what waits at a gate; `action` (`stop`, `skip`, `regenerate`) replaces the policy's `on_rejected`.
 
         `parameters` are arguments that the regeneration runs with, merged over the step's own, for this and
@@ -367,11 +403,12 @@ class Engine:
         self._here()
         gate = approval if isinstance(approval, str) else approval["id"]
         given = await self._parameters(gate, parameters) if parameters else None
-        return await self._decide(gate, self._records.reject, by, reason=reason, action=action, parameters=given)
+        decision = self._gates.reject(gate, by, reason=reason, action=action, parameters=given)
+        return await self._decided(gate, decision)
 
     async def edit(
         self, artifact: str, data: bytes | Path | File, *, by: str, reason: str = "", approve: bool = False
-    ) -> Any:
+    ) -> ArtifactRecord:
         """Replace an artifact (its id) by a new version, and return that version's row.
 
         A gate that waits for it lists the new version from now on; `approve` decides it in the same
@@ -383,13 +420,13 @@ class Engine:
                 E_APPROVAL_EXPIRED with `approve`.
         """
         self._here()
-        new = await self._records.edit_artifact(artifact, data, by, reason=reason, approve=approve)
+        new = await self._gates.edit_artifact(artifact, data, by, reason=reason, approve=approve)
         await self.adapter.deliver_requests()
         return new
 
-    async def _decide(self, approval: str, decide: Callable[..., Any], by: str, **how: Any) -> Any:
+    async def _decided(self, approval: str, decision: Awaitable[Gate]) -> Gate:
         try:
-            decided = await decide(approval, by, **how)
+            decided = await decision
         except ApprovalRefused as refused:
             if refused.code == "E_APPROVAL_EXPIRED":
                 await self._time_out(approval)
@@ -398,18 +435,18 @@ class Engine:
         return decided
 
     async def _time_out(self, approval: str) -> None:
-        """The timeout takes effect now, not when somebody looks at the run again."""
-        gate = await self._records.get_approval(approval)
-        if gate.chain_id is not None:
+        """Apply the timeout now, not at the next poll of the run."""
+        gate = await self._gates.get_approval(approval)
+        if gate is not None and gate.chain_id is not None:
             await self.store.requests([gate.chain_id])
             await self.adapter.deliver_requests()
 
     async def _parameters(self, approval: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        gate = await self._records.get_approval(approval)
+        gate = await self._gates.get_approval(approval)
         if gate is None or gate.chain_id is None:
             return dict(given)
         plan = (await self.store.load(gate.chain_id)).plan
-        return regeneration_parameters(plan.step(gate.step_id), given)
+        return regeneration_parameters(plan.step(gate.step_id or ""), given)
 
 
 def _refuse_own(run_id: str) -> None:
@@ -418,9 +455,9 @@ def _refuse_own(run_id: str) -> None:
 
 
 class RunHandle:
-    """A run, whoever works on it."""
+    """A handle of a run, in whichever process it is executed."""
 
-    def __init__(self, engine: Engine, run_id: str) -> None:
+    def __init__(self, engine: RunService, run_id: str) -> None:
         self._engine = engine
         self.id = run_id
 
@@ -435,7 +472,7 @@ class RunHandle:
         while True:
             if self.id in self._engine._failed:
                 raise self._engine._failed[self.id]
-            busy = self._engine.adapter.working(self.id)  # asked first: what is read afterwards is its last word
+            busy = self._engine.adapter.working(self.id)  # before the read: else the last facts could be missed
             run = await self._engine.snapshot(self.id)
             if not busy and (run.status.final or run.status is ChainStatus.PAUSED):
                 return run

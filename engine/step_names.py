@@ -149,13 +149,13 @@ def _code(function: Any) -> CodeType | None:
 
 
 def where(function: Callable[..., Any]) -> str:
-    """`file.py:12`, where a function is written; empty if nobody knows."""
+    """`file.py:12`, where a function is written; empty if unknown."""
     code = _code(function)
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code is not None else ""
 
 
 def cure_of(name: str) -> str:
-    """What helps where nobody can find that name in its module; empty for a name that could be found."""
+    """The cure for a name that cannot be found in its module; empty for other names."""
     if "<lambda>" in name:
         return 'a lambda has no name: give it one, @step(name="…")'
     if "<locals>" in name:

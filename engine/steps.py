@@ -7,12 +7,12 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .model import ApprovalPolicy, Json, RetryPolicy
@@ -22,10 +22,13 @@ from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec
 from .tracing import Node, Ref, current_trace, is_reference, user_place
 
 P = ParamSpec("P")
+P2 = ParamSpec("P2")
 R = TypeVar("R")
+V = TypeVar("V")
+X = TypeVar("X")
 
 _registry: dict[str, Step[..., Any]] = {}
-_ambiguous: set[str] = set()  # names that two functions of this process go by
+_ambiguous: set[str] = set()  # names that two functions of this process have
 _replaced: set[str] = set()  # names that were defined again
 
 
@@ -43,25 +46,44 @@ class StepOptions:
     secret: bool = False
 
 
+class StepSettings(TypedDict, total=False):
+    """The options of `@step` and of `with_options`. Times are seconds, or texts such as `"30m"`."""
+
+    retries: int | None
+    retry: RetryPolicy | dict[str, Any] | None
+    timeout: float | str | None
+    total_timeout: float | str | None
+    requires_approval: bool
+    approval: ApprovalPolicy | None
+    on_item_failure: str
+    cheap: bool
+    cache: Json
+    secret: bool
+
+
 class Step(Alike, Generic[P, R]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
+
+    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so
+    it is a reference for them everywhere: awaiting it gives the value, and it fits every parameter. In a unit test
+    `step.function(…)` has the exact type.
 
     `name` is `module:function`, the name under which plans and other processes find it; `function` is
     the function itself; `spec` is its module's, when it was defined.
     """
 
     def __init__(
-        self, function: Callable[P, Any], options: StepOptions, description: str = "", name: str | None = None
+        self, function: Callable[P, R], options: StepOptions, description: str = "", name: str | None = None
     ) -> None:
         self._static = isinstance(function, staticmethod)
         function = function.__func__ if isinstance(function, staticmethod) else function
         _check_kind(function)
-        self.function = function
+        self.function: Callable[P, R] = function
         self.options = options
-        self.name = step_name(function, name)
+        self.name: str = step_name(function, name)
         self.description = description
-        self.signature = inspect.signature(function)
-        self.spec = spec_now(function)
+        self.signature: inspect.Signature = inspect.signature(function)
+        self.spec: object = spec_now(function)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
@@ -81,15 +103,35 @@ class Step(Alike, Generic[P, R]):
             raise self._method()
         return MethodType(self, instance)
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Ref[R]:
+    @overload
+    def __call__(self: Step[P, Coroutine[Any, Any, V]], /, *args: P.args, **kwargs: P.kwargs) -> Ref[V]: ...
+    @overload
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Inside a `@chain` record a node; elsewhere run the function.
+
+        Raises ChainInvalid: E_STEP_ARGUMENTS for arguments that do not fit, E_STEP_KIND for a method.
+        """
         trace = current_trace()
         if trace is None:
-            return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+            return self.function(*args, **kwargs)
         if args and not is_reference(args[0]) and isinstance(args[0], type) and self._defined_in(args[0]):
             raise self._method()
         return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
 
-    def map(self, /, *values: Any, **same: Any) -> Ref[list[R]]:
+    @overload
+    def map(
+        self: Step[Concatenate[X, P2], Coroutine[Any, Any, V]],
+        values: Sequence[X],
+        /,
+        *none: P2.args,
+        **same: P2.kwargs,
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, P2], V], values: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    def map(self: Step[..., Any], /, *values: Any, **same: Any) -> Ref[list[Any]]:
         """One run of the step per element of one list (or range, or reference to a list).
 
         The element is the first argument; keyword arguments are the same for all items. The value is the
@@ -117,8 +159,11 @@ class Step(Alike, Generic[P, R]):
             raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is no list", "map over list(…)")
         return over
 
-    def with_options(self, **options: Any) -> Step[P, R]:
-        """The same step with other options (`retries`, `timeout`, …), for one place in one chain."""
+    def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R]:
+        """The same step with other options (`retries`, `timeout`, …), for one place in one chain.
+
+        Raises InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN.
+        """
         changed = object.__new__(Step)
         changed.__dict__.update(self.__dict__)
         changed.__dict__.pop("is_secret", None)
@@ -207,7 +252,7 @@ class Step(Alike, Generic[P, R]):
         return any(kind.__qualname__ == body and kind.__module__ == self.function.__module__ for kind in owner.__mro__)
 
     def _method(self) -> ChainInvalid:
-        message = f"{self.name} is a method: the object it belongs to would not be there when the run goes on"
+        message = f"{self.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and pass what it needs as arguments; a @staticmethod above @step works too"
         return ChainInvalid([Problem("E_STEP_KIND", message, user_place(self.name), cure=cure)])
 
@@ -249,41 +294,24 @@ def _check_kind(function: Any) -> None:
 
 
 class ItemMark:
-    """Stands for the element of a mapped step among its arguments."""
+    """Placeholder for the element of a mapped step among its arguments."""
 
 
 class StepDecorator(Protocol):
-    """What `@step(…)` with options is: the type of the value is what awaiting the function gives."""
+    """What `@step(…)` with options is."""
 
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
-    @overload
     def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
 
 
 @overload
-def step(function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
-@overload
 def step(function: Callable[P, R], /) -> Step[P, R]: ...
 @overload
-def step(
-    *,
-    name: str | None = None,
-    retries: int | None = None,
-    retry: RetryPolicy | dict[str, Any] | None = None,
-    timeout: float | str | None = None,
-    total_timeout: float | str | None = None,
-    requires_approval: bool = False,
-    on_item_failure: str = "fail",
-    cheap: bool = False,
-    cache: Json = None,
-    secret: bool = False,
-) -> StepDecorator: ...
+def step(*, name: str | None = None, **options: Unpack[StepSettings]) -> StepDecorator: ...
 def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (sync or async) a step.
 
     Args:
-        name: what it goes by instead of its function's name, `module:name`; for functions that a factory makes.
+        name: its name instead of the function's, `module:name`; for functions that a factory makes.
         retries: further tries after the first one fails; default none.
         retry: the whole policy, `RetryPolicy(...)` or a dict of its fields.
         timeout: seconds (or `"30m"`) for one attempt.
@@ -306,10 +334,11 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return made if function is None else made(function)
 
 
-def step_options(base: StepOptions, **options: Any) -> StepOptions:
+def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOptions:
     """`base` with some options changed, checked."""
     changes: dict[str, Any] = {}
-    for key, value in options.items():
+    given: dict[str, Any] = {**options}
+    for key, value in given.items():
         if key == "retries":
             if value is not None:
                 changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
@@ -358,7 +387,7 @@ def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
 
 
 def register(step: Step[P, R]) -> Step[P, R]:
-    """Make a step findable by name in this process. A name that two functions go by is remembered as worth nothing."""
+    """Make a step findable by name in this process. A name of two functions is remembered as ambiguous."""
     old = _registry.get(step.name)
     if old is not None and not same_function(old.function, step.function):
         if defined_again(old.function, step.function, (old.spec, step.spec)):
@@ -371,7 +400,7 @@ def register(step: Step[P, R]) -> Step[P, R]:
 
 
 def find_step(name: str) -> Step[..., Any]:
-    """The step of that name, importing its module if need be.
+    """The step of that name, importing its module if necessary.
 
     Raises:
         StepNotRegistered: E_STEP_NOT_REGISTERED, E_STEP_NAME_TWICE, with what to do about it.
@@ -397,22 +426,22 @@ def find_step(name: str) -> Step[..., Any]:
 
 
 def is_ambiguous(name: str) -> bool:
-    """Do two functions of this process go by that name?"""
+    """Do two functions of this process have that name?"""
     return name in _ambiguous or (name in _replaced and _kept_elsewhere(_registry[name]))
 
 
 def _ambiguous_name(name: str) -> StepNotRegistered:
-    message = f"two different functions go by the name {name}: nobody can tell which one a recorded run means"
+    message = f"two different functions have the name {name}: a recorded run cannot say which one it means"
     return StepNotRegistered("E_STEP_NAME_TWICE", message, place=Place(step=name), cure=CURE)
 
 
-def refuse_other_functions(kept: Mapping[str, Step[..., Any]], asked: Mapping[str, Step[..., Any]]) -> None:
-    """Refuse a run id that is known, if its functions are others: a plan knows them by their names alone.
+def refuse_other_functions(kept: Mapping[str, Step[..., Any]], new: Mapping[str, Step[..., Any]]) -> None:
+    """Refuse a known run id if its functions are others: a plan knows functions by name only.
 
-    `kept` are those that the run works with, as far as this process knows. Without them a name has to be enough.
+    `kept` are the functions of the run, as far as this process knows them. Without them the name must be enough.
     Raises StepNotRegistered (E_STEP_NAME_TWICE).
     """
-    for name, step in asked.items():
+    for name, step in new.items():
         known = kept.get(name)
         if known is None:
             wrong = is_ambiguous(name)

@@ -1,9 +1,8 @@
 """Recording a `@chain`: nodes, the references between them, and the trace that collects both.
 
-The body of a `@chain` runs once, before anything is known. A reference that took part in Python's own
-work (a comparison, a text, a length) would give an answer about the reference, not about the value. So every
-such question is refused with `E_CHAIN_TRACE`. Python asks nobody for `is`, `type()`, `callable()`, `id()` and for a
-`match` against a mapping: those cannot be refused.
+The body of a `@chain` runs once, before any value is known. A comparison, a text or a length of a reference would
+be one of the reference, not of the value. So every such operation raises `E_CHAIN_TRACE`. Python does not ask the
+object for `is`, `type()`, `callable()`, `id()` and for a `match` against a mapping: those cannot be refused.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from .errors import ChainInvalid, Place, Problem, shown
 from .model import ApprovalPolicy
 from .retry import seconds
 
-if TYPE_CHECKING:
-    from .steps import Step
-
 T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One step being recorded, or (of the kind `input`) a chain input. `arguments` may hold references at any depth."""
+    """One step being recorded, or (of the kind `input`) a chain input.
+
+    `source` is the `Step` or `Chain` that was called. `arguments` may hold references at any depth.
+    """
 
     wanted_id: str
     kind: str
     target: str
-    source: Any
+    source: object
     arguments: dict[str, Any]
     id: str = ""
     foreach: Any = None
@@ -46,12 +45,14 @@ class Node:
     approval: ApprovalPolicy | None = None
     place: Place = field(default_factory=Place)  # of the call
 
-    @property
-    def step(self) -> Step[..., Any]:
-        return self.source  # type: ignore[no-any-return]
+
+if TYPE_CHECKING:
+    _Anything = Any  # a reference stands for the value, so type checkers let it go wherever one is expected
+else:
+    _Anything = object
 
 
-class Ref(Generic[T]):
+class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
     """What a step will return, or a part of it (`ref["key"]`, `ref[0]`), inside a `@chain`.
 
     Passing a reference to another step is the edge between the two; `.after(x)` adds an edge without data.
@@ -122,11 +123,11 @@ class Ref(Generic[T]):
             raise refused(f"{text_of(self)} belongs to another chain", "call the step inside this chain")
         return node
 
-    # Python looks these up on the class of a value. The rest of its special methods is in `_ASKED` below.
+    # Python looks these up on the class of a value. The rest of its special methods is in `_REFUSED` below.
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("__", "_repr_", "_ipython_")):
-            raise AttributeError(name)  # a library looks for a protocol of its own, and goes on without
+            raise AttributeError(name)  # a library looks for its own protocol, and continues without it
         raise refused(f"the attribute .{name} of a reference", f'take a part by its key: reference["{name}"]')
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -212,7 +213,7 @@ _CONDITION = '.when("step.output > 3") makes a step conditional; else ' + _IN_A_
 _TEXT = "pass the reference to a step, and build the text inside it"
 _EACH = "step.map(reference) runs a step for each of them"
 
-_ASKED: dict[tuple[str, str], str] = {
+_REFUSED: dict[tuple[str, str], str] = {
     ("a comparison of a step's value", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
     ("whether a step's value is true", _CONDITION): "__bool__",
     ("the hash of a reference", "use a constant as the key, or look it up inside a step"): "__hash__",
@@ -251,7 +252,7 @@ def _refusing(what: str, cure: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-for (_what, _cure), _names in _ASKED.items():
+for (_what, _cure), _names in _REFUSED.items():
     for _name in _names.split():
         setattr(Ref, _name, _refusing(_what, _cure))
 
@@ -298,7 +299,7 @@ def user_frame(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def of_the_user(error: ChainInvalid) -> ChainInvalid:
-    """The same error with one frame below whoever raises it: the user's line in the chain, if there is one."""
+    """The same error with one frame below the raising one: the user's line in the chain, if there is one."""
     return error.with_traceback(user_frame(error.__traceback__))
 
 

@@ -1,7 +1,7 @@
-"""Calling a step's function so that nothing it does reaches whoever drives the run.
+"""Calling a step's function so that nothing it does reaches the driver of the run.
 
 An async function runs in a task of its own, a plain one in a thread, both in a copy of the context variables
-of whoever started the run. What the function raises comes back as `StepRaised`, whatever it is.
+of the starter of the run. What the function raises comes back as `StepRaised`, whatever it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GRACE = 10.0  # seconds that an async function is given to end once it is cancel
 
 _log = guarded_logger("towpath")
 _left: set[asyncio.Task[Any]] = set()
-"""Tasks that did not end when they were cancelled: asyncio itself keeps no hold of them."""
+"""Tasks that did not end when they were cancelled: asyncio itself keeps no reference to them."""
 
 
 class StepRaised(Exception):
@@ -99,7 +99,7 @@ async def _awaited(
 async def in_own_task(
     call: Callable[[], Awaitable[T]], variables: Context, around: AbstractContextManager[None] | None = None
 ) -> T:
-    """What `call` comes to, in a task that it may do with as it likes. Raises StepRaised."""
+    """The result of `call`, in a task of its own. Raises StepRaised."""
     task = asyncio.get_running_loop().create_task(_awaited(call, around or nullcontext()), context=variables)
     try:
         value, error = await asyncio.shield(task)
@@ -107,14 +107,14 @@ async def in_own_task(
         if not task.cancelled():  # it is us who are cancelled
             await _stop(task)
             raise
-        raise StepRaised(cancelled) from None  # before its first line: somebody cancelled every task there is
+        raise StepRaised(cancelled) from None  # before its first line: all tasks of the loop were cancelled
     if error is not None:
         raise StepRaised(error)
     return cast("T", value)
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a function's task and wait for its end. One that does not end is left to itself."""
+    """Cancel a function's task and wait for its end. A task that does not end is abandoned."""
     task.cancel()
     with anyio.CancelScope(shield=True):
         await asyncio.wait({task}, timeout=GRACE)
@@ -124,7 +124,7 @@ async def _stop(task: asyncio.Task[Any]) -> None:
 
 
 def _leave(task: asyncio.Task[Any]) -> None:
-    """Let a task that does not end go on by itself. The loop does not wait for it when it is closed."""
+    """Abandon a task that does not end. The loop does not wait for it when it is closed."""
     _left.add(task)
     task.add_done_callback(_left.discard)
     task.cancel()
@@ -134,7 +134,7 @@ def _leave(task: asyncio.Task[Any]) -> None:
 
 @contextmanager
 def noting_interrupts() -> Iterator[None]:
-    """While an engine is open: a handler of ours in place of Python's own, so that a Ctrl-C has a frame that tells it
+    """While an engine is open: towpath's signal handler in place of Python's, so that a frame tells a Ctrl-C
     from a `KeyboardInterrupt` of a step. It raises the same at the same moment. Other handlers are left alone.
     """
     ours = (
@@ -155,7 +155,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _pressed(error: BaseException) -> bool:
-    """Is this somebody's Ctrl-C, which asks the whole process to stop? Else the function raised it itself.
+    """Did a Ctrl-C request the end of the process? Else the function raised it itself.
 
     Only the main thread gets signals, and what a signal raises comes out of its handler's frame.
     """

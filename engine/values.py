@@ -1,4 +1,4 @@
-"""What a step may return, and how it is kept.
+"""What a step may return, and how it is stored.
 
 A returned value is JSON data in which files may stand anywhere: `bytes`, a `pathlib.Path`, an async
 byte stream, a `File`, or an `Artifact` handed on. Files are taken out, get a logical name from their
@@ -202,7 +202,7 @@ def restore(
 
 
 def copied(value: Any) -> Any:
-    """The same data in lists and dicts of its own; whoever gets it may change them."""
+    """A deep copy of lists and dicts, which the receiver may change."""
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     return [copied(inner) for inner in value] if isinstance(value, list) else value
@@ -211,7 +211,7 @@ def copied(value: Any) -> Any:
 @dataclass(frozen=True, slots=True)
 class Replacement:
     """What replaces a kept value. Each of `secrets` is a mark inside of `value` that is to hold what stands there in
-    the open; `changed` tells that `value` is not what was sent.
+    the open; `changed` says that `value` is not what was sent.
     """
 
     value: Json
@@ -220,7 +220,7 @@ class Replacement:
 
 
 def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: bool = False) -> Replacement:
-    """The value in bytes that are to replace the kept value `before`.
+    """The value in bytes that replace the stored value `before`.
 
     Files and secrets in it are those that stood in it `before`; nobody names another one. What stands where a
     secret stood is one again: `***` is the same, anything else is a new one. With `secret` all of it is.
@@ -247,7 +247,7 @@ def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: boo
 
 
 def _with_secrets(value: Json, before: Json, secrets: list[tuple[dict[str, Json], Json]], place: Place) -> Json:
-    """The value with secrets again where secrets stood `before`; the new ones are put into `secrets`."""
+    """The value with secrets again where `before` has secrets; the new ones are added to `secrets`."""
     if _is_mark(before):
         return _as_secret(value, before, secrets, place)
     if isinstance(value, dict) and isinstance(before, dict):
@@ -275,21 +275,21 @@ def _is_mark(value: Json) -> bool:
 
 
 def without_marks(value: Json) -> Json:
-    """Kept data as it is shown: `***` in place of secrets, whatever is kept of them."""
+    """Stored data for people: `***` in place of secrets."""
     if isinstance(value, dict):
         return HIDDEN if MARK in value else {key: without_marks(inner) for key, inner in value.items()}
     return [without_marks(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _references(value: Json) -> set[str]:
-    """The files and secrets that stand in a value, each as text."""
+    """The files and secrets in a value, each as text."""
     found: set[str] = set()
     restore(value, lambda name, item: found.add(f"{name!r} {item!r}"), lambda mark: found.add(f"{mark!r}"))
     return found
 
 
 def of_item(value: Json, item: int) -> Json:
-    """An item's value as it stands in the collected value of its mapped step."""
+    """An item's value inside the collected value of its mapped step."""
     if isinstance(value, dict):
         if REFERENCE in value:
             return {**value, "item": item}

@@ -1,6 +1,6 @@
-"""Strict YAML: the text of a chain file as plain data, and where each piece of it stands.
+"""Strict YAML: the text of a chain file as plain data, and the place of each piece.
 
-A chain file may come from somebody who is not trusted, so this reads less than YAML allows. What it refuses
+The author of a chain file may be a stranger, so this reads less than YAML allows. What it refuses
 blows up (aliases, merges, deep nesting), runs code elsewhere (tags) or means two things to two readers
 (duplicate keys, keys that are no text). A refusal is cheap: the size is checked before decoding, depth and
 nodes are counted while libyaml hands out events, positions are two arrays until the file is accepted.
@@ -29,9 +29,9 @@ from .errors import ChainInvalid, Place, Problem, shown
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50  # lists and mappings inside each other
 MAX_NODES = 100_000  # values, lists, mappings and keys
-MAX_PROBLEMS = 50  # nobody reads more, and a hostile file could have 100,000
+MAX_PROBLEMS = 50  # people do not read more, and a hostile file could have 100,000
 
-Path: TypeAlias = tuple[str | int, ...]
+Keys: TypeAlias = tuple[str | int, ...]
 Position: TypeAlias = tuple[int, int]
 
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -76,7 +76,7 @@ _QUOTE_TEXT = "put quotes around a text that begins with @ ` % or holds ': '"
 _CLOSE_QUOTE = "close the quote"
 _ESCAPE = r"write \\ for a backslash, or use single quotes"
 _YAML_VERSION = "write %YAML 1.2, or leave the line out"
-_CURES = {  # what stands where the parser stopped: a cure
+_CURES = {  # by the text at which the parser stopped
     "%YAML": _YAML_VERSION,
     "\t": "indent with spaces",
     **dict.fromkeys("@`%:", _QUOTE_TEXT),
@@ -91,11 +91,11 @@ class Document:
 
     data: dict[str, object]
     source: str
-    positions: Mapping[Path, Position]
-    key_positions: Mapping[Path, Position]
+    positions: Mapping[Keys, Position]
+    key_positions: Mapping[Keys, Position]
 
     def place(self, path: Iterable[str | int], *, step: str = "", field: str = "") -> Place:
-        """Where the value at `path` stands; if none stands there, its nearest known ancestor."""
+        """The place of the value at `path`, or of its nearest known ancestor."""
         known = tuple(path)
         while known not in self.positions:
             known = known[:-1]
@@ -113,8 +113,8 @@ def read_yaml(content: bytes, source: str) -> Document:
         raise ChainInvalid([_problem("E_YAML_TAG", Place(source, *_position(text, tag.start())), "%TAG")])
     reader = _Reader(text, source)
     data = reader.read()
-    positions: dict[Path, Position] = {}
-    keys: dict[Path, Position] = {}
+    positions: dict[Keys, Position] = {}
+    keys: dict[Keys, Position] = {}
     _spread(data, (), zip(reader.lines, reader.columns, strict=True), positions, keys)
     return Document(data, source, positions, keys)
 
@@ -147,10 +147,10 @@ def _position(text: str, index: int) -> Position:
 
 def _spread(
     value: object,
-    path: Path,
+    path: Keys,
     numbered: Iterator[Position],
-    positions: dict[Path, Position],
-    keys: dict[Path, Position],
+    positions: dict[Keys, Position],
+    keys: dict[Keys, Position],
 ) -> None:
     """Give every path its position: nodes were counted in the order in which this walks the data."""
     positions[path] = next(numbered)
@@ -349,7 +349,7 @@ class _Reader:
             self._stop("E_YAML_SYNTAX", place=place, cure=_YAML_VERSION)
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> NoReturn:
-        """What a parser refused, told by its marks: its words differ between parsers and releases."""
+        """The error of a parser, by its marks: its words differ between parsers and releases."""
         mark: Any = error.problem_mark
         context: Any = error.context_mark
         at, opened = (m.index if m else len(self.text) for m in (mark, context))

@@ -15,10 +15,10 @@ from towpath.adapters.comfyui.workflow_files import Workflow, read_workflow
 from towpath.adapters.settings import settle
 from towpath.artifact import Artifact
 from towpath.binding import resolve
+from towpath.chain_files import find_workflow
 from towpath.errors import ChainInvalid, ExpressionFailed, InputInvalid, Place, Problem
 from towpath.expressions import Scope, parse_condition, parse_template
 from towpath.model import Json, StepStatus
-from towpath.references import find_workflow
 
 StepResults = Mapping[str, Mapping[str, Any]]
 """By step id: `{status, output, parameters}`, and `error` if there is one."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from towpath.adapters.wiring import open_engine
+from towpath.adapters.wiring import Engine, open_engine
 from towpath.adapters.wording import lasted, place, size_text
 from towpath.artifact import File
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
-from towpath.service import Engine
 
 from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
 from .screen import block, print_json, say, table, terminal, words
@@ -72,14 +72,14 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     return 0
 
 
-async def find_approval(engine: Engine, text: str) -> dict[str, Any]:
+async def find_approval(engine: Engine, text: str) -> Mapping[str, Any]:
     """The waiting gate with this id; the beginning or end of the id is enough if it is unique.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS.
     """
     ids = await find_ids(engine, "approvals", text, "E_APPROVAL_AMBIGUOUS", ApprovalRefused)
     gate = await engine.get_approval(ids[0]) if ids else None
-    waiting: list[dict[str, Any]] = await engine.approvals(gate["chain_id"]) if gate is not None else []
+    waiting = await engine.approvals(gate["chain_id"]) if gate is not None else []
     found = [one for one in waiting if one["id"] in ids]
     return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided already, or unknown
 
@@ -106,7 +106,7 @@ async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, s
     return 0
 
 
-def _versions(gate: dict[str, Any]) -> list[str]:
+def _versions(gate: Mapping[str, Any]) -> list[str]:
     return [artifact["id"] for artifact in gate["artifacts"]]
 
 
@@ -192,7 +192,7 @@ async def find_artifact(engine: Engine, text: str) -> str:
     return ids[0]
 
 
-def _print_decision(gate: dict[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
+def _print_decision(gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
     if as_json:
         print_json(decided)
         return

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import anyio
 import click
 
+from towpath.adapters.wiring import Engine
 from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
-from towpath.service import Engine
 from towpath.steps import import_module
 
 from . import INTERRUPTED

@@ -11,15 +11,15 @@ import anyio
 import click
 from rich.console import Console
 
-from towpath.adapters.wiring import open_engine
+from towpath.adapters.wiring import Engine, open_engine
 from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
 from towpath.errors import InputInvalid, RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
 from towpath.model import ChainStatus, InputSpec, Plan
+from towpath.records import ChainRecord
 from towpath.run import Run
 from towpath.secrets import Secret
-from towpath.service import Engine
 
 from . import INTERRUPTED, print_error
 from .live_view import Watch
@@ -191,9 +191,9 @@ async def _open_runs(store: str | None) -> list[str]:
         return [row["id"] for status in ("pending", "running", "paused") for row in await _all_of(engine, status)]
 
 
-async def _all_of(engine: Engine, status: str) -> list[dict[str, Any]]:
+async def _all_of(engine: Engine, status: str) -> list[ChainRecord]:
     """All top-level runs with a status, newest first."""
-    rows: list[dict[str, Any]] = []
+    rows: list[ChainRecord] = []
     while page := await engine.list_chains(1_000, len(rows), status, inner=False):
         rows += page
     return rows

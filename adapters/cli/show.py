@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from towpath.adapters.wiring import open_engine
+from towpath.adapters.wiring import Engine, open_engine
 from towpath.adapters.wording import lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
 from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
-from towpath.service import Engine
 
 from .options import find_run, json_option, run_async, store_option
 from .screen import block, line, print_json, say, table, terminal, words
@@ -105,6 +105,7 @@ def pick_step(run: Run, text: str) -> StepRun:
 
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
+    assert chain is not None, "its snapshot was read"
     console.print(
         line(
             (run.plan.name, "bold"),
@@ -179,7 +180,7 @@ async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_
             await anyio.sleep(0.5)
 
 
-def _place(log: dict[str, Any]) -> str:
+def _place(log: Mapping[str, Any]) -> str:
     return place(log["step_id"], log["item_index"])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from towpath.errors import InputInvalid, Place
-from towpath.ports import Store
+from towpath.ports import ReadingStore
 
 from .connection import Timeouts
 from .downloads import DOWNLOAD_SECONDS, MAX_FILE, Limits
@@ -74,7 +74,7 @@ def settings_of(table: Mapping[str, Any]) -> ComfySettings:
 
 
 def farm_of(
-    store: Store, servers: Sequence[Any], workflows: Path, table: Mapping[str, Any]
+    store: ReadingStore, servers: Sequence[Any], workflows: Path, table: Mapping[str, Any]
 ) -> AbstractAsyncContextManager[ComfyFarm]:
     """The farm that settings describe; not open yet. Raises InputInvalid (E_SERVER_CONFIG, E_SETTING, E_STRATEGY)."""
     comfy = settings_of(table)

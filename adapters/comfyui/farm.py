@@ -10,10 +10,10 @@ from typing import Any
 
 from towpath.adapters.task_group import background_tasks
 from towpath.binding import MARKS
+from towpath.chain_files import find_workflow
 from towpath.errors import ChainInvalid, InputInvalid, Place, Problem
 from towpath.model import Json, Plan, StepPlan
-from towpath.ports import Store
-from towpath.references import find_workflow
+from towpath.ports import ReadingStore
 
 from .connection import Timeouts
 from .parameters import check_parameters
@@ -133,7 +133,7 @@ def _known(value: Any) -> bool:
 
 @asynccontextmanager
 async def comfy_farm(
-    store: Store,
+    store: ReadingStore,
     servers: Sequence[Server],
     workflows: Path,
     *,

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from towpath.errors import Place, Problem, shown
+from towpath.errors import Place, Problem, shown, similar
 from towpath.model import Json
-from towpath.references import similar
 
 from .api_format import is_link, node_title
 from .parameters import WRAPPED

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from posixpath import normpath
 from typing import Any
 
-from towpath.errors import InputInvalid, Place, Problem, shown
+from towpath.errors import InputInvalid, Place, Problem, shown, similar
 from towpath.model import Json
-from towpath.references import similar
 
 from .api_format import is_link, node_title
 from .json_files import unfit

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from towpath.errors import InputInvalid, Place, shown
-from towpath.references import similar
+from towpath.errors import InputInvalid, Place, shown, similar
 
 from .addresses import server_url
 

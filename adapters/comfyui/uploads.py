@@ -14,7 +14,7 @@ from towpath.artifact import Artifact
 from towpath.errors import ServerFailed, TowpathError
 from towpath.events import Fact, TransferMade
 from towpath.model import ArtifactApproval, ArtifactRow, ErrorInfo, TransferStatus
-from towpath.ports import Store
+from towpath.ports import ReadingStore
 
 from .client import ComfyClient
 from .concurrency import map_all
@@ -44,7 +44,7 @@ class Target:
 
 
 async def send_all(
-    arguments: Mapping[str, Any], target: Target, store: Store, record: RecordFacts
+    arguments: Mapping[str, Any], target: Target, store: ReadingStore, record: RecordFacts
 ) -> tuple[dict[str, Any], list[Fact]]:
     """The arguments with every artifact replaced by its name on the server, and facts that the caller must record.
 
@@ -84,7 +84,7 @@ async def send_all(
 
 
 async def _send(
-    artifact: Artifact, transfer: TransferMade, target: Target, store: Store, record: RecordFacts
+    artifact: Artifact, transfer: TransferMade, target: Target, store: ReadingStore, record: RecordFacts
 ) -> TransferMade:
     member = target.member
     began = time.monotonic()
@@ -109,7 +109,7 @@ def _completed(transfer: TransferMade, name: str, size: int, began: float) -> Tr
     return replace(transfer, status=TransferStatus.COMPLETED, name=name, size=size, duration_us=took)
 
 
-async def _existing(artifact: Artifact, member: Member, store: Store) -> str | None:
+async def _existing(artifact: Artifact, member: Member, store: ReadingStore) -> str | None:
     """The name of a file with the same bytes that was sent to this server before and still exists."""
     name = member.sent.get(artifact.digest) or await store.sent_before(member.server.name, artifact.digest)
     if name is None or name.endswith("]") or not await member.client.has_input(name, artifact.size):

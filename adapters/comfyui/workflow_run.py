@@ -17,7 +17,7 @@ from towpath.artifact import File, KeptFile, Origin
 from towpath.errors import PromptFailed, ServerFailed
 from towpath.events import PromptSent
 from towpath.model import kind_of
-from towpath.ports import Store
+from towpath.ports import ReadingStore
 from towpath.secrets import Secret, revealed, without
 
 from .client import ComfyClient
@@ -48,7 +48,7 @@ class Rules:
 class WorkflowRunner:
     """Carries out tries of ComfyUI steps on the servers of a pool."""
 
-    def __init__(self, pool: ServerPool, store: Store, rules: Rules | None = None) -> None:
+    def __init__(self, pool: ServerPool, store: ReadingStore, rules: Rules | None = None) -> None:
         self.pool = pool
         self._store = store
         self.rules = rules or Rules()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from towpath.service import Engine
+from towpath.adapters.wiring import Engine
 from towpath.store import Record, Session, api_keys, artifacts, chains, event_log, lineage, listing
 
 from .principals import ANONYMOUS, Anonymous, Principal

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from towpath.adapters.http.route_table import PREFIX, Endpoint, PageRoute
 from towpath.adapters.http.routes import route_table
 from towpath.adapters.task_group import background_tasks, kept_running
+from towpath.adapters.wiring import Engine
 from towpath.errors import TowpathError
-from towpath.service import Engine
 
 from . import pages
 from .access import ServerRecords

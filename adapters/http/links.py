@@ -17,6 +17,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.requests import Request
 
 from towpath.errors import ApprovalRefused, InputInvalid
+from towpath.records import Gate
 from towpath.store import Record, approval_links, approvals, event_log
 from towpath.store.clock import now
 
@@ -106,7 +107,7 @@ def _clock(at: int | None) -> str:
     return f"at {datetime.fromtimestamp((at or 0) / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-async def decide_by_link(request: Request, token: str, decision: str, by: str, **how: Any) -> Record:
+async def decide_by_link(request: Request, token: str, decision: str, by: str, **how: Any) -> Gate:
     """Decide the gate behind a link: `approve` (`seen`, `reason`) or `reject` (`reason`, `action`, `parameters`).
 
     Raises Refused: 404 E_LINK_INVALID, 410 E_LINK_EXPIRED, 409 E_LINK_USED, E_CHAIN_CLOSED, E_ARTIFACT_SUPERSEDED,
@@ -126,7 +127,7 @@ async def decide_by_link(request: Request, token: str, decision: str, by: str, *
     name = f"{by.strip()} (link)" if by.strip() else "link"
     try:
         decide = engine.approve if decision == "approve" else engine.reject
-        decided: Record = await decide(opened.gate["id"], by=name, **how)
+        decided = await decide(opened.gate["id"], by=name, **how)
     except ApprovalRefused as error:
         if error.code == "E_APPROVAL_STALE":
             raise Refused(409, "E_ARTIFACT_SUPERSEDED", error.problem.message, cure=error.problem.cure) from None

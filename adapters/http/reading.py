@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from towpath.adapters.wiring import Engine
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, ChainStatus, Plan, StepPlan
-from towpath.service import Engine
 from towpath.store import Record, Session, approvals, artifacts, chains, event_log, lineage, rows, unattended, workflows
 from towpath.store.listing import MAX_PAGE, Condition, Page, Rows, list_rows
 

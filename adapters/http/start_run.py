@@ -19,8 +19,10 @@ from typing import Any
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
+from towpath.adapters.wiring import Engine
 from towpath.artifact import Artifact, File
 from towpath.chain_file import ChainFile, load_chain, load_chain_text
+from towpath.chain_files import find_chain
 from towpath.errors import InputInvalid, Place, RunRefused, StepNotRegistered, TowpathError
 from towpath.model import ChainStatus, InputSpec, Plan, StepPlan
 from towpath.new_run import (
@@ -31,10 +33,9 @@ from towpath.new_run import (
     refuse_written_paths,
     written_path,
 )
-from towpath.references import find_chain
 from towpath.rerun import rerun_of
 from towpath.secrets import Secret
-from towpath.service import Engine, check_run_id
+from towpath.service import check_run_id
 from towpath.steps import find_step, is_loaded
 
 from . import reading

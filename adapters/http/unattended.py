@@ -7,9 +7,9 @@ import time
 import anyio
 import anyio.abc
 
+from towpath.adapters.wiring import Engine
 from towpath.errors import RunRefused, TowpathError
 from towpath.logs import guarded_logger
-from towpath.service import Engine
 
 from .access import ServerRecords
 from .reading import unattended_runs

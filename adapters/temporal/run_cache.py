@@ -15,7 +15,7 @@ from towpath.binding import steps_used
 from towpath.events import Fact
 from towpath.ledger import INPUTS, Ledger
 from towpath.model import Plan, StepPlan
-from towpath.ports import RunRow, Store
+from towpath.ports import EngineStore, RunRow
 
 MAX_RUNS = 64
 
@@ -23,7 +23,7 @@ MAX_RUNS = 64
 class CachedRun:
     """What a worker knows of one run. `active` are the rows that it works on now."""
 
-    def __init__(self, store: Store, run: RunRow, event: int) -> None:
+    def __init__(self, store: EngineStore, run: RunRow, event: int) -> None:
         self.id = run.id
         self.plan: Plan = run.plan
         self.ledger = Ledger(run.plan, store.files, run.inputs)
@@ -82,7 +82,7 @@ class CachedRun:
 class RunCache:
     """The `MAX_RUNS` runs that were used last."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: EngineStore) -> None:
         self._store = store
         self._runs: OrderedDict[str, CachedRun] = OrderedDict()
 

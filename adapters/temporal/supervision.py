@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from towpath.errors import StoreFailed, TowpathError
 from towpath.events import ChainPaused
 from towpath.logs import guarded_logger
-from towpath.ports import Lease, Store
+from towpath.ports import EngineStore, Lease
 
 from .connection import TemporalAddress
 from .messages import SERVICE, WAKE
@@ -50,7 +50,7 @@ async def signal_run(client: Client, address: TemporalAddress, run_id: str) -> b
 class SignalSender:
     """Signals workflows for requests that any process recorded: at once, then every `RESEND` seconds."""
 
-    def __init__(self, store: Store, client: Client, address: TemporalAddress) -> None:
+    def __init__(self, store: EngineStore, client: Client, address: TemporalAddress) -> None:
         self._store = store
         self._client = client
         self._address = address
@@ -74,7 +74,7 @@ class SignalSender:
 # ---- runs without a workflow or a worker
 
 
-async def pause_if_orphaned(store: Store, client: Client, address: TemporalAddress, run_id: str) -> bool:
+async def pause_if_orphaned(store: EngineStore, client: Client, address: TemporalAddress, run_id: str) -> bool:
     """If a run is `running` but its workflow has ended, record it as `paused`, to be resumed. True if it was so.
 
     A run whose workflow is unknown stays as it is: the workflow may be in another queue or namespace.
@@ -98,7 +98,7 @@ async def pause_if_orphaned(store: Store, client: Client, address: TemporalAddre
 class OrphanWatch:
     """Looks at intervals for running runs whose workflow is gone."""
 
-    def __init__(self, store: Store, client: Client, address: TemporalAddress) -> None:
+    def __init__(self, store: EngineStore, client: Client, address: TemporalAddress) -> None:
         self._store = store
         self._client = client
         self._address = address

@@ -117,7 +117,7 @@ async def test_a_rejection_ends_a_step_that_waits_for_its_next_try(open_engine: 
 
 async def test_outside_a_chain_a_step_is_its_function() -> None:
     assert await steps.double(4) == 8
-    assert bool(steps.which_thread(0) is True)  # type: ignore[comparison-overlap]
+    assert bool(steps.which_thread(0) is True)
     assert steps.double.name == "tests.conformance.chain_steps:double"
     with pytest.raises(RuntimeError, match="only there while a step runs"):
         context()

@@ -30,7 +30,6 @@ from towpath.adapters.local import local_adapter
 from towpath.adapters.step_executor import Resources
 from towpath.adapters.task_group import background_tasks
 from towpath.chain_file import ChainFile, load_chain_from_dict
-from towpath.store.facade import Records
 from towpath.store.runs import open_store
 
 BRIEF = Timeouts(connect=2.0, read=0.5, reply=2.0, unreachable=1.0, silent=1.5, busy=5.0, broken=1.0, lost=0.5)
@@ -61,7 +60,7 @@ async def farming(
         local_adapter(Resources(store, farm)) as local,
         background_tasks() as tasks,
     ):
-        yield Engine(store, local, Records(store), tasks)
+        yield Engine(store, local, tasks)
 
 
 def chain_of(folder: Path, graph: Graph, *, attempts: int = 1, name: str = "one") -> ChainFile:

@@ -102,7 +102,7 @@ async def until(check: Callable[[], Any], within: float = PATIENCE) -> None:
 
 async def status_of(engine: Engine, run_id: str, step: str) -> str | None:
     row = (await rows(engine, run_id)).get(step)
-    return None if row is None else row.status
+    return None if row is None else str(row.status)
 
 
 async def pending(engine: Engine, run: Run | str, step: str | None = None) -> Any:

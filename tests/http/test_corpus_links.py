@@ -6,6 +6,7 @@ import hashlib
 import logging
 import sqlite3
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .steps import story
 pytestmark = pytest.mark.anyio
 
 
-async def link(site: Site, hours: float | None = None) -> tuple[str, dict[str, Any]]:
+async def link(site: Site, hours: float | None = None) -> tuple[str, Mapping[str, Any]]:
     """The path of a link to the gate of a new run, and the gate."""
     run = await site.engine.run(story)
     (gate,) = await site.engine.approvals(run.id)

@@ -83,7 +83,7 @@ time.sleep(600)
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
+        process.stdout.close()
 
 
 # ---- S1.1 and S1.6: what the file holds

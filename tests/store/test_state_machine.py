@@ -260,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
 
             if status in SENT[word] or status == word:
                 assert self.do(work()).status == word
-                known.transfers[transfer] = word  # type: ignore[union-attr]
+                known.transfers[transfer] = word
             else:
                 assert self.refused(work()) == "E_TRANSITION"
 

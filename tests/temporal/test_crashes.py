@@ -278,7 +278,7 @@ async def test_what_was_recorded_by_a_caller_that_died_is_applied(open_engine: O
 
     async with open_engine() as engine:
         run = await engine.run(simple)
-        await engine._records.approve((await pending(engine, run)).id, "anna")  # the commit, without a signal
+        await engine._gates.approve((await pending(engine, run)).id, "anna")  # the commit, without a signal
 
         async def over() -> bool:
             return (await engine.snapshot(run.id)).status.final

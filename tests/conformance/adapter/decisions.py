@@ -119,7 +119,7 @@ async def test_H5_a_decision_without_an_engine_is_applied_at_resume(open_engine:
         run = await engine.run(simple)
         gate = await pending(engine, run)
     async with open_engine() as engine:
-        await getattr(engine._records, decision)(gate.id, "anna")  # what another process would call
+        await getattr(engine._gates, decision)(gate.id, "anna")  # what another process would call
         for again in (engine.approve, engine.reject):
             with pytest.raises(ApprovalRefused) as second:
                 await again(gate.id, by="bert")

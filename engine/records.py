@@ -1,0 +1,251 @@
+"""Rows of the store as users get them from `Engine`: frozen, with a type for every column.
+
+A record is a mapping too: `gate.status` and `gate["status"]` are the same. Times are UTC microseconds, and JSON columns
+are decoded. An unknown name raises AttributeError, or KeyError in brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Self
+
+from .model import Json
+
+
+@cache
+def _names(kind: type[FrozenRow]) -> dict[str, None]:
+    return dict.fromkeys(field.name for field in fields(kind))
+
+
+def _known(kind: type[FrozenRow], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _names(kind) if name in row}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrozenRow(Mapping[str, Any]):
+    """A frozen row. It equals every mapping with the same items."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The record of a row. Columns that it does not know are left out."""
+        return cls(**_known(cls, row))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _names(type(self)):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_names(type(self)))
+
+    def __len__(self) -> int:
+        return len(_names(type(self)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChainRecord(FrozenRow):
+    """A chain run: a row of `chains`. `status` is a word of `ChainStatus`."""
+
+    id: str
+    name: str
+    description: str | None = None
+    temporal_workflow_id: str | None = None
+    temporal_run_id: str | None = None
+    status: str
+    status_reason: str | None = None
+    current_level: int = 0
+    started_at: int
+    completed_at: int | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    chain_definition: Json = None
+    definition_hash: str | None = None
+    inputs: Json = None
+    parent_run_id: str | None = None
+    regenerated_from_step_id: str | None = None
+    parent_workflow_id: str | None = None
+    owner: Json = None
+    epoch: int = 0
+    lease_until: int | None = None
+    cancel_requested_at: int | None = None
+    pause_requested_at: int | None = None
+    idempotency_key: str | None = None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WorkflowRecord(FrozenRow):
+    """One step of a run, or one item of a mapped step: a row of `workflows`. `status` is a word of `StepStatus`."""
+
+    id: str
+    chain_id: str | None = None
+    step_id: str | None = None
+    item_index: int | None = None
+    workflow_name: str
+    server_address: str | None = None
+    prompt_id: str | None = None
+    temporal_workflow_id: str | None = None
+    temporal_run_id: str | None = None
+    status: str
+    latest_artifact_id: str | None = None
+    attempt: int = 0
+    item_count: int | None = None
+    value: Json = None
+    queued_at: int
+    started_at: int | None = None
+    completed_at: int | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    error: Json = None
+    workflow_definition: Json = None
+    parameters: Json = None
+    idempotency_key: str | None = None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ArtifactRecord(FrozenRow):
+    """One version of one output file: a row of `artifacts`. `file_size` is bytes, `sha256` is in hex.
+
+    `approval_status` is a word of `ArtifactApproval`.
+    """
+
+    id: str
+    workflow_id: str
+    name: str
+    version: int
+    is_latest: bool
+    filename: str
+    local_filename: str | None = None
+    local_path: str | None = None
+    file_type: str
+    file_format: str | None = None
+    file_size: int
+    media_type: str
+    sha256: str
+    node_id: str | None = None
+    subfolder: str = ""
+    comfy_folder_type: str = "output"
+    parent_artifact_id: str | None = None
+    approval_status: str
+    approved_by: str | None = None
+    approved_at: int | None = None
+    rejection_reason: str | None = None
+    attempt: int = 1
+    parameters: Json = None
+    created_by: str | None = None
+    extra_metadata: Json = None
+    idempotency_key: str | None = None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TransferRecord(FrozenRow):
+    """One sending of an artifact to a server: a row of `artifact_transfers`. `status` is a word of `TransferStatus`."""
+
+    id: str
+    artifact_id: str
+    source_workflow_id: str
+    target_workflow_id: str | None = None
+    target_server: str
+    target_subfolder: str = ""
+    target_name: str | None = None
+    status: str
+    attempt: int = 0
+    bytes: int | None = None
+    duration_us: int | None = None
+    uploaded_at: int | None = None
+    error_message: str | None = None
+    idempotency_key: str | None = None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gate(FrozenRow):
+    """A gate and, once there is one, the decision: a row of `approvals`.
+
+    `status` is a word of `ApprovalStatus`, `action` one of `GateAction`. `delivered` says that the run acted on the
+    decision.
+    """
+
+    id: str
+    chain_id: str | None = None
+    workflow_id: str
+    step_id: str | None = None
+    item_index: int | None = None
+    attempt: int = 1
+    status: str
+    artifact_ids: list[str]
+    policy: dict[str, Json]
+    requested_at: int
+    expires_at: int | None = None
+    boot: str | None = None
+    booted_at: int | None = None
+    decided_at: int | None = None
+    decided_by: str | None = None
+    reason: str | None = None
+    action: str | None = None
+    decision_parameters: Json = None
+    delivered: bool = False
+    link_token_hash: str | None = None
+    link_expires_at: int | None = None
+    idempotency_key: str | None = None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GateFile(FrozenRow):
+    """A file that a gate lists. `size` is bytes."""
+
+    id: str
+    name: str
+    version: int
+    filename: str
+    media_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PendingGate(Gate):
+    """A gate that waits for a person, with the files to look at. `run`, `step` and `item` say where it is."""
+
+    run: str | None
+    step: str | None
+    item: int | None
+    artifacts: list[GateFile]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The record of a row of the list of pending approvals."""
+        return cls(**{**_known(cls, row), "artifacts": [GateFile.of(file) for file in row["artifacts"]]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WorkflowDetails(WorkflowRecord):
+    """A step with the latest version of each of its files."""
+
+    artifacts: list[ArtifactRecord]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The record of a row with its files."""
+        return cls(**{**_known(cls, row), "artifacts": [ArtifactRecord.of(file) for file in row["artifacts"]]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChainDetails(ChainRecord):
+    """A run with its steps and their files."""
+
+    workflows: list[WorkflowDetails]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The record of a row with its steps."""
+        return cls(**{**_known(cls, row), "workflows": [WorkflowDetails.of(step) for step in row["workflows"]]})
