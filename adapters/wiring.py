@@ -141,7 +141,9 @@ class Engine(RunService, StoreFunctions):
         tasks: TaskGroup,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(store, adapter, Records(store), tasks, close)
+        gates = Records(store)
+        # pyright does not bind `Final` descriptors where it compares with a protocol; mypy does.
+        super().__init__(store, adapter, gates, tasks, close)  # pyright: ignore[reportArgumentType]
         self._run_store = store
 
     open = classmethod(_opening(open_engine))
