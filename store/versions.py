@@ -14,7 +14,7 @@ GIVEN = sa.union_all(
 """Every version that is or was there: `workflow_id name version`."""
 
 
-def highest(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def highest(*where: sa.ColumnElement[bool]) -> sa.Select[*tuple[Any, ...]]:
     """The highest number per output: `workflow_id name highest`."""
     columns = (GIVEN.c.workflow_id, GIVEN.c.name)
     return sa.select(*columns, sa.func.max(GIVEN.c.version).label("highest")).where(*where).group_by(*columns)

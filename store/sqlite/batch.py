@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from towpath.errors import TowpathError
-from towpath.store.backend import Guard, Unit, Write
 
+from ..backend import Guard, Unit, Write
 from .connection import execute, in_transaction
 from .dialect import DIALECT
 from .errors import OF_THE_VALUE, database_error

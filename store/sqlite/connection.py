@@ -18,9 +18,8 @@ from typing import Any, Generic, TypeVar
 
 import databases
 
-from towpath.store.backend import Result, Script
-from towpath.store.statements import Query
-
+from ..backend import Result, Script
+from ..statements import Query
 from . import file
 from .dialect import DIALECT
 from .errors import OF_THE_VALUE, database_error

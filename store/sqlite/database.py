@@ -13,10 +13,10 @@ from typing import ParamSpec, TypeVar
 import anyio
 
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
-from towpath.store.backend import Counts, Guard, Result, Row, Script, Unit, Write
-from towpath.store.group_commit import GroupCommit
-from towpath.store.statements import Query
 
+from ..backend import Counts, Guard, Result, Row, Script, Unit, Write
+from ..group_commit import GroupCommit
+from ..statements import Query
 from . import file, integrity, schema
 from .batch import record_batch
 from .connection import Connection, Connections, end_transaction, execute, in_snapshot, in_transaction, run_script

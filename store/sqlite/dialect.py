@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.dialects.sqlite import insert, pysqlite
 from sqlalchemy.ext.compiler import compiles
 
-from towpath.store.statements import AnyOf, Dialect, JsonObject, JsonText
+from ..statements import AnyOf, Dialect, JsonObject, JsonText
 
 
 def _as_json(values: Sequence[Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from towpath.store.schema import names
-from towpath.store.tables import metadata
+from ..schema import names
+from ..tables import metadata
 
 Fault = tuple[str, str, str, str]
 

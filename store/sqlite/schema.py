@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from towpath.store.clock import now
-from towpath.store.schema import check_version, definitions, not_ours
-from towpath.store.tables import APPLICATION_ID, SCHEMA_VERSION
-
+from ..clock import now
+from ..schema import check_version, definitions, not_ours
+from ..tables import APPLICATION_ID, SCHEMA_VERSION
 from .dialect import DIALECT
 
 

@@ -100,7 +100,7 @@ def test_positional_inputs_work() -> None:
 def test_wrong_arguments_of_a_chain_in_a_chain_have_a_place() -> None:
     @chain
     def calls(x: Any):
-        return lends(x, 1, 2, z=3)
+        return lends(x, 1, 2, z=3)  # type: ignore[call-arg]
 
     with pytest.raises(ChainInvalid) as refused:
         _ = calls.plan
