@@ -1,4 +1,6 @@
-"""One run on the local adapter: executes the commands of its pure state with anyio.
+"""One run on the local adapter. Over 600 lines: driving, slots and runs inside steps share one state.
+
+Executes the commands of the pure state with anyio.
 
 When a step ends, everything that follows from it is decided at once and recorded in one transaction: the
 outcome, and the rows of the steps that became ready. Only when that is durable do those start. A step

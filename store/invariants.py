@@ -62,7 +62,9 @@ Check = Callable[[], Script[list[Finding]]]
 _Judge = Callable[[Row], Iterable[Finding]]
 
 
-def each(select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any, judge: _Judge) -> Script[list[Finding]]:
+def each(
+    select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any, judge: _Judge
+) -> Script[list[Finding]]:
     """Judge every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
     page = Statement(select.where(key > b("after")).order_by(key).limit(PAGE))
     found: list[Finding] = []

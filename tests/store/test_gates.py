@@ -89,14 +89,6 @@ async def late_runs(store: RunStore, at: int) -> list[tuple[str, int]]:
     return [(gate["chain_id"], gate["expires_at"]) for gate in late if gate["chain_id"] is not None]
 
 
-async def expired(store: RunStore, runs: list[str], at: int) -> list[str]:
-    return await store.database.read(gates.expired, runs, at)
-
-
-async def expire(store: RunStore, ids: list[str], at: int) -> None:
-    await store.database.write(gates.expire, ids, at)
-
-
 # ---- what the gates behind a row came to
 
 
@@ -432,14 +424,14 @@ async def test_when_the_time_of_a_gate_is_over(
     gate = await a_gate(store, row, lease.run_id, expires_at=ends, boot=boot, booted_at=booted)
     run = lease.run_id
     assert await late_runs(store, clock.now) == ([(run, ends)] if late else [])
-    assert await expired(store, [run], clock.now) == ([gate] if late else [])
+    assert await store.database.read(gates.expired, [run], clock.now) == ([gate] if late else [])
     async with store.session() as session:
         if late:
             with pytest.raises(ApprovalRefused, match="E_APPROVAL_EXPIRED"):
                 await session.write(gates.undecided, gate)
         else:
             assert (await session.write(gates.undecided, gate)).id == gate
-    await expire(store, [gate], clock.now)
+    await store.database.write(gates.expire, [gate], clock.now)
     assert (await gate_of(store, gate)).status == ("timed_out" if late else "pending")
 
 
@@ -447,7 +439,7 @@ async def test_a_gate_of_no_run_is_nobodys_work(store: RunStore, clock: Clock) -
     """It can be late, but no owner has to be woken for it."""
     await a_gate(store, expires_at=EPOCH)
     assert await late_runs(store, clock.now) == []
-    assert await expired(store, ["run"], clock.now) == []
+    assert await store.database.read(gates.expired, ["run"], clock.now) == []
 
 
 @pytest.mark.parametrize("status", ["approved", "rejected", "cancelled", "timed_out"])
@@ -458,8 +450,8 @@ async def test_a_decided_gate_is_never_late(store: RunStore, clock: Clock, statu
     await change(store, "approvals", gate, status=status, decided_at=EPOCH)
     before = await gate_of(store, gate)
     assert await late_runs(store, clock.now) == []
-    assert await expired(store, [lease.run_id], clock.now) == []
-    await expire(store, [gate], clock.now)
+    assert await store.database.read(gates.expired, [lease.run_id], clock.now) == []
+    await store.database.write(gates.expire, [gate], clock.now)
     assert await gate_of(store, gate) == before
     async with store.session() as session:
         with pytest.raises(ApprovalRefused) as caught:
@@ -487,7 +479,7 @@ async def test_what_the_end_of_the_time_does(
     left = await a_version(store, await a_workflow(store), approval_status="pending")
     gate = await a_gate(store, row, lease.run_id, [shown.id], policy=policy, expires_at=EPOCH, item_index=0)
     await change(store, "approvals", gate, delivered=1)
-    await expire(store, [gate], EPOCH + 9)
+    await store.database.write(gates.expire, [gate], EPOCH + 9)
     found = await gate_of(store, gate)
     assert (found.status, found.action, found.decided_by, found.delivered) == ("timed_out", action, None, False)
     assert (found.decided_at, found.updated_at) == (EPOCH + 9, EPOCH + 9)
@@ -505,7 +497,7 @@ async def test_of_several_late_gates_the_ones_still_open_are_closed(store: RunSt
     run = (await a_run(store)).run_id
     ids = [await a_gate(store, await a_workflow(store), run, expires_at=EPOCH - n) for n in range(3)]
     await change(store, "approvals", ids[0], status="approved", decided_at=EPOCH)
-    await expire(store, ids, EPOCH)
+    await store.database.write(gates.expire, ids, EPOCH)
     assert [(await gate_of(store, g)).status for g in ids] == ["approved", "timed_out", "timed_out"]
     assert [event[4] for event in await trail(store, GateFact.TIMED_OUT)] == [
         {"step": "a", "approval": gate, "action": "stop"} for gate in ids[1:]
@@ -515,7 +507,7 @@ async def test_of_several_late_gates_the_ones_still_open_are_closed(store: RunSt
 async def test_late_gates_are_closed_in_the_order_in_which_their_time_was_over(store: RunStore, clock: Clock) -> None:
     run = (await a_run(store)).run_id
     later, sooner = [await a_gate(store, await a_workflow(store), run, expires_at=EPOCH - n) for n in (1, 2)]
-    assert await expired(store, [run], EPOCH) == [sooner, later]
+    assert await store.database.read(gates.expired, [run], EPOCH) == [sooner, later]
 
 
 def test_a_gate_remembers_in_which_boot_it_was_asked(clock: Clock) -> None:
@@ -566,8 +558,8 @@ async def test_whose_late_gates_are_whose(store: RunStore, clock: Clock) -> None
     gate = await a_gate(store, nest.rows[nest.inner], nest.inner, expires_at=EPOCH)
     theirs = await a_gate(store, nest.rows[nest.beside], nest.beside, expires_at=EPOCH)
     for run, expected in ((nest.inner, [gate]), (nest.outer, [gate]), (nest.beside, [theirs]), ("nothing", [])):
-        assert await expired(store, [run], EPOCH) == expected
-    assert await expired(store, [nest.inner, nest.beside], EPOCH) == [gate, theirs]
+        assert await store.database.read(gates.expired, [run], EPOCH) == expected
+    assert await store.database.read(gates.expired, [nest.inner, nest.beside], EPOCH) == [gate, theirs]
 
 
 async def test_a_decision_is_told_to_its_run_and_to_every_run_around_it(store: RunStore) -> None:
