@@ -170,7 +170,7 @@ class LocalRun:
         return self.status
 
     async def _say_leaving(self) -> None:
-        """Steps may take their time to end, and whoever stops this process may not wait so long."""
+        """Steps may need long to end, and this process may be killed before."""
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.leaving(self.lease)
 
@@ -214,7 +214,7 @@ class LocalRun:
         return starting
 
     async def _note(self, facts: Sequence[Fact]) -> None:
-        """Record what a working step comes to on its way."""
+        """Record what a working step reports before its end."""
         await self._store.record(self.lease, facts)
         for fact in facts:
             if self._listener is not None:
@@ -240,7 +240,7 @@ class LocalRun:
     def obey(self, request: Request) -> None:
         """Act on a cancel, a pause or a decision. Getting one twice is harmless.
 
-        It is work of the run's own: it goes on when whoever asked is gone, and ends the run if it fails.
+        It is the run's own work: it continues when the caller is gone, and ends the run if it fails.
         """
         if self._tasks is not None and self._begun and not self._leaving:
             self._tasks.start_soon(self._obey, request)  # else it stays recorded, and is found again
@@ -278,7 +278,7 @@ class LocalRun:
                 self._decide(request, facts)
 
     async def _abandon_waiting(self) -> None:
-        """End the chains inside steps that wait for a person: nobody needs their answer any more."""
+        """End the chains inside steps that wait for a person: the answer is not needed any more."""
         for step in self.plan.steps:
             row = self.ledger.row(step.id) if step.kind == "chain" else None
             if row is not None and row.status is StepStatus.WAITING_APPROVAL and row.id in self.children:
@@ -332,7 +332,7 @@ class LocalRun:
         self._pause_if_idle(facts)
 
     def _pause_if_idle(self, facts: list[Fact]) -> None:
-        """Queued rows stay queued: whoever resumes starts them."""
+        """Queued rows stay queued: they start when the run is resumed."""
         if self._pausing and not self.working and not any(isinstance(f, ChainEnded | ChainPaused) for f in facts):
             facts.append(ChainPaused(self._pausing))
 
@@ -575,11 +575,11 @@ class LocalRun:
         await self._record(facts)
 
     async def _recordable(self, work: Work) -> Outcome | InnerEnd | None:
-        """The outcome; a fault of ours between the end of a function and its record is the step's failure."""
+        """The outcome; a bug of towpath between the end of a function and its record is the step's failure."""
         try:
             return await self._outcome(work)
         except TowpathError:
-            raise  # the store, or somebody else's run now
+            raise  # the store failed, or another process owns the run now
         except Exception as error:
             _log.exception("step %s of run %s ended in a fault of towpath's own", work.step.id, self.id)
             return failure(fault(error))

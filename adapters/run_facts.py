@@ -1,6 +1,6 @@
 """What commands of the pure state come to: rows changed, and the facts that record the change.
 
-Both drivers go through here, so that a run leaves the same rows and facts whoever executes it. Nothing is
+Both drivers go through here, so that a run leaves the same rows and facts on each adapter. Nothing is
 awaited or recorded: facts are appended to the list of the moment, and the driver makes them durable.
 """
 
@@ -81,7 +81,7 @@ class RunFacts:
     # ---- beginning
 
     def holds(self, step: StepPlan) -> bool | None:
-        """Is the step's condition true? None if it cannot be told: then the outcome says why."""
+        """Is the step's condition true? None if that is unknown: then the outcome says why."""
         assert step.condition is not None
         try:
             return compile_condition(step.condition, Place(step=step.id, field="condition"))(self.ledger)
@@ -235,7 +235,7 @@ def restored(row: StepRow) -> RestoredRow:
 
 
 def asks(row: LedgerRow, request: Request) -> bool:
-    """Is the decision about what the row waits for now? Told late, it may be about what was made before."""
+    """Is the decision about what the row waits for now? A late decision may concern an earlier attempt."""
     return row.status is StepStatus.WAITING_APPROVAL and row.approval == request.approval
 
 

@@ -125,7 +125,7 @@ def _first_workflow(plan: Plan) -> StepPlan | None:
 
 
 async def abandon_left(store: Store, farm: Farm | None, run_id: str) -> None:
-    """Cancel the prompts that a run which nobody works on has left at servers."""
+    """Cancel the prompts that a run without an owner has left on servers."""
     if farm is None:
         return
     row = await store.load(run_id)
@@ -146,7 +146,7 @@ class StepExecutor:
         functions: Mapping[str, Step[..., Any]],
         record: RecordFacts,
     ) -> None:
-        self.variables: Context | None = None  # that steps see; default: those of whoever calls `attempt`
+        self.variables: Context | None = None  # that steps see; default: those of the caller of `attempt`
         self._run_id = run_id
         self._spans = resources.spans
         self._store = resources.store

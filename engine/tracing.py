@@ -47,7 +47,7 @@ class Node:
 
 
 if TYPE_CHECKING:
-    _Anything = Any  # a reference stands for the value, so type checkers let it go wherever one is expected
+    _Anything = Any  # a reference replaces the value, so type checkers accept it wherever one is expected
 else:
     _Anything = object
 

@@ -222,7 +222,7 @@ class Replacement:
 def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: bool = False) -> Replacement:
     """The value in bytes that replace the stored value `before`.
 
-    Files and secrets in it are those that stood in it `before`; nobody names another one. What stands where a
+    Files and secrets in it are those that were in it `before`; a person cannot name others. What is where a
     secret stood is one again: `***` is the same, anything else is a new one. With `secret` all of it is.
 
     Raises ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE.

@@ -37,6 +37,14 @@ _FIRST = Statement(
         .on_conflict_do_nothing()
     )
 )
+_AGAIN = Statement(
+    # A step that is tried again sends again: what failed before is pending once more.
+    sa.update(transfers)
+    .where(
+        transfers.c.idempotency_key == b("key"), transfers.c.status.in_(transitions.TRANSFER[TransferStatus.PENDING])
+    )
+    .values(status=TransferStatus.PENDING, error_message=None, updated_at=b("at"))
+)
 _STANDS = {
     # A row that is completed stays so. Should the server have lost the file, it is sent again without a word.
     status: Statement(
@@ -90,9 +98,14 @@ SENT_BEFORE = Statement(
 """The name under which a server got the same bytes before."""
 
 
+def transfer_key(fact: TransferMade) -> str:
+    """The key of a transfer's row: what is sent to a server for a row is one transfer, however often it is tried."""
+    return f"{fact.row}/{fact.artifact}/{fact.server}"
+
+
 def transfer_made(fact: TransferMade, run: str, at: int, out: list[Write]) -> None:
     """A transfer's row and its line in the audit trail."""
-    key = f"{fact.row}/{fact.artifact}/{fact.server}"
+    key = transfer_key(fact)
     message = fact.error.message if fact.error is not None else None
     first = _FIRST(
         transfer=fact.id,
@@ -105,7 +118,9 @@ def transfer_made(fact: TransferMade, run: str, at: int, out: list[Write]) -> No
         at=at,
     )
     add(out, first)
-    if fact.status is not TransferStatus.PENDING:
+    if fact.status is TransferStatus.PENDING:
+        add(out, _AGAIN(key=key, at=at))
+    else:
         size, duration = fact.size, fact.duration_us
         add(out, _STANDS[fact.status](key=key, name=fact.name, size=size, duration=duration, message=message, at=at))
     data = about(fact, artifact=fact.artifact, server=fact.server, name=fact.name, bytes=fact.size, error=message)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from towpath.events import Fact, TransferMade
 from towpath.model import TransferStatus
 from towpath.store import RunStore, Session, create_transfer, get_transfer, update_transfer_status
+from towpath.store.server_facts import transfer_key
 
 _OPEN = (TransferStatus.PENDING, TransferStatus.UPLOADING)
 
@@ -49,7 +50,7 @@ class TransferRows:
             fact.server,
             self.target_workflow_id,
             fact.subfolder,
-            idempotency_key=f"{fact.row}/{fact.artifact}/{fact.server}",
+            idempotency_key=transfer_key(fact),
         )
         self.ids[fact.artifact] = row["id"]
         if row["status"] == TransferStatus.FAILED:

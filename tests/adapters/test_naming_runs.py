@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def _found(store: Path, kind: str, name: str) -> str:
             return await KINDS[kind][0](engine, name)
 
     found = anyio.run(asked)
-    return str(found["id"] if isinstance(found, dict) else found)
+    return str(found["id"] if isinstance(found, Mapping) else found)
 
 
 @pytest.mark.parametrize("name", ["none", "sam", "", "%-odd", "same_0", "\x00\x00\x00\x00"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from towpath.events import (
     StepDropped,
     StepReady,
     StepStarted,
+    TransferMade,
 )
-from towpath.model import ApprovalPolicy, ChainStatus, StepStatus
+from towpath.model import ApprovalPolicy, ChainStatus, StepStatus, TransferStatus
 from towpath.ports import Lease, NewRun
 from towpath.store import RunStore
 from towpath.store.backend import Write
@@ -204,3 +206,34 @@ async def test_events_come_in_order_and_in_pages(store: RunStore) -> None:
         paged += page
     assert paged == all_of_them
     assert len(paged) == 32
+
+
+async def test_a_transfer_that_failed_is_pending_again_when_its_step_is_tried_again(store: RunStore) -> None:
+    """And completed at once, if the server has the file: the next try does not send what the first one sent."""
+    lease = await a_run(store)
+    row = await a_step(store, lease)
+    async with store.session() as session:
+        file = await api.create_artifact(session, (await api.create_workflow(session, "w")).id, data=b"x", name="x")
+    sent = TransferMade(store.new_id(), row, "a", None, file.id, file.workflow_id, "s", TransferStatus.PENDING)
+    seen = []
+    for status, name in (
+        ("pending", None),
+        ("uploading", None),
+        ("failed", None),
+        ("pending", None),
+        ("completed", "x"),
+    ):
+        await store.record(lease, [replace(sent, status=TransferStatus(status), name=name)])
+        async with store.session() as session:
+            (found,) = await api.list_transfers(session)
+        seen.append((found.status, found.attempt, found.target_name))
+    assert seen == [
+        ("pending", 0, None),
+        ("uploading", 1, None),
+        ("failed", 1, None),
+        ("pending", 1, None),
+        ("completed", 1, "x"),
+    ]
+    await store.record(lease, [replace(sent, status=TransferStatus.PENDING)])
+    async with store.session() as session:
+        assert (await api.list_transfers(session))[0].status == "completed", "what is completed stays so"
