@@ -108,6 +108,14 @@ class WorkflowRecord(FrozenRow):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ItemRecord(WorkflowRecord):
+    """An item of a mapped step: `files` counts its latest files, `approval` is the gate that waits behind it."""
+
+    files: int = 0
+    approval: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ArtifactRecord(FrozenRow):
     """One version of one output file: a row of `artifacts`. `file_size` is bytes, `sha256` is in hex.
 
