@@ -68,10 +68,14 @@ def each(
     """Judge every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
     page = Statement(select.where(key > b("after")).order_by(key).limit(PAGE))
     found: list[Finding] = []
-    after = first
-    while rows := (yield page(after=after)).rows:
+    after, visited = first, set[Any]()
+    while after not in visited:  # a damaged key may be read as another one than is stored, and lead back
+        visited.add(after)
+        rows = (yield page(after=after)).rows
         for row in rows:
             found.extend(judge(row))
+        if len(rows) < PAGE:
+            break
         after = rows[-1][key.key or "id"]
     return found
 

@@ -24,9 +24,7 @@ _ENDS = {
     "StepCancelled": "cancelled",
     "StepCached": "cached",
 }
-_RUNS = Statement(
-    sa.select(chains.c.id, chains.c.status).where(chains.c.id > b("after")).order_by(chains.c.id).limit(PAGE)
-)
+_RUNS = sa.select(chains.c.id, chains.c.status)
 _LINES = Statement(
     sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.data, workflows.c.status)
     .select_from(events.outerjoin(workflows, workflows.c.id == events.c.workflow_id))
@@ -38,12 +36,15 @@ _LINES = Statement(
 
 def trails() -> Script[list[Finding]]:
     """No fact about a run or a row follows its end, it ends once, and it is what its last fact says."""
-    found: list[Finding] = []
-    after = ""
-    while runs := (yield _RUNS(after=after)).rows:
-        for run in runs:
-            found += yield from _trail(run)
-        after = runs[-1]["id"]
+    runs: list[Row] = []
+
+    def collect(run: Row) -> Iterable[Finding]:
+        runs.append(run)
+        return ()
+
+    found = yield from each(_RUNS, chains.c.id, "", collect)
+    for run in runs:
+        found += yield from _trail(run)
     return found
 
 

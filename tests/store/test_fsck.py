@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from tests.conformance.chain_steps import PATIENCE
 from tests.conformance.records import a_run, a_step, a_version, a_workflow, ended
 from towpath.artifact import KeptFile
 from towpath.errors import StoreFailed
@@ -325,6 +327,19 @@ async def test_R24_twenty_random_damages_are_all_found(house: House) -> None:
 @pytest.mark.full
 async def test_R24_five_hundred_random_damages_are_all_found(house: House) -> None:
     await random_damages(house, 500, 500)
+
+
+@pytest.mark.parametrize("size", [1, 2, 1_000])
+async def test_R24_keys_that_are_no_unicode_end_no_check_and_keep_none_going(
+    house: House, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """What is read differs from what is stored, so the place where the next page begins does, too."""
+    monkeypatch.setattr("towpath.store.invariants.PAGE", size)
+    ids = [f"CAST(X'{byte}{more}' AS TEXT)" for byte in ("80", "C3", "F8", "FF") for more in ("", "61", "62")]
+    columns = "id, name, status, current_level, epoch, started_at, created_at, updated_at"
+    house.sql(*(f"INSERT INTO chains ({columns}) VALUES ({key}, 'x', 'odd', 0, 0, 1, 1, 1)" for key in ids))
+    with anyio.fail_after(PATIENCE):
+        assert "E_DB_VALUE" in await house.codes()
 
 
 async def test_R24_a_damaged_page_of_the_database_is_found(house: House) -> None:
