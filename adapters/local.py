@@ -48,6 +48,7 @@ class LocalAdapter:
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._executing: set[str] = set()
+        self._delivering = anyio.Lock()
         self._edits = 0  # number of the last event that was searched for edits
         self._functions: dict[str, dict[str, Step[..., Any]]] = {}
         self._ended: dict[str, dict[str, Step[..., Any]]] = {}  # the same for the last ended runs
@@ -101,13 +102,22 @@ class LocalAdapter:
 
     async def deliver_requests(self) -> None:
         """Read the requests to the runs of this process now, not at the next poll."""
-        if not self._runs:
-            return
-        self._edits, edited = await self._store.edits(list(self._runs), self._edits)
-        for request in [*edited, *await self._store.requests(list(self._runs))]:
-            run = self._runs.get(request.run_id)
-            if run is not None:
-                run.obey(request)
+        async with self._delivering:  # who comes second finds delivered what the first one has read
+            await self._deliver_edits()
+            for request in await self._store.requests(list(self._runs)) if self._runs else ():
+                run = self._runs.get(request.run_id)
+                if run is not None:
+                    run.obey(request)
+
+    async def _deliver_edits(self) -> None:
+        """After it, steps that start get the files that people have put in place."""
+        if self._runs:
+            last, edited = await self._store.edits(list(self._runs), self._edits)
+            for request in edited:
+                run = self._runs.get(request.run_id)
+                if run is not None:
+                    await run.take_edit(request)
+            self._edits = last
 
     def working(self, run_id: str) -> bool:
         """Is the run driven by this process?"""

@@ -245,6 +245,12 @@ class LocalRun:
         if self._tasks is not None and self._begun and not self._leaving:
             self._tasks.start_soon(self._obey, request)  # else it stays recorded, and is found again
 
+    async def take_edit(self, request: Request) -> None:
+        """A person replaced files of a completed row: steps that start from now on get the new version."""
+        row = self.ledger.row(request.step, request.item)
+        if row is not None and row.status.done and not self._leaving:
+            await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
+
     async def _obey(self, request: Request) -> None:
         facts: list[Fact] = []
         row = self.ledger.row(request.step, request.item)
@@ -257,9 +263,6 @@ class LocalRun:
         elif request.kind == "pause":
             if not self._pausing:
                 self._pause("requested", facts)
-        elif request.kind == "edit":
-            if row is not None and row.status.done:  # steps that start from now on get the new version
-                await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if request.kind == "decision":
                 await self._obey_decision(request, row, facts)
