@@ -62,17 +62,36 @@ Check = Callable[[], Script[list[Finding]]]
 _Judge = Callable[[Row], Iterable[Finding]]
 
 
+class Pages:
+    """Reads a select page by page. `key` is among its columns: a unique, indexed column, above `first`."""
+
+    def __init__(self, select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any) -> None:
+        after_last = select.where(key > b("after")).order_by(key)
+        self._page = Statement(after_last.limit(PAGE).offset(b("skipped")))
+        self._key = key.key or "id"
+        self._after = first
+        self._skipped = 0
+
+    def next(self) -> Script[list[Row]]:
+        """The next page; empty after the last one."""
+        rows = (yield self._page(after=self._after, skipped=self._skipped)).rows
+        last = rows[-1][self._key] if rows else None
+        if isinstance(last, str) and "\ufffd" in last:
+            self._skipped += len(rows)  # perhaps not the key itself: text that is not Unicode was replaced
+        else:
+            self._after, self._skipped = last, 0
+        return rows
+
+
 def each(
     select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any, judge: _Judge
 ) -> Script[list[Finding]]:
-    """Judge every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
-    page = Statement(select.where(key > b("after")).order_by(key).limit(PAGE))
+    """Judge every row of a select; `key` and `first` as for `Pages`."""
+    pages = Pages(select, key, first)
     found: list[Finding] = []
-    after = first
-    while rows := (yield page(after=after)).rows:
+    while rows := (yield from pages.next()):
         for row in rows:
             found.extend(judge(row))
-        after = rows[-1][key.key or "id"]
     return found
 
 

@@ -12,7 +12,7 @@ from towpath.events import GateFact
 from towpath.model import GateAction, StepStatus
 
 from .backend import Row, Script
-from .invariants import PAGE, Finding, approval_finding, each
+from .invariants import PAGE, Finding, Pages, approval_finding, each
 from .statements import Statement, any_of
 from .statements import param as b
 from .tables import approvals, chains, events, workflows
@@ -24,9 +24,7 @@ _ENDS = {
     "StepCancelled": "cancelled",
     "StepCached": "cached",
 }
-_RUNS = Statement(
-    sa.select(chains.c.id, chains.c.status).where(chains.c.id > b("after")).order_by(chains.c.id).limit(PAGE)
-)
+_RUNS = sa.select(chains.c.id, chains.c.status)
 _LINES = Statement(
     sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.data, workflows.c.status)
     .select_from(events.outerjoin(workflows, workflows.c.id == events.c.workflow_id))
@@ -39,11 +37,10 @@ _LINES = Statement(
 def trails() -> Script[list[Finding]]:
     """No fact about a run or a row follows its end, it ends once, and it is what its last fact says."""
     found: list[Finding] = []
-    after = ""
-    while runs := (yield _RUNS(after=after)).rows:
+    pages = Pages(_RUNS, chains.c.id, "")
+    while runs := (yield from pages.next()):
         for run in runs:
             found += yield from _trail(run)
-        after = runs[-1]["id"]
     return found
 
 
@@ -68,10 +65,11 @@ class _Facts:
         self._status: dict[str, str] = {}
 
     def add(self, line: Row) -> None:
-        if line["type"].startswith("Chain") and line["workflow_id"] is None:
-            self.found += self._of_run(line["type"], line["data"])
+        kind = str(line["type"])  # of a damaged line it may be anything
+        if kind.startswith("Chain") and line["workflow_id"] is None:
+            self.found += self._of_run(kind, line["data"])
         elif line["status"] is not None:
-            self.found += self._of_row(line["workflow_id"], line["status"], line["type"], line["data"])
+            self.found += self._of_row(line["workflow_id"], line["status"], kind, line["data"])
 
     def _of_run(self, kind: str, data: str) -> Iterator[Finding]:
         run, ended = self._run["id"], self._run_ended
@@ -138,7 +136,7 @@ def decisions() -> Script[list[Finding]]:
     def collect(row: Row) -> Iterable[Finding]:
         data, acted = _decoded(row["data"]), row["type"] == GateFact.APPLIED
         gate = data.get("approval")
-        if gate is not None:
+        if isinstance(gate, str):
             seen[gate, acted] = seen.get((gate, acted), 0) + 1
             applied.extend([(gate, data.get("status", ""))] if acted else [])
         return ()

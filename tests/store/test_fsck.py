@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.conformance.records import a_run, a_step, a_version, a_workflow, ended
@@ -292,6 +293,44 @@ async def test_R24_fsck_finds_a_damaged_definition(house: House, damage: str) ->
         assert (await fsck(store)).problems == ()
         house.sql(damage)
         assert [problem.code for problem in (await fsck(store)).problems] == ["E_FSCK_DEFINITION"]
+
+
+NO_UNICODE = "CAST(x'7a7aff' AS TEXT)"
+
+
+@pytest.mark.parametrize(("table", "key"), [("artifacts", "id"), ("workflows", "id"), ("chains", "id")])
+async def test_R24_a_key_that_is_not_unicode_does_not_stop_fsck(
+    house: House, table: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.sql(f"UPDATE {table} SET {key} = {NO_UNICODE} WHERE rowid = 1")
+    with anyio.fail_after(20):
+        whole = await house.report(deep=True)
+    monkeypatch.setattr("towpath.store.invariants.PAGE", 1)
+    with anyio.fail_after(20):
+        paged = await house.report(deep=True)
+    assert sorted(map(str, paged.problems)) == sorted(map(str, whole.problems))
+    assert paged.counts == whole.counts
+
+
+async def test_R24_bytes_under_a_digest_that_is_not_unicode_are_found(house: House) -> None:
+    house.sql(f"UPDATE blobs SET sha256 = {NO_UNICODE} WHERE rowid = 1")
+    with anyio.fail_after(20):
+        codes = await house.codes()
+    assert codes == {"E_BLOB_CORRUPT", "E_BLOB_MISSING"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE events SET type = x'ff00'",
+        "UPDATE events SET type = 'DecisionApplied', data = '{\"approval\":[1],\"status\":[1]}'",
+        "UPDATE events SET type = 'DecisionRecorded', data = '{\"approval\":{\"a\":1}}'",
+        "UPDATE events SET type = 'DecisionApplied', data = json_object('approval', iif(seq % 2, seq, 'a'))",
+    ],
+)
+async def test_R24_no_line_of_the_audit_trail_stops_fsck(house: House, damage: str) -> None:
+    house.sql(damage)
+    assert "E_FSCK_EVENTS" in await house.codes()
 
 
 async def random_damages(house: House, seed: int, rounds: int) -> None:
