@@ -1,15 +1,13 @@
 """What must hold between rows: each check reads one snapshot and reports every row where it does not.
 
 The numbers are the invariants of the reliability page: I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
-orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals. Checks are scripts; those that read
-whole tables do it in pages, so that a store of any size can be checked.
+orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ from towpath.values import REFERENCE, STORED_VALUE
 from .backend import Row, Script
 from .clock import now
 from .definitions import FIND, elsewhere
+from .findings import Check, Finding, each
 from .owners import parse
 from .statements import Statement
 from .statements import param as b
@@ -36,63 +35,6 @@ from .tables import (
     workflows,
 )
 from .versions import GIVEN
-
-PAGE = 1_000  # rows read at once
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be: the invariant, a stable code, the row or file, a sentence."""
-
-    invariant: str
-    code: str
-    table: str
-    row: str
-    sentence: str
-    repaired: bool = False
-    note: bool = False
-    """Worth knowing, but nothing is damaged."""
-
-    def __str__(self) -> str:
-        mended = " (repaired)" if self.repaired else ""
-        return f"{self.invariant} {self.code} {self.table} {self.row}: {self.sentence}{mended}"
-
-
-Check = Callable[[], Script[list[Finding]]]
-_Judge = Callable[[Row], Iterable[Finding]]
-
-
-class Pages:
-    """Reads a select page by page. `key` is among its columns: a unique, indexed column, above `first`."""
-
-    def __init__(self, select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any) -> None:
-        after_last = select.where(key > b("after")).order_by(key)
-        self._page = Statement(after_last.limit(PAGE).offset(b("skipped")))
-        self._key = key.key or "id"
-        self._after = first
-        self._skipped = 0
-
-    def next(self) -> Script[list[Row]]:
-        """The next page; empty after the last one."""
-        rows = (yield self._page(after=self._after, skipped=self._skipped)).rows
-        last = rows[-1][self._key] if rows else None
-        if isinstance(last, str) and "\ufffd" in last:
-            self._skipped += len(rows)  # perhaps not the key itself: text that is not Unicode was replaced
-        else:
-            self._after, self._skipped = last, 0
-        return rows
-
-
-def each(
-    select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any, judge: _Judge
-) -> Script[list[Finding]]:
-    """Judge every row of a select; `key` and `first` as for `Pages`."""
-    pages = Pages(select, key, first)
-    found: list[Finding] = []
-    while rows := (yield from pages.next()):
-        for row in rows:
-            found.extend(judge(row))
-    return found
 
 
 def _rows(statement: Statement, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:

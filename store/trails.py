@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from towpath.errors import StoreFailed
 from towpath.events import GateFact
 from towpath.model import GateAction, StepStatus
 
 from .backend import Row, Script
-from .invariants import PAGE, Finding, Pages, approval_finding, each
+from .findings import PAGE, Finding, Pages, each, unreadable
+from .invariants import approval_finding
 from .statements import Statement, any_of
 from .statements import param as b
 from .tables import approvals, chains, events, workflows
@@ -38,9 +40,12 @@ def trails() -> Script[list[Finding]]:
     """No fact about a run or a row follows its end, it ends once, and it is what its last fact says."""
     found: list[Finding] = []
     pages = Pages(_RUNS, chains.c.id, "")
-    while runs := (yield from pages.next()):
-        for run in runs:
-            found += yield from _trail(run)
+    try:
+        while runs := (yield from pages.next()):
+            for run in runs:
+                found += yield from _trail(run)
+    except StoreFailed as error:
+        found.append(unreadable("the check of events", error))
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sqlalchemy as sa
 
 from tests.conformance.records import a_run, a_step, a_version, a_workflow, ended
 from towpath.artifact import KeptFile
@@ -21,6 +22,10 @@ from towpath.events import ChainEnded, NewArtifact
 from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
 from towpath.ports import NewRun
 from towpath.store import Report, RunStore, fsck, open_store
+from towpath.store.backend import Result, Row
+from towpath.store.findings import Finding, each
+from towpath.store.statements import Query
+from towpath.store.tables import blobs
 
 pytestmark = pytest.mark.anyio
 
@@ -305,7 +310,7 @@ async def test_R24_a_key_that_is_not_unicode_does_not_stop_fsck(
     house.sql(f"UPDATE {table} SET {key} = {NO_UNICODE} WHERE rowid = 1")
     with anyio.fail_after(20):
         whole = await house.report(deep=True)
-    monkeypatch.setattr("towpath.store.invariants.PAGE", 1)
+    monkeypatch.setattr("towpath.store.findings.PAGE", 1)
     with anyio.fail_after(20):
         paged = await house.report(deep=True)
     assert sorted(map(str, paged.problems)) == sorted(map(str, whole.problems))
@@ -331,6 +336,32 @@ async def test_R24_bytes_under_a_digest_that_is_not_unicode_are_found(house: Hou
 async def test_R24_no_line_of_the_audit_trail_stops_fsck(house: House, damage: str) -> None:
     house.sql(damage)
     assert "E_FSCK_EVENTS" in await house.codes()
+
+
+def test_R24_every_row_before_one_that_cannot_be_read_is_judged() -> None:
+    keys = [f"{number:04}" for number in range(3000)]
+    judged: list[str] = []
+
+    def judge(row: Row) -> list[Finding]:
+        judged.append(row["sha256"])
+        return [Finding("I7", "E_BLOB_CORRUPT", "blobs", row["sha256"], "wrong")] if row["sha256"] == "1233" else []
+
+    def answer(query: Query) -> Query:
+        beyond = [key for key in keys if key > query.values["after"]][: query.values["size"]]
+        if "1234" in beyond:
+            return script.throw(StoreFailed("E_DB_CORRUPT", "damaged"))
+        return script.send(Result([{"sha256": key} for key in beyond], -1))
+
+    def run() -> None:
+        query = next(script)
+        while True:
+            query = answer(query)
+
+    script = each(sa.select(blobs.c.sha256), blobs.c.sha256, "", judge)
+    with pytest.raises(StopIteration) as end:
+        run()
+    assert judged == keys[:1234]
+    assert [finding.code for finding in end.value.value] == ["E_BLOB_CORRUPT", "E_DB_CORRUPT"]
 
 
 async def random_damages(house: House, seed: int, rounds: int) -> None:
