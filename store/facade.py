@@ -94,7 +94,7 @@ class StoreFunctions:
     update_workflow_status: Final = _method(workflows.update_workflow_status, records.WorkflowRecord)
     update_workflow_latest_artifact: Final = _method(workflows.update_workflow_latest_artifact, records.WorkflowRecord)
     list_workflows: Final = _method(workflows.list_workflows, records.WorkflowRecord)
-    list_items: Final = _method(workflows.list_items, records.WorkflowRecord)
+    list_items: Final = _method(workflows.list_items, records.ItemRecord)
     count_items: Final = _plain(workflows.count_items)
     delete_workflow: Final = _plain(workflows.delete_workflow)
 
