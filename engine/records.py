@@ -1,7 +1,7 @@
 """Rows of the store as users get them from `Engine`: frozen, with a type for every column.
 
 A record is a mapping too: `gate.status` and `gate["status"]` are the same. Times are UTC microseconds, and JSON columns
-are decoded. An unknown name raises AttributeError, or KeyError in brackets.
+are decoded. An unknown name raises AttributeError, or KeyError in brackets. `json.dumps(row, default=dict)` writes one.
 """
 
 from __future__ import annotations
@@ -108,10 +108,35 @@ class WorkflowRecord(FrozenRow):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ItemRecord(WorkflowRecord):
-    """An item of a mapped step: `files` counts its latest files, `approval` is the gate that waits behind it."""
+class ItemRecord(FrozenRow):
+    """One item of a mapped step, without the columns that may be large. `status` is a word of `StepStatus`.
 
-    files: int = 0
+    `files` counts its latest files. `approval` is the id of the gate that waits behind it.
+    """
+
+    id: str
+    chain_id: str | None = None
+    step_id: str | None = None
+    item_index: int | None = None
+    workflow_name: str
+    server_address: str | None = None
+    prompt_id: str | None = None
+    temporal_workflow_id: str | None = None
+    temporal_run_id: str | None = None
+    status: str
+    latest_artifact_id: str | None = None
+    attempt: int = 0
+    item_count: int | None = None
+    queued_at: int
+    started_at: int | None = None
+    completed_at: int | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    error: Json = None
+    idempotency_key: str | None = None
+    created_at: int
+    updated_at: int
+    files: int
     approval: str | None = None
 
 

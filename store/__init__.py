@@ -48,8 +48,8 @@ from .chains import (
     list_chains,
     update_chain_status,
 )
+from .findings import Finding
 from .fsck import Report, fsck
-from .invariants import Finding
 from .rows import Record
 from .runs import RunStore, open_store
 from .session import Session

@@ -23,7 +23,8 @@ from towpath.errors import StoreFailed
 from .backend import Row, Script
 from .blobs import FileBlobs
 from .clock import now
-from .invariants import ORPHANED, ROW_CHECKS, WRONG_LATEST, WRONG_POINTER, Check, Finding, each, inline_bytes
+from .findings import Check, Finding, each, unreadable
+from .invariants import ORPHANED, ROW_CHECKS, WRONG_LATEST, WRONG_POINTER, inline_bytes
 from .runs import RunStore
 from .statements import Statement
 from .statements import param as b
@@ -115,9 +116,7 @@ def _checked(check: Check, name: str = "") -> Script[list[Finding]]:
     try:
         return (yield from check())
     except StoreFailed as error:
-        name = name or getattr(check, "__name__", "a check")
-        why = f"{name} could not read it all: {error.problem.message}"
-        return [Finding("I15", "E_DB_CORRUPT", "database", "", why)]
+        return [unreadable(name or getattr(check, "__name__", "a check"), error)]
 
 
 def _count(snapshot: _Snapshot) -> Script[list[Finding]]:

@@ -1,15 +1,13 @@
 """What must hold between rows: each check reads one snapshot and reports every row where it does not.
 
 The numbers are the invariants of the reliability page: I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
-orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals. Checks are scripts; those that read
-whole tables do it in pages, so that a store of any size can be checked.
+orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ from towpath.values import REFERENCE, STORED_VALUE
 from .backend import Row, Script
 from .clock import now
 from .definitions import FIND, elsewhere
+from .findings import Check, Finding, each
 from .owners import parse
 from .statements import Statement
 from .statements import param as b
@@ -36,48 +35,6 @@ from .tables import (
     workflows,
 )
 from .versions import GIVEN
-
-PAGE = 1_000  # rows read at once
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be: the invariant, a stable code, the row or file, a sentence."""
-
-    invariant: str
-    code: str
-    table: str
-    row: str
-    sentence: str
-    repaired: bool = False
-    note: bool = False
-    """Worth knowing, but nothing is damaged."""
-
-    def __str__(self) -> str:
-        mended = " (repaired)" if self.repaired else ""
-        return f"{self.invariant} {self.code} {self.table} {self.row}: {self.sentence}{mended}"
-
-
-Check = Callable[[], Script[list[Finding]]]
-_Judge = Callable[[Row], Iterable[Finding]]
-
-
-def each(
-    select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any, judge: _Judge
-) -> Script[list[Finding]]:
-    """Judge every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
-    page = Statement(select.where(key > b("after")).order_by(key).limit(PAGE))
-    found: list[Finding] = []
-    after, visited = first, set[Any]()
-    while after not in visited:  # a damaged key may be read as another one than is stored, and lead back
-        visited.add(after)
-        rows = (yield page(after=after)).rows
-        for row in rows:
-            found.extend(judge(row))
-        if len(rows) < PAGE:
-            break
-        after = rows[-1][key.key or "id"]
-    return found
 
 
 def _rows(statement: Statement, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:

@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from towpath.errors import StoreFailed
 from towpath.events import GateFact
 from towpath.model import GateAction, StepStatus
 
 from .backend import Row, Script
-from .invariants import PAGE, Finding, approval_finding, each
+from .findings import PAGE, Finding, Pages, each, unreadable
+from .invariants import approval_finding
 from .statements import Statement, any_of
 from .statements import param as b
 from .tables import approvals, chains, events, workflows
@@ -36,15 +38,14 @@ _LINES = Statement(
 
 def trails() -> Script[list[Finding]]:
     """No fact about a run or a row follows its end, it ends once, and it is what its last fact says."""
-    runs: list[Row] = []
-
-    def collect(run: Row) -> Iterable[Finding]:
-        runs.append(run)
-        return ()
-
-    found = yield from each(_RUNS, chains.c.id, "", collect)
-    for run in runs:
-        found += yield from _trail(run)
+    found: list[Finding] = []
+    pages = Pages(_RUNS, chains.c.id, "")
+    try:
+        while runs := (yield from pages.next()):
+            for run in runs:
+                found += yield from _trail(run)
+    except StoreFailed as error:
+        found.append(unreadable("the check of events", error))
     return found
 
 
@@ -69,10 +70,11 @@ class _Facts:
         self._status: dict[str, str] = {}
 
     def add(self, line: Row) -> None:
-        if line["type"].startswith("Chain") and line["workflow_id"] is None:
-            self.found += self._of_run(line["type"], line["data"])
+        kind = str(line["type"])  # of a damaged line it may be anything
+        if kind.startswith("Chain") and line["workflow_id"] is None:
+            self.found += self._of_run(kind, line["data"])
         elif line["status"] is not None:
-            self.found += self._of_row(line["workflow_id"], line["status"], line["type"], line["data"])
+            self.found += self._of_row(line["workflow_id"], line["status"], kind, line["data"])
 
     def _of_run(self, kind: str, data: str) -> Iterator[Finding]:
         run, ended = self._run["id"], self._run_ended
@@ -139,7 +141,7 @@ def decisions() -> Script[list[Finding]]:
     def collect(row: Row) -> Iterable[Finding]:
         data, acted = _decoded(row["data"]), row["type"] == GateFact.APPLIED
         gate = data.get("approval")
-        if gate is not None:
+        if isinstance(gate, str):
             seen[gate, acted] = seen.get((gate, acted), 0) + 1
             applied.extend([(gate, data.get("status", ""))] if acted else [])
         return ()

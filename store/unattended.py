@@ -25,9 +25,9 @@ _STARTED = Statement(
     .order_by(chains.c.started_at, chains.c.id)
 )
 _AT_A_GATE = Statement(
-    sa.select(chains.c.id).where(
-        any_of(chains.c.id, "runs"), chains.c.status == ChainStatus.PAUSED, chains.c.status_reason == "approval"
-    )
+    sa.select(chains.c.id)
+    .where(any_of(chains.c.id, "runs"), chains.c.status == ChainStatus.PAUSED, chains.c.status_reason == "approval")
+    .order_by(chains.c.started_at, chains.c.id)
 )
 
 
@@ -44,5 +44,4 @@ def _unattended(at: int) -> Script[list[str]]:
     found = [row["id"] for row in (yield _STARTED()).rows]
     decided = yield from requests.runs_with_decisions(at)
     outermost = [runs[-1].id for runs in (yield from run_tree.around(list(decided))).values() if runs]
-    waiting = {row["id"] for row in (yield _AT_A_GATE(runs=outermost)).rows}
-    return found + [run for run in dict.fromkeys(outermost) if run in waiting and run not in found]
+    return found + [row["id"] for row in (yield _AT_A_GATE(runs=outermost)).rows]

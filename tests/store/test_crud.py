@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import pytest
 
-from tests.conformance.records import a_version, a_workflow
+from tests.conformance.records import a_run, a_step, a_version, a_workflow
 from towpath import store as api
 from towpath.errors import ApprovalRefused, InputInvalid, StoreFailed
 from towpath.store import RunStore, artifacts, chains, transfers, workflows
@@ -214,6 +215,28 @@ async def test_records_are_the_same_functions_in_a_transaction_of_their_own(stor
     assert set(" ".join(SEED.values()).split()) <= set(dir(records))
     with pytest.raises(AttributeError, match="steal"):
         _ = getattr(records, "steal")  # noqa: B009
+
+
+async def test_records_have_every_column_that_the_functions_return(store: RunStore) -> None:
+    lease = await a_run(store)
+    row = await a_step(store, lease)
+    await a_version(store, row)
+    run, records = lease.run_id, Records(store)
+    gate = await records.create_approval(row, [], chain_id=run)
+    assert [(item.files, item.approval) for item in await records.list_items(run, "a", after=-2)] == [(1, gate.id)]
+    async with store.session() as session:
+        for found, rows in (
+            (await records.list_items(run, "a", after=-2), await workflows.list_items(session, run, "a", after=-2)),
+            (await records.list_workflows(), await api.list_workflows(session)),
+            (await records.list_chains(), await api.list_chains(session)),
+            (await records.list_artifacts(), await api.list_artifacts(session)),
+            (await records.list_approvals(), await api.list_approvals(session)),
+            (await records.get_pending_approvals(), await api.get_pending_approvals(session)),
+            ([await records.get_chain_details(run)], [await api.get_chain_details(session, run)]),
+        ):
+            assert len(found) == 1
+            assert found == rows
+            assert json.loads(json.dumps(found, default=dict)) == rows
 
 
 @pytest.mark.parametrize(

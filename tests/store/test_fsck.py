@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sqlalchemy as sa
 
 from tests.conformance.chain_steps import PATIENCE
 from tests.conformance.records import a_run, a_step, a_version, a_workflow, ended
@@ -22,6 +23,10 @@ from towpath.events import ChainEnded, NewArtifact
 from towpath.model import ChainStatus, Plan, StepPlan, StepStatus
 from towpath.ports import NewRun
 from towpath.store import Report, RunStore, fsck, open_store
+from towpath.store.backend import Result, Row
+from towpath.store.findings import Finding, each
+from towpath.store.statements import Query
+from towpath.store.tables import blobs
 
 pytestmark = pytest.mark.anyio
 
@@ -296,6 +301,70 @@ async def test_R24_fsck_finds_a_damaged_definition(house: House, damage: str) ->
         assert [problem.code for problem in (await fsck(store)).problems] == ["E_FSCK_DEFINITION"]
 
 
+NO_UNICODE = "CAST(x'7a7aff' AS TEXT)"
+
+
+@pytest.mark.parametrize(("table", "key"), [("artifacts", "id"), ("workflows", "id"), ("chains", "id")])
+async def test_R24_a_key_that_is_not_unicode_does_not_stop_fsck(
+    house: House, table: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.sql(f"UPDATE {table} SET {key} = {NO_UNICODE} WHERE rowid = 1")
+    with anyio.fail_after(20):
+        whole = await house.report(deep=True)
+    monkeypatch.setattr("towpath.store.findings.PAGE", 1)
+    with anyio.fail_after(20):
+        paged = await house.report(deep=True)
+    assert sorted(map(str, paged.problems)) == sorted(map(str, whole.problems))
+    assert paged.counts == whole.counts
+
+
+async def test_R24_bytes_under_a_digest_that_is_not_unicode_are_found(house: House) -> None:
+    house.sql(f"UPDATE blobs SET sha256 = {NO_UNICODE} WHERE rowid = 1")
+    with anyio.fail_after(20):
+        codes = await house.codes()
+    assert codes == {"E_BLOB_CORRUPT", "E_BLOB_MISSING"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE events SET type = x'ff00'",
+        "UPDATE events SET type = 'DecisionApplied', data = '{\"approval\":[1],\"status\":[1]}'",
+        "UPDATE events SET type = 'DecisionRecorded', data = '{\"approval\":{\"a\":1}}'",
+        "UPDATE events SET type = 'DecisionApplied', data = json_object('approval', iif(seq % 2, seq, 'a'))",
+    ],
+)
+async def test_R24_no_line_of_the_audit_trail_stops_fsck(house: House, damage: str) -> None:
+    house.sql(damage)
+    assert "E_FSCK_EVENTS" in await house.codes()
+
+
+def test_R24_every_row_before_one_that_cannot_be_read_is_judged() -> None:
+    keys = [f"{number:04}" for number in range(3000)]
+    judged: list[str] = []
+
+    def judge(row: Row) -> list[Finding]:
+        judged.append(row["sha256"])
+        return [Finding("I7", "E_BLOB_CORRUPT", "blobs", row["sha256"], "wrong")] if row["sha256"] == "1233" else []
+
+    def answer(query: Query) -> Query:
+        beyond = [key for key in keys if key > query.values["after"]][: query.values["size"]]
+        if "1234" in beyond:
+            return script.throw(StoreFailed("E_DB_CORRUPT", "damaged"))
+        return script.send(Result([{"sha256": key} for key in beyond], -1))
+
+    def run() -> None:
+        query = next(script)
+        while True:
+            query = answer(query)
+
+    script = each(sa.select(blobs.c.sha256), blobs.c.sha256, "", judge)
+    with pytest.raises(StopIteration) as end:
+        run()
+    assert judged == keys[:1234]
+    assert [finding.code for finding in end.value.value] == ["E_BLOB_CORRUPT", "E_DB_CORRUPT"]
+
+
 async def random_damages(house: House, seed: int, rounds: int) -> None:
     chance = random.Random(seed)
     whole = house.blob().read_bytes()
@@ -334,7 +403,7 @@ async def test_R24_keys_that_are_no_unicode_end_no_check_and_keep_none_going(
     house: House, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """What is read differs from what is stored, so the place where the next page begins does, too."""
-    monkeypatch.setattr("towpath.store.invariants.PAGE", size)
+    monkeypatch.setattr("towpath.store.findings.PAGE", size)
     ids = [f"CAST(X'{byte}{more}' AS TEXT)" for byte in ("80", "C3", "F8", "FF") for more in ("", "61", "62")]
     columns = "id, name, status, current_level, epoch, started_at, created_at, updated_at"
     house.sql(*(f"INSERT INTO chains ({columns}) VALUES ({key}, 'x', 'odd', 0, 0, 1, 1, 1)" for key in ids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from towpath import Artifact, Engine, Run, RunHandle, chain, load_chain, open_engine, step
-from towpath.records import ArtifactRecord, ChainRecord, Gate, PendingGate, WorkflowRecord
+from towpath.records import ArtifactRecord, ChainRecord, Gate, ItemRecord, PendingGate, WorkflowRecord
 
 
 @step
@@ -69,6 +69,7 @@ async def rows(engine: Engine) -> None:
     assert_type(row.status, str)
     assert_type(row.completed_at, int | None)
     assert_type(await engine.get_workflows_by_chain(chain_id="id"), list[WorkflowRecord])
+    assert_type(await engine.list_items("id", "step"), list[ItemRecord])
     assert_type(await engine.delete_chain("id"), bool)
     assert_type(await engine.create_artifact("step", data=b"x", name="output"), ArtifactRecord)
 
