@@ -1,8 +1,8 @@
-"""What a chain file names outside of itself: files in its own folder, and step functions.
+"""The things outside of a chain file that it names: files in its folder, and step functions.
 
 The author of a chain file may be a stranger. So a path in it never leads out of the folder of the chain, by `..` or
-by a link. Only plain files are read: a FIFO or a device would make the reader wait. A function runs code of its
-author: importing it is trust, and `imports=False` does without.
+by a link. Only plain files are read: reading a FIFO or a device would block. Importing a function runs code of
+its author, so import only what you trust; `imports=False` imports nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
 
     Raises:
         InputInvalid: E_STEP_KIND with the reason: not there, not importable, or not decorated with @step.
-            E_STEP_NAME_TWICE if two functions go by the name.
+            E_STEP_NAME_TWICE if two functions have the name.
     """
     beside = os.path.abspath(folder)
     if beside not in sys.path:
@@ -81,7 +81,7 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
 
 
 def _refuse_another_beside(name: str, folder: str) -> None:
-    """Python knows one module of a name. Another one beside the chain file is what its author meant."""
+    """Refuse a module of the same name from elsewhere: the author meant the one beside the chain file."""
     top = name.partition(":")[0].partition(".")[0]
     there = importlib.machinery.PathFinder.find_spec(top, [folder])
     loaded = getattr(sys.modules.get(top, sys.modules["__main__"]), "__file__", None)

@@ -35,7 +35,7 @@ def context() -> StepContext:
 
 @contextmanager
 def waiting_for_a_run() -> Iterator[None]:
-    """Around a wait for a run: if a step waits, the run may use the step's slot."""
+    """Use it around a wait for a run: if a step waits, the run may use the step's slot."""
     step = _current.get(None)
     if step is None or step.lend is None:
         yield

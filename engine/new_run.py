@@ -23,7 +23,7 @@ from .secrets import MARK, Secret, of_plain
 class Reads(Enum):
     """Which paths of this machine may become files for a caller: each caller has its own right to read.
 
-    Text is text for everybody else. A step that returns a `Path` has that right by itself: it runs here.
+    For all others, text is only text. A step may always return a `Path`, because its code runs here.
     """
 
     NOTHING = "nothing"  # a request: neither what it gives nor what its chain says
@@ -99,7 +99,7 @@ def refuse_written_paths(plan: Plan) -> None:
 
 
 def written_path(plan: Plan, spec: InputSpec) -> Path | None:
-    """The file that an input's declaration names, if it names one: by `source`, or by `default`."""
+    """The file that the declaration of an input names by `source` or `default`, if it names one."""
     if spec.source:
         return Path(plan.folder, spec.source)
     return Path(spec.default) if spec.type == "file" and isinstance(spec.default, str) else None
@@ -183,7 +183,7 @@ def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
 
 
 def _is_path(spec: InputSpec, value: Any) -> bool:
-    """Would keeping this value open a path: text for a file, or a path at any depth?"""
+    """Would storing this value open a path: text for a file, or a path at any depth?"""
     left = [value]
     while left:
         part = left.pop()
