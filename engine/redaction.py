@@ -276,15 +276,7 @@ def _forms_of(secret: str) -> tuple[set[str], set[str]]:
     return {form for form in _written(secret) if len(form) >= SHORTEST}, encoded
 
 
-_SAFE = (
-    "",
-    "/",
-    "/:",
-    "!~*'()",
-    "!$&'()*+,;=",
-    "!$&'()*+,;=:@",
-    "!$&'()*+,;=:@/",
-)  # characters that clients do not escape
+_SAFE = ("", "/", "/:", "!~*'()", "!$&'()*+,;=", "!$&'()*+,;=:@", "!$&'()*+,;=:@/")  # not escaped by some client
 
 
 def _written(secret: str) -> set[str]:

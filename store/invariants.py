@@ -1,6 +1,6 @@
 """What must hold between rows: each check reads one snapshot and reports every row where it does not.
 
-The numbers are the invariants of the reliability page: I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
+The numbers are ids of invariants (docs/vocabulary.md): I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
 orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals. Checks are scripts; those that read
 whole tables do it in pages, so that a store of any size can be checked.
 """
@@ -42,7 +42,7 @@ PAGE = 1_000  # rows read at once
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be: the invariant, a stable code, the row or file, a sentence."""
+    """One fault or note: the invariant, a stable code, the row or file, a sentence."""
 
     invariant: str
     code: str
@@ -65,7 +65,7 @@ _Judge = Callable[[Row], Iterable[Finding]]
 def each(
     select: sa.Select[*tuple[Any, ...]], key: sa.ColumnElement[Any], first: Any, judge: _Judge
 ) -> Script[list[Finding]]:
-    """Judge every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
+    """Check every row of a select that has `key` among its columns: a unique, indexed column, above `first`."""
     page = Statement(select.where(key > b("after")).order_by(key).limit(PAGE))
     found: list[Finding] = []
     after = first
@@ -77,7 +77,7 @@ def each(
 
 
 def _rows(statement: Statement, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:
-    """A finding for every row of a select that finds only what is wrong."""
+    """One finding for each row of a select that returns only wrong rows."""
     return [judge(row) for row in (yield statement()).rows]
 
 
@@ -140,7 +140,7 @@ _LARGE = sa.select(chains.c.id, chains.c.chain_definition)
 
 
 def kept_definitions() -> Script[list[Finding]]:
-    """What a run says it executes is there, and is what it names."""
+    """The definition that a run names exists, and has the digest in the row."""
     named: list[tuple[str, str]] = []
 
     def judge(row: Row) -> Iterable[Finding]:
@@ -412,7 +412,7 @@ _ITEMS = Statement(
 
 
 def items() -> Script[list[Finding]]:
-    """A mapped step has a row for each of its items once it completed, and never one too many."""
+    """A completed mapped step has one row for each of its items; no mapped step has more rows than items."""
     return (yield from _rows(_ITEMS, _wrong_items))
 
 
@@ -493,7 +493,7 @@ _RUNNING = Statement(
 
 
 def owners() -> Script[list[Finding]]:
-    """Running runs without a live owner. Nothing is lost; they wait to be resumed."""
+    """Running runs without a live owner. Nothing is lost: they can be resumed."""
     found = []
     for row in (yield _RUNNING()).rows:
         if row["owner"] is not None and not _is_json(row["owner"]):

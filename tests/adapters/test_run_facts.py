@@ -277,7 +277,7 @@ def test_a_completed_run_has_no_error(run: Run) -> None:
 
 @pytest.mark.parametrize("command", [Start("a"), Collect("a")])
 def test_what_owes_an_answer_is_not_recorded(run: Run, command: Any) -> None:
-    with pytest.raises(AssertionError, match="owes an answer"):
+    with pytest.raises(AssertionError, match="needs an answer"):
         run.told(command)
 
 

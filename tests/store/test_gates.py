@@ -280,8 +280,8 @@ async def test_a_gate_that_is_not_there_is_refused(store: RunStore) -> None:
 SECOND = [
     ({"status": "approved", "decided_by": "anna", "decided_at": EPOCH}, "approved by anna already, at 2026-01-01 "),
     ({"status": "rejected", "action": "skip"}, "this was rejected already, which means skip; the first"),
-    ({"status": "rejected"}, "this was rejected already; the first decision stands"),
-    ({"status": "approved", "action": "approve"}, "this was approved already; the first decision stands"),
+    ({"status": "rejected"}, "this was rejected already; the first decision is final"),
+    ({"status": "approved", "action": "approve"}, "this was approved already; the first decision is final"),
     ({"status": "cancelled", "decided_at": EPOCH}, "this was cancelled already, at 2026-01-01 00:00:00 UTC; the first"),
 ]
 
@@ -313,7 +313,7 @@ async def test_a_decision_after_a_timeout_is_told_what_counts(store: RunStore, c
                 await session.write(gates.undecided, gate)
         assert caught.value.code == "E_APPROVAL_EXPIRED"
         assert caught.value.problem.message == (
-            f"the time for this decision was over at 2026-01-01 00:00:00 UTC; the gate's timeout counts: {what}"
+            f"the time for this decision ended at 2026-01-01 00:00:00 UTC; the gate's timeout decides: {what}"
         )
 
 
