@@ -200,7 +200,7 @@ async def keep_value(
     if len(encoded) > MAX_VALUE:
         raise ValueRefused(
             "E_VALUE_SIZE",
-            "the returned value is too large for data",
+            "the returned value is too large to be stored as data",
             place=_place(context),
             found=f"{len(encoded)} bytes of JSON",
             allowed="64 MiB; return bytes or a path to keep a file of any size",

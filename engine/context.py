@@ -30,7 +30,7 @@ def context() -> StepContext:
     try:
         return _current.get()
     except LookupError:
-        raise RuntimeError("context() is only there while a step runs in a chain") from None
+        raise RuntimeError("context() works only while a step runs in a chain") from None
 
 
 @contextmanager

@@ -249,7 +249,9 @@ def in_words(shape: Shape) -> str:
 def _refused(spec: InputSpec, found: object, shape: Shape, at: str = "") -> InputInvalid:
     place = Place(field=f"inputs.{spec.name}{at}")
     found = type(found).__name__ if spec.secret else found
-    return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=in_words(shape))
+    return InputInvalid(
+        "E_INPUT_TYPE", f"this value does not fit input {spec.name}", place=place, found=found, allowed=in_words(shape)
+    )
 
 
 # ---- values

@@ -147,7 +147,7 @@ def not_for_the_author(spec: InputSpec) -> InputInvalid:
     field = "source" if spec.source else "default"
     return InputInvalid(
         "E_INPUT_SOURCE",
-        "a chain started from outside reads no files here",
+        "a chain in a request must not name a file of this machine",
         place=Place(field=f"inputs.{spec.name}.{field}"),
         cure=f"leave `{field}` out, upload the file and give it as the input",
     )
@@ -157,7 +157,9 @@ def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
     if not may_read and _is_path(spec, value):
         raise InputInvalid(
             "E_INPUT_TYPE",
-            f"input {spec.name} is a file, and text opens none here" if spec.type == "file" else f"input {spec.name}",
+            f"input {spec.name} is a file, and text cannot name one here"
+            if spec.type == "file"
+            else f"this value does not fit input {spec.name}",
             place=Place(field=f"inputs.{spec.name}"),
             found=value,
             allowed="an artifact, or bytes" if spec.type == "file" else spec.type,
@@ -201,7 +203,9 @@ def _is_path(spec: InputSpec, value: Any) -> bool:
 def _wrong_type(spec: InputSpec, value: Any) -> InputInvalid:
     place = Place(field=f"inputs.{spec.name}")
     found = type(value).__name__ if spec.secret or isinstance(value, Secret) else value
-    return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=spec.type)
+    return InputInvalid(
+        "E_INPUT_TYPE", f"this value does not fit input {spec.name}", place=place, found=found, allowed=spec.type
+    )
 
 
 def refuse_unbuilt(plan: Plan) -> None:

@@ -106,7 +106,7 @@ class Secret(Generic[T]):
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled: hand on Secret.env(name), or the value where it is needed")
+        raise TypeError("a secret cannot be pickled: pass Secret.env(name), or its plain value")
 
 
 def _remember(value: object) -> None:

@@ -70,7 +70,7 @@ class RunService:
         if asyncio.get_running_loop() is not self._loop:
             raise InputInvalid(
                 "E_LOOP",
-                "this engine lives in another event loop, and cannot be used from this one",
+                "this engine belongs to another event loop, and cannot be used from this one",
                 cure="asyncio.run_coroutine_threadsafe(engine.run(…), loop).result(), with the engine's own loop",
             )
 
@@ -521,7 +521,7 @@ def check_run_id(run_id: str) -> None:
     if apart or edges or len(run_id) > MAX_RUN_ID or _POSITION.fullmatch(looks):
         raise InputInvalid(
             "E_RUN_ID",
-            "a run id",
+            "this run id is not allowed",
             found=run_id,
             allowed=f"1 to {MAX_RUN_ID} printable characters, a letter or digit first, no / and \\; not `last`",
         )

@@ -43,7 +43,7 @@ def step_name(function: Callable[..., Any], given: str | None = None) -> str:
         InputInvalid: E_FIELD_TYPE for a given name that is not allowed.
     """
     if given is not None and not _allowed(given):
-        raise InputInvalid("E_FIELD_TYPE", "the name of a step", found=given, allowed=ALLOWED)
+        raise InputInvalid("E_FIELD_TYPE", "this is not a valid name for a step", found=given, allowed=ALLOWED)
     module = function.__module__
     if module == "__main__":
         file = getattr(sys.modules["__main__"], "__file__", None)

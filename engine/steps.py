@@ -139,7 +139,7 @@ class Step(Alike, Generic[P, R]):
         """
         trace = current_trace()
         if trace is None:
-            raise TypeError(f"{self.name}.map(…) belongs into a @chain; outside, call the function in a loop")
+            raise TypeError(f"{self.name}.map(…) belongs in a @chain; elsewhere, call the function in a loop")
         over = self._mapped_over(values)
         first = self._first_argument()
         node = Node(self._short, "python", self.name, self, {**self._bind((None,), same), first: ItemMark()})
@@ -362,9 +362,11 @@ def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOpti
 def attempts(value: Any, more: int = 0) -> int:
     """A number of attempts, checked; `more` is 1 where the user gives the number of retries."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputInvalid("E_FIELD_TYPE", "a number of tries", found=value, allowed="a whole number")
+        raise InputInvalid("E_FIELD_TYPE", "this is not a number of attempts", found=value, allowed="a whole number")
     if not 1 - more <= value <= MAX_ATTEMPTS:
-        raise InputInvalid("E_FIELD_RANGE", "a number of tries", found=value, allowed=f"up to {MAX_ATTEMPTS}")
+        raise InputInvalid(
+            "E_FIELD_RANGE", "the number of attempts is out of range", found=value, allowed=f"up to {MAX_ATTEMPTS}"
+        )
     return value + more
 
 

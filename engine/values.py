@@ -227,7 +227,9 @@ def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: boo
     Raises ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE.
     """
     if len(encoded) > MAX_VALUE:
-        raise ValueRefused("E_VALUE_SIZE", "the value is too large for data", place=place, allowed="64 MiB of JSON")
+        raise ValueRefused(
+            "E_VALUE_SIZE", "the value is too large to be stored as data", place=place, allowed="64 MiB of JSON"
+        )
     try:
         value = msgspec.json.decode(encoded)
         take_apart(restore(value, lambda name, item: None, lambda mark: None), place)

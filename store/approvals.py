@@ -176,8 +176,8 @@ async def _check_seen(session: Session, gate: Record, seen: Collection[str] | No
     if not fits:
         raise ApprovalRefused(
             "E_APPROVAL_STALE",
-            "the artifacts changed since they were looked at",
-            cure="look at the latest versions, then decide again and say which they were (`seen`)",
+            "the artifacts changed after they were seen",
+            cure="look at the latest versions, then decide again and give their ids (`seen`)",
         )
 
 
@@ -195,10 +195,10 @@ async def _changed(session: Session, gate: Record) -> bool:
 def _action(word: str) -> GateAction:
     allowed = [action for action in GateAction if action is not GateAction.APPROVE]
     if word not in allowed:
-        raise InputInvalid("E_APPROVAL_ACTION", "what a rejection does", found=word, allowed=" ".join(allowed))
+        raise InputInvalid("E_APPROVAL_ACTION", "a rejection has no such action", found=word, allowed=" ".join(allowed))
     return GateAction(word)
 
 
 def _named(by: str) -> None:
     if not by.strip():
-        raise InputInvalid("E_APPROVAL_BY", "a decision needs the name of the person who takes it")
+        raise InputInvalid("E_APPROVAL_BY", "a decision needs the name of the person who makes it")

@@ -121,10 +121,12 @@ class FileBlobs:
         return blob
 
     async def put_file(self, source: Path) -> Blob:
-        """Store a copy of a user's file, or of the file that a link leads to. Raises ValueRefused (E_VALUE_FILE) if it is
-        not a regular file, or changes while it is read."""
+        """Store a copy of a user's file, or of the file that a link leads to.
+
+        Raises ValueRefused (E_VALUE_FILE) if it is not a regular file, or changes while it is read.
+        """
         if "\0" in str(source):  # Python refuses it before the file is opened
-            raise refused(source, "is no path")
+            raise refused(source, "is not a valid path")
         async with aclosing(source_chunks(source)) as chunks:
             return await self.put_stream(chunks)
 

@@ -34,8 +34,8 @@ STARTS = Statement(
     .order_by(events.c.seq)
 )
 LET_GO = Statement(
-    # One line is enough: a run that cannot be resumed is claimed and released again and again. A run that another
-    # process has taken over meanwhile is not released by this one.
+    # One line is enough, because a run that cannot be resumed is claimed and released many times. No line is added if
+    # another process has taken the run over.
     sa.insert(events).from_select(
         ["chain_id", "type", "at", "data"],
         sa.select(chains.c.id, sa.literal(RELEASED), b("at"), sa.literal("{}")).where(

@@ -56,7 +56,7 @@ def disk_error(error: OSError, path: Path) -> StoreFailed:
         return StoreFailed("E_DISK_FULL", message, found=f"{_free(folder)} bytes free", cure=cure)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         cure = "make the folder writable for this user, then `towpath resume`"
-        return StoreFailed("E_DISK_READONLY", f"not allowed in {folder}: {reason}", cure=cure)
+        return StoreFailed("E_DISK_READONLY", f"access to {folder} is denied: {reason}", cure=cure)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         cure = "raise the limit (`ulimit -n`) or run fewer steps at once"
         return StoreFailed("E_DISK_HANDLES", f"too many open files: {reason}", cure=cure, retryable=True)
@@ -75,7 +75,7 @@ class Upload:
 
     async def take(self, chunk: bytes) -> None:
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise ValueRefused("E_VALUE_TYPE", "a stream of bytes gave something else", found=type(chunk))
+            raise ValueRefused("E_VALUE_TYPE", "a stream of bytes yielded something else", found=type(chunk))
         view = memoryview(chunk).cast("B")
         self._size += len(view)
         if self._limit is not None and self._size > self._limit:
