@@ -254,6 +254,6 @@ def _named(error: ErrorInfo, step: str, item: int | None) -> ErrorInfo:
 
 def _rejection(request: Request) -> str:
     if request.decision == ApprovalStatus.TIMED_OUT:
-        return "rejected because nobody decided in time"
+        return "rejected because there was no decision in time"
     by = f" by {request.by}" if request.by else ""
     return f"rejected{by}" + (f": {request.reason}" if request.reason else "")

@@ -29,7 +29,7 @@ def find_workflow(name: str, folder: Path) -> Path | None:
     """The file of a ComfyUI workflow: `name`, `name.json` or `workflows/name.json`. None if there is none.
 
     Raises:
-        InputInvalid: E_REF_PATH for a name that is no safe path, or that leads to no plain file.
+        InputInvalid: E_REF_PATH for a path that is not safe, or not of a plain file.
     """
     return _found(name, folder, [name, f"{name}.json", f"workflows/{name}.json"])
 
@@ -88,7 +88,7 @@ def _refuse_another_beside(name: str, folder: str) -> None:
     if there is None or there.origin is None or loaded is None:
         return
     if os.path.realpath(there.origin) != os.path.realpath(loaded):
-        message = f"there are two modules {top}: {shown(loaded)} is loaded, {shown(there.origin)} lies beside the chain"
+        message = f"there are two modules {top}: {shown(loaded)} is loaded, {shown(there.origin)} is beside the chain"
         cure = "give one of the modules another name"
         raise InputInvalid("E_STEP_NAME_TWICE", message, found=name, allowed="one function for each name", cure=cure)
 
@@ -139,7 +139,7 @@ def _too_large(size: int, place: Place) -> Problem:
 
 
 def _found(name: str, folder: Path, candidates: Iterable[str]) -> Path | None:
-    """The first of the candidates that is there; all of them must stay in the folder."""
+    """The first candidate that exists. All of them must be in the folder."""
     _check_words(name)
     root = os.path.realpath(folder)
     passed_folder = False
@@ -164,7 +164,7 @@ def _found(name: str, folder: Path, candidates: Iterable[str]) -> Path | None:
 
 
 def _check_words(name: str) -> None:
-    """Refuse what is no plain relative path, before anything on the disk is looked at."""
+    """Refuse what is not a plain relative path, before the disk is read."""
     if not name.strip():
         raise _refused(name, "it is empty")
     if not name.isprintable():

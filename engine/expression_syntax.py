@@ -306,7 +306,7 @@ class _Parser:
             token = self.peek
             power = _POWERS.get(token.text, 0) if token.kind in {"operator", "word"} else 0
             if token.kind == "word" and token.text not in _WORDS:
-                self.fault(OPERATOR, "this word is no operator", token.offset, token.text, _OPERATORS)
+                self.fault(OPERATOR, "this word is not an operator", token.offset, token.text, _OPERATORS)
                 self.stop(SYNTAX, "two values stand side by side", token.offset, token.text)
             if power < minimum:
                 self.nesting -= 1

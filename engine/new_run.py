@@ -212,7 +212,9 @@ def refuse_unbuilt(plan: Plan) -> None:
     """Refuse keys that this version does not support, before the run starts."""
     for spec in plan.inputs:
         if spec.target and spec.type != "file":
-            raise _missing(Place(field=f"inputs.{spec.name}.target"), "target", "a target for an input that is no file")
+            raise _missing(
+                Place(field=f"inputs.{spec.name}.target"), "target", "a target for an input that is not a file"
+            )
     for step in plan.steps:
         for field, what in _unbuilt(step):
             raise _missing(Place(step=step.id, field=field), field, what)
@@ -222,7 +224,7 @@ def refuse_unbuilt(plan: Plan) -> None:
 
 def _unbuilt(step: StepPlan) -> Iterator[tuple[str, str]]:
     if step.kind != "workflow" and (step.server is not None or step.requires):
-        yield "server" if step.server is not None else "requires", "choosing a server for a step that is no workflow"
+        yield "server" if step.server is not None else "requires", "choosing a server for a step that is not a workflow"
     if step.cache:
         yield "cache", "reusing results of earlier runs"
 

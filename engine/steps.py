@@ -156,7 +156,7 @@ class Step(Alike, Generic[P, R]):
         if isinstance(over, range):
             return list(over)
         if not isinstance(over, list | tuple) and hasattr(type(over), "__iter__") and not isinstance(over, str | dict):
-            raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is no list", "map over list(…)")
+            raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is not a list", "map over list(…)")
         return over
 
     def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R]:
@@ -323,7 +323,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Raises:
         InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN for an option.
-        ChainInvalid: E_STEP_KIND for what is no function, E_SECRET_INPUT for a parameter with secrets inside of it.
+        ChainInvalid: E_STEP_KIND if it is not a function, E_SECRET_INPUT for a parameter with secrets inside.
     """
     name = options.pop("name", None)
     settled = step_options(StepOptions(), **options)
@@ -501,7 +501,7 @@ def import_module(name_or_path: str) -> None:
         importlib.import_module(path.stem)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError | FileNotFoundError)
-        cure = "the name of a module that lies here or is installed, or the path of its .py file"
+        cure = "the name of a module in this folder or an installed one, or the path of its .py file"
         message = f"cannot import {name_or_path}: {type(error).__name__}: {error}"
         raise InputInvalid(
             "E_IMPORT", message, cure=cure if missing else "mend the module, which is run when imported"

@@ -192,7 +192,7 @@ class _Key(Enum):
 
     AWAITED = "the next node is a key"
     REFUSED = "the key was refused: its value is checked and dropped"
-    MERGE = "the key was <<: aliases in its value are no problem of their own"
+    MERGE = "the key was <<: aliases in its value are not reported again"
 
 
 @dataclass(slots=True)

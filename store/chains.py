@@ -35,7 +35,7 @@ async def create_chain(
     """Insert a chain run and return its row; with a key seen before, the row made then.
 
     Raises:
-        InputInvalid: E_STATUS for a word that is no chain status.
+        InputInvalid: E_STATUS for an unknown status.
         StoreFailed: E_DB_CONFLICT if the id or the Temporal id is taken.
     """
     at = now()

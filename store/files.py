@@ -51,7 +51,7 @@ class StoredFiles:
         """Keep bytes, a file or a stream. `stem` names a file that has no name of its own.
 
         Raises:
-            ValueRefused: E_VALUE_FILE for a path that is no plain file. StoreFailed: E_DISK_….
+            ValueRefused: E_VALUE_FILE for a path that is not a plain file. StoreFailed: E_DISK_….
         """
         small: bytes | None = None
         if isinstance(data, Path):

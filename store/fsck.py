@@ -116,7 +116,7 @@ def _checked(check: Check, name: str = "") -> Script[list[Finding]]:
         return (yield from check())
     except StoreFailed as error:
         name = name or getattr(check, "__name__", "a check")
-        why = f"{name} could not read it all: {error.problem.message}"
+        why = f"{name} could not read everything: {error.problem.message}"
         return [Finding("I15", "E_DB_CORRUPT", "database", "", why)]
 
 
@@ -169,7 +169,7 @@ async def _damage(blobs: FileBlobs, digest: str, size: int, deep: bool) -> tuple
     except StoreFailed as error:
         return error.code, error.problem.message
     except ValueError:
-        return "E_DB_VALUE", f"sha256 holds no digest: {digest:.80}"
+        return "E_DB_VALUE", f"sha256 is not a digest: {digest:.80}"
     return None
 
 
@@ -191,7 +191,9 @@ async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tu
     async for file in blobs.scan():
         where = str(file.path.relative_to(blobs.root))
         if file.kind == "foreign":
-            note = Finding("I8", "E_FSCK_FOREIGN", "files", where, "is not towpath's; it is left alone", note=True)
+            note = Finding(
+                "I8", "E_FSCK_FOREIGN", "files", where, "is not a file of towpath; it is not touched", note=True
+            )
             others.append((note, file.path))
         elif file.mtime > before or file.digest in snapshot.named:
             if file.kind == "blob" and file.digest not in snapshot.named:
@@ -207,7 +209,7 @@ async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tu
 
 
 def _unnamed(young: list[int], snapshot: _Snapshot) -> Finding:
-    lost = "" if snapshot.counts["chains"] else "; there is no run at all: did the database lose its -wal file?"
+    lost = "" if snapshot.counts["chains"] else "; there are no runs: was the -wal file of the database lost?"
     what = f"{len(young)} new files ({sum(young)} bytes) belong to no artifact yet{lost}"
     return Finding("I8", "E_FSCK_UNNAMED", "files", "", what, note=True)
 

@@ -81,7 +81,7 @@ def expire(gates: Sequence[str], at: int) -> Script[None]:
         action = _after_timeout(found["policy"])
         approves = action is GateAction.APPROVE
         mark = ArtifactApproval.AUTO_APPROVED if approves else ArtifactApproval.REJECTED
-        why = None if approves else "nobody decided in time"
+        why = None if approves else "there was no decision in time"
         yield from _close(found, Decision(ApprovalStatus.TIMED_OUT, action), mark, why, at)
         data = event_log.about_step(found["step_id"], found["item_index"], approval=one, action=action)
         yield event_log.line(found["chain_id"], found["workflow_id"], GateFact.TIMED_OUT, at, data)

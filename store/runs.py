@@ -74,7 +74,7 @@ _LOGS = Statement(
     .order_by(workflows.c.id, step_logs.c.attempt)
 )
 _owned_here: set[tuple[str, str]] = set()
-"""Runs that drivers of this process work on now, by database. A lease of ours on any other run was left behind."""
+"""The runs that this process works on now, by database. If it has a lease on any other run, the lease is stale."""
 
 
 class RunStore:

@@ -98,7 +98,7 @@ def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Sequence[Any]]
 
 
 class _Listed(sa.types.TypeEngine[Any]):
-    """A list as one value: an array, or JSON text where there are no arrays."""
+    """A list as one value: an array, or JSON text for databases without arrays."""
 
 
 class AnyOf(sa.sql.expression.ColumnElement[bool]):

@@ -10,7 +10,7 @@ from towpath.errors import StoreFailed
 
 _CURES = {
     "E_DISK_FULL": "free space on that disk, then `towpath resume`; everything recorded is safe",
-    "E_DISK_IO": "check the disk; everything recorded before is safe, `towpath resume` goes on from there",
+    "E_DISK_IO": "check the disk; everything recorded before is safe, `towpath resume` continues from there",
     "E_DB_READONLY": "make the file and its folder writable, or name another --store",
     "E_DB_NOT_SQLITE": "name a file that towpath made, or a new one",
     "E_DB_PATH": "create the folder, or name another --store",

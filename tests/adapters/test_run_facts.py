@@ -429,7 +429,7 @@ def test_an_approved_row_is_told_as_a_decision_with_all_that_it_made(run: Run) -
         (request(by="anna"), "rejected by anna"),
         (request(reason="blurred"), "rejected: blurred"),
         (request(), "rejected"),
-        (request(decision="timed_out", reason="blurred"), "rejected because nobody decided in time"),
+        (request(decision="timed_out", reason="blurred"), "rejected because there was no decision in time"),
     ],
     ids=["who and why", "who", "why", "nobody", "time"],
 )

@@ -484,7 +484,7 @@ async def test_what_the_end_of_the_time_does(
     assert (found.status, found.action, found.decided_by, found.delivered) == ("timed_out", action, None, False)
     assert (found.decided_at, found.updated_at) == (EPOCH + 9, EPOCH + 9)
     marked = await file_of(store, shown.id)
-    judged = ("auto_approved", None) if action == "approve" else ("rejected", "nobody decided in time")
+    judged = ("auto_approved", None) if action == "approve" else ("rejected", "there was no decision in time")
     assert (marked.approval_status, marked.rejection_reason) == judged
     assert (marked.approved_at, marked.updated_at) == (EPOCH + 9, EPOCH + 9)
     assert await file_of(store, left.id) == left
