@@ -152,7 +152,7 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
     # For type checkers: outside of a chain, the result of a step's call can be awaited or iterated.
 
     def __iter__(self) -> Generator[Any, None, None]:
-        raise refused("the elements of a step's value", _EACH)
+        raise refused("the elements of the value of a reference", _EACH)
 
     def __await__(self) -> Generator[Any, None, T]:
         raise refused("the result of a step", "inside a @chain steps are called without await")
@@ -214,14 +214,14 @@ _TEXT = "pass the reference to a step, and build the text inside it"
 _EACH = "step.map(reference) runs the step once for each element"
 
 _REFUSED: dict[tuple[str, str], str] = {
-    ("a comparison of a step's value", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
-    ("whether a step's value is true", _CONDITION): "__bool__",
+    ("a comparison of the value of a reference", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
+    ("whether the value of a reference is true", _CONDITION): "__bool__",
     ("the hash of a reference", "use a constant as the key, or look it up inside a step"): "__hash__",
     ("the text of a reference", _TEXT): "__str__ __format__ __bytes__ __fspath__",
-    ("a number of a step's value", _IN_A_STEP): (
+    ("the value of a reference as a number", _IN_A_STEP): (
         "__int__ __float__ __complex__ __index__ __round__ __trunc__ __floor__ __ceil__"
     ),
-    ("arithmetic with a step's value", _IN_A_STEP): (
+    ("arithmetic with the value of a reference", _IN_A_STEP): (
         "__neg__ __pos__ __abs__ __invert__ "
         "__add__ __sub__ __mul__ __matmul__ __truediv__ __floordiv__ __mod__ __divmod__ __pow__ "
         "__lshift__ __rshift__ __and__ __xor__ __or__ "
@@ -230,14 +230,14 @@ _REFUSED: dict[tuple[str, str], str] = {
         "__iadd__ __isub__ __imul__ __imatmul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ "
         "__ilshift__ __irshift__ __iand__ __ixor__ __ior__"
     ),
-    ("the elements of a step's value", _EACH): "__next__ __reversed__ __aiter__ __anext__",
-    ("the length of a step's value", _IN_A_STEP): "__len__ __length_hint__",
-    ("whether something is in a step's value", _CONDITION): "__contains__",
-    ("changing a step's value", _IN_A_STEP): "__setitem__ __delitem__",
-    ("calling a step's value", _IN_A_STEP): "__call__",
-    ("a step's value in a with statement", _IN_A_STEP): "__enter__ __exit__ __aenter__ __aexit__",
-    ("a step's value as a class", _IN_A_STEP): "__instancecheck__ __subclasscheck__ __mro_entries__",
-    ("the bytes of a step's value", _IN_A_STEP): "__buffer__ __release_buffer__",
+    ("the elements of the value of a reference", _EACH): "__next__ __reversed__ __aiter__ __anext__",
+    ("the length of the value of a reference", _IN_A_STEP): "__len__ __length_hint__",
+    ("whether something is in the value of a reference", _CONDITION): "__contains__",
+    ("changing the value of a reference", _IN_A_STEP): "__setitem__ __delitem__",
+    ("calling the value of a reference", _IN_A_STEP): "__call__",
+    ("the value of a reference in a with statement", _IN_A_STEP): "__enter__ __exit__ __aenter__ __aexit__",
+    ("the value of a reference as a class", _IN_A_STEP): "__instancecheck__ __subclasscheck__ __mro_entries__",
+    ("the bytes of the value of a reference", _IN_A_STEP): "__buffer__ __release_buffer__",
     ("a copy of a reference", "use the same reference again"): (
         "__copy__ __deepcopy__ __replace__ __reduce__ __reduce_ex__ __getstate__ __setstate__ "
         "__getnewargs__ __getnewargs_ex__"
