@@ -2,9 +2,9 @@
 
 Executes the commands of the pure state with anyio.
 
-When a step ends, everything that follows from it is decided at once and recorded in one transaction: the
-outcome, and the rows of the steps that became ready. Only when that is durable do those start. A step
-costs no thread, connection or transaction of its own.
+When a step ends, everything that follows from it is decided at once, and recorded in one transaction: the outcome,
+and the rows of the steps that became ready. These steps start only when the transaction is durable. A step needs
+no thread, connection or transaction of its own.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ class LocalRun:
         self._waiting: deque[Work] = deque()
         self._alone = inner.suspects.for_run(None, self._slot_came)
         self._suspects: deque[Work] = deque()
-        self._quarantine: set[str] = set()  # rows of suspects: until they have ended nothing else starts
+        self._quarantine: set[str] = set()  # rows of suspects: nothing else starts until they have ended
         self._lost: dict[str, int] = {}
         self._lines: Lines[Work] = Lines()
         self._napping: dict[Key, Work] = {}
         self._starting: list[Work] = []
-        self._leaving = False  # the end or the pause is on its way into the store: nothing may follow it
+        self._leaving = False  # the end or the pause is being recorded: no fact may follow it
         self._begun = self._stopped = False
         self._ended = anyio.Event()
         self._pausing = ""
@@ -143,7 +143,7 @@ class LocalRun:
     # ---- driving
 
     async def drive(self, *, cancel_first: bool = False, on_claimed: Callable[[], None] | None = None) -> ChainStatus:
-        """Work until the run is over, or until nothing can happen without a person; its status then.
+        """Work until the run is over, or until nothing can happen without a person. Returns the status.
         `on_claimed` is called when the run is recorded as running.
 
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
@@ -159,7 +159,7 @@ class LocalRun:
                 except BaseException:
                     await self._say_leaving()
                     raise
-                self._tasks.cancel_scope.cancel()  # only naps before a retry can be left
+                self._tasks.cancel_scope.cancel()  # at most waits before a retry are left
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
@@ -170,7 +170,7 @@ class LocalRun:
         return self.status
 
     async def _say_leaving(self) -> None:
-        """Steps may need long to end, and this process may be killed before."""
+        """Record that this process leaves the run: its steps may take long to end, and it may be killed before."""
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.leaving(self.lease)
 
@@ -192,7 +192,7 @@ class LocalRun:
         await self._record(facts)
 
     async def _record(self, facts: list[Fact]) -> None:
-        """Make facts durable, then start what they allow. Every change of the run comes through here."""
+        """Make facts durable, then start the steps that they allow. Every change of the run is made here."""
         for work in await self._make_durable(facts):
             self._spawn(work)
 
@@ -214,7 +214,7 @@ class LocalRun:
         return starting
 
     async def _note(self, facts: Sequence[Fact]) -> None:
-        """Record what a working step reports before its end."""
+        """Record what a running step reports before its end."""
         await self._store.record(self.lease, facts)
         for fact in facts:
             if self._listener is not None:
@@ -235,15 +235,15 @@ class LocalRun:
         if facts:
             await self._store.record(self.lease, facts)
 
-    # ---- what people ask for
+    # ---- requests
 
     def obey(self, request: Request) -> None:
-        """Act on a cancel, a pause or a decision. Getting one twice is harmless.
+        """Act on a cancel, a pause or a decision. A second delivery is harmless.
 
-        It is the run's own work: it continues when the caller is gone, and ends the run if it fails.
+        This runs as a task of the run: it continues if the caller is cancelled, and its failure ends the run.
         """
         if self._tasks is not None and self._begun and not self._leaving:
-            self._tasks.start_soon(self._obey, request)  # else it stays recorded, and is found again
+            self._tasks.start_soon(self._obey, request)  # else it stays recorded, and a later poll finds it
 
     async def take_edit(self, request: Request) -> None:
         """A person replaced files of a completed row: steps that start from now on get the new version."""
@@ -281,14 +281,14 @@ class LocalRun:
                 self._decide(request, facts)
 
     async def _abandon_waiting(self) -> None:
-        """End the chains inside steps that wait for a person: the answer is not needed any more."""
+        """Cancel the chains inside steps that wait for a person: their result is not needed any more."""
         for step in self.plan.steps:
             row = self.ledger.row(step.id) if step.kind == "chain" else None
             if row is not None and row.status is StepStatus.WAITING_APPROVAL and row.id in self.children:
                 await self._abandon(self.children[row.id])
 
     async def _abandon(self, run_id: str) -> None:
-        with suppress(RunRefused):  # it is over already
+        with suppress(RunRefused):  # the run is over already
             await self._store.request(run_id, "cancel")
 
     def _comes_to(self, request: Request) -> GateAction:
@@ -307,7 +307,7 @@ class LocalRun:
             self._execute(self._state.cancelled(*work.key), facts)
 
     def _take_unstarted(self) -> list[Work]:
-        """Work that waits for a slot or for its next try; it is the caller's to end."""
+        """Remove and return the work that waits for a slot or for its next attempt. The caller ends it."""
         unstarted = [*self._waiting, *self._suspects, *self._lines, *self._napping.values()]
         self._waiting.clear()
         self._suspects.clear()
@@ -335,14 +335,14 @@ class LocalRun:
         self._pause_if_idle(facts)
 
     def _pause_if_idle(self, facts: list[Fact]) -> None:
-        """Queued rows stay queued: they start when the run is resumed."""
+        """Record the pause if no step is running. Queued rows stay queued: they start when the run is resumed."""
         if self._pausing and not self.working and not any(isinstance(f, ChainEnded | ChainPaused) for f in facts):
             facts.append(ChainPaused(self._pausing))
 
     # ---- commands
 
     def _execute(self, commands: list[Command], facts: list[Fact]) -> None:
-        """Carry out commands in order. What can be decided now is decided now."""
+        """Execute commands in order, and those that follow from their answers."""
         _forget_pause(facts)
         todo = deque(commands)
         while todo:
@@ -358,7 +358,7 @@ class LocalRun:
                     self._collect(self._steps[step], failed)
                 case Regenerate(step, item):
                     row = self._facts.regenerate(step, item, facts)
-                    self.children.pop(row.id, None)  # a chain inside the step runs anew, as a run of its own
+                    self.children.pop(row.id, None)  # the chain inside the step runs again, as a new run
                 case Pause() if self._pausing:
                     pass
                 case _:
@@ -383,16 +383,16 @@ class LocalRun:
             return []
         self._queue_up(work)
         if item is None and not work.recorded:
-            # An item's row can wait until it starts: the step's own row says how many there are.
+            # An item's row is recorded when it starts: the row of the mapped step has the number of items.
             facts.append(StepReady(work.row.id, step.id, None, step.target, False, 0, parameters))
             work.recorded = True
             self.ledger.add(work.row)
         return []
 
     def _take_slot(self, work: Work) -> bool:
-        """Is there a slot for the work? It has it then."""
+        """Take a slot for the work. False if there is none."""
         if work.step.kind == "chain":
-            return True  # it needs none: its steps do, and would wait for each other for ever
+            return True  # it needs none: else it would wait for its own steps, and they for its slot
         if work.suspect:
             work.is_alone = self._alone.take()
             return work.is_alone
@@ -418,9 +418,9 @@ class LocalRun:
 
     @contextmanager
     def _lend(self, work: Work, attempt: int) -> Iterator[None]:
-        """While a step waits for other runs: its slot works for them, else 256 such steps would wait for ever."""
+        """Lend out the slot of a step while it waits for other runs: else 256 such steps would wait for ever."""
         if work.row.attempt != attempt or self.working.get(work.key) is not work:
-            yield  # its attempt is over, only its thread still works
+            yield  # its attempt is over, only its thread is still running
             return
         work.lent += 1
         if work.lent == 1:
@@ -449,7 +449,7 @@ class LocalRun:
             self._waiting.append(work)
 
     def _leave_servers(self) -> None:
-        """The run is over, or left: its slots of servers go to others."""
+        """Give back the slots of servers: the run is over, or this process leaves it."""
         if self._farm is not None:
             self._farm.settle(self._slot_came, wants=False)
             for work in self.working.values():
@@ -458,7 +458,7 @@ class LocalRun:
     def _begin_attempt(self, work: Work, facts: list[Fact]) -> None:
         row, step = work.row, work.step
         if work.tries:
-            work.scope = anyio.CancelScope()  # the last attempt's is spent
+            work.scope = anyio.CancelScope()  # the scope of the last attempt cannot be used again
         work.tries += 1
         self._facts.begin_attempt(step, row, facts, recorded=work.recorded)
         work.recorded = True
@@ -480,7 +480,7 @@ class LocalRun:
             self._farm.settle(self._slot_came, wants=bool(self._lines) and not self._pausing)
 
     def _slot_came(self) -> None:
-        """Another run gave a slot up and it was set aside for this one."""
+        """Called when another run gave up a slot, which is now set aside for this run."""
         if self._tasks is not None and not self._ended.is_set():
             self._tasks.start_soon(self._use_slots)
 
@@ -499,7 +499,7 @@ class LocalRun:
         return self._state.failed(step.id) if count is None else self._state.expanded(step.id, count)
 
     def _collect(self, step: StepPlan, failed: tuple[int, ...]) -> None:
-        """Gathering may have to write a large value, so it is work of its own."""
+        """Gather the value of a mapped step in a task: a large value may have to be written."""
         row = self.ledger.row(step.id)
         assert row is not None and row.count is not None
         self._facts.keep_failed_items(row, failed)
@@ -507,13 +507,13 @@ class LocalRun:
         self.working[work.key] = work
         self._starting.append(work)
 
-    # ---- working
+    # ---- running steps
 
     async def _perform(self, work: Work | None) -> None:
-        """Run a step, record what came of it, and go on with the first step that this allows."""
+        """Run a step and record its outcome, then run the first step that this allows."""
         while work is not None:
             outcome: Outcome | InnerEnd | None = None
-            if not work.cancelled:  # a cancel may have come between the record and now
+            if not work.cancelled:  # a cancel may have come after the record
                 with work.scope:
                     outcome = await self._recordable(work)
                 if work.scope.cancelled_caught and work.step.kind == "workflow":
@@ -524,7 +524,7 @@ class LocalRun:
             work = started[0] if started else None
 
     async def _settle(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Work]:
-        """Decide and record what follows from an outcome (None: the step was cancelled); what starts now."""
+        """Decide and record what follows from an outcome (None: the step was cancelled). Returns the work to start."""
         self.working.pop(work.key, None)
         self._quarantine.discard(work.row.id)
         self._give_slot_back(work)
@@ -556,13 +556,13 @@ class LocalRun:
             return self._state.collected(work.step.id)
         return self._state.succeeded(*work.key)
 
-    # ---- trying again
+    # ---- retrying
 
     def _tries_again(self, work: Work, outcome: Outcome) -> bool:
         return outcome.retryable and work.tries < work.step.retry.attempts and not work.cancelled
 
     def _nap(self, work: Work, error: ErrorInfo, delay: float, facts: list[Fact]) -> None:
-        """Wait without a slot, then queue up again."""
+        """Wait without a slot for the next attempt, then queue up again."""
         facts.append(StepRetried(work.row.id, *work.key, work.row.attempt, error, delay))
         self._napping[work.key] = work
         assert self._tasks is not None
@@ -578,7 +578,7 @@ class LocalRun:
         await self._record(facts)
 
     async def _recordable(self, work: Work) -> Outcome | InnerEnd | None:
-        """The outcome; a bug of towpath between the end of a function and its record is the step's failure."""
+        """The outcome. An error of towpath after the end of the function becomes the failure of the step."""
         try:
             return await self._outcome(work)
         except TowpathError:
@@ -598,7 +598,7 @@ class LocalRun:
         try:
             end = await self._inner.run_inner(self, work)
         except (InputInvalid, ValueRefused, ExpressionFailed) as error:
-            return failure(error)  # what the inner chain was given, or returns of a step that was skipped
+            return failure(error)  # wrong inputs of the inner chain, or its value comes from a skipped step
         if end.status is ChainStatus.PAUSED and (self._stopped or work.cancelled):
             await self._abandon(self.children[work.row.id])
             return None
@@ -612,13 +612,13 @@ class LocalRun:
 
 
 def _forget_pause(facts: list[Fact]) -> None:
-    """Whether nothing more can happen is for the latest answer to say, not for an earlier one."""
+    """Remove an earlier pause: only the latest answer knows whether nothing more can happen."""
     if facts and isinstance(facts[-1], ChainPaused):
         facts.pop()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that a task group was ended by. Our own errors come before what they caused."""
+    """The error that ended a task group. Errors of towpath come before their consequences."""
     found: list[BaseException] = []
     todo: list[BaseException] = [group]
     while todo:

@@ -1,7 +1,7 @@
-"""What commands of the pure state come to: rows changed, and the facts that record the change.
+"""Turns commands of the pure state into changed rows, and into facts that record the change.
 
-Both drivers go through here, so that a run leaves the same rows and facts on each adapter. Nothing is
-awaited or recorded: facts are appended to the list of the moment, and the driver makes them durable.
+Both drivers use this module, so that a run leaves the same rows and facts on each adapter. Nothing is awaited or
+recorded here: facts are appended to a list, which the driver makes durable.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Key = tuple[str, int | None]
 class RunFacts:
     """Turns commands and outcomes into facts about the rows of one run.
 
-    `outcomes` and `decisions` hold what the next command about a row is to record: what an attempt came to,
-    or what a person decided.
+    `outcomes` and `decisions` hold what the next command about a row will record: the outcome of an attempt, or the
+    decision of a person.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, new_id: Callable[[], str], level: int = -1) -> None:
@@ -53,11 +53,11 @@ class RunFacts:
 
     @property
     def error(self) -> ErrorInfo | None:
-        """The run's error, as `first_error` tells it of the rows in the ledger."""
+        """The error of the run: `first_error` of the rows in the ledger."""
         return first_error(self._plan, self.ledger.rows())
 
     def record(self, command: Command, facts: list[Fact]) -> None:
-        """The facts of a command that owes no answer; `Regenerate` has a method of its own."""
+        """The facts for a command that needs no answer; `Regenerate` has a method of its own."""
         match command:
             case Complete(step, item):
                 self.end_row(step, item, StepStatus.COMPLETED, facts)
@@ -76,7 +76,7 @@ class RunFacts:
             case Finish(status):
                 facts.append(ChainEnded(status, self.error if status is not ChainStatus.COMPLETED else None))
             case _:
-                raise AssertionError(f"{command} owes an answer")
+                raise AssertionError(f"{command} needs an answer")
 
     # ---- beginning
 
@@ -85,16 +85,16 @@ class RunFacts:
         assert step.condition is not None
         try:
             return compile_condition(step.condition, Place(step=step.id, field="condition"))(self.ledger)
-        except Exception as error:  # a value may do to an evaluation what we did not think of
+        except Exception as error:  # a value may raise any error while it is evaluated
             self.outcomes[step.id, None] = failure(error)
             return None
 
     def expand(self, step: StepPlan, pairs: int | None, facts: list[Fact]) -> int | None:
-        """The number of a mapped step's items (`pairs`: those of its partner), its row recorded. None as in `holds`."""
+        """Count the items of a mapped step (`pairs`: those of its partner), and add its row. None as in `holds`."""
         try:
             count = pairs if pairs is not None else self.arguments.count(step)
         except SecretMissing:
-            raise  # nothing is wrong with the step: it can be called where its secrets are
+            raise  # the step does not fail: another process may have its secrets
         except Exception as error:
             self.outcomes[step.id, None] = failure(error)
             return None
@@ -110,7 +110,7 @@ class RunFacts:
             row.error = ErrorInfo("E_ITEMS_KEPT", f"{len(failed)} of {row.count} items failed", failed_items=failed)
 
     def call_with(self, step: StepPlan, item: int | None) -> dict[str, Any] | None:
-        """The arguments of a step or item, as rejections changed them. None as in `holds`."""
+        """The arguments of a step or item, with those that rejections changed. None as in `holds`."""
         row = self.ledger.row(step.id, item)
         try:
             return self.arguments.of(step, item) | (row.overrides if row is not None else {})
@@ -149,7 +149,7 @@ class RunFacts:
         reason: str = "",
         asks: bool = False,
     ) -> None:
-        """Record what a row came to: its outcome, or a person's decision about it."""
+        """Record the result of a row: its outcome, or a person's decision about it."""
         row = self.ledger.row(step, item)
         assert row is not None
         decision = self.decisions.pop((step, item), None)
@@ -183,7 +183,7 @@ class RunFacts:
         )
 
     def regenerate(self, step: str, item: int | None, facts: list[Fact]) -> LedgerRow:
-        """A rejection sends the row back to work, with the arguments that it changed."""
+        """A rejection makes the row run again, with the arguments that it changed."""
         row, decision = self.ledger.row(step, item), self.decisions.pop((step, item))
         assert row is not None
         row.status, row.error, row.prompt = StepStatus.EXECUTING, None, None
@@ -214,9 +214,9 @@ class RunFacts:
 
 
 def first_error(plan: Plan, rows: Iterable[StepRow | LedgerRow]) -> ErrorInfo | None:
-    """The error of a run: that of the first failed step in the plan, and of its items the first.
+    """The error of a run: that of the first failed step in the plan, and of its first failed item.
 
-    Which one failed first in time depends on the machine; this does not, so both adapters tell the same.
+    Which step fails first in time depends on the machine. Plan order does not, so both adapters report the same error.
     """
     order = {step.id: place for place, step in enumerate(plan.steps)}
     failed = {
@@ -228,7 +228,7 @@ def first_error(plan: Plan, rows: Iterable[StepRow | LedgerRow]) -> ErrorInfo | 
 
 
 def restored(row: StepRow) -> RestoredRow:
-    """A recorded row as the pure state continues from it."""
+    """A recorded row in the form from which the pure state continues."""
     kept = row.error is not None and bool(row.error.failed_items)
     waits = row.waits_for_person
     return RestoredRow(row.step, row.item, row.status, waits, row.count, kept, row.rejected, row.regenerations)
@@ -240,20 +240,20 @@ def asks(row: LedgerRow, request: Request) -> bool:
 
 
 def inner_failure(step: StepPlan, status: ChainStatus, error: ErrorInfo | None) -> Outcome:
-    """What the failure of the chain inside a step is for the step."""
+    """The error of the step whose inner chain failed."""
     cause = error or ErrorInfo("E_CHILD_FAILED", "no step says why")
     message = f"chain {step.target} ended {status}: {cause.message}"
     return Outcome(error=ErrorInfo(cause.code, message), retryable=False)
 
 
 def _named(error: ErrorInfo, step: str, item: int | None) -> ErrorInfo:
-    """A step's error as the run's, with the step's name in front."""
+    """The error of a step as the error of its run, with the step's name before the message."""
     place = step if item is None else f"{step}[{item}]"
     return ErrorInfo(error.code, f"step {place}: {error.message}", error.type)
 
 
 def _rejection(request: Request) -> str:
     if request.decision == ApprovalStatus.TIMED_OUT:
-        return "rejected because nobody decided in time"
+        return "rejected because there was no decision in time"
     by = f" by {request.by}" if request.by else ""
     return f"rejected{by}" + (f": {request.reason}" if request.reason else "")

@@ -1,4 +1,4 @@
-"""A started step: what it is, and how it is carried out. Drivers share it, and what they ask of ComfyUI servers."""
+"""How a started step is executed, also on ComfyUI servers. All drivers share this module."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from .telemetry import Spans
 
 Key = tuple[str, int | None]
 
-THREADS = 40  # of plain functions in one process
-LOST_LIMIT = 3  # a step whose process died so often is given up
-SUSPECT = 2  # one whose process died so often is tried by itself: the next death names the culprit
+THREADS = 40  # threads for plain functions in one process
+LOST_LIMIT = 3  # after so many deaths of its process a step fails
+SUSPECT = 2  # after so many it runs alone: the next death shows that this step is the cause
 
 
 @dataclass(slots=True)
@@ -48,10 +48,10 @@ class Work:
     context: StepContext | None = None
     cancelled: bool = False
     has_slot: bool = False
-    lost: int = 0  # tries that were the end of their process
+    lost: int = 0  # attempts during which the process died
     is_alone: bool = False  # it has the slot of suspects
-    lend: Callable[[int], AbstractContextManager[None]] | None = None  # of the attempt of that number
-    lent: int = 0  # runs of others that it waits for
+    lend: Callable[[int], AbstractContextManager[None]] | None = None  # called with the number of the attempt
+    lent: int = 0  # how many runs it waits for
     seat: Any = None  # a slot of a server, for a step that runs on one
     recorded: bool = True
 
@@ -61,23 +61,23 @@ class Work:
 
     @property
     def suspect(self) -> bool:
-        """Is it tried by itself, because processes have died on it?"""
+        """Does it run alone, because processes have died during it?"""
         return self.lost >= SUSPECT
 
 
 class Farm(ServerSlots, Protocol):
-    """Servers that carry out steps. `towpath.adapters.comfyui.farm` fills it."""
+    """Servers that execute steps. `towpath.adapters.comfyui.farm` implements it."""
 
     def with_resources(self, plan: Plan) -> Plan:
-        """The plan with what its steps need from outside in it. Raises ChainInvalid for what cannot run."""
+        """The plan with everything that its steps need from outside. Raises ChainInvalid for a plan that cannot run."""
         ...
 
     async def run(self, work: WorkflowTry) -> Any:
-        """One try of a step: what it returns."""
+        """Make one attempt at a step; returns what the step returns."""
         ...
 
     async def abandon(self, server: str, prompt_id: str) -> None:
-        """Cancel a prompt by its id, as far as the server can be reached. Never raises."""
+        """Cancel a prompt by its id, if the server can be reached. Never raises."""
         ...
 
 
@@ -136,7 +136,7 @@ async def abandon_left(store: Store, farm: Farm | None, run_id: str) -> None:
 
 
 class StepExecutor:
-    """Carries out started work of one run: one try of a step, the gathering of a mapped step's value."""
+    """Executes the started work of one run: attempts at steps, and gathering the values of mapped steps."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class StepExecutor:
         functions: Mapping[str, Step[..., Any]],
         record: RecordFacts,
     ) -> None:
-        self.variables: Context | None = None  # that steps see; default: those of the caller of `attempt`
+        self.variables: Context | None = None  # context variables for steps; default: those of the caller of `attempt`
         self._run_id = run_id
         self._spans = resources.spans
         self._store = resources.store
@@ -185,7 +185,7 @@ class StepExecutor:
     def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
         arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
         if work.step.kind == "workflow":
-            revealed(arguments)  # what cannot be had here is no failure of the step
+            revealed(arguments)  # raises SecretMissing before the attempt, so the step does not fail
             return partial(self._on_server, work, arguments, context)
         function, span = self._functions[work.step.target], self._span(work)
         secrets = function.secrets_among(arguments)
@@ -195,7 +195,7 @@ class StepExecutor:
         return partial(_in_secret, call) if work.step.secret or function.is_secret else call
 
     def _span(self, work: Work) -> AbstractContextManager[None]:
-        """Spans that the work makes of its own are inside the attempt's."""
+        """Inside this block, spans that the step makes are inside the span of the attempt."""
         row = work.row
         return nullcontext() if self._spans is None else self._spans.current(self._run_id, row.id, row.attempt)
 
@@ -210,7 +210,7 @@ class StepExecutor:
             work.seat = given.slot
 
     async def abandon(self, work: Work) -> None:
-        """A server may still work on a step that was stopped: its prompt is cancelled there, by its id."""
+        """Cancel the prompt of a stopped step by its id: a server may still work on it."""
         row = work.row
         if self._farm is not None and row.server is not None and row.prompt is not None:
             await self._farm.abandon(row.server, row.prompt)
@@ -230,7 +230,7 @@ class StepExecutor:
         return Outcome(value, stored)
 
     async def keep_inner(self, work: Work, value: Any) -> Outcome:
-        """The value of a chain inside a step as the step's own; its files are shared, not copied."""
+        """Store the value of a chain inside a step as the value of the step; its files are shared, not copied."""
         context = StepContext(self._run_id, work.step.id, work.row.item, work.row.attempt)
         context.asks_approval = work.step.approval is not None
         versions = self._ledger.versions(work.row)
@@ -245,13 +245,13 @@ class StepExecutor:
 
 
 async def _in_secret(call: Callable[[], Awaitable[Any]]) -> Any:
-    """What a step returns whose value is secret."""
+    """Wrap in a `Secret` what a step returns whose value is secret."""
     value = await call()
     return value if value is None or isinstance(value, Secret) else Secret(revealed(value))
 
 
 def crashed(step: StepPlan, lost: int) -> StepCrashed:
-    """Why a step is not tried again whose tries were the end of their process."""
+    """The error of a step that is not tried again, because processes died during its attempts."""
     return StepCrashed(
         "E_STEP_CRASHES",
         f"the process died {lost} times while this step was tried, so it is not tried again",
@@ -261,9 +261,11 @@ def crashed(step: StepPlan, lost: int) -> StepCrashed:
 
 
 def fault(error: Exception) -> TowpathError:
-    """A fault of towpath's own behind the end of a step's function, as the step's failure."""
-    message = f"its outcome could not be kept: {type(error).__name__}"
-    return StepUnkept("E_STEP_KEEP", message, cure="report it with the log of this process, and return something else")
+    """The failure of a step because of an error of towpath after the end of its function."""
+    message = f"its outcome could not be stored: {type(error).__name__}"
+    return StepUnkept(
+        "E_STEP_KEEP", message, cure="report this bug with the log of this process; until then, return another value"
+    )
 
 
 def total_timeout(step: StepPlan, last: ErrorInfo | None = None) -> StepTimedOut:

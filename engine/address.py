@@ -41,7 +41,9 @@ def database_file(address: Address) -> Path:
             cure='use sqlite:///FILE for now; later: pip install "towpath[postgres]"',
         )
     else:
-        raise InputInvalid("E_STORE_URL", "the store's address", found=text, allowed="sqlite:///FILE, or a file name")
+        raise InputInvalid(
+            "E_STORE_URL", "the store's address cannot be read", found=text, allowed="sqlite:///FILE, or a file name"
+        )
     if not path or "\0" in path or path == ":memory:":
         raise InputInvalid("E_STORE_URL", "the store's address names no file", found=text, allowed="sqlite:///FILE")
     return Path(path).expanduser().absolute()

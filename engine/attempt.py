@@ -1,6 +1,6 @@
-"""One attempt of a step: do its work, keep what it returns, or say why not.
+"""One attempt of a step: run it, store the bytes of what it returns, or report why it failed.
 
-Both adapters run steps through here. Nothing is recorded: the outcome is handed back, with its bytes safe.
+Both adapters run steps through this module. It records nothing: it returns the outcome, whose bytes are durable.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .user_code import StepRaised, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
-MOST_CAUSES = 1_000  # exceptions of a group that are looked at
+MOST_CAUSES = 1_000  # exceptions of a group that are read
 MESSAGE_LIMIT = 2_000  # characters of an exception's own text
 _TRACEBACK: Any = vars(BaseException)["__traceback__"]
 _CAUSE: Any = vars(BaseException)["__cause__"]
@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def row_value(self) -> Json:
-        """The value as the row holds it: itself, or a note that the artifact `value` does."""
+        """The value as the row holds it: the value itself, or a reference to the artifact `value`."""
         stored = any(a.name == "value" and a.metadata == {"value": True} for a in self.artifacts)
         return {STORED_VALUE: "value"} if stored else self.value
 
@@ -63,13 +63,13 @@ async def attempt(
     versions: dict[str, int],
     timeout: float | None,
 ) -> Outcome:
-    """Try a step once by `call`. `versions` are the highest version numbers its outputs have already.
+    """Make one attempt by `call`. `versions` are the highest version numbers that its outputs have already.
 
-    Cancellation passes through, and so does a disk that fails under us: that ends no step, the run is left
-    as recorded, to be resumed. Every other trouble, the step's or ours, becomes an outcome.
+    A cancellation is raised. So is an error of the store's disk: it fails no step, and the run stays as recorded, to be
+    resumed. All other errors, of the step or of towpath, become an outcome.
     """
     try:
-        if timeout is None:  # most steps; a cancel scope would be paid for nothing
+        if timeout is None:  # most steps: they do not need a cancel scope
             return await _tried(call, context, files, new_id, versions)
         with anyio.move_on_after(timeout) as scope:
             return await _tried(call, context, files, new_id, versions)
@@ -106,7 +106,7 @@ async def _tried(
     except BaseException as error:  # methods of the value's own classes were called
         raise StepRaised(error) from None
     keep = partial(_keep_parts, found, context, files, new_id, versions)
-    # A stream is the user's code still, and its task is its own too.
+    # Reading a stream runs code of the user, so it gets a task of its own, like the step.
     streams = any(isinstance(file.data, AsyncIterable) for file in found.files)
     return await (in_own_task(keep, context.variables or copy_context()) if streams else keep())
 
@@ -120,22 +120,22 @@ def _told_apart(error: BaseException) -> BaseException:
 
 
 def _check_texts(artifacts: list[NewArtifact], context: StepContext) -> None:
-    """Refuse here what a database cannot hold: the error then concerns this step alone."""
+    """Refuse here what a database cannot hold, so that only this step fails."""
     for new in artifacts:
         try:
             msgspec.json.encode((new.name, new.filename, new.media_type, new.metadata))
         except (UnicodeEncodeError, TypeError) as error:
             place = Place(step=context.step_id, field="output")
             raise ValueRefused(
-                "E_VALUE_TYPE", f"a file's name or type is no text: {error}", place=place, allowed="Unicode text"
+                "E_VALUE_TYPE", f"a file's name or type is not valid text: {error}", place=place, allowed="Unicode text"
             ) from None
 
 
 async def keep_outcome(
     value: object, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
 ) -> Outcome:
-    """Make the files in a returned value safe; large values become the artifact `value`, and so does
-    any value without files that a person is to look at.
+    """Store the files in a returned value durably. A large value becomes the artifact `value`, and so does any
+    value without files at a gate.
 
     Raises:
         ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE, E_VALUE_FILE, E_ARTIFACT_NAME_TWICE. StoreFailed: E_DISK_….
@@ -200,7 +200,7 @@ async def keep_value(
     if len(encoded) > MAX_VALUE:
         raise ValueRefused(
             "E_VALUE_SIZE",
-            "the returned value is too large for data",
+            "the returned value is too large to be stored as data",
             place=_place(context),
             found=f"{len(encoded)} bytes of JSON",
             allowed="64 MiB; return bytes or a path to keep a file of any size",
@@ -233,8 +233,8 @@ def _new(
 
 
 def disk_failed(error: BaseException) -> bool:
-    """The store's disk is full or broken, or its key for secrets is: no fault of the step, and no use in trying
-    it again now.
+    """Did the store fail: a full or broken disk, or a damaged key for secrets? Then the step is not at fault, and a
+    retry now does not help.
     """
     trouble = ("E_DISK_", "E_SECRET_KEY")
     return isinstance(error, StoreFailed) and error.code.startswith(trouble) and not error.retryable
@@ -243,8 +243,8 @@ def disk_failed(error: BaseException) -> bool:
 def failure(error: BaseException) -> Outcome:
     """The outcome of an attempt that raised. Errors of a user's code are retryable.
 
-    A group of one exception is reported as that exception, a larger one as its first; it is not tried again if any of
-    them says so. Never raises, whatever the error's own methods do.
+    A group of exceptions is reported as its first one. It is not retried if any of its exceptions must not be. Never
+    raises, whatever the methods of the exception do.
     """
     causes = list(_causes(error))
     first = causes[0]
@@ -253,7 +253,7 @@ def failure(error: BaseException) -> Outcome:
     name = _safe(lambda: type(first).__name__)
     try:
         ours = _ours(first, name, more)
-    except Exception:  # a subclass whose __init__ forgot ours
+    except Exception:  # a subclass whose __init__ does not call ours
         ours = None
     final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
     shown = user_traceback(error) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
@@ -272,12 +272,12 @@ def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions of a group, those of groups in it too; else the exception itself."""
+    """The exceptions in a group, also in groups inside it; else the exception itself."""
     todo, found, left = [error], False, MOST_CAUSES
     while todo and left:
         at, left = todo.pop(0), left - 1
         if isinstance(at, BaseExceptionGroup):
-            todo[:0] = _MEMBERS.__get__(at)[:MOST_CAUSES]  # past what a subclass says of itself
+            todo[:0] = _MEMBERS.__get__(at)[:MOST_CAUSES]  # not by attribute: a subclass may return anything
         else:
             found = True
             yield at
@@ -294,12 +294,12 @@ def _safe(text: Callable[[], str]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with `\\udc80` and the like written out: half a character fits no database and no terminal."""
+    """The text with lone surrogates written as escapes: no database and no terminal accepts them."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback without towpath's own frames, at most 16 KiB, its end kept."""
+    """The last 16 KiB of the traceback, without towpath's own frames."""
     try:
         if not _is_finite(error):
             raise ValueError
@@ -308,14 +308,14 @@ def user_traceback(error: BaseException) -> str:
         lines = [
             line if len(line) <= MESSAGE_LIMIT else f"{redacted(line, MESSAGE_LIMIT)}…\n" for line in kept.format()
         ]
-    except Exception:  # an exception whose attributes raise when they are looked at
+    except Exception:  # an exception whose attributes raise when they are read
         lines = traceback.format_tb(_TRACEBACK.__get__(error))
     text = printable(redacted_end(lines, TRACEBACK_LIMIT))
     return text.encode()[-TRACEBACK_LIMIT:].decode(errors="ignore")
 
 
 def _is_finite(error: BaseException) -> bool:
-    """Is the chain of an error's causes and members finite? The class of a group may return anything for them."""
+    """Are the causes and members of an error a finite chain? A user's class may return anything for them."""
     todo, seen = [error], set[int]()
     while todo:
         at = todo.pop()

@@ -1,8 +1,8 @@
-"""What a chain file names outside of itself: files in its own folder, and step functions.
+"""The things outside of a chain file that it names: files in its folder, and step functions.
 
 The author of a chain file may be a stranger. So a path in it never leads out of the folder of the chain, by `..` or
-by a link. Only plain files are read: a FIFO or a device would make the reader wait. A function runs code of its
-author: importing it is trust, and `imports=False` does without.
+by a link. Only plain files are read: reading a FIFO or a device would block. Importing a function runs code of
+its author, so import only what you trust; `imports=False` imports nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def find_workflow(name: str, folder: Path) -> Path | None:
     """The file of a ComfyUI workflow: `name`, `name.json` or `workflows/name.json`. None if there is none.
 
     Raises:
-        InputInvalid: E_REF_PATH for a name that is no safe path, or that leads to no plain file.
+        InputInvalid: E_REF_PATH for a path that is not safe, or not of a plain file.
     """
     return _found(name, folder, [name, f"{name}.json", f"workflows/{name}.json"])
 
@@ -53,7 +53,7 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
 
     Raises:
         InputInvalid: E_STEP_KIND with the reason: not there, not importable, or not decorated with @step.
-            E_STEP_NAME_TWICE if two functions go by the name.
+            E_STEP_NAME_TWICE if two functions have the name.
     """
     beside = os.path.abspath(folder)
     if beside not in sys.path:
@@ -81,14 +81,14 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
 
 
 def _refuse_another_beside(name: str, folder: str) -> None:
-    """Python knows one module of a name. Another one beside the chain file is what its author meant."""
+    """Refuse a module of the same name from elsewhere: the author meant the one beside the chain file."""
     top = name.partition(":")[0].partition(".")[0]
     there = importlib.machinery.PathFinder.find_spec(top, [folder])
     loaded = getattr(sys.modules.get(top, sys.modules["__main__"]), "__file__", None)
     if there is None or there.origin is None or loaded is None:
         return
     if os.path.realpath(there.origin) != os.path.realpath(loaded):
-        message = f"there are two modules {top}: {shown(loaded)} is loaded, {shown(there.origin)} lies beside the chain"
+        message = f"there are two modules {top}: {shown(loaded)} is loaded, {shown(there.origin)} is beside the chain"
         cure = "give one of the modules another name"
         raise InputInvalid("E_STEP_NAME_TWICE", message, found=name, allowed="one function for each name", cure=cure)
 
@@ -139,7 +139,7 @@ def _too_large(size: int, place: Place) -> Problem:
 
 
 def _found(name: str, folder: Path, candidates: Iterable[str]) -> Path | None:
-    """The first of the candidates that is there; all of them must stay in the folder."""
+    """The first candidate that exists. All of them must be in the folder."""
     _check_words(name)
     root = os.path.realpath(folder)
     passed_folder = False
@@ -164,7 +164,7 @@ def _found(name: str, folder: Path, candidates: Iterable[str]) -> Path | None:
 
 
 def _check_words(name: str) -> None:
-    """Refuse what is no plain relative path, before anything on the disk is looked at."""
+    """Refuse what is not a plain relative path, before the disk is read."""
     if not name.strip():
         raise _refused(name, "it is empty")
     if not name.isprintable():

@@ -40,7 +40,7 @@ STEP_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 RESERVED_IDS = frozenset(
     (
         "inputs steps item index true false none True False None and or not in is if else defined"
-        # what every JavaScript object answers to: ids become keys of objects on pages and in API clients
+        # names that every JavaScript object has: ids become keys of objects on pages and in API clients
         " constructor prototype hasOwnProperty isPrototypeOf propertyIsEnumerable toLocaleString toString valueOf"
     ).split()
 )
@@ -59,8 +59,8 @@ class Compiled:
 class Chain(Generic[P, R]):
     """A chain described by a function; `name` is the function's name.
 
-    The function is asked anew each time the chain is used: a step that was defined again, or replaced in a
-    test, is the one that runs.
+    The function is called each time the chain is used. So if a step was defined again, or replaced in a test, the
+    new one runs.
     """
 
     def __init__(self, function: Callable[P, R], concurrency: int | None = None) -> None:
@@ -94,12 +94,12 @@ class Chain(Generic[P, R]):
 
     @property
     def plan(self) -> Plan:
-        """The compiled chain. Raises as `compile` does."""
+        """The compiled chain. Raises as `compile`."""
         return self.compile().plan
 
     @property
     def steps(self) -> dict[str, Step[..., Any]]:
-        """The functions of its steps by name. Raises as `compile` does."""
+        """The functions of its steps by name. Raises as `compile`."""
         return self.compile().steps
 
     def compile(self) -> Compiled:
@@ -170,7 +170,7 @@ def _place(chain: Chain[..., Any]) -> Place:
 
 
 def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
-    """What the chain takes. Raises ChainInvalid (E_CHAIN_TRACE) for a function that cannot describe a chain."""
+    """The parameters of the chain. Raises ChainInvalid (E_CHAIN_TRACE) for a function that cannot describe a chain."""
     function = inspect.unwrap(chain.function)
     what = (
         "async def" if inspect.iscoroutinefunction(function)
@@ -195,13 +195,13 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
 
 
 def _is_method(function: Callable[..., Any], signature: inspect.Signature) -> bool:
-    """Is it written in the body of a class, and takes its object?"""
+    """Is it defined in the body of a class, with a parameter for the object?"""
     body = getattr(function, "__qualname__", "").rpartition(".")[0]
     return bool(body) and not body.endswith("<locals>") and next(iter(signature.parameters), "") in ("self", "cls")
 
 
 def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, place: Place) -> Any:
-    """What the chain's function returns while its calls are recorded. Of its errors one frame is shown: the user's."""
+    """Call the chain's function while its calls are recorded. Its errors show one frame: the user's."""
     arguments: dict[str, Any] = {name: InputRef(node) for name, node in trace.inputs.items()}
     positional = [arguments.pop(p.name) for p in signature.parameters.values() if p.kind is p.POSITIONAL_ONLY]
     with tracing(trace):
@@ -210,7 +210,7 @@ def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, 
         except ChainInvalid as error:
             raise error.with_traceback(user_frame(error.__traceback__)) from None
         except TypeError as error:
-            # A function written in C looks at the type of a value itself, and asks the reference nothing.
+            # A function written in C checks the type of a value by itself, so the reference cannot refuse.
             frame = user_frame(error.__traceback__)
             at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
             message = f"describing chain {chain.name} raised TypeError: {error}"
@@ -266,7 +266,7 @@ class _Described:
         return [self._step(node) for node in self.trace.nodes]
 
     def check_default(self, spec: InputSpec) -> None:
-        """A default is kept with the chain, so it has to be data."""
+        """Refuse a default that is not data: it is stored with the chain."""
         place = Place(self.place.file, self.place.line, 1, field=f"inputs.{spec.name}")
         if spec.secret:
             self.problems += secret_problems(spec, place, references=True)
@@ -281,7 +281,7 @@ class _Described:
             self.problems.append(Problem("E_VALUE_TYPE", "a file's bytes cannot be a default", place, cure=cure))
 
     def binding(self, value: Any, place: Place, what: str, depth: int = 0) -> tuple[Json, list[str]]:
-        """An argument as a binding, and the steps it takes data from. `what` it is, is for messages."""
+        """An argument as a binding, and the steps it takes data from. `what` names it in messages."""
         if is_reference(value):
             return self._reference(value, place)
         if isinstance(value, ItemMark):
@@ -373,13 +373,13 @@ class _Described:
         return _Called(inner.steps, StepOptions(), inner.plan.description, False, secrets, inner.plan)
 
     def _function(self, name: str, function: Step[..., Any], place: Place) -> None:
-        """A plan names its functions, so one name has to be one function."""
+        """Check that a name means one function: a plan has only names."""
         known = self.functions.setdefault(name, function)
         if not same_function(known.function, function.function):
             self.problems.append(named_twice(name, known, function, place))
 
     def _condition(self, node: Node, needs: frozenset[str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
-        """In Python a condition may name any earlier step; naming it is the edge, as passing it is."""
+        """The condition of a step. In Python it may name any earlier step, and so depends on it."""
         if node.condition is None:
             return None, (), ()
         earlier = []

@@ -1,6 +1,6 @@
 """Commands of the pure run state to a driver, and the recorded rows that a resumed run starts from.
 
-`Start`, `Decide`, `Expand` and `Collect` owe an answer; all others are to be recorded and owe none.
+A driver must answer `Start`, `Decide`, `Expand` and `Collect`. It records all others, which need no answer.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Record the step (or item) as failed; `failed` lists the items of a mapped step that did."""
+    """Record the step (or item) as failed; `failed` lists the failed items of a mapped step."""
 
     step: str
     item: int | None = None
@@ -107,7 +107,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Every step is over; the chain ends so."""
+    """Every step has ended; `status` is the status of the chain."""
 
     status: ChainStatus
 

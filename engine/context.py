@@ -30,12 +30,12 @@ def context() -> StepContext:
     try:
         return _current.get()
     except LookupError:
-        raise RuntimeError("context() is only there while a step runs in a chain") from None
+        raise RuntimeError("context() works only while a step runs in a chain") from None
 
 
 @contextmanager
 def waiting_for_a_run() -> Iterator[None]:
-    """Around a wait for a run: if a step waits, the run may use the step's slot."""
+    """Use it around a wait for a run: if a step waits, the run may use the step's slot."""
     step = _current.get(None)
     if step is None or step.lend is None:
         yield

@@ -1,4 +1,4 @@
-"""The syntax of expressions: what may stand in `{{ … }}` and in a condition, and which values it names.
+"""The syntax of expressions: what is allowed in `{{ … }}` and in a condition, and which values it names.
 
 A small parser in front of MiniJinja. It refuses everything that is not a bounded expression over known
 names (statements, calls, `*`, `**`, `%`, unknown filters), reports all of it at once, and writes the rest
@@ -6,11 +6,11 @@ down again as MiniJinja source in which
 
 - a static path such as `frame.output.image` is `_r(0)`: a call that fetches reference 0 when it is needed,
   or `_s(0)` where it may be missing (`is defined`, `default(…)`),
-- whatever MiniJinja answers too kindly (`1 > 'x'` is false there) or without bound (`~` over large texts)
-  is one of the functions in `expressions.py`.
+- an operator for which MiniJinja is not strict (`1 > 'x'` is false there) or has no limit (`~` over large texts)
+  is a call of a function in `expressions.py`.
 
-Limits: 10,000 characters, 1,000 tokens, 50 brackets deep. No text makes this module raise or recurse
-further than its own limit; what is wrong comes back as `Fault`s, which know the code for either use.
+Limits: 10,000 characters, 1,000 tokens, 50 brackets deep. This module never raises, and never recurses deeper than
+its own limit: problems are returned as `Fault`s, which have a code for each use.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Expression:
 
 
 class Parsed(NamedTuple):
-    """A parsed text: plain pieces and expressions in order, and everything wrong with it."""
+    """A parsed text: plain pieces and expressions in order, and its problems."""
 
     parts: tuple[str | Expression, ...]
     faults: tuple[Fault, ...]
@@ -306,7 +306,7 @@ class _Parser:
             token = self.peek
             power = _POWERS.get(token.text, 0) if token.kind in {"operator", "word"} else 0
             if token.kind == "word" and token.text not in _WORDS:
-                self.fault(OPERATOR, "this word is no operator", token.offset, token.text, _OPERATORS)
+                self.fault(OPERATOR, "this word is not an operator", token.offset, token.text, _OPERATORS)
                 self.stop(SYNTAX, "two values stand side by side", token.offset, token.text)
             if power < minimum:
                 self.nesting -= 1
@@ -527,17 +527,17 @@ class _Parser:
         return _Piece(f"{function}({', '.join(sources)})", pieces[0].offset, 1 + _deepest(pieces))
 
     def native(self, power: int, *parts: _Piece | str, cost: int = 0) -> _Piece:
-        """An operator that MiniJinja works out; needs no brackets, because it binds there as it does here."""
+        """An operator that MiniJinja evaluates. It needs no brackets, because it binds the same in both languages."""
         source = " ".join([p if isinstance(p, str) else self.use(p) for p in parts])
         pieces = [p for p in parts if isinstance(p, _Piece)]
         return _Piece(source, pieces[0].offset, cost + _deepest(pieces), power, closed=False)
 
     def soft(self, piece: _Piece) -> str:
-        """Source that gives a missing value where `use` fails because the path leads nowhere."""
+        """Source that gives a missing value where that of `use` fails because there is no such path."""
         return self.use(piece).replace("_r", "_s", 1) if piece.path else piece.found or piece.source
 
     def use(self, piece: _Piece) -> str:
-        """The source of a piece; a path becomes a reference now."""
+        """The source of a piece; if it is a path, it becomes a reference now."""
         if piece.path and not piece.source:
             reference = self.reference(piece)
             place = self.references.setdefault(reference, len(self.references)) if reference else -1

@@ -1,7 +1,7 @@
 """A child process that a step forks never continues as a second engine.
 
-What forks a step should replace the child (`subprocess`) or end it (`multiprocessing`). A child that returns from
-the step instead would be a copy of the engine: the same connections, leases and runs, and none of its threads.
+Code that forks should replace the child (`subprocess`) or end it (`multiprocessing`). If the child returned from the
+step's function, it would be a copy of the engine with the same connections, leases and runs, but without its threads.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 class OneProcess:
-    """`with OneProcess():` around a step's function. A child that was forked inside ends where it would leave.
+    """`with OneProcess():` around a step's function. A child that was forked inside ends when it leaves the block.
 
-    Its exit code is that of `sys.exit`, 1 if it raised something else, 0 if it returned. Nothing is flushed or
-    tidied up: what is in memory belongs to the parent.
+    Its exit code is that of `sys.exit`, 1 for any other exception, 0 if it returned. Nothing is flushed or cleaned
+    up: all objects in memory belong to the parent.
     """
 
     __slots__ = ("_process",)
@@ -33,7 +33,7 @@ class OneProcess:
 
 
 def keep_to_this_process(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on the loop turns in this process only: a forked child that comes back to it ends (code 70)."""
+    """From now on the loop runs in this process only: a forked child that returns to it ends (code 70)."""
     _loops.add(loop)
 
 
@@ -46,7 +46,7 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def _in_child() -> None:
-    """Runs in every forked child. Loops that the child makes for itself turn as they should."""
+    """Runs in every forked child. New loops of the child are not affected."""
     ours = frozenset(map(id, _loops))
     if not ours:
         return
@@ -57,8 +57,8 @@ def _in_child() -> None:
             os._exit(70)
         run(handle)
 
-    # Only the child is changed. Every callback of a loop goes through here, so that of what the parent
-    # had ready when it was forked nothing is done twice.
+    # Changed in the child only. All callbacks of a loop are called through this function, so the child runs none of
+    # those that were ready in the parent.
     asyncio.Handle._run = checked  # type: ignore[method-assign,assignment]
 
 

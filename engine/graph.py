@@ -18,8 +18,8 @@ from .model import Plan, StepPlan
 def levels_of(needs: Mapping[str, Iterable[str]], limit: int = 1) -> tuple[list[list[str]], list[list[str]]]:
     """Step ids by level, and the circles among the steps.
 
-    A circle is a list of ids, the first one repeated at the end. Where there is one, there are no levels. The edges
-    into a circle are cut before the next one is searched, until there is none, or `limit` are found.
+    A circle is a list of ids, the first one repeated at the end. If there is one, there are no levels. The edges
+    into a circle are removed before the next one is searched for, until none is left or `limit` are found.
     """
     import networkx as nx  # noqa: PLC0415 - 0.2 s that only the compilation of a chain should pay
 
@@ -77,7 +77,7 @@ def cycle_problem(cycle: Sequence[str], place: Place) -> Problem:
 def _paired(steps: Sequence[StepPlan]) -> Iterable[StepPlan]:
     """Set `pairs_with` where a step maps over exactly the whole value of another mapped step.
 
-    Its items then start before that value is gathered, so nothing else in the step may need it.
+    Its items start before that value is complete, so nothing else in the step may use it.
     """
     mapped = {step.id for step in steps if step.mapped}
     for step in steps:
@@ -114,7 +114,7 @@ def _names(binding: Any, step_id: str) -> bool:
 
 
 def critical_path(plan: Plan) -> tuple[str, ...]:
-    """The longest line of steps that wait for each other: no run can be shorter, however wide the machine."""
+    """The longest sequence of steps that wait for each other: with any number of slots, no run is shorter."""
     length: dict[str, int] = {}
     before: dict[str, str | None] = {}
     for step in plan.steps:

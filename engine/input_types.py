@@ -1,11 +1,11 @@
-"""What an input may be: a Python annotation as plain data, and values and texts checked against it.
+"""The type of a chain's input: a Python annotation as plain data (a shape), and how values and texts are checked by it.
 
-A shape is kept with the plan, where no annotation survives:
+A shape is stored in the plan, where annotations cannot be:
 
     "string" "integer" "number" "boolean" "file" "null"     one thing
     {"any_of": [shape, …]}    {"one_of": [constant, …]}
     {"list": shape}    {"tuple": [shape, …]}    {"dict": shape}    (the keys of a dict are text)
-    None                                                    whatever is data, or a file
+    None                                                    any data, or a file
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.Mutabl
           collections.abc.Collection, collections.abc.Iterable, collections.abc.Iterator, collections.abc.Reversible,
           collections.abc.MutableSet, collections.deque)  # fmt: skip
 _DICTS = (collections.abc.Mapping, collections.abc.MutableMapping)
-_TEXTS = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)  # no data; as text they are
+_TEXTS = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)  # given as text
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _DEPTH = 20
-# Imported for type checkers only, these have no value where the chain is described.
+# Names that a program may import only `if TYPE_CHECKING`, so that they have no value when the chain is described.
 _WELL_KNOWN = {
     "Artifact": Artifact, "File": File, "Path": Path, "Secret": Secret, "Any": Any, "Optional": typing.Optional,
     "Union": typing.Union,
@@ -59,7 +59,7 @@ _WELL_KNOWN = {
 
 
 def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> InputSpec:
-    """The input that a parameter of a `@chain` is."""
+    """The declared input that a parameter of a `@chain` stands for."""
     secret, hint = secret_type(_hint(parameter, function))
     shape = shape_of(hint)
     if isinstance(parameter.default, Path) and shape is None:
@@ -68,7 +68,7 @@ def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> In
     default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
     default = default.mark if isinstance(default, Secret) else plain(default)
     kind, word = _kind(shape), isinstance(shape, str) or shape is None
-    # As text it would be text where that is allowed too: what names a file is kept as what names a file.
+    # Where text is allowed too, the default would become text: a path is kept as the path of a file.
     source = os.path.abspath(parameter.default) if isinstance(parameter.default, Path) and kind != "file" else ""
     return InputSpec(
         parameter.name,
@@ -82,7 +82,7 @@ def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> In
 
 
 def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
-    """The annotation as types. One that cannot be resolved says nothing, of which Python's warnings tell."""
+    """The annotation as a type. If it cannot be resolved: `Any`, and a warning that the input is not checked."""
     if parameter.annotation is inspect.Parameter.empty:
         return Any
     function = inspect.unwrap(function)
@@ -90,7 +90,7 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         return _resolved(parameter.annotation, function)
     except Exception as error:  # whatever evaluating the user's text raises
         message = (
-            f"input {parameter.name} is not checked: its annotation {shown(parameter.annotation)} says nothing here"
+            f"input {parameter.name} is not checked: its annotation {shown(parameter.annotation)} cannot be resolved"
         )
         cure = "import what it names where the chain is described, or write Any"
         code = getattr(function, "__code__", None)
@@ -116,7 +116,7 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 class _Unimported:
-    """A module that only type checkers import: `tp.Artifact` can only mean one thing."""
+    """Stands for a module that only type checkers import: in `tp.Artifact` the name alone tells the type."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in _WELL_KNOWN:
@@ -136,7 +136,7 @@ def _closed_over(function: Any) -> dict[str, Any]:
 
 
 def shape_of(hint: Any, depth: int = 0) -> Shape:
-    """The shape that an annotation means; None for one that says nothing about data."""
+    """The shape of an annotation; None if the annotation says nothing about data."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if depth > _DEPTH:
         return None
@@ -151,7 +151,7 @@ def shape_of(hint: Any, depth: int = 0) -> Shape:
 
 
 def _meant(hint: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
-    """What another name, a marked type or a type variable stands for; else the hint itself."""
+    """The type behind an alias, `Annotated`, a `NewType` or a type variable; else the hint itself."""
     if hint is None:
         return type(None)
     if origin is typing.Annotated:
@@ -175,13 +175,13 @@ def _any_of(shapes: list[Shape]) -> Shape:
 
 
 def _one_of(constants: Iterable[Any]) -> Shape:
-    """Members of an enum are their values."""
+    """The shape for some constants. Members of an enum are given by their values."""
     values = [plain(constant) for constant in constants]
     return {"one_of": values} if values and all(type(value) in _BASES for value in values) else None
 
 
 def plain(value: Any) -> Any:
-    """A member of an enum as the value that it stands for; else the value itself."""
+    """The value of a member of an enum; any other value itself."""
     return value.value if isinstance(value, enum.Enum) else value
 
 
@@ -218,7 +218,7 @@ def _holder(kind: type, arguments: tuple[Any, ...], depth: int) -> Shape:
 
 
 def _kind(shape: Shape) -> str:
-    """The type of the input in one word: string integer number boolean json file."""
+    """The type of an input as one word: string integer number boolean json file."""
     if isinstance(shape, str):
         return "json" if shape == "null" else shape
     if isinstance(shape, dict) and "any_of" in shape:
@@ -230,7 +230,7 @@ def _kind(shape: Shape) -> str:
 
 
 def in_words(shape: Shape) -> str:
-    """What is allowed, for a message."""
+    """The shape in words, for messages."""
     if shape is None:
         return "anything"
     if isinstance(shape, str):
@@ -249,14 +249,16 @@ def in_words(shape: Shape) -> str:
 def _refused(spec: InputSpec, found: object, shape: Shape, at: str = "") -> InputInvalid:
     place = Place(field=f"inputs.{spec.name}{at}")
     found = type(found).__name__ if spec.secret else found
-    return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=in_words(shape))
+    return InputInvalid(
+        "E_INPUT_TYPE", f"this value does not fit input {spec.name}", place=place, found=found, allowed=in_words(shape)
+    )
 
 
 # ---- values
 
 
 def fitted(spec: InputSpec, value: Any, leaf: Leaf) -> Any:
-    """A value of the input's shape. `leaf(kind, value)` checks and gives what is no list or mapping.
+    """The value, converted to the input's shape. `leaf(kind, value)` checks and converts each single value inside it.
 
     Raises:
         InputInvalid: E_INPUT_TYPE with the place inside the value.
@@ -282,7 +284,7 @@ class _Fitting:
         elif key == "any_of":
             return self._first(shape, _by_strictness(inner), value, at)
         elif key == "dict":
-            if isinstance(value, Mapping):  # that its keys are text is for the values to say
+            if isinstance(value, Mapping):  # the keys are checked later, with all values
                 return {name: self.value(inner, one, f"{at}[{name!r}]") for name, one in value.items()}
         elif isinstance(value, list | tuple | set | frozenset):
             shapes = inner if key == "tuple" else [inner] * len(value)
@@ -317,13 +319,13 @@ class _Fitting:
 
 
 def _by_strictness(shapes: Iterable[Shape]) -> list[Shape]:
-    """Text is text before it is the path of a file; a whole number is one before it is a number."""
+    """In the order in which to try them: text before the path of a file, a whole number before a number."""
     order = ["null", "boolean", "integer", "number", "string", "file"]
     return sorted(shapes, key=lambda shape: order.index(shape) if isinstance(shape, str) else -1)
 
 
 def of_shape(shape: Shape, value: Json) -> Json:
-    """The same for values that are one value to the shape: 1 is 1.0 where a number is asked for."""
+    """The value in one form, for comparing: where a number is asked for, 1 becomes 1.0."""
     if shape == "number" and isinstance(value, int) and not isinstance(value, bool) and float(value) == value:
         return float(value)
     if not isinstance(shape, dict):
@@ -345,10 +347,10 @@ def of_shape(shape: Shape, value: Json) -> Json:
 
 
 def parsed(spec: InputSpec, text: str) -> Any:
-    """What a text of the command line is by the input's shape; `@path` is a file.
+    """The value of a text from the command line, by the input's shape; `@path` is a file.
 
     Raises:
-        InputInvalid: E_INPUT_TYPE; E_INPUT_FORM for JSON with a doubled key.
+        InputInvalid: E_INPUT_TYPE; E_INPUT_FORM for JSON with a key twice.
     """
     shape = spec.shape if spec.shape is not None else None if spec.type == "json" else spec.type
     try:
@@ -358,7 +360,7 @@ def parsed(spec: InputSpec, text: str) -> Any:
 
 
 def _read(shape: Shape, text: str) -> Any:
-    """Raises ValueError for a text that does not say what the shape asks for."""
+    """The value of a text. Raises ValueError if the text does not fit the shape."""
     if shape is None:
         return json_or_text(text)
     if isinstance(shape, str):
@@ -375,7 +377,7 @@ def _read(shape: Shape, text: str) -> Any:
 
 
 def _any_read(shapes: list[Shape], text: str) -> Any:
-    """One of several: what more than one of them could read is what JSON makes of it."""
+    """The value of a text for a union. If several shapes fit, the text means what it means in JSON."""
     if text.startswith("@") and "file" in shapes:
         return Path(text[1:])
     for shape in _by_strictness(shapes):
@@ -384,13 +386,13 @@ def _any_read(shapes: list[Shape], text: str) -> Any:
             and text.lower() not in ("true", "false")
             and set(map(str, shapes)) != {"boolean", "null"}
         ):
-            continue  # a 1 is a number, and a no is a text
+            continue  # beside other types only true and false are booleans: 1 is a number, no is text
         if shape in ("boolean", "integer", "number") and "string" in shapes and not _as_json_writes(text):
-            continue  # 007 and 1e5 beside text are text
+            continue  # where text is allowed too, 007 and 1e5 are text
         if shape == "file" and any(s is not shape and s != "null" for s in shapes):
-            continue  # beside something else, a file is written with @
+            continue  # where other types are allowed too, a file needs an @
         if shape == "null" and "string" in shapes:
-            continue  # the text null
+            continue  # where text is allowed too, null is text
         try:
             return _read(shape, text)
         except ValueError:
@@ -413,7 +415,7 @@ def _constant(constants: list[Json], text: str) -> Json:
 
 
 def _with_paths(shape: Shape, data: Json) -> Any:
-    """JSON in which a text stands for a file where the shape wants one, with @ or without."""
+    """Replace text by a path where the shape asks for a file, with @ or without."""
     if shape == "file" and isinstance(data, str):
         return Path(data.removeprefix("@"))
     if not isinstance(shape, dict):
@@ -474,7 +476,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def json_or_text(text: str) -> Any:
-    """JSON if the text is JSON, else the text itself. Raises InputInvalid (E_INPUT_FORM) for a doubled key."""
+    """JSON if the text is JSON, else the text itself. Raises InputInvalid (E_INPUT_FORM) for a key twice."""
     try:
         return _json(text)
     except ValueError:
@@ -482,13 +484,13 @@ def json_or_text(text: str) -> Any:
 
 
 def _json(text: str) -> Json:
-    """Raises ValueError for what is no JSON, InputInvalid (E_INPUT_FORM) for a key that is given twice."""
+    """The data in JSON text. Raises ValueError if it is not JSON, InputInvalid (E_INPUT_FORM) for a key twice."""
     try:
         data = msgspec.json.decode(text)
         if isinstance(data, dict | list) and text.count(":") > 1:
             json.loads(text, object_pairs_hook=_each_once)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise ValueError("no JSON") from error
+        raise ValueError("not JSON") from error
     return data
 
 

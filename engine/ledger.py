@@ -41,7 +41,7 @@ class LedgerRow:
     started_at: int | None = None
     server: str | None = None
     prompt: str | None = None
-    value_stored: bool = False  # the artifact `value` holds the value, and is no file of the user's
+    value_stored: bool = False  # the artifact `value` holds the value; it is not a file of the user
     regenerations: int = 0
     overrides: dict[str, Json] = field(default_factory=dict)  # arguments that rejections changed
     highest: dict[str, int] = field(default_factory=dict)  # version numbers given so far, from the store
@@ -54,7 +54,7 @@ class Ledger:
     def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json]) -> None:
         self.plan = plan
         self.inputs = inputs
-        self.has_secrets = False  # was a secret met? Arguments are searched for them only then
+        self.has_secrets = False  # does the run have secrets? Only then are arguments searched for them
         self._files = files
         self._rows: dict[tuple[str, int | None], LedgerRow] = {}
 

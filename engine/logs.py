@@ -45,7 +45,7 @@ def step_logger(step_id: str) -> logging.Logger:
 
 
 def report(record: logging.LogRecord) -> None:
-    """Do with the error at hand what `logging` does with one of its own: show it on stderr, or keep still."""
+    """Report the current exception as `logging` reports its own: on stderr, or not at all (`raiseExceptions`)."""
     try:
         logging.Handler().handleError(record)
     except Exception:

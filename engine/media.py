@@ -11,7 +11,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _PAGE = re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 HEAD = 4096  # bytes that are enough to tell a type
 UNKNOWN = "application/octet-stream"
-_MORE = {  # what ComfyUI makes and not every system's table knows
+_MORE = {  # types of ComfyUI's files that are not in every system's table
     ".webp": "image/webp",
     ".avif": "image/avif",
     ".webm": "video/webm",
@@ -35,7 +35,7 @@ _EXTENSIONS = {
     "audio/wav": ".wav",
 }
 
-mimetypes.init()  # reads the system's tables, now and not when an event loop is waiting
+mimetypes.init()  # read the system's tables now, so that no event loop waits for it later
 
 
 def media_type(filename: str | None, head: bytes) -> str:

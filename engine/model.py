@@ -90,7 +90,7 @@ class GateAction(StrEnum):
 
 
 class ArtifactApproval(StrEnum):
-    """What people said about one version of an artifact (the seed's words)."""
+    """What people said about one version of an artifact (words of the system that towpath replaces)."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -122,7 +122,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalPolicy:
-    """What happens at a gate. Times are seconds; None waits for ever. `max_retries` counts regenerations."""
+    """What happens at a gate. Times are seconds; None waits without a limit. `max_retries` counts regenerations."""
 
     on_rejected: str = "stop"
     max_retries: int = 0
@@ -188,10 +188,10 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compiled chain: steps in a topological order that does not depend on chance, levels counted from 0.
+    """A compiled chain: steps in a topological order that is always the same for one chain; levels count from 0.
 
-    `workflows` are the ComfyUI workflows of its steps by name. They are put in when a run is made, so that
-    the run keeps using the same ones on every host.
+    `workflows` are the ComfyUI workflows of its steps by name. They are added when a run is made, so that the run uses
+    the same ones on every host.
     """
 
     name: str
@@ -230,7 +230,7 @@ class ErrorInfo:
     """Why something failed, as kept in the row. `traceback` holds the user's frames only."""
 
     code: str
-    message: str = ""  # an error that says nothing is recorded without one
+    message: str = ""  # empty if the error has no text
     type: str = ""
     traceback: str = ""
     failed_items: tuple[int, ...] = ()

@@ -23,7 +23,7 @@ from .secrets import MARK, Secret, of_plain
 class Reads(Enum):
     """Which paths of this machine may become files for a caller: each caller has its own right to read.
 
-    Text is text for everybody else. A step that returns a `Path` has that right by itself: it runs here.
+    For all others, text is only text. A step may always return a `Path`, because its code runs here.
     """
 
     NOTHING = "nothing"  # a request: neither what it gives nor what its chain says
@@ -99,7 +99,7 @@ def refuse_written_paths(plan: Plan) -> None:
 
 
 def written_path(plan: Plan, spec: InputSpec) -> Path | None:
-    """The file that an input's declaration names, if it names one: by `source`, or by `default`."""
+    """The file that the declaration of an input names by `source` or `default`, if it names one."""
     if spec.source:
         return Path(plan.folder, spec.source)
     return Path(spec.default) if spec.type == "file" and isinstance(spec.default, str) else None
@@ -147,7 +147,7 @@ def not_for_the_author(spec: InputSpec) -> InputInvalid:
     field = "source" if spec.source else "default"
     return InputInvalid(
         "E_INPUT_SOURCE",
-        "a chain started from outside reads no files here",
+        "a chain in a request must not name a file of this machine",
         place=Place(field=f"inputs.{spec.name}.{field}"),
         cure=f"leave `{field}` out, upload the file and give it as the input",
     )
@@ -157,7 +157,9 @@ def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
     if not may_read and _is_path(spec, value):
         raise InputInvalid(
             "E_INPUT_TYPE",
-            f"input {spec.name} is a file, and text opens none here" if spec.type == "file" else f"input {spec.name}",
+            f"input {spec.name} is a file, and text cannot name one here"
+            if spec.type == "file"
+            else f"this value does not fit input {spec.name}",
             place=Place(field=f"inputs.{spec.name}"),
             found=value,
             allowed="an artifact, or bytes" if spec.type == "file" else spec.type,
@@ -183,7 +185,7 @@ def _typed(spec: InputSpec, value: Any, *, may_read: bool) -> Any:
 
 
 def _is_path(spec: InputSpec, value: Any) -> bool:
-    """Would keeping this value open a path: text for a file, or a path at any depth?"""
+    """Would storing this value open a path: text for a file, or a path at any depth?"""
     left = [value]
     while left:
         part = left.pop()
@@ -201,14 +203,18 @@ def _is_path(spec: InputSpec, value: Any) -> bool:
 def _wrong_type(spec: InputSpec, value: Any) -> InputInvalid:
     place = Place(field=f"inputs.{spec.name}")
     found = type(value).__name__ if spec.secret or isinstance(value, Secret) else value
-    return InputInvalid("E_INPUT_TYPE", f"input {spec.name}", place=place, found=found, allowed=spec.type)
+    return InputInvalid(
+        "E_INPUT_TYPE", f"this value does not fit input {spec.name}", place=place, found=found, allowed=spec.type
+    )
 
 
 def refuse_unbuilt(plan: Plan) -> None:
     """Refuse keys that this version does not support, before the run starts."""
     for spec in plan.inputs:
         if spec.target and spec.type != "file":
-            raise _missing(Place(field=f"inputs.{spec.name}.target"), "target", "a target for an input that is no file")
+            raise _missing(
+                Place(field=f"inputs.{spec.name}.target"), "target", "a target for an input that is not a file"
+            )
     for step in plan.steps:
         for field, what in _unbuilt(step):
             raise _missing(Place(step=step.id, field=field), field, what)
@@ -218,7 +224,7 @@ def refuse_unbuilt(plan: Plan) -> None:
 
 def _unbuilt(step: StepPlan) -> Iterator[tuple[str, str]]:
     if step.kind != "workflow" and (step.server is not None or step.requires):
-        yield "server" if step.server is not None else "requires", "choosing a server for a step that is no workflow"
+        yield "server" if step.server is not None else "requires", "choosing a server for a step that is not a workflow"
     if step.cache:
         yield "cache", "reusing results of earlier runs"
 

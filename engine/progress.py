@@ -1,10 +1,10 @@
-"""The pure state of one run: given a plan and what happened, what happens next.
+"""The pure state of one run: it gets a plan and what happened, and decides what happens next.
 
-No await, no clock, no randomness, no I/O, and sorted order everywhere, so that two drivers (anyio in
-process, a generic Temporal workflow) decide alike and a replay decides as the first time.
+No await, no clock, no randomness, no I/O, and a fixed order everywhere. So both drivers (anyio in this
+process, a generic Temporal workflow) decide the same, and a replay decides the same again.
 
-A driver calls one method for each thing that happened and executes the commands that come back, in
-order. `Start`, `Decide`, `Expand` and `Collect` owe an answer; all others are to be recorded and owe none.
+A driver calls one method for each fact, and executes the commands that it returns, in order. It must answer
+`Start`, `Decide`, `Expand` and `Collect` by a later call; it records all others, which need no answer.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class RunState:
         return self._open == 0
 
     def comes_to(self, step: str, item: int | None, action: GateAction) -> GateAction:
-        """The action of a decision: `regenerate` is `stop` once `max_retries` regenerations are spent."""
+        """The action that a decision has: `regenerate` becomes `stop` once `max_retries` regenerations are used up."""
         i = self._index[step]
         policy = self._steps[i].approval
         left = 0 if policy is None else policy.max_retries - self._regenerated.get((i, item), 0)
@@ -184,7 +184,7 @@ class RunState:
             self._out.append(Complete(step, item))
             self._end(i, item, Phase.COMPLETED)
         elif self._cancelling or self._stopping:
-            # The gate is never decided now, and unapproved work must not count as completed.
+            # No decision can come any more, and unapproved work must not count as completed.
             self._call_off(i, item)
         else:
             self._gates += 1
@@ -239,8 +239,8 @@ class RunState:
     def rejected(self, step: str, item: int | None = None, action: GateAction = GateAction.STOP) -> list[Command]:
         """A person (or a policy) rejected the waiting step or item.
 
-        `stop`: nothing new starts, running steps finish, the chain ends failed. `skip`: it counts as
-        skipped. `regenerate`: it runs again and is asked about again; spent, it is a `stop`.
+        `stop`: nothing new starts, running steps finish, the chain fails. `skip`: the row is skipped. `regenerate`: it
+        runs again, and then waits at its gate again; once `max_retries` are used up, it acts as `stop`.
         """
         comes_to = self.comes_to(step, item, action)
         i = self._left_gate(step, item)
@@ -273,7 +273,7 @@ class RunState:
         return self._answer()
 
     def cancel(self) -> list[Command]:
-        """Cancel: the driver stops what runs, the rest is cancelled here."""
+        """Cancel: the driver stops running steps, all others are cancelled here."""
         if not self._cancelling:
             self._cancelling = True
             self._drop_unstarted()
@@ -319,7 +319,7 @@ class RunState:
             self._out.append(command)
 
     def _consider(self, i: int) -> None:
-        """Look at a step some of whose dependencies have ended, or whose partner was expanded."""
+        """Check a step after one of its dependencies ended, or after its partner was expanded."""
         step = self._steps[i]
         if self._phase[i] == Phase.ACTIVE and i in self._items:
             self._close_map(i)
@@ -371,7 +371,7 @@ class RunState:
         self._work(Start(self._steps[i].id, k))
 
     def _follow(self, i: int, k: int) -> None:
-        """Look at item k of a paired step: item k of its partner may have ended."""
+        """Check item k of a paired step: item k of its partner may have ended."""
         step = self._steps[i]
         assert step.pairs_with is not None
         partner = Phase(self._items[self._index[step.pairs_with]].phases[k])
@@ -405,7 +405,7 @@ class RunState:
         self._end(i, item, Phase.CANCELLED)
 
     def _drop_unstarted(self) -> None:
-        """After a cancel or a stop: gates are closed, held and blocked work is dropped."""
+        """After a cancel or a stop: close gates, and drop work that has not started."""
         held, self._held = self._held, []
         for command in held:
             assert isinstance(command, Start | Decide | Expand)
@@ -443,7 +443,7 @@ class RunState:
             self._items[i].phases[item] = phase
 
     def _end(self, i: int, item: int | None, phase: Phase) -> None:
-        """A step or an item is over; see who waited for it."""
+        """End a step or an item; steps that depend on it are checked next."""
         if item is not None:
             self._end_item(i, item, phase)
             return
@@ -490,7 +490,7 @@ class RunState:
             self._out.append(Collect(step.id, failed))
 
     def _result(self) -> ChainStatus:
-        """The status of a run all of whose steps are over (CONTRACT, "Result of a chain")."""
+        """The status of a run all of whose steps are over (README, "What it promises")."""
         if self._cancelling:
             return ChainStatus.CANCELLED
         failed = [i for i, phase in enumerate(self._phase) if phase == Phase.FAILED]
@@ -506,7 +506,7 @@ class RunState:
     # ---- continuing a recorded run
 
     def _restore_items(self, rows: list[RestoredRow]) -> dict[int, list[RestoredRow]]:
-        """Mark the items that are over; the rest, by step, in item order."""
+        """Mark the items that have ended; returns the others by step, in item order."""
         opened: dict[int, list[RestoredRow]] = {}
         for row in sorted(rows, key=lambda r: r.item or 0):
             assert row.item is not None

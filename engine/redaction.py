@@ -1,8 +1,8 @@
-"""Secrets do not get into what is kept or shown of texts: errors, tracebacks, log lines, addresses.
+"""Redaction: removes secrets from texts that are stored or shown (errors, tracebacks, log lines, addresses).
 
-Two things are looked for: secrets that this process knows (values of environment variables that are named like
-secrets, values of `Secret`), also in the forms that they take inside URLs, JSON, HTML and headers; and what
-looks like a secret by itself (`password=…`, `Authorization: …`, a key block). One pass, linear in the text.
+It searches for two kinds. First, secrets that this process knows: values of environment variables with a secret's
+name, and values of `Secret`, also as they are written in URLs, JSON, HTML and headers. Second, text with the form of
+a secret (`password=…`, `Authorization: …`, a key block). One pass, in time linear in the text.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
-SHORTEST = 6  # characters; a shorter secret would be found in every second word
-MOST_TEXT = 256 * 1024  # characters of one text; people do not read more, and a longer one would block the loop
-MOST_KNOWN = 1_000  # values of `Secret` that are remembered, the newest
+SHORTEST = 6  # characters; a shorter secret would be part of many words
+MOST_TEXT = 256 * 1024  # characters of one text; a longer one would block the loop
+MOST_KNOWN = 1_000  # the newest values of `Secret` are remembered
 
-_OVERLAP = 4096  # characters looked at behind a cut, so that a secret that lies across it is found
-_MOST_ENCODED = 16 * 1024  # characters; of a longer secret only the plain form is looked for
+_OVERLAP = 4096  # characters searched after a cut, so that a secret across it is found
+_MOST_ENCODED = 16 * 1024  # characters; for a longer secret only the plain form is searched
 
 
 def redacted(text: str, limit: int = MOST_TEXT, overlap: int = _OVERLAP) -> str:
-    """The first `limit` characters of a text, with `***` in place of every secret that begins in them and ends
-    `overlap` characters behind them at the latest.
+    """The first `limit` characters of a text, with `***` in place of every secret that begins in them. A secret is
+    found if it ends at most `overlap` characters after them.
     """
-    text = str.__str__(text)  # whatever a subclass makes of itself
+    text = str.__str__(text)  # a subclass may override it
     looked_at = text if len(text) <= limit else text[: limit + overlap]
     spans = sorted([*_known(looked_at), *_shaped(looked_at)])
     if not spans:
@@ -53,7 +53,7 @@ def redacted(text: str, limit: int = MOST_TEXT, overlap: int = _OVERLAP) -> str:
 
 
 def redacted_data(data: Any) -> Any:
-    """Data without secrets in its texts."""
+    """Data with the secrets in its texts redacted."""
     if isinstance(data, str):
         return redacted(data)
     if isinstance(data, dict):
@@ -78,20 +78,20 @@ def redacted_end(texts: list[str], limit: int) -> str:
 
 
 class _Known:
-    """Secrets in all their forms, found by their first characters: what a search costs does not depend on
-    how many there are, and one more or less costs only itself.
+    """The secrets that this process knows, in all their forms, found by their first characters. The cost of a search
+    does not depend on how many there are, and adding or removing one costs only for that one.
     """
 
     def __init__(self) -> None:
         self.forms: dict[str, tuple[str, ...]] = {}  # by their first characters, the longest first
-        self.open: set[str] = set()  # forms in base64: characters behind them still depend on the secret
+        self.open: set[str] = set()  # forms in base64: the characters after them depend on the secret too
         self._told: OrderedDict[str, None] = OrderedDict()
         self._environment: set[str] = set()
         self._seen: Mapping[Any, Any] = {}
         self._lock = threading.Lock()  # steps log from threads
 
     def remember(self, secret: str) -> None:
-        """Look for this value from now on. The oldest are forgotten when there are too many."""
+        """Search for this value from now on. If there are too many, the oldest one is forgotten."""
         if len(secret) < SHORTEST:
             return
         with self._lock:
@@ -106,8 +106,8 @@ class _Known:
                     self._remove(oldest)
 
     def look_around(self) -> None:
-        """Take over what changed in the environment."""
-        # Reading it whole would cost more than all the rest of a log line; what is behind it compares fast.
+        """Read the secrets in the environment again, if it has changed."""
+        # Reading `os.environ` costs more than all other work for a log line; comparing its inner dict is fast.
         now: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
         if now == self._seen:
             return
@@ -138,12 +138,12 @@ class _Known:
 
 
 def remember(secret: str) -> None:
-    """Tell the redaction a secret; it is known for as long as the process lives, unless too many are."""
+    """Remember a secret until the process ends, or until too many newer ones follow."""
     _KNOWN.remember(secret)
 
 
 def is_plain_word(text: str) -> bool:
-    """Is this what others may say without knowing the secret: a word, a name, a code, a path without digits?"""
+    """Can people write this without knowing the secret: a word, a name, a code, a path without digits?"""
     return len(text) < _LONGEST_WORD and _WORDS.fullmatch(text) is not None
 
 
@@ -174,7 +174,7 @@ def _known(text: str) -> Iterator[tuple[int, int]]:
 
 def _known_as_written(text: str) -> Iterator[tuple[int, int]]:
     forms = _KNOWN.forms
-    # A list of places is twice as fast as asking at each of them what to do.
+    # First a list of positions: that is twice as fast as comparing forms at each of them.
     for start in [i for i in range(len(text) - SHORTEST + 1) if text[i : i + SHORTEST] in forms]:
         for form in forms.get(text[start : start + SHORTEST], ()):
             if text.startswith(form, start):
@@ -182,10 +182,10 @@ def _known_as_written(text: str) -> Iterator[tuple[int, int]]:
                 break
 
 
-# What languages, formats and formatters put in the place of a character, however often one was applied on the other:
-# percent signs, backslashes, entities; and line breaks with the blanks around them, which stand for nothing.
+# How languages and formats escape a character, also when escaped several times: percent signs, backslashes,
+# entities; and line breaks with the blanks around them, which are removed.
 _ESCAPE = re.compile(
-    r"(?=[%\\\\&\s])"  # most characters are none of it
+    r"(?=[%\\\\&\s])"  # most characters are none of these
     r"(?:(?P<percent>(?:%(?:25)*[0-9a-f]{2})++)"
     r"|(?P<units>(?:\\++(?-i:u)[0-9a-f]{4})++)"
     r"|(?P<bytes>(?:\\++x[0-9a-f]{2})++)"
@@ -198,10 +198,10 @@ _ESCAPE = re.compile(
 
 
 class _Undone:
-    """A text without its escapes, and the position of each of its characters in the text."""
+    """A text with its escapes replaced by what they mean, and the old position of each of its characters."""
 
     def __init__(self, text: str) -> None:
-        self._places: list[tuple[int, int]] = []  # in the new text and in the old one; from there on they go together
+        self._places: list[tuple[int, int]] = []  # pairs: position in the new and in the old text
         parts: list[str] = []
         done = size = 0
         for found in _ESCAPE.finditer(text):
@@ -242,7 +242,7 @@ def _meant_by(found: re.Match[str]) -> str:
 
 
 def _units_of(kind: str | None, character: str) -> int:
-    """How many of the escapes in a row stand for this character."""
+    """How many escapes in a row stand for this character."""
     if kind == "units":
         return 2 if ord(character) > 0xFFFF else 1
     return len(character.encode("utf-8", "surrogatepass")) if kind in ("percent", "bytes") else 1
@@ -271,16 +271,16 @@ def _padded(text: str, end: int) -> int:
 
 
 def _forms_of(secret: str) -> tuple[set[str], set[str]]:
-    """A secret as it may be written, plainly and in base64."""
+    """How a secret may be written: plainly, and in base64."""
     encoded = set(_in_base64(secret)) if len(secret) <= _MOST_ENCODED else set()
     return {form for form in _written(secret) if len(form) >= SHORTEST}, encoded
 
 
-_SAFE = ("", "/", "/:", "!~*'()", "!$&'()*+,;=", "!$&'()*+,;=:@", "!$&'()*+,;=:@/")  # what clients leave as it is
+_SAFE = ("", "/", "/:", "!~*'()", "!$&'()*+,;=", "!$&'()*+,;=:@", "!$&'()*+,;=:@/")  # not escaped by some client
 
 
 def _written(secret: str) -> set[str]:
-    """A secret as it is written plainly, in URLs, in JSON (also inside of JSON), in Python, HTML, a shell, in hex."""
+    """A secret as it is written plainly, in URLs, in JSON (also JSON inside JSON), in Python, HTML, a shell, in hex."""
     if len(secret) > _MOST_ENCODED:
         return {secret}
     raw = secret.encode("utf-8", "surrogatepass")
@@ -292,7 +292,7 @@ def _written(secret: str) -> set[str]:
     page = {html.escape(secret), html.escape(secret, quote=False)}
     page |= {form.replace("&#x27;", "&#39;").replace("&quot;", "&#34;") for form in page}
     shell = {secret.replace("'", "'\"'\"'"), secret.replace("'", "'\\''")}
-    plain = _Undone(secret).text  # one that holds what looks like an escape, or lines
+    plain = _Undone(secret).text  # a secret may contain text that looks like an escape, or line breaks
     return {secret, plain, raw.hex(), raw.hex().upper(), *percent, *escaped, *python, *page, *shell}
 
 
@@ -300,7 +300,7 @@ _PERCENT = re.compile("%[0-9A-F]{2}")
 
 
 def _in_base64(secret: str) -> Iterator[str]:
-    """What base64 makes of a secret wherever it begins: the characters that depend on nothing else."""
+    """A secret in base64 at each offset: only the characters that depend on nothing else."""
     raw = secret.encode("utf-8", "surrogatepass")
     for before, dropped in ((0, 0), (1, 2), (2, 3)):
         whole = (before + len(raw)) * 8 // 6
@@ -320,7 +320,7 @@ _LIKELY_WORDS = frozenset(
     "SIGNATURE OTP PIN".split()
 )
 _SURE_ENDINGS = ("APIKEY", "PASSWORD", "PASSWD", "SECRET", "TOKEN", "SECRETKEY", "ACCESSKEY", "PGPASSWORD")
-# What such a name says about the secret instead of holding it.
+# Variables with these words tell something about a secret; their value is not one.
 _ABOUT = frozenset(
     "SOCK SOCKET FILE FILES PATH DIR FOLDER NAME USER USERNAME TYPE METHOD MODE ENABLED DISABLED VERSION TTL TIMEOUT "
     "EXPIRY EXPIRES PID LAYOUT COUNT SIZE LENGTH LIMIT HOST PORT ALGORITHM PROVIDER ENDPOINT MANAGER BACKEND".split()
@@ -332,7 +332,7 @@ _PLAIN = re.compile(r"[a-z_.:/-]*|[A-Z_.:/-]*|[\d.,:_-]*")  # a word, a place, a
 
 @lru_cache(maxsize=4096)
 def _rank_of(name: str) -> int:
-    """How sure it is by its name that a variable holds a secret; 0 if nothing says so."""
+    """How surely the name of a variable means a secret; 0 if it does not."""
     words = [word for word in re.split(r"[^A-Z0-9]+", name.upper()) if word]
     if not words or name in _NO_SECRETS or words[-1] in _ABOUT or words[-1].endswith("FILE") or "PUBLIC" in words:
         return 0
@@ -344,7 +344,7 @@ def _rank_of(name: str) -> int:
 
 
 def _values_of(name: str, value: str) -> tuple[str, ...]:
-    """What of a variable's value is secret: all of it, the password of an address, or nothing."""
+    """The secret part of a variable's value: all of it, the password of an address, or nothing."""
     rank = _rank_of(name)
     if rank == 0 or len(value) < SHORTEST or value.lower() in _PLAIN_WORDS or _is_path(value):
         return ()
@@ -363,9 +363,9 @@ def _is_path(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Something that looks like a secret: where one of the `anchors` (in small letters) stands,
-    the group `value` of the pattern is one. `needs` must stand somewhere, or nothing has to be tried. Where a run of
-    characters (`run`) does not fit, it does not fit from any other anchor inside of it either.
+    """Text with the form of a secret. Where one of the `anchors` (lowercase) is found, the pattern is tried, and its
+    group `value` is the secret. Without `needs` in the text, nothing is tried. If the pattern fails in a run of
+    characters (`run`), it fails at every other anchor in that run too.
     """
 
     anchors: tuple[str, ...]
@@ -383,7 +383,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _ENDING = r"s?(?:[_-]?(?:id|value|key|\d{1,3}))?"
 _SEPARATOR = r"(?:\\{0,3}[\"'\]]{0,2}\s{0,3}(?::|=>?|%3d)\s{0,3}|[\"']\s?,\s?)(?:b(?=[\"']))?"
 _SCHEMES = r"(?:(?:bearer|basic|digest|token|negotiate|apikey)\s{1,3})?"
-_A_NAME = r"(?!\{\{|\$\{|\$\(|env:)"  # of a place where a secret is
+_A_NAME = r"(?!\{\{|\$\{|\$\(|env:)"  # the name of a place that has the secret
 _QUOTED_OR_BARE = (
     r"(?P<quote>\\{0,3}[\"'])?"
     + _SCHEMES
@@ -393,14 +393,14 @@ _QUOTED_OR_BARE = (
 _VALUE = _ENDING + _SEPARATOR + _QUOTED_OR_BARE
 _PASSWORDS = r"(?:pass(?:word|wd|phrase|code)|pass(?==)|pwd)"
 _OTHERS = r"(?:secret|token|credential|authorization|signature|sig(?==))"
-# What stands in front is asked first: behind it thousands of characters may be walked over.
+# Checked first, because it is short: after the word, thousands of characters may have to be searched.
 _KEYS = (
     "api access secret private auth account subscription encryption signing master shared license session client "
     "service storage"
 )
 _KEY_OF = "(?:" + "|".join(f"(?<={word})|(?<={word}[_-])" for word in _KEYS.split()) + ")"
 _NOT_IN_A_WORD = "(?<![A-Za-z0-9])"
-# A port is no password; behind the last @ of an address begins its host.
+# A port is not a password. The host begins after the last @ of an address.
 _ADDRESS_WITH_LOGIN = (
     r"://[^\s/:@\[\]\"'<>]{0,128}:(?!\d{1,5}(?:[/?#\s]|$))"
     r"(?P<value>[^\s\"'<>@]{0,300}+(?:@[^\s\"'<>@]{0,300}+){0,3}?)@(?![^\s\"'<>@]{0,300}+@)"
@@ -443,7 +443,7 @@ _SHAPES = (
     _Shape(("hooks.slack.com/",), r"hooks.slack.com/(?:services|workflows)/(?P<value>[\w/-]{8,256})"),
     _Shape(("/api/webhooks/",), r"/api/webhooks/(?P<value>\d{5,30}/[\w-]{8,256})"),
 )
-# Words that stand behind such a name in a sentence or a schema.
+# Words that often follow such a name in a sentence or a schema.
 _ORDINARY = frozenset(
     "true false null none yes no on off str string text int number bool bytes secret token password required missing "
     "invalid expected wrong empty unknown expired given set unset is are was not and or for to must needs has with in "
@@ -453,7 +453,7 @@ _ORDINARY = frozenset(
 
 def _shaped(text: str) -> Iterator[tuple[int, int]]:
     small = text.lower()
-    if len(small) != len(text):  # a few letters are longer when they are small
+    if len(small) != len(text):  # some letters become longer in lowercase
         small = "".join(c.lower() if c.isascii() else c for c in text)
     for shape in _SHAPES:
         if shape.needs and shape.needs not in small:
@@ -468,7 +468,7 @@ def _shaped(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _behind(shape: _Shape, anchor: str, text: str, at: int) -> int:
-    """Where to look for the anchor again, that led to nothing at this place."""
+    """Where to search for the anchor again, if the pattern failed at this place."""
     run = _compiled(shape.run).match(text, at) if shape.run else None
     return max(at + len(anchor), 0 if run is None else run.end())
 
@@ -479,7 +479,7 @@ def _match(shape: _Shape, text: str, at: int) -> re.Match[str] | None:
 
 
 def _is_ordinary(found: re.Match[str]) -> bool:
-    """Is this a word of a sentence, and no secret?"""
+    """Is this a word of a sentence, and not a secret?"""
     value, named = found["value"], found.groupdict()
     word = value.rstrip(".,:!?`)")
     if word.lower() in _ORDINARY:
@@ -497,12 +497,12 @@ _KNOWN = _Known()
 
 
 class _Redacting(logging.Filter):
-    """Takes secrets out of a record before any handler sees it. Never refuses one."""
+    """Redacts the secrets in a log record before any handler gets it. Lets every record pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
             record.msg, record.args = redacted(record.getMessage()), None
-        except Exception:  # a format that does not fit is for the handler to tell, as it always does
+        except Exception:  # the format does not fit: the handler reports that, as always
             record.msg = redacted(str(record.msg))
             if isinstance(record.args, tuple):
                 record.args = tuple(redacted(arg) if isinstance(arg, str) else arg for arg in record.args)
@@ -516,13 +516,13 @@ class _Redacting(logging.Filter):
 
 
 def without_secrets(logger: logging.Logger) -> logging.Logger:
-    """The logger, with secrets taken out of whatever is logged through it."""
+    """The logger, with a filter that redacts everything it logs."""
     logger.addFilter(_REDACTING)
     return logger
 
 
 _REDACTING = _Redacting()
-# A filter of a logger does not see what is logged through those below it, so each of ours has it.
+# A filter does not apply to records of child loggers, so each of our loggers has it.
 LOGGERS = (
     "towpath",
     "towpath.steps",

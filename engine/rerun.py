@@ -74,11 +74,10 @@ def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:
 
 
 def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[str, Json]:
-    """Arguments that a rejection changes for the next attempt, checked: data, of names that the step knows.
+    """Arguments that a rejection changes for the next attempt, checked: data, with names that the step has.
 
-    They are taken as they are: nothing in them is a template. Those of a ComfyUI workflow are checked when it runs.
-
-    Raises InputInvalid: E_PARAMETER, E_SECRET_PLACE for one that is taken as a secret.
+    Templates in them are not evaluated. Those of a ComfyUI workflow are checked when it runs.
+    Raises InputInvalid: E_PARAMETER, E_SECRET_PLACE for a parameter that takes a secret.
     """
     known = _known_parameters(step)
     for name, value in given.items():
@@ -110,7 +109,7 @@ def _known_parameters(step: StepPlan) -> frozenset[str] | None:
     try:
         parameters = find_step(step.target).signature.parameters.values()
     except StepNotRegistered:
-        return frozenset(step.parameters)  # what the chain gives it is all that is known of it here
+        return frozenset(step.parameters)  # only the parameters that the chain gives it are known here
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return frozenset(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL)
@@ -135,7 +134,7 @@ def _part(old: RunRow, named: set[str], changed: frozenset[str]) -> set[str]:
     kept = {row.step for row in old.rows if row.item is None and row.error is not None}
     again = named or (known - done) | (kept & known)
     again |= known - done
-    for step in old.plan.steps:  # topological order: ancestors were looked at before
+    for step in old.plan.steps:  # topological order: the ancestors are decided already
         uses = changed & inputs_used(step) if changed else frozenset()
         if uses or any(dependency in again for dependency in step.depends_on):
             again.add(step.id)

@@ -35,7 +35,7 @@ def seconds(value: float | str, place: Place | None = None) -> float:
     if not math.isfinite(value) or not 0 < value <= MAX_SECONDS:
         raise InputInvalid(
             "E_FIELD_RANGE",
-            "a duration out of range",
+            "the duration is out of range",
             place=place,
             found=value,
             allowed="more than 0 s, up to ten years",

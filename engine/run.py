@@ -34,7 +34,11 @@ class Run:
     async def resume(self) -> Run:
         """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
         if self._resume is None:
-            raise RunRefused("E_RUN_MISSING", f"run {self.id} is a picture without an engine", cure="engine.resume(id)")
+            raise RunRefused(
+                "E_RUN_MISSING",
+                f"run {self.id} is a snapshot without an engine, and cannot be resumed",
+                cure="engine.resume(id)",
+            )
         return await self._resume()
 
     def __repr__(self) -> str:

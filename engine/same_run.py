@@ -21,7 +21,7 @@ from .secrets import MARK, Secret
 from .values import REFERENCE
 
 CURE = "choose another run_id, `rerun` to run it again with changes, or `resume` it as it was recorded"
-_WORDS = frozenset({"description", "folder", "metadata"})  # what changes nothing that the run does
+_WORDS = frozenset({"description", "folder", "metadata"})  # fields that do not change what the run does
 
 
 def refuse_other_plan(run_id: str, recorded: Plan, given: Plan) -> None:
@@ -59,7 +59,7 @@ def _fields(one: Plan | StepPlan, other: Plan | StepPlan, apart: set[str]) -> It
 
 
 def _plain(value: Any) -> Json:
-    """As it comes back from the store, whole numbers of seconds included."""
+    """The value as the store returns it: whole seconds are integers."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _WORDS}
     if isinstance(value, list | tuple):
@@ -68,8 +68,8 @@ def _plain(value: Any) -> Json:
 
 
 def refuse_other_inputs(recorded: RunRow, given: NewRun, folder: Path) -> None:
-    """Raises RunRefused (E_RUN_INPUTS) if the run was made with other inputs. Files are the same if their bytes are,
-    secrets if their values are; `folder` is where the key to them lies. SecretMissing if they cannot be had here.
+    """Raises RunRefused (E_RUN_INPUTS) if the run was made with other inputs. Files are compared by their bytes,
+    secrets by their values; `folder` has the key for them. Raises SecretMissing if this process cannot read a secret.
     """
     old = {a.name: a.digest for row in recorded.rows if row.step == INPUTS for a in row.artifacts if a.version == 1}
     new = {
@@ -106,7 +106,7 @@ def _with_digests(value: Json, digests: Mapping[str, str]) -> Json:
 
 
 def _opened(value: Json, folder: Path) -> Json:
-    """With the values of secrets: each sealing of one value looks different."""
+    """The value with plain values for its secrets: the same value is encrypted differently each time."""
     if isinstance(value, dict):
         if value.keys() == {MARK}:
             return [MARK, Secret.kept(value, folder).reveal()]

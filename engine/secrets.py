@@ -1,8 +1,8 @@
-"""Secret values: shown nowhere, and kept as where they come from, or encrypted.
+"""Secret values: shown nowhere, and stored encrypted or as the name of an environment variable.
 
-{"$secret": {"env": "NAME"}}       the value of an environment variable, looked up where it is needed
-{"$secret": {"sealed": "gAAA…"}}   encrypted with the store's key
-{"$secret": {}}                    a recorded argument that was made of a secret; nothing of it is kept
+    {"$secret": {"env": "NAME"}}       the value of an environment variable, looked up where it is needed
+    {"$secret": {"sealed": "gAAA…"}}   encrypted with the store's key
+    {"$secret": {}}                    a recorded argument that contained a secret; nothing of it is stored
 
 The key is `TOWPATH_SECRET_KEY` (several, separated by commas: the first one encrypts), else the file
 `secrets.key` beside the store, which is made on first use.
@@ -45,15 +45,15 @@ MARK = "$secret"
 NOT_KEPT: Json = {MARK: {}}
 KEY_VARIABLE = "TOWPATH_SECRET_KEY"
 KEY_FILE = "secrets.key"
-SURE_LENGTH = 8  # characters; a shorter text is found in what has nothing to do with the secret
+SURE_LENGTH = 8  # characters; a shorter text also occurs where it is no secret
 _NOT_YET: Any = object()
 
 
 class Secret(Generic[T]):
-    """A value that is shown as `***` wherever it is shown; `reveal()` gives it.
+    """A value that is always shown as `***`; `reveal()` returns the value.
 
-    `Secret(value)` is kept encrypted. `Secret.env(name)` is the value of an environment variable: it is kept as
-    that name, and looked up by the process that needs it.
+    `Secret(value)` is stored encrypted. `Secret.env(name)` is the value of an environment variable: only the name is
+    stored, and each process that needs the value reads the variable.
     """
 
     __slots__ = ("_folder", "_value", "mark")
@@ -61,7 +61,7 @@ class Secret(Generic[T]):
     def __init__(self, value: T) -> None:
         self._value: T = value
         self._folder: Path | None = None
-        self.mark: Json = None  # how it is kept, if that is settled
+        self.mark: Json = None  # how it is stored; None if it is not stored yet
         _remember(value)
 
     @classmethod
@@ -71,7 +71,7 @@ class Secret(Generic[T]):
 
     @classmethod
     def kept(cls, mark: Json, folder: Path | None = None) -> Secret[Any]:
-        """A secret as a store holds it; `folder` is where the store's key lies."""
+        """A secret from a store; `folder` is where the store's key is."""
         secret: Secret[Any] = Secret(_NOT_YET)
         secret.mark, secret._folder = mark, folder
         return secret
@@ -87,7 +87,7 @@ class Secret(Generic[T]):
             return self._value
         how = self.mark[MARK]
         if "env" in how:
-            value: Any = _of_environment(how["env"])  # not remembered: the variable may be set anew
+            value: Any = _of_environment(how["env"])  # read each time: the variable may change
         else:
             value = self._value = _unsealed(how, self._folder)
         _remember(value)
@@ -106,13 +106,13 @@ class Secret(Generic[T]):
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled: hand on Secret.env(name), or the value where it is needed")
+        raise TypeError("a secret cannot be pickled: pass Secret.env(name), or its plain value")
 
 
 def _remember(value: object) -> None:
-    """Give the redaction every text in a secret value that cannot come from anything but the secret.
+    """Tell the redaction the texts in a secret value, except those that may occur without the secret.
 
-    The starter of a run chooses its secrets: a common word as a secret would hide that word in all other texts.
+    The person who starts a run chooses its secrets: a common word as a secret would remove that word from all texts.
     """
     if isinstance(value, str):
         if len(value) >= SURE_LENGTH and not is_plain_word(value):
@@ -128,7 +128,7 @@ def _remember(value: object) -> None:
 
 
 def of_plain(value: object) -> Secret[Any]:
-    """A secret from a plain value: a reference if a variable that is named like a secret holds it now."""
+    """A secret from a plain value. If a variable with a secret's name has this value now, it is a reference to it."""
     if isinstance(value, str) and len(value) >= SHORTEST:
         for name, held in secrets_of_environment().items():
             if held == value and name != KEY_VARIABLE:
@@ -140,7 +140,7 @@ def of_plain(value: object) -> Secret[Any]:
 
 
 def revealed(value: Any, seen: list[Secret[Any]] | None = None) -> Any:
-    """The value with its secrets in the open; `seen` collects them."""
+    """The value with secrets replaced by their plain values; `seen` collects the secrets."""
     if isinstance(value, Secret):
         if seen is not None:
             seen.append(value)
@@ -151,7 +151,7 @@ def revealed(value: Any, seen: list[Secret[Any]] | None = None) -> Any:
 
 
 def without(data: Json, secrets: list[Any]) -> Json:
-    """Data with `***` for whatever equals one of these values."""
+    """Data with `***` in place of everything that equals one of these values."""
     if not secrets:
         return data
     if data in secrets:
@@ -182,7 +182,7 @@ def _asked(given: Any, plain: Any) -> Any:
 
 
 def marks_in(value: Json) -> Iterator[Json]:
-    """The marks of secrets in kept data."""
+    """The marks of secrets in stored data."""
     if isinstance(value, dict):
         if MARK in value:
             yield value
@@ -198,7 +198,7 @@ def marks_in(value: Json) -> Iterator[Json]:
 
 
 def secret_type(annotation: Any) -> tuple[bool, Any]:
-    """Does an annotation ask for a secret (`Secret[str]`, also `| None`)? And the type inside, or the annotation."""
+    """Is an annotation a secret (`Secret[str]`, also `| None`)? Also returns the type inside, or the annotation."""
     if isinstance(annotation, str):
         found = _WRITTEN.fullmatch(annotation)
         return (False, annotation) if found is None else (True, found["inner"] or Any)
@@ -216,7 +216,7 @@ _WRITTEN = re.compile(r"\s*(?:Optional\[)?(?:\w+\.)*Secret(?:\[(?P<inner>\w+)[^\
 
 
 def holds_secret_type(annotation: Any) -> bool:
-    """Does an annotation ask for data with secrets inside of it (`list[Secret[str]]`)? No argument is made so."""
+    """Does an annotation mean data with secrets inside (`list[Secret[str]]`)? Such arguments are not supported."""
     if secret_type(annotation)[0]:
         return False
     if isinstance(annotation, str):
@@ -228,12 +228,12 @@ _INSIDE = re.compile(r"\[.*\bSecret\b")
 
 
 def check_annotations(function: Callable[..., Any], place: Place) -> list[Problem]:
-    """What is wrong with how a function asks for secrets."""
+    """The problems of a function's annotations with `Secret`."""
     wrong = [name for name, hint in _hints(function).items() if name != "return" and holds_secret_type(hint)]
     return [
         Problem(
             "E_SECRET_INPUT",
-            f"{name} asks for data with secrets inside of it",
+            f"{name} is annotated as data with secrets inside",
             replace(place, field=name),
             allowed="Secret[…] around the whole: Secret[list[str]], Secret[dict[str, str]]",
         )
@@ -242,41 +242,41 @@ def check_annotations(function: Callable[..., Any], place: Place) -> list[Proble
 
 
 def secret_names(function: Callable[..., Any]) -> frozenset[str]:
-    """The parameters of a function that ask for a secret, and `return` if it gives one."""
+    """The parameters of a function that take a secret, and `return` if it returns one."""
     return frozenset(name for name, hint in _hints(function).items() if secret_type(hint)[0])
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except Exception:  # a name that is only there for type checkers
+    except Exception:  # a name that is imported only for type checkers
         return dict(getattr(function, "__annotations__", {}))
 
 
 def secret_problems(spec: InputSpec, place: Place, *, references: bool) -> list[Problem]:
-    """What is wrong with a secret input: it is data, and no chain is a place for its value.
+    """The problems of a secret input: it cannot be a file, and its value cannot be in the chain.
 
-    With `references` the default may name a variable; text that anybody may send must not.
+    With `references` the default may name a variable. In text from strangers it must not.
     """
     if spec.type == "file" or spec.source:
         return [Problem("E_SECRET_INPUT", "a file cannot be a secret input", place, allowed="text or other data")]
     if spec.default is None or (references and isinstance(spec.default, dict) and MARK in spec.default):
         return []
     cure = "give it to each run, or in Python: Secret.env(NAME) as the default"
-    return [Problem("E_SECRET_INPUT", "a secret is written into the chain as a default", place, cure=cure)]
+    return [Problem("E_SECRET_INPUT", "the default of a secret is written in the chain", place, cure=cure)]
 
 
 # ---- keeping
 
 
 def sealed(value: Json, folder: Path) -> Json:
-    """What is kept of a value: encrypted. Raises as `Secret.reveal`, StoreFailed (E_SECRET_KEY) for the key's file."""
+    """The value encrypted, for the store. Raises as `Secret.reveal`, StoreFailed (E_SECRET_KEY) for the key's file."""
     encoded = msgspec.json.encode(value)
     return {"sealed": _cipher(folder, os.environ.get(KEY_VARIABLE, "")).encrypt(encoded).decode()}
 
 
 def check_kept(values: Json, folder: Path) -> None:
-    """See that every secret in kept data can be had in this process. Raises as `Secret.reveal`."""
+    """Check that this process can read every secret in stored data. Raises as `Secret.reveal`."""
     for mark in marks_in(values):
         Secret.kept(mark, folder).reveal()
 
@@ -318,7 +318,7 @@ def _cipher(folder: Path, given: str) -> MultiFernet:
         return MultiFernet([Fernet(key.strip()) for key in keys])
     except ValueError:
         cure = f"{KEY_VARIABLE} holds 32 bytes in URL-safe base64; several keys are separated by commas"
-        raise StoreFailed("E_SECRET_KEY", "the key for secrets is none", cure=cure) from None
+        raise StoreFailed("E_SECRET_KEY", "the key for secrets is not valid", cure=cure) from None
 
 
 def _key_of(folder: Path) -> str:
@@ -334,9 +334,9 @@ def _key_of(folder: Path) -> str:
             with os.fdopen(fd, "wb") as file:
                 file.write(Fernet.generate_key())
                 file.flush()
-                os.fsync(file.fileno())  # a secret that was sealed with a lost key is lost
+                os.fsync(file.fileno())  # if the key is lost, all secrets encrypted with it are lost
             try:
-                os.link(temp, path)  # the first one stays
+                os.link(temp, path)  # of two processes, the first one wins
             except FileExistsError:
                 pass
             finally:

@@ -1,4 +1,4 @@
-"""`RunService`: start, watch, steer and repeat runs. `Engine`, which a script gets of `open_engine`, is one."""
+"""`RunService`: starts, watches, steers and repeats runs. The `Engine` of `open_engine` is a `RunService`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ P = ParamSpec("P")
 _log = guarded_logger("towpath")
 
 MAX_RUN_ID = 200
-POLL = 0.25  # seconds between looks at a run that another process works on, or that waits for a person
+POLL = 0.25  # seconds between polls of a run that another process works on, or that waits for a person
 
 
 class RunService:
@@ -66,11 +66,11 @@ class RunService:
             await self._close()
 
     def _here(self) -> None:
-        """Raises InputInvalid (E_LOOP) in another event loop than the engine's, before anything is changed."""
+        """Raises InputInvalid (E_LOOP) in an event loop that is not the engine's, before anything is changed."""
         if asyncio.get_running_loop() is not self._loop:
             raise InputInvalid(
                 "E_LOOP",
-                "this engine lives in another event loop, and cannot be used from this one",
+                "this engine belongs to another event loop, and cannot be used from this one",
                 cure="asyncio.run_coroutine_threadsafe(engine.run(…), loop).result(), with the engine's own loop",
             )
 
@@ -304,7 +304,7 @@ class RunService:
 
         try:
             await self._work_on(run_id, on_claimed)
-        except Exception as error:  # one run's trouble is never another's
+        except Exception as error:  # an error of one run does not concern the others
             if not isinstance(error, TowpathError):
                 _log.exception("run %s stopped, and can be resumed", run_id)
             self._failed[run_id] = error  # raised by `RunHandle.result`
@@ -435,7 +435,7 @@ class RunService:
         return decided
 
     async def _time_out(self, approval: str) -> None:
-        """Apply the timeout now, not at the next poll of the run."""
+        """Apply the timeout of a gate now, not at the next poll of the run."""
         gate = await self._gates.get_approval(approval)
         if gate is not None and gate.chain_id is not None:
             await self.store.requests([gate.chain_id])
@@ -495,7 +495,7 @@ class RunHandle:
         return await self._engine.resume(self.id)
 
     async def events(self, after: int = 0) -> AsyncIterator[dict[str, Any]]:
-        """The recorded facts of the run in order, those to come included, until it is over or paused."""
+        """The recorded facts of the run in order. Waits for new ones until the run is over or paused."""
         while True:
             ended = (await self.status()) in (*(s for s in ChainStatus if s.final), ChainStatus.PAUSED)
             for event in await self._engine.store.events(self.id, after):
@@ -510,18 +510,18 @@ _POSITION = re.compile(r"last(~[0-9]*)?", re.IGNORECASE)
 
 
 def check_run_id(run_id: str) -> None:
-    """Refuse an id that could not be named: on a command line, in an address, as a folder.
+    """Refuse an id that cannot be used on a command line, in an address, or as the name of a folder.
 
     Raises InputInvalid (E_RUN_ID).
     """
-    readings = (run_id, unquote(run_id))  # what is decoded once too often leads nowhere else, either
+    readings = (run_id, unquote(run_id))  # also if it is decoded once too often, it means no other path
     apart = any(not text.isprintable() or "/" in text or "\\" in text or text[:1] == "." for text in readings)
     edges = not run_id[:1].isalnum() or run_id != run_id.strip() or run_id.endswith(".")
     looks = "".join(normalize("NFKC", run_id).split())  # what a person reads, and types
     if apart or edges or len(run_id) > MAX_RUN_ID or _POSITION.fullmatch(looks):
         raise InputInvalid(
             "E_RUN_ID",
-            "a run id",
+            "this run id is not allowed",
             found=run_id,
             allowed=f"1 to {MAX_RUN_ID} printable characters, a letter or digit first, no / and \\; not `last`",
         )

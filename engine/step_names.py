@@ -1,8 +1,8 @@
-"""The name of a step function, `module:function`: who goes by it, and whether two functions do.
+"""The name of a step function, `module:function`, and whether two functions have the same name.
 
-A plan names its functions. So a name that two functions go by is worth nothing once a run is recorded, and
-is refused. A function that was defined again is not a second one: the module was reloaded, or a cell of a
-notebook was run again.
+A plan names its functions. If two functions have one name, a recorded run cannot tell which one it meant, so such
+names are refused. A function that is defined again is not a second one, for example after a reload of its module,
+or when a notebook cell runs again.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from typing import Any, Protocol
 
 from .errors import InputInvalid, Place, Problem, shown
 
-ALLOWED = "letters, digits, _ and -, at most 100, the first one no -"
+ALLOWED = "letters, digits, _ and -, at most 100, the first one not -"
 CURE = 'give each a name of its own, @step(name="…"); in a decorator, use functools.wraps'
 _PLAIN = (str, bytes, int, float, bool, complex, type(None))
 _DEPTH = 20  # closures inside closures that are compared
 
 
 class Named(Protocol):
-    """A step, as far as its name goes."""
+    """A step: here only its name and its function matter."""
 
     name: str
     function: Callable[..., Any]
 
 
 class Alike:
-    """What does the same as the function that it wraps, and nothing else: a step."""
+    """A wrapper that does nothing but call the function that it wraps: a step."""
 
     __wrapped__: Callable[..., Any]
 
 
 def step_name(function: Callable[..., Any], given: str | None = None) -> str:
-    """`module:function`, or `module:given`; a script run as `__main__` goes by its file's stem.
+    """`module:function`, or `module:given`; for a script run as `__main__` the module is the stem of its file.
 
     Raises:
         InputInvalid: E_FIELD_TYPE for a given name that is not allowed.
     """
     if given is not None and not _allowed(given):
-        raise InputInvalid("E_FIELD_TYPE", "the name of a step", found=given, allowed=ALLOWED)
+        raise InputInvalid("E_FIELD_TYPE", "this is not a valid name for a step", found=given, allowed=ALLOWED)
     module = function.__module__
     if module == "__main__":
         file = getattr(sys.modules["__main__"], "__file__", None)
@@ -58,7 +58,7 @@ def _allowed(name: object) -> bool:
 
 
 def same_function(one: Any, other: Any, depth: int = 0) -> bool:
-    """Do both do the same? One code, in one module, with the same defaults and the same values closed over."""
+    """Do both do the same? They have the same code, module, defaults and closure values."""
     if one is other:
         return True
     if type(one) is not type(other) or depth > _DEPTH:
@@ -74,13 +74,13 @@ def same_function(one: Any, other: Any, depth: int = 0) -> bool:
         same = one.keywords.keys() == other.keywords.keys() and same_function(one.func, other.func, depth + 1)
         return same and _same_values(given, others, depth)
     if isinstance(one, functools._lru_cache_wrapper | Alike):
-        # Other objects too say what they wrap, and may do what they like with it.
+        # Other objects have `__wrapped__` too, but may do more than call it.
         return same_function(one.__wrapped__, other.__wrapped__, depth + 1)
     return False
 
 
 def _held(function: FunctionType) -> list[Any]:
-    """What a function brings along: the values of its closure, and its defaults."""
+    """The values that a function carries: its closure and its defaults."""
     named = sorted((function.__kwdefaults__ or {}).items())
     cells = function.__closure__ or ()
     return [_content(cell) for cell in cells] + list(function.__defaults__ or ()) + [value for _, value in named]
@@ -110,12 +110,12 @@ def _same_value(one: Any, other: Any, depth: int) -> bool:
 
 
 def defined_again(old: Callable[..., Any], new: Callable[..., Any], specs: tuple[object, object]) -> bool:
-    """Is `new` the definition that took the place of `old`, and not a second function of that name?
+    """Is `new` a new definition of `old`, and not a second function with its name?
 
     `specs` are the specs of the module when each was defined: a module that is reloaded gets another one.
     """
     if "<" in old.__qualname__ or "<" in new.__qualname__:
-        return False  # made by a factory, or a lambda: each is a function of its own
+        return False  # made by a factory, or a lambda: each one is a different function
     main = sys.modules.get("__main__")
     if new.__module__ == "__main__" and getattr(main, "__file__", None) is None:
         return True  # typed in, or a cell of a notebook
@@ -131,7 +131,7 @@ def defined_again(old: Callable[..., Any], new: Callable[..., Any], specs: tuple
 
 
 def _typed_in(function: Callable[..., Any], code: CodeType) -> bool:
-    """Is it from no file: a cell of a notebook whose kernel gives `__main__` a file, or text that was executed?"""
+    """Does it come from no file: a notebook cell whose kernel gives `__main__` a file, or text passed to `exec`?"""
     module = sys.modules.get(function.__module__)
     loose = function.__module__ == "__main__" or getattr(module, "__spec__", None) is None
     return loose and code.co_filename != getattr(module, "__file__", None) and not os.path.exists(code.co_filename)
@@ -167,7 +167,7 @@ def cure_of(name: str) -> str:
 
 
 def named_twice(name: str, one: Named, other: Named, place: Place) -> Problem:
-    """The problem of two functions that go by one name."""
+    """The problem of two functions with one name."""
     places = " and ".join(filter(None, (where(one.function), where(other.function))))
-    message = f"two different functions go by the name {shown(name)}"
+    message = f"two different functions have the name {shown(name)}"
     return Problem("E_STEP_NAME_TWICE", message, place, places, "one function for each name in a chain", CURE)

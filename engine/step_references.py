@@ -1,4 +1,4 @@
-"""Expressions of a chain file that name other steps: do those steps come before?"""
+"""Checks expressions of a chain file that name other steps: do these steps run before?"""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ class Expressions:
         return tuple(dict.fromkeys(r.step for r in condition.references if r.part in ("status", "error")))
 
     def settle(self, levels: Sequence[Sequence[str]], *, circular: bool) -> None:
-        """Check the names that are no direct dependencies, now that the whole graph is known.
+        """Check the names that are not direct dependencies, now that the whole graph is known.
 
-        In a chain with circles every step counts as an ancestor: the circle has to be cured first.
+        In a chain with circles every step counts as an ancestor: the circle must be fixed first.
         """
         named = {late.step: set[str]() for late in self._late}
         for late in self._late:

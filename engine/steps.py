@@ -28,7 +28,7 @@ V = TypeVar("V")
 X = TypeVar("X")
 
 _registry: dict[str, Step[..., Any]] = {}
-_ambiguous: set[str] = set()  # names that two functions of this process have
+_ambiguous: set[str] = set()  # names that two functions in this process have
 _replaced: set[str] = set()  # names that were defined again
 
 
@@ -64,12 +64,12 @@ class StepSettings(TypedDict, total=False):
 class Step(Alike, Generic[P, R]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
 
-    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so
-    it is a reference for them everywhere: awaiting it gives the value, and it fits every parameter. In a unit test
+    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so for
+    them every call returns a reference: awaiting it gives the value, and it fits every parameter. In a unit test
     `step.function(…)` has the exact type.
 
-    `name` is `module:function`, the name under which plans and other processes find it; `function` is
-    the function itself; `spec` is its module's, when it was defined.
+    `name` is `module:function`, by which plans and other processes find it; `function` is the function itself; `spec`
+    is the spec of its module when it was defined.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Step(Alike, Generic[P, R]):
 
     @property
     def is_async(self) -> bool:
-        """Asked anew, for a test may put another function in its place."""
+        """Computed at each call, because a test may replace the function."""
         return inspect.iscoroutinefunction(self.function)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """As the attribute of an object it is the method, for unit tests; a chain cannot keep the object."""
+        """As an attribute of an object it is a method, for unit tests. A chain cannot store the object."""
         if instance is None or self._static:
             return self
         if current_trace() is not None:
@@ -139,7 +139,7 @@ class Step(Alike, Generic[P, R]):
         """
         trace = current_trace()
         if trace is None:
-            raise TypeError(f"{self.name}.map(…) belongs into a @chain; outside, call the function in a loop")
+            raise TypeError(f"{self.name}.map(…) belongs in a @chain; elsewhere, call the function in a loop")
         over = self._mapped_over(values)
         first = self._first_argument()
         node = Node(self._short, "python", self.name, self, {**self._bind((None,), same), first: ItemMark()})
@@ -156,7 +156,7 @@ class Step(Alike, Generic[P, R]):
         if isinstance(over, range):
             return list(over)
         if not isinstance(over, list | tuple) and hasattr(type(over), "__iter__") and not isinstance(over, str | dict):
-            raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is no list", "map over list(…)")
+            raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is not a list", "map over list(…)")
         return over
 
     def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R]:
@@ -171,9 +171,10 @@ class Step(Alike, Generic[P, R]):
         return changed
 
     def call_arguments(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Named arguments as a plain call passes them: by position as far as that goes, the rest by name.
+        """The arguments in the way of a plain call: by position as far as possible, the rest by name.
 
-        A decorator may look at `*args` alone. What is left out before a positional-only one is its default.
+        This is for decorators that only look at `*args`. A missing argument before a positional-only one gets its
+        default.
         """
         named = dict(arguments)
         args: list[Any] = []
@@ -196,7 +197,7 @@ class Step(Alike, Generic[P, R]):
         return secret_names(self.function) - {"return"}
 
     def secrets_among(self, names: Iterable[str]) -> frozenset[str]:
-        """The arguments that are taken as a `Secret`: also those that `**more: Secret[str]` takes."""
+        """The names of the arguments that are taken as a `Secret`, also those for `**more: Secret[str]`."""
         if not self.secrets:
             return frozenset()
         rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
@@ -205,7 +206,7 @@ class Step(Alike, Generic[P, R]):
 
     @cached_property
     def is_secret(self) -> bool:
-        """Is what it returns secret?"""
+        """Is the value that it returns secret?"""
         return self.options.secret or "return" in secret_names(self.function)
 
     @property
@@ -234,7 +235,7 @@ class Step(Alike, Generic[P, R]):
         return arguments
 
     def _refuse_hidden(self, kwargs: dict[str, Any]) -> None:
-        """A keyword of the name of a positional-only parameter is another argument, and a plan has one of each name."""
+        """Refuse a keyword with the name of a positional-only parameter: in a plan, each name means one argument."""
         parameters = self.signature.parameters.values()
         hidden = {p.name for p in parameters if p.kind is p.POSITIONAL_ONLY} & kwargs.keys()
         if hidden and any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -247,7 +248,7 @@ class Step(Alike, Generic[P, R]):
         return ChainInvalid([Problem("E_STEP_ARGUMENTS", message, user_place(self.name), cure=cure)])
 
     def _defined_in(self, owner: type) -> bool:
-        """Is the function written in the body of that class, or of one that it inherits from?"""
+        """Is the function defined in the body of that class, or of one of its base classes?"""
         body = self.function.__qualname__.rpartition(".")[0]
         return any(kind.__qualname__ == body and kind.__module__ == self.function.__module__ for kind in owner.__mro__)
 
@@ -258,7 +259,7 @@ class Step(Alike, Generic[P, R]):
 
 
 def positional_room(function: Any) -> float:
-    """How many arguments it takes by position itself; what it wraps is not asked."""
+    """How many positional arguments it takes itself, whatever it wraps."""
     bound = 0
     if not isinstance(function, FunctionType | MethodType | BuiltinFunctionType):
         called = getattr(type(function), "__call__", None)  # noqa: B004 - the method itself is wanted
@@ -272,9 +273,8 @@ def positional_room(function: Any) -> float:
 
 
 def _check_kind(function: Any) -> None:
-    """Raises ChainInvalid (E_STEP_KIND) for what cannot be called again, by name, in another process.
-
-    And E_SECRET_INPUT for a parameter with secrets inside of it.
+    """Refuse a function that another process cannot call again by name. Raises ChainInvalid: E_STEP_KIND, and
+    E_SECRET_INPUT for a parameter with secrets inside.
     """
     if isinstance(function, Step):
         found, cure = "a step already", "@step once; `step_a.with_options(…)` is the same step with other options"
@@ -323,7 +323,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     Raises:
         InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN for an option.
-        ChainInvalid: E_STEP_KIND for what is no function, E_SECRET_INPUT for a parameter with secrets inside of it.
+        ChainInvalid: E_STEP_KIND if it is not a function, E_SECRET_INPUT for a parameter with secrets inside.
     """
     name = options.pop("name", None)
     settled = step_options(StepOptions(), **options)
@@ -360,11 +360,13 @@ def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOpti
 
 
 def attempts(value: Any, more: int = 0) -> int:
-    """A number of tries, checked; `more` is 1 where the user counts further tries only."""
+    """A number of attempts, checked; `more` is 1 where the user gives the number of retries."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputInvalid("E_FIELD_TYPE", "a number of tries", found=value, allowed="a whole number")
+        raise InputInvalid("E_FIELD_TYPE", "this is not a number of attempts", found=value, allowed="a whole number")
     if not 1 - more <= value <= MAX_ATTEMPTS:
-        raise InputInvalid("E_FIELD_RANGE", "a number of tries", found=value, allowed=f"up to {MAX_ATTEMPTS}")
+        raise InputInvalid(
+            "E_FIELD_RANGE", "the number of attempts is out of range", found=value, allowed=f"up to {MAX_ATTEMPTS}"
+        )
     return value + more
 
 
@@ -387,7 +389,7 @@ def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
 
 
 def register(step: Step[P, R]) -> Step[P, R]:
-    """Make a step findable by name in this process. A name of two functions is remembered as ambiguous."""
+    """Make a step findable by name in this process. A name that two functions have is remembered as ambiguous."""
     old = _registry.get(step.name)
     if old is not None and not same_function(old.function, step.function):
         if defined_again(old.function, step.function, (old.spec, step.spec)):
@@ -436,9 +438,9 @@ def _ambiguous_name(name: str) -> StepNotRegistered:
 
 
 def refuse_other_functions(kept: Mapping[str, Step[..., Any]], new: Mapping[str, Step[..., Any]]) -> None:
-    """Refuse a known run id if its functions are others: a plan knows functions by name only.
+    """Refuse a known run id if its step functions are others: a plan has only their names.
 
-    `kept` are the functions of the run, as far as this process knows them. Without them the name must be enough.
+    `kept` are the functions of the run, as far as this process knows them. Without them, equal names are enough.
     Raises StepNotRegistered (E_STEP_NAME_TWICE).
     """
     for name, step in new.items():
@@ -447,14 +449,14 @@ def refuse_other_functions(kept: Mapping[str, Step[..., Any]], new: Mapping[str,
             wrong = is_ambiguous(name)
         elif same_function(known.function, step.function):
             wrong = False
-        else:  # one that was defined again is the one that runs
+        else:  # if a function was defined again, the new one runs
             wrong = is_ambiguous(name) or not same_function(_registry[name].function, step.function)
         if wrong:
             raise _ambiguous_name(name)
 
 
 def is_loaded(name: str) -> bool:
-    """Is this a step that the process has already? Looking imports nothing."""
+    """Does the process have this step already? Imports nothing."""
     if name in _registry:
         return True
     module, _, qualname = name.partition(":")
@@ -499,7 +501,7 @@ def import_module(name_or_path: str) -> None:
         importlib.import_module(path.stem)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError | FileNotFoundError)
-        cure = "the name of a module that lies here or is installed, or the path of its .py file"
+        cure = "the name of a module in this folder or an installed one, or the path of its .py file"
         message = f"cannot import {name_or_path}: {type(error).__name__}: {error}"
         raise InputInvalid(
             "E_IMPORT", message, cure=cure if missing else "mend the module, which is run when imported"

@@ -1,7 +1,7 @@
 """Recording a `@chain`: nodes, the references between them, and the trace that collects both.
 
-The body of a `@chain` runs once, before any value is known. A comparison, a text or a length of a reference would
-be one of the reference, not of the value. So every such operation raises `E_CHAIN_TRACE`. Python does not ask the
+The body of a `@chain` runs once, before any value is known. The result of a comparison, a text or a length would be
+that of the reference, not of the value. So every such operation raises `E_CHAIN_TRACE`. Python does not ask the
 object for `is`, `type()`, `callable()`, `id()` and for a `match` against a mapping: those cannot be refused.
 """
 
@@ -98,7 +98,7 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
         max_retries: int = 0,
         timeout_action: str = "auto_reject",
     ) -> Ref[T]:
-        """Wait for a person behind this step."""
+        """Let the step wait for a person after it ran."""
         limit = None if timeout is None else seconds(timeout)
         self._change().approval = ApprovalPolicy(on_rejected, max_retries, limit, timeout_action)
         return self
@@ -123,7 +123,7 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
             raise refused(f"{text_of(self)} belongs to another chain", "call the step inside this chain")
         return node
 
-    # Python looks these up on the class of a value. The rest of its special methods is in `_REFUSED` below.
+    # Python looks up special methods on the class. Those not defined here are in `_REFUSED` below.
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("__", "_repr_", "_ipython_")):
@@ -137,22 +137,22 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
         raise refused(f"deleting .{name} of a reference", _IN_A_STEP)
 
     def __repr__(self) -> str:
-        """For people who look at it later. While a chain is described it would end up in a text, as `str` would."""
+        """For debugging after the chain is described. Meanwhile it is refused, as `str` is."""
         if current_trace() is not None:
             raise refused("the text of a reference", _TEXT)
         return text_of(self)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """What `isinstance` and class patterns ask for, when the type is not the one they look for."""
+        """Refused while a chain is described: `isinstance` and class patterns read it if the type does not match."""
         if current_trace() is not None:
             raise refused("the type of a reference", _IN_A_STEP)
         return type(self)
 
-    # Outside of a chain a call of a step runs its function: type checkers have to know what can be done with that.
+    # For type checkers: outside of a chain, the result of a step's call can be awaited or iterated.
 
     def __iter__(self) -> Generator[Any, None, None]:
-        raise refused("the elements of a step's value", _EACH)
+        raise refused("the elements of the value of a reference", _EACH)
 
     def __await__(self) -> Generator[Any, None, T]:
         raise refused("the result of a step", "inside a @chain steps are called without await")
@@ -172,7 +172,7 @@ collections.abc.Sequence.register(Ref)  # pyright: ignore[reportAttributeAccessI
 
 
 def is_reference(value: object) -> TypeGuard[Ref[Any]]:
-    """Is it a reference? Not by `isinstance`, which asks a reference for its class."""
+    """Is it a reference? `isinstance` is not used, because a reference refuses it."""
     return issubclass(type(value), Ref)
 
 
@@ -189,7 +189,7 @@ def _kind_of(value: object) -> str:
 
 def _key(key: object) -> str | int:
     """A key that is known now."""
-    if type(key) is not bool and issubclass(type(key), str | int):  # members of enums that are texts or numbers too
+    if type(key) is not bool and issubclass(type(key), str | int):  # also members of enums that are texts or numbers
         plain = str.__str__(key) if issubclass(type(key), str) else int.__int__(key)  # type: ignore[arg-type]
         _refuse_unkeepable(plain)
         return plain
@@ -198,10 +198,10 @@ def _key(key: object) -> str | int:
 
 
 def _refuse_unkeepable(key: str | int) -> None:
-    """A plan is JSON: whole characters, and numbers of 64 bits."""
+    """A plan is JSON: it can hold only valid Unicode text and numbers of 64 bits."""
     cure, allowed = "a step that takes the value and returns the part", "text in UTF-8, or an index of 64 bits"
     if isinstance(key, str) and not key.isascii() and any("\ud800" <= c <= "\udfff" for c in key):
-        raise refused("a part of a value by text with half a character in it", cure, allowed)
+        raise refused("a part of a value by text that is not valid Unicode", cure, allowed)
     if isinstance(key, int) and not -(2**63) <= key < 2**63:
         raise refused("a part of a value by a number that does not fit 64 bits", cure, allowed)
 
@@ -211,17 +211,17 @@ def _refuse_unkeepable(key: str | int) -> None:
 _IN_A_STEP = "do it inside a step: pass the reference to a @step function"
 _CONDITION = '.when("step.output > 3") makes a step conditional; else ' + _IN_A_STEP
 _TEXT = "pass the reference to a step, and build the text inside it"
-_EACH = "step.map(reference) runs a step for each of them"
+_EACH = "step.map(reference) runs the step once for each element"
 
 _REFUSED: dict[tuple[str, str], str] = {
-    ("a comparison of a step's value", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
-    ("whether a step's value is true", _CONDITION): "__bool__",
+    ("a comparison of the value of a reference", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",
+    ("whether the value of a reference is true", _CONDITION): "__bool__",
     ("the hash of a reference", "use a constant as the key, or look it up inside a step"): "__hash__",
     ("the text of a reference", _TEXT): "__str__ __format__ __bytes__ __fspath__",
-    ("a number of a step's value", _IN_A_STEP): (
+    ("the value of a reference as a number", _IN_A_STEP): (
         "__int__ __float__ __complex__ __index__ __round__ __trunc__ __floor__ __ceil__"
     ),
-    ("arithmetic with a step's value", _IN_A_STEP): (
+    ("arithmetic with the value of a reference", _IN_A_STEP): (
         "__neg__ __pos__ __abs__ __invert__ "
         "__add__ __sub__ __mul__ __matmul__ __truediv__ __floordiv__ __mod__ __divmod__ __pow__ "
         "__lshift__ __rshift__ __and__ __xor__ __or__ "
@@ -230,14 +230,14 @@ _REFUSED: dict[tuple[str, str], str] = {
         "__iadd__ __isub__ __imul__ __imatmul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ "
         "__ilshift__ __irshift__ __iand__ __ixor__ __ior__"
     ),
-    ("the elements of a step's value", _EACH): "__next__ __reversed__ __aiter__ __anext__",
-    ("the length of a step's value", _IN_A_STEP): "__len__ __length_hint__",
-    ("whether something is in a step's value", _CONDITION): "__contains__",
-    ("changing a step's value", _IN_A_STEP): "__setitem__ __delitem__",
-    ("calling a step's value", _IN_A_STEP): "__call__",
-    ("a step's value in a with statement", _IN_A_STEP): "__enter__ __exit__ __aenter__ __aexit__",
-    ("a step's value as a class", _IN_A_STEP): "__instancecheck__ __subclasscheck__ __mro_entries__",
-    ("the bytes of a step's value", _IN_A_STEP): "__buffer__ __release_buffer__",
+    ("the elements of the value of a reference", _EACH): "__next__ __reversed__ __aiter__ __anext__",
+    ("the length of the value of a reference", _IN_A_STEP): "__len__ __length_hint__",
+    ("whether something is in the value of a reference", _CONDITION): "__contains__",
+    ("changing the value of a reference", _IN_A_STEP): "__setitem__ __delitem__",
+    ("calling the value of a reference", _IN_A_STEP): "__call__",
+    ("the value of a reference in a with statement", _IN_A_STEP): "__enter__ __exit__ __aenter__ __aexit__",
+    ("the value of a reference as a class", _IN_A_STEP): "__instancecheck__ __subclasscheck__ __mro_entries__",
+    ("the bytes of the value of a reference", _IN_A_STEP): "__buffer__ __release_buffer__",
     ("a copy of a reference", "use the same reference again"): (
         "__copy__ __deepcopy__ __replace__ __reduce__ __reduce_ex__ __getstate__ __setstate__ "
         "__getnewargs__ __getnewargs_ex__"
@@ -258,7 +258,7 @@ for (_what, _cure), _names in _REFUSED.items():
 
 
 def refused(what: str, cure: str, allowed: str = "") -> ChainInvalid:
-    """The error for a question that has no answer while a chain is described."""
+    """The error for an operation that has no result while a chain is described."""
     message = f"{what}: not known while the chain is described"
     return ChainInvalid([Problem("E_CHAIN_TRACE", message, user_place(), allowed=allowed, cure=cure)])
 
@@ -269,7 +269,7 @@ _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pl
 
 
 def _of_the_user(frame: FrameType) -> bool:
-    """Neither ours nor a library's, as far as one can tell; the file of the chain itself always counts."""
+    """Is it neither our code nor a library's, as far as one can tell? The chain's file always counts as the user's."""
     file, trace = frame.f_code.co_filename, current_trace()
     if trace is not None and file == trace.file:
         return True
@@ -279,7 +279,7 @@ def _of_the_user(frame: FrameType) -> bool:
 
 
 def user_place(step: str = "", field: str = "") -> Place:
-    """The line of the user's code that is being worked on; without one, only step and field."""
+    """The line of the user's code that is running; if there is none, only step and field."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _of_the_user(frame):
         frame = frame.f_back
@@ -289,7 +289,7 @@ def user_place(step: str = "", field: str = "") -> Place:
 
 
 def user_frame(traceback: TracebackType | None) -> TracebackType | None:
-    """Of a traceback the innermost frame that is the user's."""
+    """The innermost frame of a traceback that is the user's."""
     found = None
     while traceback is not None:
         if _of_the_user(traceback.tb_frame):
@@ -299,7 +299,7 @@ def user_frame(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def of_the_user(error: ChainInvalid) -> ChainInvalid:
-    """The same error with one frame below the raising one: the user's line in the chain, if there is one."""
+    """The same error with one frame in its traceback: the user's line in the chain, if there is one."""
     return error.with_traceback(user_frame(error.__traceback__))
 
 
@@ -307,7 +307,7 @@ def of_the_user(error: ChainInvalid) -> ChainInvalid:
 
 
 class Trace:
-    """The nodes of one `@chain`, in the order they were called. `inputs` are the nodes of its inputs by name."""
+    """The nodes of one `@chain`, in the order of the calls. `inputs` are the nodes of its inputs by name."""
 
     def __init__(self, chain: str, inputs: Iterable[str] = (), file: str = "") -> None:
         self.chain = chain
@@ -315,7 +315,9 @@ class Trace:
         self.nodes: dict[Node, None] = {}
         self.inputs = {name: Node("", "input", name, None, {}, id="inputs") for name in inputs}
         self._ids: set[str] = set()
-        self._numbers: dict[str, int] = {}  # the last one given to each name, to look on from there
+        self._numbers: dict[
+            str, int
+        ] = {}  # the last number given to each name: the search for the next one starts there
 
     def add(self, node: Node) -> Ref[Any]:
         """Record a node under its name, or `name_2`, `name_3`… where that is taken."""
@@ -334,7 +336,7 @@ class Trace:
             place = user_place(step=step_id)
             raise ChainInvalid([Problem("E_CHAIN_DUPLICATE_STEP", f"two steps called {step_id}", place)])
         self._ids.discard(node.id)
-        self._numbers.pop(node.wanted_id, None)  # the number that comes free is given again
+        self._numbers.pop(node.wanted_id, None)  # so that its number can be given again
         node.id = step_id
         self._ids.add(step_id)
 
@@ -354,7 +356,7 @@ def current_trace() -> Trace | None:
 
 @contextmanager
 def tracing(trace: Trace | None) -> Generator[None]:
-    """Calls of steps record nodes in `trace`; None: they run the functions."""
+    """Inside the block, calls of steps record nodes in `trace`; with None they run the functions."""
     token = _trace.set(trace)
     try:
         yield

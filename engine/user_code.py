@@ -26,7 +26,7 @@ from .steps import Step
 
 T = TypeVar("T")
 
-GRACE = 10.0  # seconds that an async function is given to end once it is cancelled
+GRACE = 10.0  # seconds in which a cancelled async function must end
 
 _log = guarded_logger("towpath")
 _left: set[asyncio.Task[Any]] = set()
@@ -49,11 +49,11 @@ async def call_step(
     variables: Context | None = None,
     around: AbstractContextManager[None] | None = None,
 ) -> Any:
-    """What a step's function returns.
+    """Call a step's function, and return what it returns.
 
-    `variables` are the context variables that it sees (default: those of the caller); it gets a copy. `around`
-    is entered there, around the call. Cancelled, an async function is given 10 s to end; a thread cannot be
-    stopped and is left to itself.
+    `variables` are the context variables that it sees (default: those of the caller); it gets a copy. `around` is
+    entered there, around the call. If this is cancelled, an async function has 10 s to end; a thread cannot be stopped
+    and is abandoned.
 
     Raises:
         StepRaised: whatever the function raised, `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` too.
@@ -104,10 +104,10 @@ async def in_own_task(
     try:
         value, error = await asyncio.shield(task)
     except asyncio.CancelledError as cancelled:
-        if not task.cancelled():  # it is us who are cancelled
+        if not task.cancelled():  # the caller is cancelled, not the task
             await _stop(task)
             raise
-        raise StepRaised(cancelled) from None  # before its first line: all tasks of the loop were cancelled
+        raise StepRaised(cancelled) from None  # cancelled before it started: a step cancelled all tasks of the loop
     if error is not None:
         raise StepRaised(error)
     return cast("T", value)
@@ -120,7 +120,7 @@ async def _stop(task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task}, timeout=GRACE)
     if not task.done():
         _leave(task)
-        _log.warning("a step does not end %g s after it was cancelled: its task is left to itself", GRACE)
+        _log.warning("a step does not end %g s after it was cancelled: its task is abandoned", GRACE)
 
 
 def _leave(task: asyncio.Task[Any]) -> None:
@@ -129,13 +129,13 @@ def _leave(task: asyncio.Task[Any]) -> None:
     task.add_done_callback(_left.discard)
     task.cancel()
     asyncio._unregister_task(task)  # `asyncio.run` would wait for its end for ever
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # we have said what becomes of it
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # the warning above is enough
 
 
 @contextmanager
 def noting_interrupts() -> Iterator[None]:
-    """While an engine is open: towpath's signal handler in place of Python's, so that a frame tells a Ctrl-C
-    from a `KeyboardInterrupt` of a step. It raises the same at the same moment. Other handlers are left alone.
+    """While an engine is open, replace Python's signal handler by towpath's, which does the same. Its frame in a
+    traceback tells a Ctrl-C from a `KeyboardInterrupt` that a step raised. Other handlers are not replaced.
     """
     ours = (
         threading.current_thread() is threading.main_thread()
@@ -155,14 +155,14 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _pressed(error: BaseException) -> bool:
-    """Did a Ctrl-C request the end of the process? Else the function raised it itself.
+    """Did the user press Ctrl-C? Else the function itself raised the error.
 
-    Only the main thread gets signals, and what a signal raises comes out of its handler's frame.
+    Only the main thread gets signals, and an error from a signal has the frame of its handler in the traceback.
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
     handler: Any = signal.getsignal(signal.SIGINT)
-    while isinstance(handler, partial):  # that of `asyncio.run` is one
+    while isinstance(handler, partial):  # the handler of `asyncio.run` is one
         handler = handler.func
     called = type(handler).__call__ if callable(handler) and not hasattr(handler, "__code__") else handler
     code, at = getattr(called, "__code__", None), error.__traceback__

@@ -1,10 +1,9 @@
 """What a step may return, and how it is stored.
 
-A returned value is JSON data in which files may stand anywhere: `bytes`, a `pathlib.Path`, an async
-byte stream, a `File`, or an `Artifact` handed on. Files are taken out, get a logical name from their
-place (`output`, `key`, `key[i]`) and are replaced by `{"$artifact": name}`; `restore` puts artifacts
-back. A `Secret` becomes its mark (`secrets.py`). `str` is always text. Source of the naming rule: CONTRACT,
-"Files and values".
+A returned value is JSON data that may contain files: `bytes`, a `pathlib.Path`, an async byte stream, a `File`, or an
+`Artifact` of an earlier step. Each file is taken out and gets a name from its place (`output`, `key`, `key[i]`);
+`{"$artifact": name}` replaces it. `restore` puts artifacts back. A `Secret` becomes its mark (`secrets.py`). `str` is
+always text, never a path.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .redaction import HIDDEN
 from .secrets import MARK, NOT_KEPT, Secret
 
 REFERENCE = "$artifact"
-STORED_VALUE = "$stored"  # in a row: the value itself is the artifact of this name
+STORED_VALUE = "$stored"  # in a row: the artifact of this name holds the value
 RETURNED = "the returned value"
 MAX_DEPTH = 100
 MAX_INTEGER = 2**63
@@ -45,8 +44,8 @@ class NewFile:
 
 
 class Found(NamedTuple):
-    """A value taken apart: its data, the files in it, and the secrets that are to be sealed, each with the mark in the
-    data that is to hold it.
+    """A value taken apart: its data, its files, and its secrets that must be encrypted, each with the mark in the data
+    that will hold it.
     """
 
     data: Json
@@ -55,9 +54,9 @@ class Found(NamedTuple):
 
 
 def take_apart(value: object, place: Place, what: str = RETURNED) -> tuple[Json, list[NewFile]]:
-    """Split a returned value into JSON data with references, and the files that were in it.
+    """Split a returned value into JSON data with references, and its files.
 
-    `what` it is, where it is no returned value, is for messages.
+    `what` names the value in messages, if it is not a returned value.
 
     Raises:
         ValueRefused: E_VALUE_TYPE with the place inside the value; E_ARTIFACT_NAME_TWICE.
@@ -71,7 +70,7 @@ def take_apart(value: object, place: Place, what: str = RETURNED) -> tuple[Json,
 
 
 def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -> Found:
-    """As `take_apart`, for places where secrets can be kept."""
+    """As `take_apart`, where secrets are allowed."""
     if value is None or value is True or value is False or (type(value) is str and value.isascii()):
         return Found(value, [], [])
     walk = _Walk([], place, what)
@@ -84,7 +83,7 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
 
 
 class _Walk:
-    """One walk over a returned value; the place is carried as text, for names and for errors."""
+    """One walk over a returned value. The place is carried as text, for names and errors."""
 
     __slots__ = ("files", "place", "secrets", "what")
 
@@ -112,13 +111,13 @@ class _Walk:
         return self._file(value, path)
 
     def _text(self, value: str, path: str) -> str:
-        """Plain `str` of a subclass too, past its own methods: what parsers and arrays return as text often is one."""
+        """A plain `str` of a subclass too, without its own methods: parsers and arrays often return such text."""
         text = str.__str__(value)
         try:
             if not text.isascii():
                 text.encode()
         except UnicodeEncodeError as error:
-            why = "text with half a character in it (a file name that is no UTF-8?)"
+            why = "text that is not valid Unicode (a file name that is not UTF-8?)"
             raise self._refused(path, why, ascii(text[max(0, error.start - 20) : error.end + 20])) from None
         return text
 
@@ -210,8 +209,8 @@ def copied(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """What replaces a kept value. Each of `secrets` is a mark inside of `value` that is to hold what stands there in
-    the open; `changed` says that `value` is not what was sent.
+    """What replaces a stored value. Each of `secrets` is a mark inside `value` with the plain value that it will hold;
+    `changed` says that `value` differs from what was sent.
     """
 
     value: Json
@@ -220,21 +219,23 @@ class Replacement:
 
 
 def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: bool = False) -> Replacement:
-    """The value in bytes that replace the stored value `before`.
+    """Check the bytes that replace the stored value `before`, and return the new value.
 
-    Files and secrets in it are those that were in it `before`; a person cannot name others. What is where a
-    secret stood is one again: `***` is the same, anything else is a new one. With `secret` all of it is.
+    It may contain only files and secrets that `before` contains: a person cannot name others. Where a secret was, there
+    is a secret again: `***` keeps it, anything else becomes a new one. With `secret` the whole value is one.
 
     Raises ValueRefused: E_VALUE_TYPE, E_VALUE_SIZE.
     """
     if len(encoded) > MAX_VALUE:
-        raise ValueRefused("E_VALUE_SIZE", "the value is too large for data", place=place, allowed="64 MiB of JSON")
+        raise ValueRefused(
+            "E_VALUE_SIZE", "the value is too large to be stored as data", place=place, allowed="64 MiB of JSON"
+        )
     try:
         value = msgspec.json.decode(encoded)
         take_apart(restore(value, lambda name, item: None, lambda mark: None), place)
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueRefused(
-            "E_VALUE_TYPE", f"what replaces a value has to be JSON: {error}", place=place, allowed="JSON, in UTF-8"
+            "E_VALUE_TYPE", f"the new version of a value must be JSON: {error}", place=place, allowed="JSON, in UTF-8"
         ) from None
     if _references(value) - _references(before):
         allowed = "the files and secrets that the value named before"
@@ -247,7 +248,7 @@ def check_replacement(encoded: bytes, place: Place, before: Json, *, secret: boo
 
 
 def _with_secrets(value: Json, before: Json, secrets: list[tuple[dict[str, Json], Json]], place: Place) -> Json:
-    """The value with secrets again where `before` has secrets; the new ones are added to `secrets`."""
+    """The value with secrets where `before` has secrets; new ones are added to `secrets`."""
     if _is_mark(before):
         return _as_secret(value, before, secrets, place)
     if isinstance(value, dict) and isinstance(before, dict):
@@ -264,7 +265,9 @@ def _as_secret(value: Json, before: Json, secrets: list[tuple[dict[str, Json], J
     if value == HIDDEN and before != NOT_KEPT:
         return before
     if _references(value):
-        raise ValueRefused("E_VALUE_TYPE", "a secret with a file or another secret in it", place=place, allowed="data")
+        raise ValueRefused(
+            "E_VALUE_TYPE", "a secret must not contain a file or another secret", place=place, allowed="data"
+        )
     mark: dict[str, Json] = {MARK: {}}
     secrets.append((mark, value))
     return mark

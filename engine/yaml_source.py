@@ -1,9 +1,9 @@
-"""Strict YAML: the text of a chain file as plain data, and the place of each piece.
+"""Strict YAML: reads the text of a chain file as plain data, with the position of each value.
 
-The author of a chain file may be a stranger, so this reads less than YAML allows. What it refuses
-blows up (aliases, merges, deep nesting), runs code elsewhere (tags) or means two things to two readers
-(duplicate keys, keys that are no text). A refusal is cheap: the size is checked before decoding, depth and
-nodes are counted while libyaml hands out events, positions are two arrays until the file is accepted.
+The author of a chain file may be a stranger, so less than all of YAML is allowed. Not allowed is YAML that grows
+when it is read (aliases, merges, deep nesting), that runs code in other readers (tags), or that readers understand
+differently (duplicate keys, keys that are not text). Refusing is cheap: the size is checked before decoding, depth
+and nodes are counted while libyaml yields events, and positions are two arrays until the file is accepted.
 
 Plain scalars follow the core schema (YAML 1.2.2, section 10.3.2): `no`, `12:30:45` and `2024-01-01` are text.
 Two differences: digits with a leading zero are text (`0777` is 511 to some readers, 777 to others), and
@@ -46,15 +46,15 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _ENDLESS = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
 
-# All but c-printable of YAML 1.2.2, section 5.1. An escape in double quotes could still stand for one.
+# All but c-printable of YAML 1.2.2, section 5.1. An escape in double quotes could still mean one of these.
 _UNPRINTABLE = "\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f\\ud800-\\udfff\\ufffe\\uffff"
 _NEVER = re.compile(f"[{_UNPRINTABLE}]")
-# Line breaks that only YAML 1.1 knows would make keys and move line numbers; a byte order mark is unseen.
+# Only YAML 1.1 has these line breaks: they would change keys and line numbers. A byte order mark is invisible.
 _NOT_RAW = re.compile(f"[{_UNPRINTABLE}\\x85\\u2028\\u2029\\ufeff]")
-# Thousands of %TAG lines keep libyaml busy for seconds (it compares each with all), so look before it does.
+# Thousands of %TAG lines keep libyaml busy for seconds (it compares each with all), so they are refused first.
 _TAG_LINE = re.compile(r"(?<![^\n\r])%TAG\b")
 
-# code: what is wrong, what is allowed, what cures it
+# code: the problem, what is allowed, the cure
 _SAYS = {
     "E_YAML_SIZE": ("the file is too large", f"{MAX_BYTES:,} bytes", ""),
     "E_YAML_ENCODING": ("the file is not UTF-8 text", "UTF-8", "save it as UTF-8"),
@@ -152,7 +152,7 @@ def _spread(
     positions: dict[Keys, Position],
     keys: dict[Keys, Position],
 ) -> None:
-    """Give every path its position: nodes were counted in the order in which this walks the data."""
+    """Assign a position to every path: this visits the data in the order in which the nodes were counted."""
     positions[path] = next(numbered)
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -163,9 +163,9 @@ def _spread(
             _spread(inner, (*path, index), numbered, positions, keys)
 
 
-@lru_cache(maxsize=1024)  # small: only to make long lists of the same few numbers cheap
+@lru_cache(maxsize=1024)  # small: it only helps with long lists of the same few numbers
 def _core(text: str) -> object:
-    """The value of a plain scalar by the core schema; 2**63 stands for any longer integer."""
+    """The value of a plain scalar in the core schema. 2**63 stands for every integer that is too long."""
     if _DECIMAL.fullmatch(text):
         # int() refuses more than 4,300 digits with an error of its own
         return int(text) if len(text) <= 20 else 2**63
@@ -181,18 +181,18 @@ def _core(text: str) -> object:
 
 
 def _in_range(value: object) -> bool:
-    """JSON and SQL can hold it: no NaN, no infinity, no integer beyond signed 64 bits."""
+    """Can JSON and SQL hold it? Not NaN, infinity, or an integer beyond signed 64 bits."""
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return not isinstance(value, float) or isfinite(value)
 
 
 class _Key(Enum):
-    """What a mapping has instead of a key."""
+    """What a mapping has in place of a key."""
 
     AWAITED = "the next node is a key"
     REFUSED = "the key was refused: its value is checked and dropped"
-    MERGE = "the key was <<: aliases in its value are no problem of their own"
+    MERGE = "the key was <<: aliases in its value are not reported again"
 
 
 @dataclass(slots=True)
@@ -208,7 +208,7 @@ class _Frame:
     def put(self, value: object) -> None:
         if isinstance(self.value, list):
             self.value.append(value)
-        elif self.key is _Key.AWAITED:  # it was a key itself, and refused
+        elif self.key is _Key.AWAITED:  # the value is itself a key, which was refused
             self.key = _Key.REFUSED
         else:
             if isinstance(self.key, str):
@@ -216,7 +216,7 @@ class _Frame:
             self.key = _Key.AWAITED
 
 
-_NO_KEYS: dict[str, int] = {}  # of every list
+_NO_KEYS: dict[str, int] = {}  # for all lists
 
 
 class _Reader:
@@ -224,9 +224,9 @@ class _Reader:
 
     def __init__(self, text: str, source: str) -> None:
         self.text, self.source = text, source
-        self.lines, self.columns = array("L"), array("L")  # of every node, in the order of the file
+        self.lines, self.columns = array("L"), array("L")  # the position of every node, in file order
         self.problems: list[Problem] = []
-        self.top: list[object] = []  # the document is the one item of an unseen list
+        self.top: list[object] = []  # a list whose only item is the document
         self.frames = [_Frame(self.top, "", None, False, _NO_KEYS)]
         self.anchors: dict[str, Place] = {}
         self.aliases: set[str] = set()
@@ -262,7 +262,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             self._syntax(error)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
-            # Only PyYAML's own parser ends here: "\UFFFFFFFF" and the like fall through its checks.
+            # Only for PyYAML's own parser: it does not check escapes such as "\UFFFFFFFF".
             self._stop("E_YAML_SYNTAX", message=f"not valid YAML: {shown(str(error))}")
 
     def _node(self, event: Any, tag: str | None, anchor: str | None) -> None:
@@ -289,7 +289,7 @@ class _Reader:
 
     def _report_anchors(self) -> None:
         for name, place in self.anchors.items():
-            if name not in self.aliases:  # the others were reported with their aliases
+            if name not in self.aliases:  # an anchor with aliases was reported with them
                 self._add("E_YAML_ALIAS", f"&{name}", place=place)
 
     def _scalar(self, event: Any) -> None:
@@ -307,7 +307,7 @@ class _Reader:
 
     def _key(self, frame: _Frame, text: str, value: object) -> None:
         frame.key = _Key.REFUSED
-        if text == "<<":  # quoted too: some readers merge then, others do not
+        if text == "<<":  # quoted too: some readers then merge, others do not
             frame.key = _Key.MERGE
             self._add("E_YAML_MERGE")
         elif not isinstance(value, str):
@@ -349,7 +349,7 @@ class _Reader:
             self._stop("E_YAML_SYNTAX", place=place, cure=_YAML_VERSION)
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> NoReturn:
-        """The error of a parser, by its marks: its words differ between parsers and releases."""
+        """Report a parser's error by its positions: the words of its message differ between parsers and releases."""
         mark: Any = error.problem_mark
         context: Any = error.context_mark
         at, opened = (m.index if m else len(self.text) for m in (mark, context))
@@ -371,11 +371,10 @@ class _Reader:
         self._stop("E_YAML_SYNTAX", place=place, message=message, cure=cure)
 
     def _nested_before(self, end: int) -> Place | None:
-        """Where the text in front of an error is nested too deeply.
+        """Where the text before an error is nested too deeply; None if it is not.
 
-        Parsers read ahead: a deep text can be refused, for its depth or for what stands behind it, before the
-        first of its events was handed out. Up to the error, or to the token that it is in, the text is good, so its
-        events can be had.
+        Parsers read ahead: they can fail at a deep text (for its depth, or for what follows) before they yield its
+        first event. The text before the error is valid, so parsing that text alone yields its events.
         """
         depth = 0
         event: Any
@@ -386,25 +385,25 @@ class _Reader:
                 if depth > MAX_DEPTH:
                     return Place(self.source, event.start_mark.line + 1, event.start_mark.column + 1)
         except (yaml.YAMLError, ValueError, OverflowError):
-            pass  # it ends too early now, of course
+            pass  # expected: the text was cut
         return None
 
     def _cure_at(self, index: int) -> str:
-        """What to write instead, by the character at which the parser stopped."""
+        """The cure, by the character at which the parser stopped."""
         line = self.text[self.text.rfind("\n", 0, index) + 1 : index + 2]
         if "{{" in line:
             return _QUOTE_TEMPLATE
         return next((cure for start, cure in _CURES.items() if self.text.startswith(start, index)), "")
 
     def _name(self) -> str | int:
-        """Key or index of the node that is being read; empty for a key, and below a refused key."""
+        """Key or index of the node that is being read; empty for a key, and for nodes inside a refused key."""
         frame = self.frames[-1]
         if isinstance(frame.value, list):
             return len(frame.value)
         return frame.key if isinstance(frame.key, str) else ""
 
     def _last(self) -> Place:
-        """Where the node begins that was read last, and the path to it as users write it."""
+        """The position of the node that was read last, and the path to it as users write it."""
         names = [*(frame.name for frame in self.frames[2:]), self._name()] if len(self.frames) > 1 else []
         path = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names if name != "")
         position = (self.lines[-1], self.columns[-1]) if self.lines else (1, 1)
@@ -420,7 +419,7 @@ class _Reader:
         raise self._verdict()
 
     def _verdict(self) -> ChainInvalid:
-        """All problems in the order of the file; that the whole is no mapping comes after its details."""
+        """All problems in file order. That the top level is not a mapping comes last."""
 
         def order(problem: Problem) -> tuple[bool, int, int]:
             return problem.code == "E_YAML_TOP", problem.place.line, problem.place.column

@@ -1,11 +1,11 @@
-"""The store: the seed's functions over one SQLite file, each taking a session first and never committing.
+"""The store: functions over one SQLite file. Each takes a session first, and never commits.
 
     await init_db()
     async with get_session() as session:
         chain = await create_chain(session, "demo")
 
-A session commits when its block ends and rolls back on any error. `open_store` is the same with the store
-kept open, and is what an engine uses.
+A session commits when its block ends, and rolls back on any error. The functions have the names of the system that
+towpath replaces ("the seed"). `open_store` keeps the store open; engines use it.
 """
 
 from __future__ import annotations

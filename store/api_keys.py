@@ -1,4 +1,4 @@
-"""Who may use the HTTP API: its keys and the sessions of browsers, of which only the digests are kept."""
+"""Access to the HTTP API: keys, and sessions of browsers. Only their digests are stored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def key_of_session(session: Session, session_sha256: str) -> Record | None
 
 
 async def begin_session(session: Session, session_sha256: str, key_id: str, seconds: float) -> None:
-    """Keep the digest of a new session; those older than `seconds` are forgotten, for they are over anyway."""
+    """Store the digest of a new session. Sessions older than `seconds` have expired, and are deleted."""
     at = now()
     await session.execute(sa.delete(sessions).where(sessions.c.created_at < at - int(seconds * 1e6)))
     values = {"session_sha256": session_sha256, "key_id": key_id, "created_at": at}
@@ -66,7 +66,7 @@ async def end_session(session: Session, session_sha256: str) -> bool:
 
 
 async def any_key(session: Session) -> bool:
-    """Was a key ever made? From then on every caller needs one: revoking the last key locks the door."""
+    """Was a key ever made? From then on every caller needs one, also after the last key is revoked."""
     return await session.fetch_one(sa.select(api_keys.c.id).limit(1)) is not None
 
 

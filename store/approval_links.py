@@ -12,7 +12,7 @@ from .tables import approvals, events
 
 
 async def keep_link(session: Session, approval_id: str, token_sha256: str, expires_at: int) -> int:
-    """Give a gate that waits a link, in place of any it had; when it ends: never after the gate itself.
+    """Store a new link of a pending gate, in place of an earlier one. Returns its expiry, at the latest the gate's.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
     """
@@ -24,9 +24,9 @@ async def keep_link(session: Session, approval_id: str, token_sha256: str, expir
 
 
 async def link_over(session: Session, gate: Record) -> bool:
-    """Is the time of a gate's link over? Once it was seen to be, it stays so.
+    """Has a gate's link expired? Once expired, it stays so.
 
-    A clock that was set back opens nothing again: the last line of the audit trail says how late it has been.
+    Setting the clock back does not make it valid again: the last line of the audit trail has the latest time.
     """
     ends = gate["link_expires_at"]
     if ends is None:

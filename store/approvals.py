@@ -1,7 +1,7 @@
-"""Gates: who has to look at what, and what was decided.
+"""Gates: what people must decide, and what they decided.
 
-A decision is bound to the versions that the person saw. How it is recorded, so that the first one wins and
-the owner of the run acts on it, is in `gates.py`.
+A decision is bound to the versions that the person saw. `gates.py` records it, so that the first decision wins and
+the owner of the run acts on it.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ async def list_approvals(
 
 @of_one_moment
 async def get_pending_approvals(session: Session, chain_id: str | None = None, limit: int = 100) -> list[Record]:
-    """What waits for a person, oldest first; of a run: in it and in the runs inside its steps.
+    """The gates that wait for a person, oldest first: all, or those in a run and in the runs inside its steps.
 
-    Each row says `run`, `step` and `item` too, and has `artifacts`: what to look at, each with its `id name
+    Each row also has `run`, `step` and `item`, and `artifacts`: the files to look at, each with its `id name
     version filename media_type size`. Two queries.
     """
     query = sa.select(approvals).where(approvals.c.status == ApprovalStatus.PENDING)
@@ -131,10 +131,10 @@ async def reject(
     action: str | None = None,
     parameters: dict[str, Json] | None = None,
 ) -> Record:
-    """Reject what a gate lists. What follows is the `action`: by default the `on_rejected` of its policy.
+    """Reject what a gate lists. The effect is the `action`, by default the `on_rejected` of its policy.
 
-    `parameters` are arguments that a regeneration runs with. The policy's `regenerate` acts as `stop` when its
-    `max_retries` are spent; asked for by name it is refused instead.
+    `parameters` are arguments for a regeneration. When `max_retries` are used up, the policy's `regenerate` acts as
+    `stop`; an explicit `regenerate` is refused.
 
     Raises:
         ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED, E_APPROVAL_SPENT.
@@ -146,7 +146,7 @@ async def reject(
     if parameters and chosen is not GateAction.REGENERATE:
         raise InputInvalid(
             "E_PARAMETER",
-            f"this rejection means {chosen}: nothing would run with these parameters",
+            f"this rejection means {chosen}, so the step would not run with these parameters",
             found=" ".join(parameters),
             cure="reject with the action `regenerate`",
         )
@@ -176,13 +176,13 @@ async def _check_seen(session: Session, gate: Record, seen: Collection[str] | No
     if not fits:
         raise ApprovalRefused(
             "E_APPROVAL_STALE",
-            "the artifacts changed since they were looked at",
-            cure="look at the latest versions, then decide again and say which they were (`seen`)",
+            "the artifacts changed after they were seen",
+            cure="look at the latest versions, then decide again and give their ids (`seen`)",
         )
 
 
 async def _changed(session: Session, gate: Record) -> bool:
-    """Did anybody replace what the step made, so that it has to be said which version is meant?"""
+    """Was an output of the step replaced, so that the caller must say which version is meant?"""
     newer = sa.or_(
         artifacts.c.parent_artifact_id.is_not(None),
         artifacts.c.created_by.is_not(None),
@@ -195,10 +195,10 @@ async def _changed(session: Session, gate: Record) -> bool:
 def _action(word: str) -> GateAction:
     allowed = [action for action in GateAction if action is not GateAction.APPROVE]
     if word not in allowed:
-        raise InputInvalid("E_APPROVAL_ACTION", "what a rejection does", found=word, allowed=" ".join(allowed))
+        raise InputInvalid("E_APPROVAL_ACTION", "a rejection has no such action", found=word, allowed=" ".join(allowed))
     return GateAction(word)
 
 
 def _named(by: str) -> None:
     if not by.strip():
-        raise InputInvalid("E_APPROVAL_BY", "a decision needs the name of the person who takes it")
+        raise InputInvalid("E_APPROVAL_BY", "a decision needs the name of the person who makes it")

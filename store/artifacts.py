@@ -1,7 +1,7 @@
 """Artifacts: versions 1..n per (workflow, name) without gaps, exactly one of them the latest.
 
-The switch of the latest version is unset-then-set inside one write transaction; two unique indexes make
-anything else impossible (research: a swap in one statement fails or works by row order).
+To change the latest version, one write transaction first unsets the old one and then sets the new one. Two unique
+indexes forbid any other state. (One statement for both fails or works, depending on the order of rows.)
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ async def _editable(session: Session, workflow_id: str) -> Record:
 
 
 async def _as_value(session: Session, workflow_id: str, name: str, kept: KeptFile) -> KeptFile:
-    """What replaces a value that is kept as an artifact is a value again, and its secrets are kept as secrets."""
+    """The new version of a value that is stored as an artifact must be a value; its secrets stay secrets."""
     old = await get_latest_artifact(session, workflow_id, name) if name == "value" else None
     if old is None or old["media_type"] != "application/json":
         return kept
@@ -270,7 +270,7 @@ async def _parent(session: Session, workflow_id: str, name: str | None, parent_i
 
 
 async def next_version(session: Session, workflow_id: str, name: str) -> int:
-    """The number the next version gets: one above the highest ever given, deleted ones included."""
+    """The number of the next version: one above the highest ever given, also to deleted versions."""
     query = highest(GIVEN.c.workflow_id == workflow_id, GIVEN.c.name == name)
     row = await session.fetch_one(query)
     return 1 if row is None else int(row["highest"]) + 1
@@ -291,7 +291,7 @@ async def _unset_latest(session: Session, workflow_id: str, name: str) -> None:
 
 
 async def _point_at_latest(session: Session, workflow_id: str, name: str, artifact_id: str) -> None:
-    """Move the workflow's pointer if it has none yet or points to a version of the same output."""
+    """Set the pointer of the workflow, if it has none or it points to a version of the same output."""
     same_output = sa.select(artifacts.c.id).where(artifacts.c.workflow_id == workflow_id, artifacts.c.name == name)
     change = sa.update(workflows).where(
         workflows.c.id == workflow_id,
@@ -351,7 +351,7 @@ async def get_artifact_versions(session: Session, artifact_id: str) -> list[Reco
 
 
 async def update_artifact_latest_flag(session: Session, artifact_id: str, is_latest: bool) -> Record | None:
-    """Make a version the latest, or (False) hand that over to the highest other version, if there is one."""
+    """Make a version the latest, or (False) make the highest other version the latest, if there is one."""
     await session.begin()
     found = await get_artifact(session, artifact_id)
     if found is None:
@@ -385,13 +385,13 @@ async def _make_latest(session: Session, workflow_id: str, name: str, artifact_i
 
 
 async def approve_artifact(session: Session, artifact_id: str, approved_by: str) -> Record | None:
-    """Mark a version as approved. Gates have functions of their own (`approvals.approve`)."""
+    """Mark a version as approved. To decide a gate, use `approvals.approve`."""
     values = {"approval_status": ArtifactApproval.APPROVED, "approved_by": approved_by, "approved_at": now()}
     return await _judge(session, artifact_id, {**values, "rejection_reason": None})
 
 
 async def reject_artifact(session: Session, artifact_id: str, rejected_by: str, reason: str = "") -> Record | None:
-    """Mark a version as rejected: it is sent to no server."""
+    """Mark a version as rejected: it is never sent to a server."""
     values = {"approval_status": ArtifactApproval.REJECTED, "approved_by": rejected_by, "approved_at": now()}
     return await _judge(session, artifact_id, {**values, "rejection_reason": reason})
 
@@ -425,7 +425,7 @@ async def list_artifacts(
 
 
 async def delete_artifact(session: Session, artifact_id: str) -> bool:
-    """Delete a version; the one before it becomes the latest. Its number is never given again. Was it there?"""
+    """Delete a version; the one before it becomes the latest. Its number is never reused. Did it exist?"""
     await session.begin()
     found = await get_artifact(session, artifact_id)
     if found is None:
@@ -446,7 +446,7 @@ async def delete_artifact(session: Session, artifact_id: str) -> bool:
 
 
 async def _point_at_any(session: Session, workflow_id: str, heir: str | None) -> None:
-    """Point a workflow whose primary output was deleted at the version before it, else at its first output."""
+    """After the primary output was deleted, point the workflow at the version before it, else at its first output."""
     older = artifacts.alias("older")
     same_output = sa.and_(older.c.workflow_id == artifacts.c.workflow_id, older.c.name == artifacts.c.name)
     made_first = sa.select(sa.func.min(older.c.id)).where(same_output).scalar_subquery()

@@ -1,9 +1,9 @@
-"""What the store asks of a database: to run statements, scripts of them, and units of writing.
+"""What the store needs from a database: statements, scripts of them, and units of writes.
 
 A *script* is logic of several statements that knows no driver: a plain generator that yields a `Query` and gets
 its `Result`. A database runs a whole script in one hop, inside one snapshot (`read`) or one transaction (`write`).
 An error of a statement is raised in the script, at its `yield`. A script may be run again from the start, so it
-changes nothing but the database; and one that refuses (RunRefused, ApprovalRefused) does so before it writes.
+changes nothing but the database. If it refuses (RunRefused, ApprovalRefused), it does so before it writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Result(NamedTuple):
-    """What a statement answers: its rows as dicts by column name, and how many rows it touched."""
+    """The result of a statement: its rows as dicts by column name, and the number of rows that it changed."""
 
     rows: list[Row]
     touched: int
@@ -33,7 +33,7 @@ class Result(NamedTuple):
         return self.rows[0] if self.rows else None
 
     def one(self) -> Row:
-        """The only row, of a statement that always answers with one."""
+        """The only row, for a statement that always returns one."""
         (row,) = self.rows
         return row
 
@@ -56,7 +56,7 @@ def add(out: list[Write], query: Query, refuse: Callable[[], TowpathError] | Non
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A question asked once per transaction and key: no row in the answer refuses every unit that carries it."""
+    """A query that runs once per transaction and key. If it returns no row, every unit with this guard is refused."""
 
     key: tuple[Any, ...]
     query: Query
@@ -74,16 +74,17 @@ class Unit:
 
 @dataclass(slots=True)
 class Counts:
-    """What was written so far: for benchmarks, and for tests that forbid a commit per step."""
+    """What was written so far. For benchmarks, and for tests that limit the number of commits."""
 
     commits: int = 0
     units: int = 0
 
 
 class Transaction(Protocol):
-    """One transaction under a `Session`. It reads until `begin`, and writes from then on.
+    """The transaction of a `Session`. It reads until `begin`, and writes from then on.
 
-    Once a statement after `begin` has failed or was cancelled, it answers nothing more (E_SESSION_FAILED).
+    After a statement that follows `begin` has failed or was cancelled, the transaction refuses all others
+    (E_SESSION_FAILED).
     """
 
     @property
@@ -105,7 +106,7 @@ class Transaction(Protocol):
 
 
 class Backend(Protocol):
-    """A database. Errors of its driver never leave it: they become StoreFailed."""
+    """A database. Errors of its driver are raised as StoreFailed."""
 
     counts: Counts
 
@@ -116,7 +117,7 @@ class Backend(Protocol):
 
     @property
     def broken(self) -> TowpathError | None:
-        """What ended all writing; None while it goes on. It lasts until the store is opened again."""
+        """The error that ended all writing, or None. It lasts until the store is opened again."""
         ...
 
     async def open(self) -> None:
@@ -127,11 +128,11 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None:
-        """Write what is queued, then let go of every connection and thread."""
+        """Write what is queued, then close all connections and threads."""
         ...
 
     async def read(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a script that only reads: all that it sees is of one moment."""
+        """Run a script that only reads: it sees one snapshot."""
         ...
 
     async def fetch(self, query: Query) -> list[Row]:
@@ -143,7 +144,7 @@ class Backend(Protocol):
         ...
 
     async def integrity(self, *, deep: bool) -> list[tuple[str, str, str, str]]:
-        """What the database says of its own structure: code, table, row and a sentence for each fault."""
+        """The faults that the database finds in its own structure: code, table, row and a sentence for each."""
         ...
 
     async def write(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,11 +1,11 @@
-"""Blobs on disk: bytes kept once, under their SHA-256, at `<root>/ab/cd/<sha256>`.
+"""Blobs on disk: bytes stored once, under their SHA-256, at `<root>/ab/cd/<sha256>`.
 
-Writing is: temp file in `<root>/tmp`, hashed while written, mode 0444, fsync, rename to the digest, fsync of
-the folder. Only then does a put return, and only then may a row name the digest. A crash leaves at worst a
-temp file or a blob that no row names. Reading never trusts the disk: the digest is computed again.
+To write: a temp file in `<root>/tmp`, hashed while it is written, mode 0444, fsync, rename to the digest, fsync of the
+folder. Only then does `put` return, and only then may a row name the digest. A crash leaves at most a temp file, or a
+blob that no row names. Reads never trust the disk: the digest is computed again.
 
-An `OSError` of the store's own files leaves as `StoreFailed` (`disk_error`). An error of the caller's
-iterator passes through untouched: it is not the disk's.
+An `OSError` of the store's own files becomes `StoreFailed` (`disk_error`). An error of the caller's iterator is raised
+unchanged: the disk is not its cause.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class FileBlobs:
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root = Path(os.path.abspath(root))
         self.durable = durable
-        self._anchored: set[Path] = set()  # folders whose own entry this process has synced
-        self._unsure: set[str] = set()  # digests that a failed fsync makes doubtful: written again, not trusted
+        self._anchored: set[Path] = set()  # folders whose entry in their parent this process has synced
+        self._unsure: set[str] = set()  # digests after a failed fsync: they are written again
 
     def path(self, digest: str) -> Path:
-        """Where the bytes of `digest` lie, whether or not they are there. Never hand it out for writing."""
+        """The path for the bytes of `digest`, whether or not they exist. Never pass it on for writing."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"not a SHA-256 in lowercase hex: {digest[:80]!r}")
         return self.root / digest[:2] / digest[2:4] / digest
@@ -121,10 +121,12 @@ class FileBlobs:
         return blob
 
     async def put_file(self, source: Path) -> Blob:
-        """Keep a copy of a user's file, or of the file a link leads to. Anything but a regular file that
-        holds still while it is read: `ValueRefused` `E_VALUE_FILE`."""
-        if "\0" in str(source):  # Python refuses it before our own open is asked
-            raise refused(source, "is no path")
+        """Store a copy of a user's file, or of the file that a link leads to.
+
+        Raises ValueRefused (E_VALUE_FILE) if it is not a regular file, or changes while it is read.
+        """
+        if "\0" in str(source):  # Python refuses it before the file is opened
+            raise refused(source, "is not a valid path")
         async with aclosing(source_chunks(source)) as chunks:
             return await self.put_stream(chunks)
 
@@ -135,16 +137,16 @@ class FileBlobs:
     def open(self, digest: str, *, size: int | None = None, chunk: int = CHUNK) -> AsyncGenerator[bytes, None]:
         """The bytes in chunks of `chunk` bytes, checked at the end. Raises as `read` does.
 
-        The last chunk is held back until the digest is known to be right, so a reader of everything has the
-        right bytes, and a damaged blob is always cut short. With `size`, another size is refused at once.
+        The last chunk is yielded only after the digest is verified. So a reader that reads to the end has the right
+        bytes, and a damaged blob is always incomplete. With `size`, another size is refused at once.
         """
         assert chunk > 0, "a chunk has at least one byte"
         return self._stream(self.path(digest), digest, size, chunk)
 
     async def export(self, digest: str, target: Path) -> None:
-        """Put a checked copy of the blob at `target`, at once or not at all; a file there is replaced.
+        """Write a verified copy of the blob to `target`, completely or not at all. Replaces a file there.
 
-        The copy is people's: writable, and never the same inode as the blob. Missing folders are made.
+        The copy is for people: it is writable, and never the same inode as the blob. Missing folders are made.
         """
         await run_sync(self._export, digest, target)
 
@@ -165,7 +167,7 @@ class FileBlobs:
         return await run_sync(remove, self.path(digest))
 
     async def scan(self) -> AsyncGenerator[FoundFile, None]:
-        """Every file below the root, sorted by folder, following no links; vanishing ones left out."""
+        """Every file below the root, sorted by folder. Follows no links, and skips files that disappear meanwhile."""
         files, folders = await run_sync(self._level, self.root)
         for file in files:
             yield file
@@ -173,7 +175,7 @@ class FileBlobs:
             for file in await run_sync(self._walk, folder):
                 yield file
 
-    # ---- below: plain functions, each called inside one worker thread
+    # ---- plain functions, each called in one worker thread
 
     def _put(self, data: bytes) -> Blob:
         blob = Blob(hashlib.sha256(data).hexdigest(), len(data))
@@ -204,7 +206,7 @@ class FileBlobs:
                 return
             os.fchmod(fd, 0o444)
             if self.durable:
-                os.fsync(fd)  # if this fails it is not tried again: the kernel may have dropped the pages
+                os.fsync(fd)  # not repeated if it fails: the kernel may have dropped the pages
             try:
                 os.replace(temp, target)
             except FileNotFoundError:
@@ -216,31 +218,31 @@ class FileBlobs:
             self._unsure.discard(blob.digest)
 
     def _kept(self, blob: Blob) -> bool:
-        """True if the content is there with the right size; then it is as durable as a new one would be."""
+        """Is the content there, with the right size? If so, it is made as durable as a new blob."""
         path = self.path(blob.digest)
         if blob.digest in self._unsure:
             return False
         try:
             fd = os.open(path, READ | os.O_NOFOLLOW)
         except OSError:
-            return False  # if something is really wrong, writing will say so
+            return False  # a real error will occur again when it is written
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size != blob.size:
                 return False
-            # Its writer may be another process, without fsync or not yet there: our row needs our own fsync.
+            # Another process may have written it without fsync, or before its fsync: our row needs our own fsync.
             self._sync_folders(blob.digest, path.parent, fd)
             with suppress(OSError):
-                os.utime(fd)  # a collector's grace time starts anew: our row is not written yet
-            return _is_at(path, found)  # if not, a collector took it before it saw the new time
+                os.utime(fd)  # starts the grace time of `collect` again: our row is not written yet
+            return _is_at(path, found)  # if not, `collect` moved it before it saw the new time
         finally:
             os.close(fd)
 
     def collect(self, digest: str, before: int) -> bool:
-        """Remove a blob that was not kept again since `before` (microseconds); False if it was. Blocks.
+        """Remove a blob that was not stored again since `before` (microseconds); False if it was. Blocks.
 
-        It is moved out of its place first and judged then: a writer that keeps the same content meanwhile either
-        gave it a new time before, and it is put back, or finds the place empty and writes it anew.
+        The blob is first moved aside, then its time is checked. A writer that stores the same content meanwhile either
+        set a new time before (then the blob is put back), or finds the place empty and writes it again.
         """
         path, aside = self.path(digest), self._temp()
         with disk_errors(path):
@@ -256,7 +258,7 @@ class FileBlobs:
         return not young
 
     def _sync_folders(self, digest: str, folder: Path, *files: int) -> None:
-        """fsync `files`, the blob's folder and, once a process, the entries of the folders above it."""
+        """fsync `files`, the folder of the blob, and once per process the entries of the folders above it."""
         if not self.durable:
             return
         try:
@@ -290,7 +292,7 @@ class FileBlobs:
                 self._make(folder.parent)
                 folder.mkdir(mode=0o700)
             if self.durable and self.root.is_relative_to(folder):
-                fsync_folder(folder.parent)  # those below the root: `_sync_folders`
+                fsync_folder(folder.parent)  # folders below the root are synced by `_sync_folders`
 
     def _read(self, digest: str) -> bytes:
         path = self.path(digest)
@@ -334,7 +336,7 @@ class FileBlobs:
                             while rest:
                                 rest = rest[copy.write(rest) or 0 :]
                     if self.durable:
-                        os.fsync(copy.fileno())  # without it a power cut can leave the name with no bytes
+                        os.fsync(copy.fileno())  # else a power cut can leave an empty file with this name
                 os.replace(temp, target)
             except BaseException:
                 remove(temp)

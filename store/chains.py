@@ -35,7 +35,7 @@ async def create_chain(
     """Insert a chain run and return its row; with a key seen before, the row made then.
 
     Raises:
-        InputInvalid: E_STATUS for a word that is no chain status.
+        InputInvalid: E_STATUS for an unknown status.
         StoreFailed: E_DB_CONFLICT if the id or the Temporal id is taken.
     """
     at = now()
@@ -121,17 +121,18 @@ async def list_chains(
 
 
 async def delete_chain(session: Session, chain_id: str) -> bool:
-    """Delete a run with its steps, artifacts, transfers and approvals; was it there? Who did what to it stays known.
+    """Delete a run with its steps, artifacts, transfers and approvals. Did it exist?
 
-    Blobs that nothing refers to any more are removed by `fsck --repair` after a grace time.
+    Audit lines that name a person are kept. Blobs that no row names any more are removed by `fsck --repair` after a
+    grace time.
     """
     await _keep_names(session, chain_id)
     return await session.execute(sa.delete(chains).where(chains.c.id == chain_id)) > 0
 
 
 async def _keep_names(session: Session, chain_id: str) -> None:
-    """Lines of the audit trail that name a person outlive the run and those inside of it: who, what and when, and
-    nothing of what the run was about.
+    """Keep the audit lines that name a person, of the run and of runs inside it: who, what and when, but no data of the
+    run.
     """
     by = json_text(events.c.data, "by")
     kept = json_object(by=by, run_id=events.c.chain_id, step=json_text(events.c.data, "step"))

@@ -1,6 +1,6 @@
-"""Who owns a run: claiming it, renewing and releasing the lease, and asking a run that has an owner to stop.
+"""Ownership of runs: claim a run, renew and release its lease, and request a run with an owner to stop.
 
-Scripts. What they answer about owners is of this moment; `owners.py` says what an owner is.
+Scripts. What they say of owners is true now, and may change; `owners.py` defines owners.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .statements import Statement
 from .statements import param as b
 from .tables import chains
 
-FOREVER = 2**62  # microseconds: a service's lease does not run out
+FOREVER = 2**62  # microseconds: the lease of a service never expires
 
 _OWNER = Statement(
     sa.select(chains.c.status, chains.c.owner, chains.c.lease_until, chains.c.epoch)
@@ -44,7 +44,7 @@ _of_lease = sa.and_(chains.c.id == b("run"), chains.c.epoch == b("lease_epoch"))
 _RENEW = Statement(
     sa.update(chains)
     .where(_of_lease)
-    # One that has just ended, or paused, stays without an owner: it was released, not lost.
+    # A run that has just ended or paused has no owner: it was released, not lost.
     .values(owner=sa.case((chains.c.owner.is_(None), None), else_=b("new_owner")), lease_until=b("until"))
 )
 RELEASE = Statement(sa.update(chains).where(_of_lease).values(owner=None, lease_until=None))
@@ -72,7 +72,7 @@ _PAUSE_UNOWNED = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Claimer:
-    """Who claims, and for how long. `works_on` says whether this process works on a run that its owner row names."""
+    """The owner of a claim, and its lease. `works_on`: does this process work on a run that names it as owner?"""
 
     owner: Owner
     seconds: float
@@ -84,14 +84,15 @@ class Claimer:
 
     @property
     def row(self) -> str:
-        """The owner for the row. A service has no clock that jumps: its claim does not run out."""
+        """The owner for the row. For a service the lease never expires."""
         return (self.owner if self.owner.service else self.owner.leased(self.seconds)).to_json()
 
 
 def claim(run_id: str, claimer: Claimer, this_process: Owner) -> Script[int | RunRefused]:
-    """The new epoch of a run that no living process owns, or why it cannot be claimed.
+    """The new epoch of a run without a living owner, or why it cannot be claimed.
 
-    A refusal is returned, not raised: a lease that a clock ahead of ours wrote is shortened with it.
+    A refusal is returned, not raised, because the script may also have shortened a lease (written by a clock ahead of
+    ours).
     """
     found = (yield _OWNER(run=run_id)).first()
     if found is None:
@@ -115,23 +116,23 @@ def claim(run_id: str, claimer: Claimer, this_process: Owner) -> Script[int | Ru
 def _ask_process(
     run_id: str, owner: Owner, found: Row, claimer: Claimer, this_process: Owner
 ) -> Script[RunRefused | None]:
-    """Why a process keeps its run; None if it lost it."""
+    """Why a process keeps its run; None if it has lost the run."""
     at, until = now(), found["lease_until"] or 0
     alive = claimer.works_on(run_id) if owner == this_process else owner.left(until, at) >= 0
     if alive:
         longest = at + int(claimer.seconds * 1e6)
         if until > longest:
-            # A clock ahead of ours wrote this lease. From now on it lasts as long as any other.
+            # A clock ahead of ours wrote this lease: it is shortened to the usual length.
             yield _SHORTEN(run=run_id, until=longest)
         return _owned(run_id, owner, owner.left(min(until, longest), at))
     if not owner.dead:
-        # It stood still for longer than its lease, or left without a word: it did not die on a step.
+        # It stood still for longer than its lease, or left without a release: it did not die during a step.
         yield line(run_id, None, crashes.RELEASED, at)
     return None
 
 
 def renew(leases: Sequence[Lease], claimer: Claimer) -> Script[list[str]]:
-    """Keep owning; the ids of runs that another owner has taken over."""
+    """Renew leases; returns the ids of runs that another owner has taken over."""
     until, lost = claimer.until(now()), []
     for lease in leases:
         changed = yield _RENEW(run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until)
@@ -141,7 +142,7 @@ def renew(leases: Sequence[Lease], claimer: Claimer) -> Script[list[str]]:
 
 
 def request(run_id: str, kind: str, by: str) -> Script[ChainStatus]:
-    """Ask for `cancel` or `pause`. A run that no living process owns obeys at once.
+    """Request `cancel` or `pause`. Without a living owner, the run changes at once.
 
     Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
     """
@@ -165,7 +166,7 @@ def request(run_id: str, kind: str, by: str) -> Script[ChainStatus]:
 
 
 def asked_by(name: str) -> dict[str, Json]:
-    """Who asked, for the audit trail; a script's own requests have no name."""
+    """The name of the caller, for the audit trail; requests of a script have none."""
     return {"by": name} if name else {}
 
 

@@ -1,7 +1,7 @@
-"""How often the process that tried a step died on it, read from the audit trail.
+"""How many processes died during attempts at a step, read from the audit trail.
 
-A try that ends leaves a line: it ended, was retried, was decided about, or was released in good order. A
-start that is followed by none of these, only by the next start, was the end of its process.
+An attempt that ends leaves a line: it ended, was retried, was decided, or was released in order. If none of these
+follows a start, but only the next start, then the process died.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .statements import Statement
 from .statements import param as b
 from .tables import chains, events, workflows
 
-RELEASED = "RunReleased"  # a process stopped to work on a run without ending or pausing it
+RELEASED = "RunReleased"  # a process left a run that had neither ended nor paused
 _START = "StepStarted"
 _ROW_WORDS = ("StepRetried", "AttemptReleased", str(GateFact.APPLIED))
 _RUN_WORDS = ("ChainPaused", RELEASED)
@@ -34,8 +34,8 @@ STARTS = Statement(
     .order_by(events.c.seq)
 )
 LET_GO = Statement(
-    # One line is enough: a run that cannot be resumed is claimed and released again and again. A run that another
-    # process has taken over meanwhile is not released by this one.
+    # One line is enough, because a run that cannot be resumed is claimed and released many times. No line is added if
+    # another process has taken the run over.
     sa.insert(events).from_select(
         ["chain_id", "type", "at", "data"],
         sa.select(chains.c.id, sa.literal(RELEASED), b("at"), sa.literal("{}")).where(
@@ -56,7 +56,7 @@ LET_GO = Statement(
 
 
 def lost_attempts(lines: Iterable[Row]) -> dict[str, int]:
-    """The number of lost tries by row, from the run's lines of `STARTS` in order."""
+    """The number of lost attempts by row, from the lines of a run with `STARTS`, in order."""
     lost: dict[str, int] = {}
     for line in lines:
         row, kind = line["workflow_id"], line["type"]

@@ -1,7 +1,7 @@
-"""Chain definitions: in the run's row up to 16 KiB of JSON; larger ones once per content, in a table of their own.
+"""Chain definitions: up to 16 KiB of JSON in the row of the run; larger ones once per content, in a table of their own.
 
-The row of a run is written at every level and asked for its epoch with every commit. SQLite rewrites and walks
-a row as a whole, so a definition of a megabyte in it would make a long chain quadratic.
+The row of a run is written at every level, and its epoch is read at every commit. SQLite rewrites and reads a row as
+a whole: with a definition of a megabyte in it, the cost of a long chain would be quadratic.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIND = Statement(sa.select(definitions.c.definition).where(definitions.c.sha256 
 
 
 def kept(plan: Plan) -> tuple[str, list[Write]]:
-    """What a run's row says of its plan, and the write that keeps a large one."""
+    """The column of a run's row for its plan, and the statement that stores a large one."""
     encoded = msgspec.json.encode(plan)
     if len(encoded) <= INLINE:
         return encoded.decode(), []
@@ -39,7 +39,7 @@ def kept(plan: Plan) -> tuple[str, list[Write]]:
 
 
 def elsewhere(text: object) -> str | None:
-    """The digest under which a row's definition is kept in `definitions`, or None if it is in the row."""
+    """The digest of a definition that is stored in `definitions`; None if the definition is in the row."""
     if isinstance(text, dict):
         found = text.get("$definition")
         return found if isinstance(found, str) else None
@@ -47,5 +47,5 @@ def elsewhere(text: object) -> str | None:
 
 
 def definition_hash(plan: Plan) -> str:
-    """SHA-256 over the canonical JSON of a plan; where it was loaded from does not count."""
+    """SHA-256 of the canonical JSON of a plan, without the place it was loaded from."""
     return hashlib.sha256(msgspec.json.encode(replace(plan, folder=""), order="sorted")).hexdigest()

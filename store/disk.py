@@ -1,6 +1,6 @@
-"""Files on a disk that is not trusted: opened without following links, every error named, every call to its end.
+"""Files on a disk that is not trusted: opened without following links, and with every error reported.
 
-What `blobs.py` is made of: reading that checks, writing that hashes, and what an `OSError` means for a user.
+`blobs.py` uses these parts: reading with a check, writing with a hash, and the errors that users see for an `OSError`.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHUNK = 1 << 20  # bytes; a thread hop costs about 120 us, and 1 MiB is where it stops to matter
-FICLONE = 0x40049409  # ioctl of Linux: share the extents of another file, copied on write
-# NONBLOCK: a FIFO put in a blob's place must not hang us. NOFOLLOW: a link must not lead us out of the store.
+CHUNK = 1 << 20  # bytes; for smaller chunks the thread hop (about 120 us) costs too much
+FICLONE = 0x40049409  # ioctl of Linux: share the data of another file (copy on write)
+# NONBLOCK: opening a FIFO in the place of a blob must not block. With NOFOLLOW, a link cannot lead out of the store.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 CREATE = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-_OURS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE})  # trouble of the machine, not of the user's path
+_OURS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE})  # errors of the machine, not of the user's path
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that are safely kept: their SHA-256 in lowercase hex, and how many they are."""
+    """Bytes that are stored durably: their SHA-256 in lowercase hex, and their number."""
 
     digest: str
     size: int
 
 
 def disk_error(error: OSError, path: Path) -> StoreFailed:
-    """The error that a user sees for `error`, which happened at `path`; it names the folder, not the file."""
+    """The error that a user sees for an `OSError` at `path`. It names the folder, not the file."""
     folder, reason = path.parent, error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         cure = "free space (or raise the quota or file size limit), then `towpath resume`"
@@ -56,7 +56,7 @@ def disk_error(error: OSError, path: Path) -> StoreFailed:
         return StoreFailed("E_DISK_FULL", message, found=f"{_free(folder)} bytes free", cure=cure)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         cure = "make the folder writable for this user, then `towpath resume`"
-        return StoreFailed("E_DISK_READONLY", f"not allowed in {folder}: {reason}", cure=cure)
+        return StoreFailed("E_DISK_READONLY", f"access to {folder} is denied: {reason}", cure=cure)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         cure = "raise the limit (`ulimit -n`) or run fewer steps at once"
         return StoreFailed("E_DISK_HANDLES", f"too many open files: {reason}", cure=cure, retryable=True)
@@ -75,7 +75,7 @@ class Upload:
 
     async def take(self, chunk: bytes) -> None:
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise ValueRefused("E_VALUE_TYPE", "a stream of bytes gave something else", found=type(chunk))
+            raise ValueRefused("E_VALUE_TYPE", "a stream of bytes yielded something else", found=type(chunk))
         view = memoryview(chunk).cast("B")
         self._size += len(view)
         if self._limit is not None and self._size > self._limit:
@@ -103,10 +103,10 @@ class Upload:
 
 
 class SteadyFile:
-    """A file opened with aiofiles whose every call runs to its end, whatever is cancelled meanwhile.
+    """A file opened with aiofiles. Every call runs to its end, also if its task is cancelled.
 
-    A call that is given up leaves its thread at work: it would still create the temp file that was just
-    removed, or use a descriptor that was just closed. Cancellation takes effect between the calls.
+    If a call were cancelled, its thread would continue: it could still create the temp file that was just removed, or
+    use a descriptor that was just closed. Cancellation takes effect between the calls.
     """
 
     def __init__(self, path: Path, opener: Callable[[], int], mode: Literal["rb", "wb"] = "wb") -> None:
@@ -136,7 +136,7 @@ class SteadyFile:
         return self._file.fileno()
 
     async def read(self, size: int, *beside: Awaitable[None]) -> bytes:
-        """At most `size` bytes, b"" at the end; `beside` is done at the same time, in another thread."""
+        """At most `size` bytes, b"" at the end. `beside` runs at the same time, in another thread."""
         assert self._file is not None
         with disk_errors(self._path):
             data, *_ = await to_end(asyncio.gather(self._file.read(size), *beside))
@@ -145,7 +145,7 @@ class SteadyFile:
         return data
 
     async def write(self, data: memoryview, *beside: Awaitable[None]) -> None:
-        """All of `data`; `beside` is done at the same time, in another thread."""
+        """Write all of `data`. `beside` runs at the same time, in another thread."""
         with disk_errors(self._path):
             await to_end(asyncio.gather(self._write(data), *beside))
         await checkpoint_if_cancelled()
@@ -157,28 +157,28 @@ class SteadyFile:
 
 
 async def to_end(work: Awaitable[T]) -> T:
-    """The result of `work`, which is never cancelled: a cancellation meanwhile is raised when it is over."""
+    """The result of `work`, which is never cancelled. A cancellation is raised when `work` has ended."""
     task, cancelled = asyncio.ensure_future(work), None
-    with CancelScope(shield=True):  # against anyio's cancel scopes; the loop is against `task.cancel()`
+    with CancelScope(shield=True):  # for anyio's cancel scopes; the loop is for `task.cancel()`
         while not task.done():
             try:
                 await asyncio.wait((task,))
             except asyncio.CancelledError as error:
                 cancelled = error
     if cancelled is not None:
-        task.exception()  # seen: the cancellation says more
+        task.exception()  # marks the exception as retrieved; the cancellation is raised instead
         raise cancelled
     return task.result()
 
 
 async def source_chunks(source: Path) -> AsyncGenerator[bytes, None]:
-    """A user's file in chunks. A change of size or time while it is read: `E_VALUE_FILE`."""
+    """A user's file in chunks. Raises `E_VALUE_FILE` if its size or time changes meanwhile."""
     async with SteadyFile(source, lambda: _open_source(source), "rb") as file:
         before, total = os.fstat(file.fileno()), 0
         while chunk := await file.read(CHUNK):
             total += len(chunk)
             if total > before.st_size:
-                break  # it grows, perhaps faster than we read
+                break  # the file grows, perhaps faster than it is read
             yield chunk
         if total != before.st_size or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
             raise refused(source, "changed while it was read", "return it when it is complete")
@@ -199,7 +199,7 @@ def _open_source(source: Path) -> int:
 
 
 def open_blob(path: Path, digest: str, size: int | None = None) -> int:
-    """A descriptor of the blob, surely a regular file and no link, of `size` bytes if that is given."""
+    """A descriptor of the blob. It is a regular file and not a link, of `size` bytes if that is given."""
     try:
         fd = os.open(path, READ | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
@@ -219,7 +219,7 @@ def open_blob(path: Path, digest: str, size: int | None = None) -> int:
 
 
 def checked(fd: int, path: Path, digest: str) -> Iterator[memoryview]:
-    """The bytes behind `fd` in pieces, each valid until the next one; raises at the end if they are wrong."""
+    """The bytes behind `fd` in pieces, each valid until the next one. Raises at the end if the digest differs."""
     seen, buffer, total = hashlib.sha256(), bytearray(CHUNK), 0
     while True:
         from_thread.check_cancelled()
@@ -239,12 +239,12 @@ def reflinked(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, FICLONE, source)
     except OSError:
-        return False  # another file system, or one that cannot
+        return False  # another file system, or one without this feature
     return True
 
 
 def write_whole(data: bytes, target: Path, *, durable: bool) -> None:
-    """Put `data` at `target`, at once or not at all; a file there is replaced, missing folders are made."""
+    """Write `data` to `target`, completely or not at all. Replaces a file there, and makes missing folders."""
     temp = target.parent / f".towpath-{secrets.token_hex(8)}.tmp"
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""The audit trail: the `events` table, append-only, one line per fact. Writing lines, and reading them as a feed over
-all runs; how far receivers of webhooks have read; and what steps logged.
+"""The audit trail: the table `events`, append-only, one line per fact. Writes lines, and reads them as a feed over all
+runs. Also: how far webhooks have read, and what steps logged.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def about_step(step: str | None, item: int | None, **more: Json) -> dict[str, Js
 
 
 async def note(session: Session, kind: str, by: str, *, run: str | None = None, **data: Json) -> None:
-    """Add a line about what a person did, in the same transaction."""
+    """Add a line about an action of a person, in the same transaction."""
     await session.note(line(run, None, kind, now(), {**data, "by": by}))
 
 
@@ -71,7 +71,7 @@ async def note(session: Session, kind: str, by: str, *, run: str | None = None, 
 
 
 async def last_event(session: Session) -> int:
-    """The highest number given to a line of the audit trail by now; 0 before the first."""
+    """The highest number of a line of the audit trail; 0 before the first."""
     row = await session.fetch_one(sa.select(sa.func.coalesce(sa.func.max(events.c.seq), 0).label("seq")))
     assert row is not None
     return int(row["seq"])
@@ -82,7 +82,7 @@ async def events_after(
 ) -> list[Record]:
     """Lines with a higher number, in order: `seq chain_id workflow_id type at data`.
 
-    A number is given when its line is committed, by one writer at a time: nothing ever appears below one
+    A line gets its number when it is committed, by one writer at a time. So no line appears later below a number
     that was read.
     """
     query = sa.select(events).where(events.c.seq > seq)
@@ -96,9 +96,9 @@ async def events_after(
 async def logs_after(
     session: Session, chain_id: str, after: tuple[int, str] | None, *, step_id: str | None = None, limit: int
 ) -> list[Record]:
-    """What tries of steps of a run logged: `workflow_id step_id item_index attempt text updated_at`.
+    """What attempts at steps of a run logged: `workflow_id step_id item_index attempt text updated_at`.
 
-    `after` is attempt and workflow id of the last one that was read. Each text is as long as a log may get.
+    `after` is the attempt and workflow id of the last text that was read. A text is at most as long as a log may be.
     """
     row, attempt = workflows.c.id, step_logs.c.attempt
     query = (
@@ -127,7 +127,7 @@ async def outermost(session: Session, chain_id: str) -> bool:
 
 
 async def cursor_of(session: Session, target_sha256: str) -> int:
-    """The last line that a receiver of webhooks got. A new receiver starts after the last line there is."""
+    """The last line that a webhook has received. A new webhook starts after the last line there is."""
     query = sa.select(webhook_cursors.c.seq).where(webhook_cursors.c.target_sha256 == target_sha256)
     row = await session.fetch_one(query)
     if row is None:
@@ -142,7 +142,7 @@ async def cursor_of(session: Session, target_sha256: str) -> int:
 
 
 async def move_cursor(session: Session, target_sha256: str, seq: int) -> None:
-    """Move a receiver's cursor up to `seq`; never back."""
+    """Move the cursor of a webhook forward to `seq`; never back."""
     change = sa.update(webhook_cursors).where(
         webhook_cursors.c.target_sha256 == target_sha256, webhook_cursors.c.seq < seq
     )

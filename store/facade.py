@@ -1,4 +1,4 @@
-"""The seed's functions as methods, each in a transaction of its own. Rows come back as frozen records."""
+"""The store's functions as methods, each in a transaction of its own. Rows are returned as frozen records."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from .disk import write_whole
 from .statements import Statement, param
 from .tables import artifacts, blobs, workflows
 
-INLINE = 16 * 1024  # bytes; up to here a row is 10 to 66 times cheaper to write durably than a file
+INLINE = 16 * 1024  # bytes; up to this size, writing a row durably is 10 to 66 times faster than a file
 
 _INLINE = Statement(sa.select(blobs.c.data).where(blobs.c.sha256 == param("sha256")))
 _PLACE = Statement(
@@ -34,7 +34,7 @@ _PLACE = Statement(
 
 
 class StoredFiles:
-    """Keeps and finds the bytes of artifacts. Fills the engine's `ArtifactFiles` port."""
+    """Stores and finds the bytes of artifacts. Implements the engine's `ArtifactFiles` port."""
 
     def __init__(self, database: Backend, blob_store: FileBlobs, folder: Path) -> None:
         self.blobs = blob_store
@@ -51,7 +51,7 @@ class StoredFiles:
         """Keep bytes, a file or a stream. `stem` names a file that has no name of its own.
 
         Raises:
-            ValueRefused: E_VALUE_FILE for a path that is no plain file. StoreFailed: E_DISK_….
+            ValueRefused: E_VALUE_FILE for a path that is not a plain file. StoreFailed: E_DISK_….
         """
         small: bytes | None = None
         if isinstance(data, Path):
@@ -76,7 +76,7 @@ class StoredFiles:
         return KeptFile(named, media, blob.size, blob.digest, path, small)
 
     async def _keep_bytes(self, data: bytes) -> tuple[Blob, bytes, bytes | None]:
-        """Keep bytes: the blob, its beginning, and the bytes again if they go into the database."""
+        """Store bytes. Returns the blob, its first bytes, and all bytes again if they go into the database."""
         if len(data) <= INLINE:
             return Blob(hashlib.sha256(data).hexdigest(), len(data)), data[:HEAD], data
         return await self.blobs.put(data), data[:HEAD], None
@@ -86,7 +86,7 @@ class StoredFiles:
             return await anext(chunks, b"")
 
     async def is_failing(self) -> bool:
-        """Can nothing be written now? Tells a full or broken disk from a step that says so."""
+        """Are writes failing now? So a full or broken disk is not taken for an error of a step."""
         try:
             await self.blobs.probe()
         except StoreFailed:
@@ -165,14 +165,14 @@ async def _loaded(source: Path) -> bytes | Path:
 
 
 class _Peek:
-    """A stream whose beginning was read: small ones are returned whole, larger ones stay a stream."""
+    """A stream whose first bytes were read: a small one is returned whole, a larger one stays a stream."""
 
     def __init__(self, source: AsyncIterator[bytes]) -> None:
         self._source = source
         self.head = b""
 
     async def whole(self) -> bytes | None:
-        """All bytes if they are few enough to be kept in the database, else None."""
+        """All bytes if they are few enough for the database, else None."""
         async for chunk in self._source:
             self.head += bytes(chunk)
             if len(self.head) > INLINE:

@@ -43,7 +43,7 @@ _Judge = Callable[[Row], Iterable[Finding]]
 
 def unreadable(check: str, error: StoreFailed) -> Finding:
     """A table too damaged to be read to its end."""
-    why = f"{check} could not read it all: {error.problem.message}"
+    why = f"{check} could not read everything: {error.problem.message}"
     return Finding("I15", "E_DB_CORRUPT", "database", "", why)
 
 

@@ -1,8 +1,8 @@
-"""`fsck`: is everything in the store what it should be, and is everything there that rows name?
+"""`fsck`: are the rows of the store consistent, and does everything exist that they name?
 
-Rows are read in one snapshot; files are looked at afterwards, and what they seem to lack is asked of the
-database again. Repairing does three things and no others: one latest version per output (the highest), the
-pointer of a workflow to it, and the removal of what no row names, once it is older than the grace time.
+Rows are read in one snapshot. Files are checked afterwards; for a file that seems to be missing, the database is asked
+again. A repair does only three things: it marks one latest version per output (the highest), it sets the pointer of
+a workflow to that, and it removes what no row names and what is older than the grace time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _AT_ONCE = 100  # files removed while the write lock is held
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found. `problems` are damage (repaired or not), `notes` are worth knowing, `counts` what was seen."""
+    """The result of a check: `problems` are damage (repaired or not), `notes` are harmless, `counts` are of rows."""
 
     problems: tuple[Finding, ...]
     notes: tuple[Finding, ...]
@@ -44,7 +44,7 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Nothing is damaged, or nothing any more."""
+        """Is there no damage, or was all of it repaired?"""
         return all(problem.repaired for problem in self.problems)
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Snapshot:
-    """What one reading of the database found."""
+    """The results of one read of the database."""
 
     found: list[Finding] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -64,11 +64,11 @@ class _Snapshot:
 
 
 async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, deep: bool = True) -> Report:
-    """Check a store, while it is in use or not.
+    """Check a store. It may be in use meanwhile.
 
     Args:
-        repair: mend what can be mended without a choice; see the module's docstring.
-        grace: seconds for which a file may lie there without a row: it may be on its way into one.
+        repair: repair what needs no decision; see the module's docstring.
+        grace: seconds for which a file may exist without a row: its row may be about to be written.
         deep: read every byte and compare digests; else only sizes.
     """
     database, blobs = store.database, store.files.blobs
@@ -88,7 +88,7 @@ async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, 
     return Report(problems, tuple(f for f in found if f.note), snapshot.counts)
 
 
-# ---- looking at rows
+# ---- checking rows
 
 
 _COUNTS = {
@@ -112,7 +112,7 @@ def _look(deep: bool) -> Script[_Snapshot]:
 
 
 def _checked(check: Check, name: str = "") -> Script[list[Finding]]:
-    """What a check finds; a database too damaged to be read is a finding too."""
+    """The findings of a check. If the database is too damaged to be read, that is a finding too."""
     try:
         return (yield from check())
     except StoreFailed as error:
@@ -137,11 +137,11 @@ def _name_files(snapshot: _Snapshot) -> Script[list[Finding]]:
 
 
 def _work_name(run_id: str) -> str:
-    """How a run's work folders begin (`towpath.context`)."""
+    """The beginning of the names of a run's work folders (`towpath.context`)."""
     return hashlib.sha256(run_id.encode()).hexdigest()[:16]
 
 
-# ---- looking at files
+# ---- checking files
 
 
 async def _missing_files(store: RunStore, snapshot: _Snapshot, deep: bool) -> list[Finding]:
@@ -168,7 +168,7 @@ async def _damage(blobs: FileBlobs, digest: str, size: int, deep: bool) -> tuple
     except StoreFailed as error:
         return error.code, error.problem.message
     except ValueError:
-        return "E_DB_VALUE", f"sha256 holds no digest: {digest:.80}"
+        return "E_DB_VALUE", f"sha256 is not a digest: {digest:.80}"
     return None
 
 
@@ -190,7 +190,9 @@ async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tu
     async for file in blobs.scan():
         where = str(file.path.relative_to(blobs.root))
         if file.kind == "foreign":
-            note = Finding("I8", "E_FSCK_FOREIGN", "files", where, "is not towpath's; it is left alone", note=True)
+            note = Finding(
+                "I8", "E_FSCK_FOREIGN", "files", where, "is not a file of towpath; it is not touched", note=True
+            )
             others.append((note, file.path))
         elif file.mtime > before or file.digest in snapshot.named:
             if file.kind == "blob" and file.digest not in snapshot.named:
@@ -200,19 +202,19 @@ async def _stray_blobs(blobs: FileBlobs, snapshot: _Snapshot, before: int) -> tu
             orphans.append((orphan, file.path))
         else:
             others.append((Finding("I9", "E_FSCK_TEMP", "files", where, "was left by an unfinished write"), file.path))
-    if young and not snapshot.running:  # no run is working that could be about to name them
+    if young and not snapshot.running:  # no run is working, so no row is about to name them
         others.append((_unnamed(young, snapshot), blobs.root))
     return orphans, others
 
 
 def _unnamed(young: list[int], snapshot: _Snapshot) -> Finding:
-    lost = "" if snapshot.counts["chains"] else "; there is no run at all: did the database lose its -wal file?"
+    lost = "" if snapshot.counts["chains"] else "; there are no runs: was the -wal file of the database lost?"
     what = f"{len(young)} new files ({sum(young)} bytes) belong to no artifact yet{lost}"
     return Finding("I8", "E_FSCK_UNNAMED", "files", "", what, note=True)
 
 
 def _leftovers(folder: Path, running: frozenset[str], before: int) -> list[Stray]:
-    """Work folders of steps that are over, and unfinished copies for people."""
+    """Work folders of steps that have ended, and unfinished copies for people."""
     found: list[Stray] = []
     work = folder / "work"
     for entry in sorted(work.iterdir()) if work.is_dir() else ():
@@ -227,7 +229,7 @@ def _leftovers(folder: Path, running: frozenset[str], before: int) -> list[Stray
 
 
 def _changed(path: Path) -> int:
-    """When a file, or anything in a folder, was changed last, in microseconds."""
+    """When a file, or anything in a folder, was last changed, in microseconds."""
     newest = 0
     for entry in (path, *path.rglob("*")):
         try:
@@ -237,13 +239,13 @@ def _changed(path: Path) -> int:
     return newest
 
 
-# ---- mending
+# ---- repairing
 
 
 async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
-    """Switches and pointers set right, and bytes in the database removed that no row names.
+    """Repair latest versions and pointers, and remove bytes in the database that no row names.
 
-    Each repair returns the rows that it had to leave.
+    Each repair returns the findings that it could not repair.
     """
     menders: dict[str, Callable[[], Script[set[str]]]] = {
         "E_FSCK_LATEST": _mend_latest,
@@ -268,7 +270,7 @@ _MARK_LATEST = Statement(
 
 
 def _mend_latest() -> Script[set[str]]:
-    """The highest version, where none is marked. Which of several is right is for people to say: those are left."""
+    """Mark the highest version where none is marked. If several are marked, only a person knows the right one."""
     left = set()
     for row in (yield WRONG_LATEST()).rows:
         if row["marked"]:
@@ -298,7 +300,7 @@ _POINT = Statement(
 
 
 def _mend_pointers() -> Script[set[str]]:
-    """The latest version of the output that was pointed at, else of the first output."""
+    """Point to the latest version of the same output, else of the first output."""
     for row in (yield WRONG_POINTER()).rows:
         right = (yield _RIGHT_POINTER(row=row["id"], pointer=row["latest_artifact_id"])).first()
         yield _POINT(row=row["id"], artifact=right["id"] if right else None, at=now())
@@ -317,7 +319,7 @@ _NAMING = Statement(sa.select(artifacts.c.id).where(artifacts.c.sha256 == b("sha
 
 
 async def _collected(store: RunStore, orphans: list[Stray], before: int) -> list[Stray]:
-    """Orphans removed while no row can come to name them: each is looked up again under the write lock."""
+    """Remove orphans while no row can begin to name them: each is checked again under the write lock."""
     done: list[Stray] = []
     for start in range(0, len(orphans), _AT_ONCE):
         some = orphans[start : start + _AT_ONCE]

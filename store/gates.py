@@ -1,8 +1,8 @@
-"""The one place that closes gates: for a person, for an edit that approves, and when the time is over.
+"""The only module that closes gates: for a person, for an edit that approves, and after a timeout.
 
-A decision is one compare-and-set on a pending row: the first one recorded wins. The same transaction says
-what it does (`action`), marks the artifacts that the gate lists, adds a line to the audit trail, and leaves
-`delivered = 0` until the owner of the run has acted on it.
+A decision is one compare-and-set on a pending row: the first one recorded wins. The same transaction records its
+effect (`action`), marks the artifacts that the gate lists, adds a line to the audit trail, and sets `delivered = 0`
+until the owner of the run has acted on the decision.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ OF_RUN = Statement(
 )
 
 
-# ---- the end of the time
+# ---- timeouts
 #
-# A gate lasts as long as its policy says, whatever is done to the clock meanwhile: within the boot in which it
-# was asked, time is counted by a clock that cannot be set. After a reboot the time of day counts.
+# Setting the clock does not change the timeout of a gate: until a reboot, time is measured by a clock that cannot be
+# set. After a reboot the time of day counts.
 
 
 def boot(at: int) -> tuple[str | None, int]:
-    """This boot and when it began, by a clock that says `at` now: kept with a gate that is asked now."""
+    """The id and the start of this boot, by a clock that shows `at` now. Stored with a gate that is created now."""
     return this_boot() or None, at - since_boot()
 
 
 def is_late() -> sa.ColumnElement[bool]:
-    """Is a pending gate's time over? To be asked with the values of `clock`."""
+    """Is the timeout of a pending gate over? Needs the values of `clock`."""
     by_its_clock = sa.case((approvals.c.boot == b("this_boot"), approvals.c.booted_at + b("since_boot")), else_=b("at"))
     return sa.and_(approvals.c.status == ApprovalStatus.PENDING, approvals.c.expires_at <= by_its_clock)
 
@@ -65,7 +65,7 @@ _LATE_ONE = Statement(sa.select(approvals).where(approvals.c.id == b("approval")
 
 
 def expired(run_ids: Iterable[str], at: int) -> Script[list[str]]:
-    """Pending gates whose time is over, in these runs and in runs inside them."""
+    """Pending gates whose timeout is over, in these runs and in runs inside them."""
     late = [gate for gate in (yield LATE(**clock(at))).rows if gate["chain_id"] is not None]
     ours = frozenset(run_ids)
     around = yield from run_tree.around([gate["chain_id"] for gate in late])
@@ -73,7 +73,7 @@ def expired(run_ids: Iterable[str], at: int) -> Script[list[str]]:
 
 
 def expire(gates: Sequence[str], at: int) -> Script[None]:
-    """Close gates whose time is over; one that was decided meanwhile stays decided."""
+    """Close gates whose timeout is over. A gate that was decided meanwhile is not changed."""
     for one in gates:
         found = record_or_none((yield _LATE_ONE(approval=one, **clock(at))).first())
         if found is None:
@@ -81,14 +81,14 @@ def expire(gates: Sequence[str], at: int) -> Script[None]:
         action = _after_timeout(found["policy"])
         approves = action is GateAction.APPROVE
         mark = ArtifactApproval.AUTO_APPROVED if approves else ArtifactApproval.REJECTED
-        why = None if approves else "nobody decided in time"
+        why = None if approves else "there was no decision in time"
         yield from _close(found, Decision(ApprovalStatus.TIMED_OUT, action), mark, why, at)
         data = event_log.about_step(found["step_id"], found["item_index"], approval=one, action=action)
         yield event_log.line(found["chain_id"], found["workflow_id"], GateFact.TIMED_OUT, at, data)
 
 
 def _after_timeout(policy: Json) -> GateAction:
-    """What a timeout does. Never a regeneration: only a person can say what should be different."""
+    """The action after a timeout. Never a regeneration: only a person can say what should be different."""
     if policy.get("timeout_action") == "auto_approve":
         return GateAction.APPROVE
     return GateAction.SKIP if policy.get("on_rejected") == GateAction.SKIP else GateAction.STOP
@@ -132,7 +132,7 @@ _MARK = Statement(
 
 
 def undecided(approval_id: str) -> Script[Record]:
-    """A gate that can still be decided; nothing decides it before this transaction ends.
+    """A gate that can still be decided; no other decision is possible before this transaction ends.
 
     Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_DECIDED, E_APPROVAL_EXPIRED.
     """
@@ -147,7 +147,7 @@ def undecided(approval_id: str) -> Script[Record]:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What closes a gate: a status and what it means for the run; who decided, why, and arguments for another try."""
+    """What closes a gate: the status, the action, who decided and why, and arguments for another attempt."""
 
     status: ApprovalStatus
     action: GateAction | None = None
@@ -157,7 +157,7 @@ class Decision:
 
 
 def decide(gate: Record, decision: Decision) -> Script[Record]:
-    """Record a decision about a gate that `undecided` gave, in the same transaction."""
+    """Record a decision about a gate from `undecided`, in the same transaction."""
     at, mark = now(), _MARKS.get(decision.status)
     why = decision.reason if mark is ArtifactApproval.REJECTED else None
     closed = yield from _close(gate, decision, mark, why, at)
@@ -189,7 +189,7 @@ def _close(gate: Record, decision: Decision, mark: ArtifactApproval | None, why:
 
 
 async def pending_of(session: Session, workflow_id: str) -> Record | None:
-    """The gate behind a workflow that waits for a decision, if one does."""
+    """The pending gate of a workflow, or None."""
     query = sa.select(approvals).where(
         approvals.c.workflow_id == workflow_id, approvals.c.status == ApprovalStatus.PENDING
     )
@@ -197,7 +197,7 @@ async def pending_of(session: Session, workflow_id: str) -> Record | None:
 
 
 async def regenerations(session: Session, workflow_id: str) -> int:
-    """How often rejections asked for a regeneration of a workflow."""
+    """How many rejections of a workflow asked for a regeneration."""
     count = sa.select(sa.func.count().label("n")).where(
         approvals.c.workflow_id == workflow_id, approvals.c.action == GateAction.REGENERATE
     )
@@ -207,7 +207,7 @@ async def regenerations(session: Session, workflow_id: str) -> int:
 
 
 async def relist(session: Session, workflow_id: str, name: str) -> None:
-    """Let the gate behind a workflow list the latest versions, after the output `name` changed."""
+    """Let the gate of a workflow list the latest versions, after the output `name` changed."""
     gate = await pending_of(session, workflow_id)
     if gate is None:
         return
@@ -231,7 +231,7 @@ def _refusal(gate: Record, *, late: bool) -> ApprovalRefused | None:
         what = gate["action"] or _after_timeout(gate["policy"])
         return ApprovalRefused(
             "E_APPROVAL_EXPIRED",
-            f"the time for this decision was over {_clock(gate['expires_at'])}; the gate's timeout counts: {what}",
+            f"the time for this decision ended {_clock(gate['expires_at'])}; the gate's timeout decides: {what}",
         )
     if gate["status"] == ApprovalStatus.PENDING:
         return None
@@ -240,7 +240,7 @@ def _refusal(gate: Record, *, late: bool) -> ApprovalRefused | None:
     what = f", which means {gate['action']}" if gate["status"] == ApprovalStatus.REJECTED and gate["action"] else ""
     return ApprovalRefused(
         "E_APPROVAL_DECIDED",
-        f"this was {gate['status']}{by} already{when}{what}; the first decision stands",
+        f"this was {gate['status']}{by} already{when}{what}; the first decision is final",
         found=gate["reason"] or "",
     )
 
@@ -249,11 +249,11 @@ def _clock(at: int) -> str:
     return f"at {datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-# ---- what the owner of the run gets
+# ---- for the owner of the run
 
 
 def as_request(gate: Row) -> Request:
-    """A decision, for the owner of its run. One without an action (a gate closed by hand) stops."""
+    """A decision as a request to the owner of its run. Without an action (a gate closed by hand) it stops the run."""
     return Request(
         run_id=gate["chain_id"],
         kind="decision",
@@ -270,7 +270,7 @@ def as_request(gate: Row) -> Request:
 
 @dataclass(slots=True)
 class Past:
-    """What the gates behind one row came to: the one still open, and what earlier decisions changed."""
+    """The gates of one row so far: the one that is still open, and what earlier decisions changed."""
 
     open: Row | None = None
     last: Row | None = None
@@ -278,13 +278,13 @@ class Past:
     overrides: dict[str, Json] = field(default_factory=dict)
 
     def rejected(self, attempt: int) -> bool:
-        """Was it what this attempt made that a decision ended, and did not approve?"""
+        """Did the last decision concern this attempt, and not approve it?"""
         last = self.last
         return last is not None and last["attempt"] == attempt and last["action"] != GateAction.APPROVE
 
 
 def pasts(gates: Iterable[Row]) -> dict[str, Past]:
-    """The pasts of rows by their id, from all gates of a run in the order they were asked."""
+    """The pasts of rows by row id, from all gates of a run in order."""
     found: dict[str, Past] = {}
     for gate in gates:
         past = found.setdefault(gate["workflow_id"], Past())
@@ -298,7 +298,7 @@ def pasts(gates: Iterable[Row]) -> dict[str, Past]:
 
 
 def runs_inside(children: Iterable[Row], pasts: dict[str, Past]) -> dict[str, str]:
-    """The run inside each step. One that a regeneration is to replace is its step's no more."""
+    """The run inside each step. A run that a regeneration will replace is left out."""
     found: dict[str, list[str]] = {}
     for child in children:
         found.setdefault(child["parent_workflow_id"], []).append(child["id"])

@@ -1,5 +1,5 @@
-"""Group commit: units queued by all running steps become one transaction, and each caller waits for the commit that
-holds its unit. Knows no driver.
+"""Group commit: units queued by all running steps become one transaction, and each caller waits for the commit of its
+unit. Knows no driver.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Record = Callable[[Sequence[Unit]], Awaitable[Sequence[Exception | None]]]
 
 
 class GroupCommit:
-    """A queue of units, and the task that records them: all that are there at a time together.
+    """A queue of units, and the task that records them: all queued units together.
 
     `lock` is held while a batch is recorded; other writers on the same connection take it too.
     """
@@ -43,21 +43,21 @@ class GroupCommit:
         self._task = asyncio.create_task(self._run(), name="towpath writer")
 
     async def close(self) -> None:
-        """Record what is queued, and end. Nothing may be submitted after this call began."""
+        """Record what is queued, and end. No unit may be submitted after this call."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def submit(self, writes: Sequence[Write], guard: Guard | None) -> asyncio.Future[None]:
-        """Queue a unit; the result is done when its commit is, or holds its error."""
+        """Queue a unit. The result is set when its commit is done, or holds its error."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(Unit(writes, guard, done))
         self._wake.set()
         return done
 
     def fail(self, error: TowpathError) -> None:
-        """Record nothing from now on; what is queued gets this error."""
+        """Record no more units; those in the queue get this error."""
         self.broken = error
         queue, self._queue = self._queue, []
         _answer(queue, [error] * len(queue))
@@ -89,10 +89,10 @@ class GroupCommit:
 
 
 def _answer(units: Sequence[Unit], results: Sequence[Exception | None]) -> None:
-    """Give every caller that still waits the result of its unit."""
+    """Set the result of each unit whose caller still waits."""
     for unit, error in zip(units, results, strict=True):
         if unit.done.done():
-            continue  # the caller was cancelled; its unit counts all the same
+            continue  # the caller was cancelled; its unit is recorded anyway
         if error is None:
             unit.done.set_result(None)
         else:

@@ -1,6 +1,6 @@
 """What must hold between rows: each check reads one snapshot and reports every row where it does not.
 
-The numbers are the invariants of the reliability page: I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
+The numbers are ids of invariants (docs/vocabulary.md): I3 versions, I4 latest, I5 pointer, I6 lineage, I7 bytes, I8
 orphans, I10 transfers, I12 statuses and their trail, I13 owners, I14 approvals.
 """
 
@@ -38,7 +38,7 @@ from .versions import GIVEN
 
 
 def _rows(statement: Statement, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:
-    """A finding for every row of a select that finds only what is wrong."""
+    """One finding for each row of a select that returns only wrong rows."""
     return [judge(row) for row in (yield statement()).rows]
 
 
@@ -101,7 +101,7 @@ _LARGE = sa.select(chains.c.id, chains.c.chain_definition)
 
 
 def kept_definitions() -> Script[list[Finding]]:
-    """What a run says it executes is there, and is what it names."""
+    """The definition that a run names exists, and has the digest in the row."""
     named: list[tuple[str, str]] = []
 
     def judge(row: Row) -> Iterable[Finding]:
@@ -116,7 +116,7 @@ def kept_definitions() -> Script[list[Finding]]:
         if row is None:
             wrong[digest] = f"its definition {digest} is not in the store"
         elif hashlib.sha256(row["definition"].encode()).hexdigest() != digest:
-            wrong[digest] = f"its definition is not the one it names, {digest}"
+            wrong[digest] = f"its definition does not match its digest {digest}"
     code = "E_FSCK_DEFINITION"
     return [Finding("I7", code, "chains", row, wrong[digest]) for row, digest in named if digest in wrong]
 
@@ -231,7 +231,7 @@ def _wrong_parent(row: Row) -> Finding:
     if row["parent"] is None:
         why = "is not there"
     else:
-        why = "belongs to another output" if row["stranger"] else "is no older version: the lineage goes in a circle"
+        why = "belongs to another output" if row["stranger"] else "is not an older version: the lineage is a circle"
     return Finding("I6", "E_FSCK_LINEAGE", "artifacts", row["id"], f"the parent {why}")
 
 
@@ -263,12 +263,12 @@ def inline_bytes() -> Script[list[Finding]]:
 def _wrong_bytes(row: Row) -> Iterator[Finding]:
     data = row["data"] if isinstance(row["data"], bytes) else str(row["data"]).encode()
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        why = "the bytes in the database are not those it names"
+        why = "the bytes in the database do not match the digest"
         yield Finding("I7", "E_BLOB_CORRUPT", "blobs", row["sha256"], why)
 
 
 def inline_orphans() -> Script[list[Finding]]:
-    """Left by deleted artifacts. They do no harm and have no age, so they are no problem."""
+    """Bytes that deleted artifacts have left. They are harmless and have no age, so they are only notes."""
     return (yield from _rows(_ORPHANS, _orphan))
 
 
@@ -291,7 +291,7 @@ _SENT_TWICE = Statement(
 
 
 def transfers() -> Script[list[Finding]]:
-    found = yield from _rows(_NEVER_SENT, lambda row: _transfer(row, "completed, but at no time"))
+    found = yield from _rows(_NEVER_SENT, lambda row: _transfer(row, "is completed, but has no time"))
     again = "one artifact was sent {many} times to the same place at {target_server}"
     return found + (yield from _rows(_SENT_TWICE, lambda row: _transfer(row, again.format(**row))))
 
@@ -340,7 +340,7 @@ def ended_at() -> Script[list[Finding]]:
     found = []
     for table, wrong in _WRONG_ENDS.items():
         for row in (yield wrong()).rows:
-            why = "has no time of its end" if row["completed_at"] is None else "has a time of its end"
+            why = "has no end time" if row["completed_at"] is None else "has an end time"
             found.append(Finding("I12", "E_FSCK_STATUS", table, row["id"], f"is {row['status']}, but {why}"))
     return found
 
@@ -373,7 +373,7 @@ _ITEMS = Statement(
 
 
 def items() -> Script[list[Finding]]:
-    """A mapped step has a row for each of its items once it completed, and never one too many."""
+    """A completed mapped step has one row for each of its items; no mapped step has more rows than items."""
     return (yield from _rows(_ITEMS, _wrong_items))
 
 
@@ -454,7 +454,7 @@ _RUNNING = Statement(
 
 
 def owners() -> Script[list[Finding]]:
-    """Running runs without a live owner. Nothing is lost; they wait to be resumed."""
+    """Running runs without a live owner. Nothing is lost: they can be resumed."""
     found = []
     for row in (yield _RUNNING()).rows:
         if row["owner"] is not None and not _is_json(row["owner"]):

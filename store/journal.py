@@ -103,7 +103,7 @@ _DECIDED_ROW = {
             error_code=b("new_code"),
             error=b("new_error"),
             completed_at=b("completed"),
-            # What is made again needs a prompt of its own; the one that was judged stays in the audit trail.
+            # A regeneration needs a new prompt; the old one stays in the audit trail.
             prompt_id=None if status is StepStatus.EXECUTING else workflows.c.prompt_id,
             updated_at=b("at"),
         )
@@ -173,7 +173,7 @@ _DELIVERED = Statement(
 
 
 def _close_gates(where: sa.ColumnElement[bool]) -> Statement:
-    """Close gates that no owner can act on any more. A decision that came too late stays on record."""
+    """Close gates that no owner can act on any more. A decision that came too late stays recorded."""
     return Statement(
         sa.update(approvals)
         .where(where, approvals.c.delivered == 0)
@@ -189,7 +189,7 @@ def _close_gates(where: sa.ColumnElement[bool]) -> Statement:
 _CLOSE_GATES = _close_gates(approvals.c.workflow_id == b("row"))
 _LEVEL = Statement(
     sa.update(chains)
-    # Several processes may work on a run's steps: a late one does not turn the level back.
+    # Several processes may work on the steps of a run: a late fact must not lower the level.
     .where(chains.c.id == b("run"), chains.c.current_level < b("level"))
     .values(current_level=b("level"), updated_at=b("at"))
 )
@@ -202,7 +202,7 @@ _CHAIN = Statement(
         error_message=b("new_message"),
         error_code=b("new_code"),
         completed_at=b("completed"),
-        # A pause asked for between the claim and this fact is still to be obeyed.
+        # A pause requested between the claim and this fact must still take effect.
         pause_requested_at=sa.case((b("keep_owner") == 1, chains.c.pause_requested_at), else_=None),
         owner=sa.case((b("keep_owner") == 1, chains.c.owner), else_=None),
         lease_until=sa.case((b("keep_owner") == 1, chains.c.lease_until), else_=None),
@@ -223,7 +223,7 @@ _OWNED = Statement(sa.select(sa.literal(1)).where(chains.c.id == b("run"), chain
 
 
 def guard(lease: Lease) -> Guard:
-    """Writes count only while the run's epoch is the lease's."""
+    """A write is valid only while the epoch of the run is that of the lease."""
     asked = _OWNED(run=lease.run_id, epoch=lease.epoch)
     return Guard((lease.run_id, lease.epoch), asked, partial(Fenced, lease.run_id))
 
@@ -455,9 +455,7 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
         {"status": fact.status, **({"error": _short(fact.error)} if fact.error else {})},
     )
     if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
-        out.extend(
-            Write(*query) for query in end_tree(run, at)
-        )  # runs inside its steps that waited for a person wait no more
+        out.extend(Write(*query) for query in end_tree(run, at))  # runs inside its steps no longer wait for a person
 
 
 _INSIDE = inside(b("run"))

@@ -1,6 +1,6 @@
-"""Pages of rows for people and programs elsewhere: an enum of filters, operators and sorts per table, keyset pages.
+"""Pages of rows for the API and the pages: each table has fixed filters, operators and sorts, and keyset paging.
 
-Nothing that a caller gives becomes a part of a statement: names are looked up in `LISTINGS`, values are bound.
+No text of a caller becomes part of a statement: names are looked up in `LISTINGS`, values are bound.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .tables import api_keys, approvals, artifact_transfers, artifacts, chains, 
 
 MAX_PAGE = 500
 MAX_OFFSET = 100_000
-LEAST_PART = 4  # characters of an id that stand for it
-_NEVER = 2**62  # microseconds; sorts what has no time after everything that has one
+LEAST_PART = 4  # characters; a shorter part of an id finds nothing
+_NEVER = 2**62  # microseconds; rows without a time are sorted last
 
 
 class Kind(StrEnum):
-    """What a filter compares."""
+    """The type of value that a filter compares."""
 
     ID = "id"
     TEXT = "text"
@@ -49,7 +49,7 @@ OPERATORS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A filter: its column, what it compares, and for words which there are."""
+    """A filter: its column, the type of its values, and for words the allowed ones."""
 
     column: sa.ColumnElement[Any]
     kind: Kind
@@ -71,7 +71,7 @@ class Listing:
 
 
 class Condition(NamedTuple):
-    """One filter that a caller asked for; words may be several."""
+    """One filter of a caller. Filters for words may have several."""
 
     field: str
     operator: str
@@ -80,7 +80,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a caller asked for. `after` is the sort value and the id of the last row that was seen."""
+    """The page that a caller wants. `after` is the sort value and the id of the last row on the page before."""
 
     conditions: Sequence[Condition] = ()
     search: str = ""
@@ -93,7 +93,7 @@ class Page:
 
 @dataclass(slots=True)
 class Rows:
-    """A page of rows, and where the next one begins, if there is one."""
+    """A page of rows, and the place where the next one begins, if there is one."""
 
     rows: list[Record] = field(default_factory=list)
     next: tuple[Any, str] | None = None
@@ -267,12 +267,11 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
 async def find_ids(session: Session, what: str, part: str, most: int = 6) -> list[str]:
     """The ids in a listing that are `part`, or begin or end with it, newest first; at most `most`. One query.
 
-    An id that is given whole is the only answer, whatever else ends like it. Fewer than 4 characters are
-    no part of an id.
+    A whole id is the only result, also if other ids end with it. Fewer than 4 characters find nothing.
     """
     key = LISTINGS[what].key
     matches = key == part
-    if len(part) >= LEAST_PART and "\0" not in part:  # a pattern would end there
+    if len(part) >= LEAST_PART and "\0" not in part:  # a NUL would end the pattern
         matches = sa.or_(matches, key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
     rows = await session.fetch_all(sa.select(key).where(matches).order_by((key == part).desc(), key.desc()).limit(most))
     ids = [str(row["id"]) for row in rows]
@@ -284,7 +283,9 @@ def sort_of(listing: Listing, name: str) -> sa.ColumnElement[Any]:
     if not name:
         return next(iter(listing.sorts.values()))
     if name not in listing.sorts:
-        raise InputInvalid("E_SORT_FIELD", "nothing is sorted by this", found=name, allowed=" ".join(listing.sorts))
+        raise InputInvalid(
+            "E_SORT_FIELD", "the list cannot be sorted by this", found=name, allowed=" ".join(listing.sorts)
+        )
     return listing.sorts[name]
 
 

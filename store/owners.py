@@ -1,8 +1,8 @@
-"""Who owns a run: a lease in its row, with an epoch that fences off owners of the past.
+"""Owners of runs: a lease in the row of the run, with an epoch that fences off earlier owners.
 
-An owner is named by host, boot, process and the process's start time, so that a dead owner on the same
-host is recognised at once; elsewhere its lease has to run out. On the owner's host a lease lasts by the
-clock that cannot be set, which all processes of a boot share; other hosts have the time of day.
+An owner is named by host, boot, process and start time of the process. So a dead owner on the same host is recognised
+at once; on another host its lease must expire. On the owner's host the lease is measured by a clock that cannot be
+set, which all processes of a boot share; other hosts use the time of day.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LEASE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, distinct from all others that ever ran on any host."""
+    """A process, different from all others on any host at any time."""
 
     host: str
     boot: str
     pid: int
     started: int
-    steady_until: int = field(default=0, compare=False)  # the lease's end, in monotonic microseconds of its host
+    steady_until: int = field(default=0, compare=False)  # end of the lease, in monotonic microseconds of its host
 
     @property
     def service(self) -> bool:
-        """A service such as Temporal: no process, and never dead."""
+        """A service such as Temporal: it is not a process, and never dead."""
         return self.pid == 0
 
     def to_json(self) -> str:
@@ -44,7 +44,7 @@ class Owner:
 
     @property
     def dead(self) -> bool:
-        """Certainly over. False where that cannot be known from here."""
+        """Is it certainly dead? False if that cannot be known from this host."""
         if self.service or not self.here:
             return False
         return self.boot != this_boot() or _started(self.pid) != self.started
@@ -54,7 +54,9 @@ class Owner:
         return replace(self, steady_until=_steady() + int(seconds * 1e6))
 
     def left(self, until: int, at: int) -> float:
-        """Seconds that its lease lasts; below 0 if it is over, or the owner is. `until` and `at` are times of day."""
+        """Seconds until its lease expires; negative if the lease or the owner has ended. `until` and `at` are times of
+        day.
+        """
         if self.dead:
             return -1.0
         return (self.steady_until - _steady() if self.here and self.steady_until else until - at) / 1e6
@@ -69,7 +71,7 @@ def _steady() -> int:
 
 @cache
 def this_boot() -> str:
-    """Tells this host's run since it was started from all others; empty where that is not known."""
+    """The id of this boot of the host; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -77,7 +79,7 @@ def this_boot() -> str:
 
 
 def _started(pid: int) -> int:
-    """A process's start in clock ticks after boot; 0 if there is no such process (any more)."""
+    """When a process started, in clock ticks after boot; 0 if there is no such process (any more)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

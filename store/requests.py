@@ -1,4 +1,4 @@
-"""What people asked of runs: cancel, pause, decisions at gates, replaced files. Its owner polls for it."""
+"""Requests to runs: cancel, pause, decisions at gates, replaced files. The owner of a run polls for them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _EDITED = Statement(
 
 
 def requests(run_ids: Sequence[str], at: int) -> Script[tuple[list[str], list[Request]]]:
-    """Gates in these runs whose time is over, to be closed first; and what is asked of the runs and not done yet."""
+    """Gates in these runs whose timeout is over, to be closed first; and the open requests of the runs."""
     late = yield from gates.expired(run_ids, at)
     asked = {row["id"]: row for row in (yield _ASKED_OF(runs=run_ids)).rows}
     found = []
@@ -73,7 +73,7 @@ def _requests_of(gate: Row, around: Sequence[run_tree.Around], ours: frozenset[s
 
 
 def runs_with_requests(at: int) -> Script[dict[str, int]]:
-    """The runs (and those around them) of which something is asked, or with late gates, and since when."""
+    """The runs (and those around them) with open requests or with late gates, and since when."""
     since: dict[str, int] = {}
     for row in (yield _ASKED()).rows:
         since[row["id"]] = max(row["cancel_requested_at"] or 0, row["pause_requested_at"] or 0)
@@ -87,7 +87,7 @@ def runs_with_requests(at: int) -> Script[dict[str, int]]:
 
 
 def runs_with_decisions(at: int) -> Script[dict[str, int]]:
-    """The runs with a gate that was decided and not acted on, or whose time is over, and since when."""
+    """The runs with a late gate, or with a decision that was not acted on, and since when."""
     since: dict[str, int] = {}
     times = [(gate["chain_id"], gate["decided_at"]) for gate in (yield _UNDELIVERED()).rows]
     times += [(gate["chain_id"], gate["expires_at"]) for gate in (yield gates.LATE(**gates.clock(at))).rows]
@@ -98,7 +98,7 @@ def runs_with_decisions(at: int) -> Script[dict[str, int]]:
 
 
 def cancelled_among(run_ids: Sequence[str]) -> Script[list[str]]:
-    """Those of these runs whose end, or the end of a run around them, is asked for."""
+    """The runs among these for which cancel is requested, for them or for a run around them."""
     around = yield from run_tree.around(run_ids)
     outer = sorted({run.id for runs in around.values() for run in runs})
     ending = {row["id"] for row in (yield _ENDING(runs=outer)).rows}

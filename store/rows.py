@@ -1,4 +1,4 @@
-"""Rows and nouns: JSON in and out of text columns, words checked on the way out. Pure functions."""
+"""Rows as nouns of the engine: JSON in text columns, status words checked when they are read. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = frozenset({"is_latest", "delivered"})
 
 
 def encode(value: Json) -> str | None:
-    """JSON text for a column; None stays NULL. Raises StoreFailed (E_DB_VALUE) for text that is no Unicode."""
+    """JSON text for a column; None stays NULL. Raises StoreFailed (E_DB_VALUE) for text that is not valid Unicode."""
     try:
         return None if value is None else msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
@@ -31,7 +31,7 @@ def encode(value: Json) -> str | None:
 
 
 def decode(text: str | bytes | None) -> Json:
-    """The data in a JSON column; bytes that are no JSON (a pickle, say) are shown, never loaded."""
+    """The data in a JSON column. Bytes that are not JSON (a pickle, for example) are shown, never loaded."""
     if text is None:
         return None
     try:

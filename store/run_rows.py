@@ -1,4 +1,4 @@
-"""A run as recorded, whole or in part, read as of one moment: scripts, and how rows become the engine's nouns."""
+"""Recorded runs, whole or in part, read in one snapshot: scripts, and how rows become the engine's nouns."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _VERSIONS_OF_ROWS = Statement(highest(any_of(GIVEN.c.workflow_id, "rows")))
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The rows of a run as they are in the tables, all of one moment."""
+    """The rows of a run as they are in the tables, in one snapshot."""
 
     chain: Row
     definition: str
@@ -80,7 +80,7 @@ class Parts:
 
 
 def recorded(run_id: str) -> Script[Recorded | None]:
-    """All that is recorded of a run."""
+    """The whole record of a run."""
     chain = (yield _RUN(run=run_id)).first()
     if chain is None:
         return None
@@ -137,9 +137,9 @@ def _plan(chain: Row, definition: str) -> Plan:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise StoreFailed(
             "E_DB_VALUE",
-            f"chains.chain_definition of row {chain['id']} holds no plan",
+            f"chains.chain_definition of row {chain['id']} has no plan",
             found=chain["chain_definition"],
-            cure="a chain made by `create_chain` alone is a record, not something to run",
+            cure="a chain made by `create_chain` alone is only a record, and cannot run",
         ) from None
 
 
@@ -147,7 +147,7 @@ def _plan(chain: Row, definition: str) -> Plan:
 
 
 def rows_of(run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]]) -> Script[list[StepRow]]:
-    """What is recorded of some steps with all their items, and of some items."""
+    """The recorded rows of some steps with all their items, and of some items."""
     found = {row["id"]: row for row in (yield _ROWS_OF_STEPS(run=run_id, steps=steps)).rows}
     by_step: dict[str, list[int]] = {}
     for step, item in items:

@@ -1,4 +1,4 @@
-"""Runs inside steps of other runs: from a run down to all inside it, and up to the outermost one."""
+"""Runs inside steps of other runs: all runs inside a run, and all runs around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .backend import Script
 from .statements import Statement, any_of
 from .tables import chains, workflows
 
-_DEEPEST = 1_000  # a damaged store must not send a query round in circles
+_DEEPEST = 1_000  # in a damaged store, runs may be inside each other: the query must end anyway
 
 
 def inside(run: sa.ColumnElement[str]) -> sa.Select[tuple[str]]:
@@ -24,7 +24,7 @@ def inside(run: sa.ColumnElement[str]) -> sa.Select[tuple[str]]:
 
 
 class Around(NamedTuple):
-    """A run around another one (at depth 0 itself), and the step and item of it that the other one is inside."""
+    """A run around another one (depth 0: the run itself), with the step and item that the other one is inside."""
 
     id: str
     step: str | None = None
@@ -48,7 +48,7 @@ _AROUND = Statement(_around())
 
 
 def around(runs: Sequence[str]) -> Script[dict[str, list[Around]]]:
-    """Each of these runs with the runs around it, from the inside to the outermost."""
+    """For each of these runs: the runs around it, from the inside out."""
     found: dict[str, list[Around]] = {run: [] for run in runs}
     for row in (yield _AROUND(runs=runs)).rows if found else ():
         found[row["start"]].append(Around(row["id"], row["step"], row["item"]))

@@ -1,4 +1,4 @@
-"""The store of runs: fills the engine's store ports. Every method is one transaction."""
+"""The store of runs: implements the engine's store ports. Every method is one transaction."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _LOGS = Statement(
     .order_by(workflows.c.id, step_logs.c.attempt)
 )
 _owned_here: set[tuple[str, str]] = set()
-"""Runs that drivers of this process work on now, by database. A lease of ours on any other run was left behind."""
+"""The runs that this process works on now, by database. If it has a lease on any other run, the lease is stale."""
 
 
 class RunStore:
@@ -86,7 +86,7 @@ class RunStore:
         self.lease_seconds = lease_seconds
         self._me = this_process()
 
-    # ---- rows of tables, for people and for the seed's functions
+    # ---- rows of tables, for people and for the functions of `towpath.store`
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -99,13 +99,13 @@ class RunStore:
 
     @asynccontextmanager
     async def one_moment(self) -> AsyncIterator[None]:
-        """Whatever this task reads of the store inside is of one moment. Keep it short, see `Backend`."""
+        """One snapshot for all reads of this task inside the block. Keep it short, see `Backend`."""
         async with self.database.one_moment():
             yield
 
     @property
     def broken(self) -> TowpathError | None:
-        """What ended all writing; None while it goes on."""
+        """The error that ended all writing, or None."""
         return self.database.broken
 
     def new_id(self) -> str:
@@ -140,9 +140,9 @@ class RunStore:
         return True
 
     async def claim(self, run_id: str, service: str = "") -> Lease:
-        """Become the owner of a run that no living process owns. Gates in it whose time is over are closed.
+        """Become the owner of a run without a living owner. Gates in it whose timeout is over are closed.
 
-        With `service` that one owns it, not this process: its lease does not run out, and it may claim again.
+        With `service` that service owns the run, not this process: its lease never expires, and it may claim again.
 
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED.
@@ -162,27 +162,27 @@ class RunStore:
         return self.database.identity, run_id
 
     async def renew(self, leases: Sequence[Lease]) -> list[str]:
-        """Keep owning; the ids of runs that another owner has taken over."""
+        """Renew leases; returns the ids of runs that another owner has taken over."""
         lost = await self.database.write(claims.renew, leases, self._claimer())
         _owned_here.difference_update(map(self._here, lost))
         return lost
 
     async def release(self, lease: Lease) -> None:
-        """Stop owning without ending the run; nothing happens if another owner has taken it over."""
+        """Give up ownership without ending the run. Does nothing if another owner has taken it over."""
         _owned_here.discard(self._here(lease.run_id))
         let_go = claims.RELEASE(run=lease.run_id, lease_epoch=lease.epoch)
         await self.database.submit([Write(*let_go), _released(lease)])
 
     async def leaving(self, lease: Lease) -> None:
-        """Say that this process is about to stop working on the run, before its steps have ended."""
+        """Record that this process is about to leave the run, before its steps have ended."""
         await self.database.submit([_released(lease)])
 
     async def lost_attempts(self, run_id: str) -> dict[str, int]:
-        """By row that is executing: how often the process that tried it died on it, since its last outcome."""
+        """For each executing row: how many processes died during an attempt of it, since its last outcome."""
         return crashes.lost_attempts(await self.database.fetch(crashes.STARTS(run=run_id)))
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
-        """Record facts as one whole; back when they are durable. Raises Fenced, StoreFailed."""
+        """Record facts in one transaction; returns when they are durable. Raises Fenced, StoreFailed."""
         try:
             await self.database.submit(writes(lease.run_id, facts, now()), guard(lease))
         except Fenced:
@@ -194,7 +194,7 @@ class RunStore:
     # ---- reading
 
     async def load(self, run_id: str) -> RunRow:
-        """All that is recorded of a run, as of one moment.
+        """The whole run as recorded, in one snapshot.
 
         Raises RunRefused (E_RUN_MISSING), StoreFailed (E_DB_VALUE).
         """
@@ -208,7 +208,7 @@ class RunStore:
         return await self.database.read(run_rows.status_of, run_id)
 
     async def rows_of(self, run_id: str, steps: Sequence[str], items: Sequence[tuple[str, int]] = ()) -> list[StepRow]:
-        """What is recorded of some steps with all their items, and of some items, as of one moment."""
+        """The rows of some steps with all their items, and of some items, in one snapshot."""
         return await self.database.read(run_rows.rows_of, run_id, steps, items)
 
     async def latest_artifacts(self, row_id: str) -> list[ArtifactRow]:
@@ -225,7 +225,7 @@ class RunStore:
         return {row["name"]: row["highest"] for row in await self.database.fetch(_VERSIONS(row=row_id))}
 
     async def find_ids(self, what: str, part: str) -> list[str]:
-        """The ids among `chains`, `artifacts` or `approvals` that `part` may stand for, in one query."""
+        """The ids among `chains`, `artifacts` or `approvals` that `part` may mean, in one query."""
         async with self.session() as session:
             return await listing.find_ids(session, what, part)
 
@@ -238,17 +238,17 @@ class RunStore:
         """Log lines of all steps of a run: step_id, item_index, attempt, text, updated_at."""
         return await self.database.fetch(_LOGS(run=run_id))
 
-    # ---- what people ask for
+    # ---- requests
 
     async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
-        """Ask for `cancel` or `pause`; the status after it. `by` is kept in the audit trail.
+        """Request `cancel` or `pause`; returns the run's status. `by` is written to the audit trail.
 
-        A run that no living process owns obeys at once. Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
+        Without a living owner, the run changes at once. Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
         """
         return await self.database.write(claims.request, run_id, kind, by)
 
     async def requests(self, run_ids: Sequence[str]) -> list[Request]:
-        """What is asked of these runs and not done yet. Gates in them whose time is over are closed first."""
+        """The open requests of these runs. Gates in them whose timeout is over are closed first."""
         late, found = await self.database.read(requests.requests, run_ids, now())
         if late:
             await self.database.write(gates.expire, late, now())
@@ -260,11 +260,11 @@ class RunStore:
         return await self.database.read(requests.edits, run_ids, after)
 
     async def runs_with_requests(self) -> dict[str, int]:
-        """The runs (and those around them) of which something is asked, or with late gates, and since when."""
+        """The runs (and those around them) with open requests or with gates whose timeout is over, and since when."""
         return await self.database.read(requests.runs_with_requests, now())
 
     async def cancelled_among(self, run_ids: Sequence[str]) -> list[str]:
-        """Those of these runs whose end, or the end of a run around them, is asked for."""
+        """The runs among these for which cancel is requested, for them or for a run around them."""
         return await self.database.read(requests.cancelled_among, run_ids)
 
     async def running_in(self, service: str) -> list[str]:
@@ -286,11 +286,11 @@ async def open_store(
     lease_seconds: float = LEASE_SECONDS,
     readonly: bool = False,
 ) -> AsyncIterator[RunStore]:
-    """Open (and on first use make) a store; opening it never starts work.
+    """Open (and on first use make) a store. Opening it never starts work.
 
-    With `readonly` a store that is there is only looked at: it may be on a disk that cannot be written, and
-    no lock is waited for. `blobs` is the folder for larger files and people's copies, default `<name>-store`
-    beside the file.
+    With `readonly` an existing store is only read: it may be on a read-only disk, and no lock is waited for. `blobs` is
+    the folder for larger files and copies for people, by default `<name>-store` beside the file.
+
     Raises StoreFailed: E_DB_…, E_SCHEMA_….
     """
     folder = blobs or path.with_name(f"{path.stem}-store")

@@ -1,4 +1,4 @@
-"""The tables as SQL, and which versions of them this towpath works with. Knows no driver."""
+"""The tables as SQL, and the schema versions that this towpath can use. Knows no driver."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _FIRST = Statement(
     )
 )
 _AGAIN = Statement(
-    # A step that is tried again sends again: what failed before is pending once more.
+    # A retry of the step sends again: a failed transfer becomes pending again.
     sa.update(transfers)
     .where(
         transfers.c.idempotency_key == b("key"), transfers.c.status.in_(transitions.TRANSFER[TransferStatus.PENDING])
@@ -46,7 +46,7 @@ _AGAIN = Statement(
     .values(status=TransferStatus.PENDING, error_message=None, updated_at=b("at"))
 )
 _STANDS = {
-    # A row that is completed stays so. Should the server have lost the file, it is sent again without a word.
+    # A completed row stays completed. If the server has lost the file, it is sent again without a new row.
     status: Statement(
         sa.update(transfers)
         .where(transfers.c.idempotency_key == b("key"), transfers.c.status.in_((*transitions.TRANSFER[status], status)))
@@ -66,7 +66,7 @@ _STANDS = {
 
 
 def close(rows: Any, why: str) -> Statement:
-    """Fail the transfers to these rows (a select of ids) that are still on their way."""
+    """Fail the transfers to these rows (a select of ids) that have not ended."""
     on_their_way = transfers.c.status.in_((TransferStatus.PENDING, TransferStatus.UPLOADING))
     failed = {"status": TransferStatus.FAILED, "error_message": why, "updated_at": b("at")}
     return Statement(sa.update(transfers).where(transfers.c.target_workflow_id.in_(rows), on_their_way).values(failed))
@@ -99,7 +99,9 @@ SENT_BEFORE = Statement(
 
 
 def transfer_key(fact: TransferMade) -> str:
-    """The key of a transfer's row: what is sent to a server for a row is one transfer, however often it is tried."""
+    """The key of a transfer's row. Sending the same artifact for the same row is one transfer, however often it is
+    tried.
+    """
     return f"{fact.row}/{fact.artifact}/{fact.server}"
 
 
@@ -128,12 +130,12 @@ def transfer_made(fact: TransferMade, run: str, at: int, out: list[Write]) -> No
 
 
 def close_transfers(row: str, at: int, out: list[Write]) -> None:
-    """A step that ended without completing waits for no transfer any more."""
+    """End the open transfers of a step that ended without completing."""
     add(out, _CLOSE(row=row, at=at))
 
 
 def prompt_sent(fact: PromptSent, run: str, at: int, out: list[Write]) -> None:
-    """Where a step's prompt is; recorded before the server hears of it, so that it is found after a crash."""
+    """Record a prompt before it is sent to the server, so that it is found after a crash."""
     sent = _SENT(row=fact.row, server=fact.server, prompt=fact.prompt_id, definition=encode(fact.definition), at=at)
     add(out, sent)
     log_event(out, run, fact.row, "PromptSent", at, about(fact, server=fact.server, prompt=fact.prompt_id))

@@ -1,4 +1,4 @@
-"""Sessions: one transaction for the functions of `towpath.store`, which take it first and never commit."""
+"""Sessions: each is one transaction. The functions of `towpath.store` take one first, and never commit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ P = ParamSpec("P")
 class Session:
     """One transaction. It reads until the first statement that writes; from then on it holds the write lock.
 
-    All or nothing: once a statement of a writing session failed or was cancelled, the session answers
-    nothing more (E_SESSION_FAILED) and records nothing, even if the error was caught.
+    All or nothing: after a statement of a writing session failed or was cancelled, the session refuses all others
+    (E_SESSION_FAILED) and records nothing, even if the error was caught.
     """
 
     def __init__(self, database: Backend, transaction: Transaction, files: StoredFiles) -> None:
@@ -31,7 +31,7 @@ class Session:
         self._transaction = transaction
 
     async def execute(self, statement: Expression) -> int:
-        """Run a writing statement; the number of rows it touched."""
+        """Run a writing statement; returns the number of rows that it changed."""
         await self.begin()
         return (await self._run(statement)).touched
 
@@ -56,7 +56,7 @@ class Session:
         return await self._transaction.run(script, *args, **kwargs)
 
     async def write(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a script that writes, or reads what is written next, in one hop."""
+        """Run a script that writes (or reads what is written next) in one hop."""
         await self.begin()
         return await self.read(script, *args, **kwargs)
 
@@ -72,7 +72,7 @@ class Session:
 
     @asynccontextmanager
     async def one_moment(self) -> AsyncIterator[None]:
-        """All that is read inside, in however many statements, is of one moment."""
+        """One snapshot for all statements inside the block."""
         if self._transaction.writing:  # it has the write lock: nothing changes meanwhile
             yield
             return
@@ -83,7 +83,7 @@ class Session:
 def of_one_moment(
     function: Callable[Concatenate[Session, P], Awaitable[T]],
 ) -> Callable[Concatenate[Session, P], Awaitable[T]]:
-    """For functions that read with several statements what has to fit together."""
+    """Run a function with several reading statements in one snapshot."""
 
     @wraps(function)
     async def reading(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Statements: SQLAlchemy Core, compiled once for each database that runs them. And the few words that databases
+"""Statements: SQLAlchemy Core, compiled once for each database that runs them. Also the few expressions that databases
 spell differently.
 """
 
@@ -19,7 +19,7 @@ InsertInto = Callable[[sa.Table], Any]
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one database spells statements: Core's dialect, its `insert`, and what a list is bound as."""
+    """How one database spells statements: its Core dialect, its `insert`, and how it binds a list."""
 
     core: sa.Dialect
     insert: InsertInto
@@ -39,10 +39,10 @@ class Query(NamedTuple):
 
 
 class Statement:
-    """A Core statement, or a function that makes one with the `insert` of the dialect it is for.
+    """A Core statement, or a function that makes one with the `insert` of a dialect.
 
-    Calling it with values gives a `Query`; a place without a value is NULL. A database asks for its own
-    `compiled` form, which is made on first use.
+    Calling it with values gives a `Query`; missing values are NULL. A database uses its own `compiled` form, which is
+    made on first use.
     """
 
     __slots__ = ("_expression", "_forms")
@@ -65,7 +65,7 @@ class Statement:
 
 
 class Compiled:
-    """The SQL of a statement in one dialect, with positional places for its values."""
+    """The SQL of a statement in one dialect, with positional parameters."""
 
     __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "sql")
 
@@ -80,7 +80,7 @@ class Compiled:
         self._pick = _picker(names)
 
     def bind(self, values: Values) -> Sequence[Any]:
-        """The values in the order of their places."""
+        """The values in the order of their parameters."""
         given = {**self._defaults, **values}
         for name in self._lists:
             given[name] = self._bind_list(given[name])
@@ -94,11 +94,11 @@ def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Sequence[Any]]
     return lambda given: [given[name] for name in names]
 
 
-# ---- what databases spell differently: a backend says how, by `sqlalchemy.ext.compiler`
+# ---- what databases spell differently: each backend compiles it with `sqlalchemy.ext.compiler`
 
 
 class _Listed(sa.types.TypeEngine[Any]):
-    """A list as one value: an array, or JSON text where there are no arrays."""
+    """A list as one value: an array, or JSON text for databases without arrays."""
 
 
 class AnyOf(sa.sql.expression.ColumnElement[bool]):

@@ -47,7 +47,7 @@ def _references(column: str, to: str, ondelete: str, *, nullable: bool = False) 
 
 
 def _key(table: str) -> sa.Index:
-    """Repeating a create with the same key finds the first row; most rows have none and cost nothing."""
+    """An idempotency key: a second create with the same key finds the first row. Most rows have none."""
     given = sa.text("idempotency_key IS NOT NULL")
     return sa.Index(
         f"uq_{table}_idempotency_key",
@@ -103,7 +103,7 @@ chains = sa.Table(
 )
 
 definitions = sa.Table(
-    # Large chain definitions, once each. The row of a run is written often and must stay small.
+    # Large chain definitions, each stored once. The row of a run is written often, so it must stay small.
     "definitions",
     metadata,
     sa.Column("sha256", sa.Text, primary_key=True),

@@ -1,4 +1,4 @@
-"""What the audit trail says, against the rows: I12 of runs and steps, I14 of decisions at gates. Scripts."""
+"""Compares the audit trail with the rows: I12 of runs and steps, I14 of decisions at gates. Scripts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LINES = Statement(
 
 
 def trails() -> Script[list[Finding]]:
-    """No fact about a run or a row follows its end, it ends once, and it is what its last fact says."""
+    """No fact follows the end of a run or row, there is one end, and the status is that of the last fact."""
     found: list[Finding] = []
     pages = Pages(_RUNS, chains.c.id, "")
     try:
@@ -60,7 +60,7 @@ def _trail(run: Row) -> Script[list[Finding]]:
 
 
 class _Facts:
-    """What the facts of one run say so far: how it ended, and how each of its rows did."""
+    """The facts of one run so far: how the run ended, and how each of its rows ended."""
 
     def __init__(self, run: Row) -> None:
         self.found: list[Finding] = []
@@ -97,7 +97,7 @@ class _Facts:
         self._ended[row] = _end_of(kind, data) or ended
 
     def differences(self) -> Iterator[Finding]:
-        """Rows whose status is another one than their facts say."""
+        """Rows whose status differs from their facts."""
         for row, status in self._status.items():
             ended = self._ended[row]
             if (ended or status in _ENDS.values()) and ended != status:
@@ -134,7 +134,7 @@ _COMES_TO = {
 
 
 def decisions() -> Script[list[Finding]]:
-    """Each gate is decided once and acted on once, and what the run did is what was decided."""
+    """Each gate is decided once and acted on once, and the run did what was decided."""
     seen: dict[tuple[str, bool], int] = {}
     applied: list[tuple[str, str]] = []
 

@@ -1,4 +1,4 @@
-"""Which status may follow which. The statements that change a status carry these words in their WHERE."""
+"""Which status may follow which. Statements that change a status have these words in their WHERE clause."""
 
 from __future__ import annotations
 

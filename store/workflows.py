@@ -182,7 +182,9 @@ async def update_workflow_latest_artifact(session: Session, workflow_id: str, ar
     values = {"latest_artifact_id": artifact_id, "updated_at": now()}
     changed = await session.fetch_one(change.values(values).returning(workflows))
     if changed is None and await get_workflow(session, workflow_id) is not None:
-        raise StoreFailed("E_DB_REFERENCE", f"that is no latest version of workflow {workflow_id}", found=artifact_id)
+        raise StoreFailed(
+            "E_DB_REFERENCE", f"this is not a latest version of workflow {workflow_id}", found=artifact_id
+        )
     return record_or_none(changed)
 
 

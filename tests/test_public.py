@@ -53,13 +53,13 @@ def test_opening_an_engine_needs_no_temporal() -> None:
 
 
 def test_importing_towpath_is_quick() -> None:
-    """DESIGN 8: under 0.3 s; the best of three, and what Python itself needs does not count."""
+    """Under 0.3 s: the best of three, without the start of Python itself."""
     code = "import time; t = time.perf_counter(); import towpath; print(time.perf_counter() - t)"
     assert min(float(python(code)) for _ in range(3)) < 0.3
 
 
 def test_the_base_install_is_small() -> None:
-    """DESIGN 8: at most 24 packages, counted over what each one requires in turn (without extras)."""
+    """At most 24 packages, with all that they require in turn (without extras)."""
     found: set[str] = set()
     todo = ["towpath"]
     while todo:

@@ -104,7 +104,7 @@ class Watch:
         elif isinstance(fact, StepStarted) and fact.item is None:
             state.status, state.began = StepStatus.EXECUTING, state.began or now
         elif isinstance(fact, StepRetried):
-            state.note = f"try {fact.attempt} failed: {fact.error.message}; again in {fact.delay:.1f} s"
+            state.note = f"attempt {fact.attempt} failed: {fact.error.message}; again in {fact.delay:.1f} s"
             self._line(f"  ↻ {place(fact.step, fact.item)}: {state.note}", "yellow")
         elif isinstance(fact, StepEnded | StepDropped | DecisionApplied):
             self._note_end(state, fact, now)

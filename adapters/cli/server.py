@@ -40,7 +40,7 @@ _TOKEN = re.compile(r"(/a/)[^/?\s]+")
 @click.option("--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 @click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A further host name of the server.")
 @click.option("--chains", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Chain files to offer.")
-@click.option("--execute", is_flag=True, help="Run what is started here, and unattended runs.")
+@click.option("--execute", is_flag=True, help="Also execute runs: new ones, and those without a live owner.")
 @click.option("--access-log", is_flag=True, help="Log every request, without tokens and queries.")
 @import_option
 @store_option

@@ -128,7 +128,7 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
 
 async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
     heading = (place(step.id, step.item), "bold"), f"  {step.status or 'not reached'}  "
-    console.print(line(*heading, (f"tries: {step.attempt}", "dim")))
+    console.print(line(*heading, (f"attempts: {step.attempt}", "dim")))
     if step.server is not None:
         console.print(words(f"server {step.server}, prompt {step.prompt_id}", "dim"))
     if step.error is not None:
@@ -140,7 +140,7 @@ async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]
         console.print(words(f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"))
     for log in logs:
         if log["step_id"] == step.id and log["item_index"] == step.item:
-            console.print(words(f"log of try {log['attempt']}", "dim"))
+            console.print(words(f"log of attempt {log['attempt']}", "dim"))
             console.print(block(log["text"].rstrip("\n")))
 
 

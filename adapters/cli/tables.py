@@ -53,7 +53,7 @@ def print_plan(console: Console, plan: Plan) -> None:
             "one per item" if step.mapped else "",
             f"if {step.condition}" if step.condition else "",
             "waits for approval" if step.approval else "",
-            f"{step.retry.attempts} tries" if step.retry.attempts > 1 else "",
+            f"{step.retry.attempts} attempts" if step.retry.attempts > 1 else "",
             f"at most {step.timeout:g} s" if step.timeout else "",
             f"workflow {step.target}" if step.kind == "workflow" else "",
             f"on {step.server}" if step.server else "",
@@ -207,8 +207,8 @@ def _near(path: Path) -> str:
 
 def print_steps(console: Console, run: Run, rows: dict[str, Any]) -> None:
     """Print the steps of a run, one line each."""
-    columns = ("", "step", "status", "tries", "time", "files", "note")
-    listed = table(*columns, right=("tries", "time", "files"))
+    columns = ("", "step", "status", "attempts", "time", "files", "note")
+    listed = table(*columns, right=("attempts", "time", "files"))
     for step in run.steps:
         row = rows.get(step.id, {})
         sign, style = SIGNS[step.status] if step.status else ("○", "dim")

@@ -29,7 +29,9 @@ _DEV_SETTINGS = ("history.transferProcessorMaxPollRPS=2000",)
 @click.option("--adapter", metavar="URL", help="temporal://host:port/namespace; else TOWPATH_ADAPTER, towpath.toml.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), help="Most steps at the same time; default 256.")
 @click.option("--grace", default="30s", show_default=True, help="How long steps may run after the worker is stopped.")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on 127.0.0.1 there.")
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics on this port of 127.0.0.1."
+)
 def worker_verb(modules: tuple[str, ...], store: str | None, **how: Any) -> int:
     """Execute the steps of runs on Temporal until Ctrl-C or SIGTERM."""
     import_modules(modules)
@@ -80,7 +82,7 @@ def temporal_verb() -> None:
     """A Temporal server for development."""
 
 
-@temporal_verb.command("dev")
+@temporal_verb.command("dev", short_help="Start a development server in this terminal.")
 @click.option("--port", default=7233, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--ui-port", type=click.IntRange(1, 65535), help="Port of the server's pages; default: port + 1000.")
 @click.option("--db", metavar="FILE", type=click.Path(path_type=Path), help="Keep the state in a file, not in memory.")

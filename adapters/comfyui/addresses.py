@@ -130,7 +130,7 @@ def _parts(text: str) -> _Parts:
     authority, path, query, fragment = split[1], split[2], split[3] or "", split[4] or ""
     if "@" in authority:
         cure = "give a user and password as a header of the server, with ${NAME} for the secret"
-        raise _invalid("E_URL_USERINFO", "the address of a server holds a user or a password", text, cure=cure)
+        raise _invalid("E_URL_USERINFO", "the address of a server contains a user or a password", text, cure=cure)
     if "@" in fragment:
         raise _invalid("E_URL_HOST", "a fragment that could be read as a host", text)
     host, port = _host_port(authority, scheme, text)
@@ -143,7 +143,7 @@ def _host_port(authority: str, scheme: str, text: str) -> tuple[str, int]:
     port = int(split[3]) if split and split[3] else _PORTS[scheme]
     if not split or not 1 <= port <= 65_535:
         cure = "write names beyond ASCII in their xn-- form" if not authority.isascii() else ""
-        raise _invalid("E_URL_HOST", "the address of a server has no proper host and port", text, cure=cure)
+        raise _invalid("E_URL_HOST", "the address of a server has no valid host and port", text, cure=cure)
     host = _ipv6(split[1], text) if split[1] else _named(split[2].lower().removesuffix("."), text)
     return host, port
 
@@ -152,7 +152,7 @@ def _ipv6(written: str, text: str) -> str:
     try:
         address = IPv6Address(written)
     except ValueError:
-        raise _invalid("E_URL_HOST", "no IPv6 address", text) from None
+        raise _invalid("E_URL_HOST", "not an IPv6 address", text) from None
     inside = _embedded(address)
     if any(address in network for network in _BLOCKED_6) or (inside and _is_blocked(inside)):
         raise _blocked(text)
@@ -172,7 +172,7 @@ def _named(host: str, text: str) -> str:
     if _NUMBER.fullmatch(labels[-1]):
         return _ipv4(host, text)
     if len(host) > 253 or not all(_LABEL.fullmatch(label) and _honest(label) for label in labels):
-        raise _invalid("E_URL_HOST", "no proper host name", text)
+        raise _invalid("E_URL_HOST", "not a valid host name", text)
     if host in _BLOCKED_NAMES:
         raise _blocked(text)
     return host
@@ -206,9 +206,9 @@ def _honest(label: str) -> bool:
 
 def _refuse_path(path: str, query: str, text: str) -> None:
     if not _PATH.fullmatch(path) or not _QUERY.fullmatch(query):
-        raise _invalid("E_URL_HOST", "the address of a server holds characters that belong percent-encoded", text)
+        raise _invalid("E_URL_HOST", "the address of a server has characters that must be percent-encoded", text)
     if any(part in (".", "..") for part in re.split(r"[/\\]", unquote(path))):
-        raise _invalid("E_URL_HOST", "the path of a server's address holds . or ..", text)
+        raise _invalid("E_URL_HOST", "the path of a server's address has a part . or ..", text)
 
 
 def _refuse_unlisted(parts: _Parts, text: str, bases: Collection[_Parts]) -> None:

@@ -297,4 +297,9 @@ async def _check_all(members: Sequence[Member]) -> None:
 def check_strategy(strategy: str) -> None:
     """Raises InputInvalid (E_STRATEGY) for an unknown strategy."""
     if strategy not in STRATEGIES:
-        raise InputInvalid("E_STRATEGY", "how to choose a server", found=strategy, allowed=", ".join(STRATEGIES))
+        raise InputInvalid(
+            "E_STRATEGY",
+            "there is no such strategy for choosing servers",
+            found=strategy,
+            allowed=", ".join(STRATEGIES),
+        )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # `towpath keys` works without a web framework
     from starlette.requests import Request
 
 
-COMMAND_LINE = "command line"  # stands in the audit trail for what `towpath keys` did
+COMMAND_LINE = "command line"  # the name in the audit trail for changes by `towpath keys`
 
 
 class _Sessions(Protocol):

@@ -72,7 +72,7 @@ class RunView:
         try:
             return msgspec.convert(self.chain["chain_definition"], Plan)
         except msgspec.ValidationError:
-            raise StoreFailed("E_DB_VALUE", f"chains.chain_definition of row {self.id} holds no plan") from None
+            raise StoreFailed("E_DB_VALUE", f"chains.chain_definition of row {self.id} has no plan") from None
 
 
 async def run_view(records: ServerRecords, run_id: str) -> RunView:

@@ -1,1 +1,1 @@
-"""The store's database as one SQLite file. Fills `towpath.store.backend.Backend`."""
+"""The database of the store as one SQLite file. Implements `towpath.store.backend.Backend`."""

@@ -28,9 +28,9 @@ _OF_THE_UNIT = (
 def record_batch(connection: sqlite3.Connection, units: Sequence[Unit], path: Path) -> Sequence[Exception | None]:
     """Record units in one transaction; one result per unit.
 
-    Most batches are free of refusals and run straight through. When a unit is refused the batch is rolled
-    back and run again unit by unit behind savepoints, so that only the refused ones fail. What only COMMIT
-    can refuse (a deferred foreign key) is found by a transaction for each unit.
+    Most batches contain no refused unit, and run once. If a unit is refused, the batch is rolled back and run again
+    with a savepoint before each unit, so that only the refused ones fail. If COMMIT itself refuses (a deferred
+    foreign key), each unit is run in its own transaction.
     """
     try:
         return in_transaction(connection, lambda c: _record_straight(c, units))

@@ -1,9 +1,9 @@
 """Connections to one SQLite file: the only module that imports `databases`.
 
-`databases` 0.9 as it comes opens a thread per operation, says plain BEGIN, drops PRAGMAs and row counts, and leaks
-connections under cancellation. What is used of it: its connection life cycle, and `factory=`, through which every
-connection is of our class. A function is handed to that class and runs on the connection's own thread
-(`executemany` with a `_Job`): one thread hop, whatever it does.
+`databases` 0.9 by itself opens a thread per operation, uses plain BEGIN, drops PRAGMAs and row counts, and leaks
+connections under cancellation. So only two parts of it are used: the life cycle of connections, and `factory=`, which
+makes every connection an object of our class. A function that is passed to that class (`executemany` with a `_Job`)
+runs on the thread of the connection: one thread hop, whatever the function does.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Connections:
                 ready.set_exception(error)
 
     async def close(self) -> None:
-        for one in self._open:  # one by one: of two that close at once neither may be the last, which tidies up
+        # One by one: the last connection cleans up, and of two that close at once neither may know that it is the last.
+        for one in self._open:
             one.closing.set()
             await asyncio.gather(one.task, return_exceptions=True)
         await self._database.disconnect()
@@ -96,7 +97,7 @@ class Connection:
 
 
 class _Job(Generic[T]):
-    """A function for a connection's thread, dressed as the parameters of an `executemany`."""
+    """A function for a connection's thread, in the form of parameters for `executemany`."""
 
     __slots__ = ("function", "result")
 
@@ -109,7 +110,7 @@ class _Job(Generic[T]):
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that is able to run a whole job in one hop, and leaves transactions to us."""
+    """A connection that runs a whole job in one hop, and leaves transactions to the job."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["isolation_level"] = None
@@ -123,7 +124,7 @@ class _Connection(sqlite3.Connection):
 
 
 def _configure(connection: sqlite3.Connection, synchronous: str, busy_ms: int, readonly: bool) -> None:
-    """Our settings, on every connection. Not in its constructor: aiosqlite leaves a thread behind if that fails."""
+    """Apply our settings to a connection. Not in its constructor: aiosqlite leaves a thread behind if that fails."""
     connection.execute(f"PRAGMA busy_timeout={busy_ms}")
     if readonly:
         connection.execute("PRAGMA query_only=ON")
@@ -143,7 +144,7 @@ def _configure(connection: sqlite3.Connection, synchronous: str, busy_ms: int, r
 
 
 def _turn_wal_on(connection: sqlite3.Connection) -> None:
-    """SQLite does not call its busy handler for this switch: two first openers at once collide at once."""
+    """Turn WAL on. Retried here: SQLite does not call its busy handler for this, so two first openers collide."""
     for _ in range(200):
         try:
             if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
@@ -199,8 +200,8 @@ def in_transaction(connection: sqlite3.Connection, function: Callable[[sqlite3.C
 
 
 def in_snapshot(connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
-    """Call a reading function so that all its statements see the database as of one moment."""
-    if connection.in_transaction:  # inside `one_moment` they do already
+    """Call a reading function so that all its statements see one snapshot."""
+    if connection.in_transaction:  # inside `one_moment` there is a snapshot already
         return function(connection)
     connection.execute("BEGIN")
     try:

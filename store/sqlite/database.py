@@ -33,9 +33,9 @@ _frozen: ContextVar[Connection | None] = ContextVar("towpath_frozen", default=No
 
 
 class SqliteDatabase:
-    """One SQLite file. Fills `Backend`.
+    """One SQLite file. Implements `Backend`.
 
-    With `readonly` there is no writing connection: opening, looking and closing wait for no write lock.
+    With `readonly` there is no writing connection: opening, reading and closing never wait for a write lock.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SqliteDatabase:
         self.counts = Counts()
         self._durability = durability
         self._busy_ms = int(busy_timeout * 1000)
-        self._impatient = False  # the write lock was waited for in vain: who comes next does not wait as long again
+        self._impatient = False  # a wait for the write lock has timed out: the next one is shorter
         self._closing = False
         self._writing = anyio.Lock()
         self._owner: asyncio.Task[object] | None = None  # of the writing transaction
@@ -61,7 +61,7 @@ class SqliteDatabase:
 
     @property
     def broken(self) -> TowpathError | None:
-        """What ended all writing: nothing can be recorded any more until the store is opened again."""
+        """The error that ended all writing, or None. Nothing can be recorded until the store is opened again."""
         return self._commits.broken
 
     # ---- life
@@ -101,9 +101,9 @@ class SqliteDatabase:
                 await self._on_writer(lambda c: in_transaction(c, schema.create))
 
     async def close(self) -> None:
-        """Let queued writes finish, fold the log into the file, close every connection and thread.
+        """Let queued writes finish, copy the log into the file, close every connection and thread.
 
-        Folding waits for no lock: what is left in the log is folded by the next writer.
+        Copying waits for no lock: the next writer copies what is left in the log.
         """
         with anyio.CancelScope(shield=True):
             self._closing = True
@@ -150,10 +150,10 @@ class SqliteDatabase:
         return result
 
     async def _set_busy_timeout(self, milliseconds: int) -> None:
-        """How long the writer waits for other processes from now on.
+        """Set how long the writer waits for other processes from now on.
 
-        Once it has waited the whole time in vain, the next ones (letting go of a run, another run) are
-        refused soon: together they are to take one `busy_timeout`, not one each.
+        After one full wait without success, further waits (to release a run, or for another run) are short, so that
+        all together take about one `busy_timeout`.
         """
         await self._writer.run(lambda c: c.execute(f"PRAGMA busy_timeout={milliseconds}").fetchall())
 
@@ -174,13 +174,13 @@ class SqliteDatabase:
     # ---- reading
 
     async def read(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a script on a reading connection's thread: all that it reads is of one moment."""
+        """Run a script on the thread of a reading connection: it sees one snapshot."""
         return await self._on_reader(
             lambda c: in_snapshot(c, lambda c: run_script(c, script(*args, **kwargs), self.path))
         )
 
     async def fetch(self, query: Query) -> list[Row]:
-        """The rows of one select, in one hop: one statement is of one moment by itself."""
+        """The rows of one select, in one hop. One statement always sees one snapshot."""
         return (await self._on_reader(lambda c: execute(c, query))).rows
 
     async def inspect(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -201,10 +201,10 @@ class SqliteDatabase:
 
     @asynccontextmanager
     async def one_moment(self) -> AsyncIterator[None]:
-        """Everything this task reads inside, in however many calls, is of one moment. Keep it short.
+        """One snapshot for all reads of this task inside the block. Keep it short.
 
-        What was written since, even by this task, is not seen. It holds one of a few reading connections, and
-        the log cannot be folded into the file past it.
+        Later writes are not seen, not even those of this task. It holds one of a few reading connections, and the log
+        cannot be copied into the file beyond this snapshot.
         """
         if self._frozen_reader() is not None:
             yield
@@ -219,7 +219,7 @@ class SqliteDatabase:
                 yield
             finally:
                 _frozen.reset(before)
-                reader.frozen = False  # tasks started inside may outlive the moment
+                reader.frozen = False  # tasks that were started inside may live longer than the block
         finally:
             with anyio.CancelScope(shield=True):
                 try:
@@ -242,10 +242,10 @@ class SqliteDatabase:
         reader = _frozen.get()
         return reader if reader is not None and reader.frozen and reader in self._connections else None
 
-    # ---- what is allowed
+    # ---- checks
 
     def _check_loop(self) -> None:
-        """Queues and locks belong to one event loop; waited for in another they hang both."""
+        """Refuse another event loop: queues and locks belong to one loop, and waiting in another would hang both."""
         if self._loop is not asyncio.get_running_loop():
             raise InputInvalid(
                 "E_LOOP",
@@ -259,8 +259,8 @@ class SqliteDatabase:
             raise _closed()
 
     def _check_writable(self) -> None:
-        """Raises StoreFailed: E_DB_READONLY, E_DB_CLOSED, E_SESSION_NESTED, or what ended all writing. InputInvalid:
-        E_LOOP.
+        """Raises StoreFailed: E_DB_READONLY, E_DB_CLOSED, E_SESSION_NESTED, or the error that ended all writing.
+        InputInvalid: E_LOOP.
         """
         self._check_loop()
         if self.readonly:

@@ -1,4 +1,4 @@
-"""From an exception of SQLite to a StoreFailed. No SQL exception leaves `towpath.store`."""
+"""From an exception of SQLite to a StoreFailed. No exception of a driver leaves `towpath.store`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from towpath.errors import StoreFailed
 
 _CURES = {
     "E_DISK_FULL": "free space on that disk, then `towpath resume`; everything recorded is safe",
-    "E_DISK_IO": "check the disk; everything recorded before is safe, `towpath resume` goes on from there",
+    "E_DISK_IO": "check the disk; everything recorded before is safe, `towpath resume` continues from there",
     "E_DB_READONLY": "make the file and its folder writable, or name another --store",
     "E_DB_NOT_SQLITE": "name a file that towpath made, or a new one",
     "E_DB_PATH": "create the folder, or name another --store",
@@ -36,7 +36,7 @@ OF_THE_VALUE = (OverflowError, UnicodeEncodeError)
 
 
 def database_error(error: Exception, path: Path) -> StoreFailed:
-    """The StoreFailed for what SQLite, or Python on the way to it, reported about the database at `path`."""
+    """The StoreFailed for an error of SQLite (or of Python on the way to it) with the database at `path`."""
     if isinstance(error, (*OF_THE_VALUE, sqlite3.InterfaceError, sqlite3.DataError)):
         return StoreFailed("E_DB_VALUE", f"a value cannot be kept in the database: {error}")
     name: str = getattr(error, "sqlite_errorname", "")  # whatever SQLite itself refused has one
@@ -49,7 +49,7 @@ def database_error(error: Exception, path: Path) -> StoreFailed:
 
 
 def busy(path: Path) -> StoreFailed:
-    """Another process has held the write lock longer than anyone should wait."""
+    """The error after waiting too long for the write lock of another process."""
     holders = lock_holders(path)
     stopped = [pid for pid in holders if is_stopped(pid)]
     who = f"process {', '.join(map(str, holders))}" if holders else "another process"

@@ -1,4 +1,4 @@
-"""The file of a database: is it there, may it be written, and under which name does SQLite open it."""
+"""The file of a database: does it exist, can it be written, and under which name does SQLite open it?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PERMISSIONS = "check the permissions of the file and its folder, or name anothe
 
 
 def there(path: Path) -> bool:
-    """Is there a file with something in it? An empty one is a store that is still to be made."""
+    """Does the file exist, and is it not empty? An empty file is a store that is not made yet."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -20,7 +20,7 @@ def there(path: Path) -> bool:
 
 
 def prepare(path: Path) -> None:
-    """Make the file, readable by its owner only, or find out now why that cannot be.
+    """Make the file, readable by its owner only, or find out why that is impossible.
 
     Raises StoreFailed: E_DB_PATH, E_DB_READONLY, E_DISK_FULL.
     """
@@ -48,30 +48,30 @@ def readonly(path: Path) -> StoreFailed:
 
 
 def to_write(path: Path) -> str:
-    """What `databases` opens to read and write."""
+    """The name with which `databases` opens the file to read and write."""
     return f"sqlite:///{quote(str(path))}"
 
 
 def to_look(path: Path) -> str:
-    """What `databases` opens only to read (with `uri=True`).
+    """The name with which `databases` opens the file only to read (with `uri=True`).
 
-    Where the log beside the file cannot be made, the file is read as it is (`immutable`): no process writes to
-    it from here. Raises StoreFailed (E_DB_READONLY) if there is a log that cannot be read in its place.
+    If the log beside the file cannot be made, the file is read as it is (`immutable`): no process on this host can
+    write to it. Raises StoreFailed (E_DB_READONLY) if there is a log that cannot be read there.
     """
     return f"sqlite:///{quote(f'file:{quote(str(path))}?{_mode(path)}')}"
 
 
 def _mode(path: Path) -> str:
     if _writable(path):
-        return "mode=rw"  # to tidy up what a dead process left; `query_only` keeps everything else out
+        return "mode=rw"  # only to clean up after a dead process; `query_only` prevents all other writes
     log, index = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
     if index.exists():
         return "mode=ro"
     if there(log):
         raise StoreFailed(
             "E_DB_READONLY",
-            f"{log.name} holds what was written last, and cannot be read in a place without write permission",
-            cure=f"copy {path.name} and {log.name} together to a folder that can be written, and look there",
+            f"{log.name} has the latest writes, and cannot be read in a folder without write permission",
+            cure=f"copy {path.name} and {log.name} together to a folder that can be written, and open the copy",
         )
     return "mode=ro&immutable=1"
 
@@ -79,7 +79,7 @@ def _mode(path: Path) -> str:
 def _writable(path: Path) -> bool:
     """May this process write the file, and the log that SQLite keeps beside it?"""
     try:
-        marked = not path.stat().st_mode & 0o222  # root may write it all the same, but its mode says not to
+        marked = not path.stat().st_mode & 0o222  # root could write it anyway, but its mode forbids it
     except OSError:
         return False
     return not marked and os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""What SQLite says of its own file: damaged pages, references without a row, tables and indexes that are gone."""
+"""Faults that SQLite finds in its own file: damaged pages, references without a row, missing tables and indexes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def faults(connection: sqlite3.Connection, deep: bool) -> list[Fault]:
             found.extend(check(connection))
         except sqlite3.Error as error:
             name = check.__name__.lstrip("_")
-            found.append(("E_DB_CORRUPT", "database", "", f"{name} could not read it all: {error}"))
+            found.append(("E_DB_CORRUPT", "database", "", f"{name} could not read everything: {error}"))
     return found
 
 
@@ -43,7 +43,7 @@ def _pages(connection: sqlite3.Connection, pragma: str) -> Iterator[Fault]:
 
 
 def _schema(connection: sqlite3.Connection) -> Iterator[Fault]:
-    """A table or an index that is gone holds nothing true any more."""
+    """A missing table or index is a fault."""
     there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     for table in metadata.sorted_tables:
         for name in names(table):

@@ -23,7 +23,7 @@ def is_there(connection: sqlite3.Connection) -> bool:
 
 def create(connection: sqlite3.Connection) -> None:
     """Make all tables and indexes, inside a write transaction."""
-    if is_there(connection):  # another process was faster
+    if is_there(connection):  # another process has made them
         return
     for statement in definitions(DIALECT.core):
         connection.execute(statement)

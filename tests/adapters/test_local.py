@@ -119,11 +119,11 @@ async def test_outside_a_chain_a_step_is_its_function() -> None:
     assert await steps.double(4) == 8
     assert bool(steps.which_thread(0) is True)
     assert steps.double.name == "tests.conformance.chain_steps:double"
-    with pytest.raises(RuntimeError, match="only there while a step runs"):
+    with pytest.raises(RuntimeError, match="only while a step runs"):
         context()
     with pytest.raises(TypeError, match=r"engine\.run"):
         inner(3)
-    with pytest.raises(TypeError, match="belongs into a @chain"):
+    with pytest.raises(TypeError, match="belongs in a @chain"):
         steps.double.map([1])
     patient = steps.double.with_options(retries=2, timeout="1m")
     assert (patient.options.retry.attempts, patient.options.timeout) == (3, 60.0)

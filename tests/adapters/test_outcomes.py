@@ -56,7 +56,7 @@ async def test_steps_see_what_the_caller_has_set(open_engine: OpenEngine) -> Non
 async def test_a_step_is_given_time_to_end_and_no_more(
     open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A timeout holds for a function that swallows its cancellation: its task is left to itself."""
+    """A timeout holds for a function that swallows its cancellation: its task is abandoned."""
     monkeypatch.setattr("towpath.user_code.GRACE", 0.1)
     let_go = asyncio.Event()
 

@@ -277,7 +277,7 @@ def test_a_completed_run_has_no_error(run: Run) -> None:
 
 @pytest.mark.parametrize("command", [Start("a"), Collect("a")])
 def test_what_owes_an_answer_is_not_recorded(run: Run, command: Any) -> None:
-    with pytest.raises(AssertionError, match="owes an answer"):
+    with pytest.raises(AssertionError, match="needs an answer"):
         run.told(command)
 
 
@@ -429,7 +429,7 @@ def test_an_approved_row_is_told_as_a_decision_with_all_that_it_made(run: Run) -
         (request(by="anna"), "rejected by anna"),
         (request(reason="blurred"), "rejected: blurred"),
         (request(), "rejected"),
-        (request(decision="timed_out", reason="blurred"), "rejected because nobody decided in time"),
+        (request(decision="timed_out", reason="blurred"), "rejected because there was no decision in time"),
     ],
     ids=["who and why", "who", "why", "nobody", "time"],
 )

@@ -1,4 +1,4 @@
-"""What a chain must come to, by the words of CONTRACT.md alone: no events, no order, loops to a fixpoint."""
+"""The expected result of a chain, computed from its rules alone: no events, no order, loops to a fixpoint."""
 
 from __future__ import annotations
 

@@ -281,8 +281,8 @@ async def test_a_gate_that_is_not_there_is_refused(store: RunStore) -> None:
 SECOND = [
     ({"status": "approved", "decided_by": "anna", "decided_at": EPOCH}, "approved by anna already, at 2026-01-01 "),
     ({"status": "rejected", "action": "skip"}, "this was rejected already, which means skip; the first"),
-    ({"status": "rejected"}, "this was rejected already; the first decision stands"),
-    ({"status": "approved", "action": "approve"}, "this was approved already; the first decision stands"),
+    ({"status": "rejected"}, "this was rejected already; the first decision is final"),
+    ({"status": "approved", "action": "approve"}, "this was approved already; the first decision is final"),
     ({"status": "cancelled", "decided_at": EPOCH}, "this was cancelled already, at 2026-01-01 00:00:00 UTC; the first"),
 ]
 
@@ -314,7 +314,7 @@ async def test_a_decision_after_a_timeout_is_told_what_counts(store: RunStore, c
                 await session.write(gates.undecided, gate)
         assert caught.value.code == "E_APPROVAL_EXPIRED"
         assert caught.value.problem.message == (
-            f"the time for this decision was over at 2026-01-01 00:00:00 UTC; the gate's timeout counts: {what}"
+            f"the time for this decision ended at 2026-01-01 00:00:00 UTC; the gate's timeout decides: {what}"
         )
 
 
@@ -485,7 +485,7 @@ async def test_what_the_end_of_the_time_does(
     assert (found.status, found.action, found.decided_by, found.delivered) == ("timed_out", action, None, False)
     assert (found.decided_at, found.updated_at) == (EPOCH + 9, EPOCH + 9)
     marked = await file_of(store, shown.id)
-    judged = ("auto_approved", None) if action == "approve" else ("rejected", "nobody decided in time")
+    judged = ("auto_approved", None) if action == "approve" else ("rejected", "there was no decision in time")
     assert (marked.approval_status, marked.rejection_reason) == judged
     assert (marked.approved_at, marked.updated_at) == (EPOCH + 9, EPOCH + 9)
     assert await file_of(store, left.id) == left

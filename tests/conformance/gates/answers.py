@@ -85,7 +85,7 @@ async def test_H4_every_answer(open_engine: OpenEngine, folder: str, name: str, 
         if expected is STOPPED:
             assert run["paint"].error is not None
             assert run["paint"].error.code == "E_REJECTED"
-            assert ("nobody decided" if answer is None else "by anna: too blue") in run["paint"].error.message
+            assert ("no decision in time" if answer is None else "by anna: too blue") in run["paint"].error.message
         if expected is DROPPED:
             row = (await rows(engine, run))["paint"]
             assert (row.error_code, "rejected" in row.error_message) == (None, True)
