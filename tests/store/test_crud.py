@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from operator import eq
 from typing import Any
 
 import pytest
@@ -235,7 +236,7 @@ async def test_records_have_every_column_that_the_functions_return(store: RunSto
             ([await records.get_chain_details(run)], [await api.get_chain_details(session, run)]),
         ):
             assert len(found) == 1
-            assert found == rows
+            assert all(map(eq, found, rows))
             assert json.loads(json.dumps(found, default=dict)) == rows
 
 

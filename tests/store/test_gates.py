@@ -18,7 +18,6 @@ from towpath.model import ApprovalStatus, GateAction
 from towpath.ports import Request
 from towpath.store import Record, RunStore, gates, requests, run_tree
 from towpath.store.gates import Past
-from towpath.store.unattended import unattended_runs
 
 pytestmark = pytest.mark.anyio
 
@@ -598,16 +597,3 @@ async def test_a_gate_closed_by_hand_stops_its_step(store: RunStore) -> None:
     await change(store, "approvals", gate, status="cancelled", decided_at=EPOCH)
     (told,) = await store.database.read(requests.undelivered, frozenset({run}))
     assert told == Request(run, "decision", "", None, gate, "cancelled", "stop", "", "", {})
-
-
-async def test_unattended_runs_are_listed_oldest_first_however_their_gates_were_decided(store: RunStore) -> None:
-    runs = [(await a_run(store)).run_id for _ in range(3)]
-    decisions = []
-    for number, run in enumerate(runs):
-        await change(store, "chains", run, status="paused", status_reason="approval", started_at=number)
-        decisions.append(await a_gate(store, run=run))
-    async with store.session() as session:
-        for gate in reversed(decisions):
-            await api.approve(session, gate, "ann")
-    async with store.session() as session:
-        assert [run for run in await unattended_runs(session) if run in runs] == runs
