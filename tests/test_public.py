@@ -53,9 +53,11 @@ def test_opening_an_engine_needs_no_temporal() -> None:
 
 
 def test_importing_towpath_is_quick() -> None:
-    """Under 0.3 s: the best of three, without the start of Python itself."""
-    code = "import time; t = time.perf_counter(); import towpath; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    """Under 0.3 s on a quiet machine, which is what four times some modules of the standard library cost anywhere."""
+    measure = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
+    known = "asyncio, sqlite3, json, http.client, xml.dom.minidom, unittest.mock"
+    ours, theirs = (min(float(python(measure.format(names))) for _ in range(3)) for names in ("towpath", known))
+    assert ours < 4 * theirs
 
 
 def test_the_base_install_is_small() -> None:
