@@ -18,7 +18,6 @@ from towpath.service import RunService
 from towpath.store.facade import Records, StoreFunctions
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.runs import RunStore, open_store
-from towpath.store.session import Session
 from towpath.user_code import noting_interrupts
 
 if TYPE_CHECKING:
@@ -143,13 +142,10 @@ class Engine(RunService, StoreFunctions):
     ) -> None:
         gates = Records(store)
         # pyright does not bind `Final` descriptors where it compares with a protocol; mypy does.
-        super().__init__(store, adapter, gates, tasks, close)  # pyright: ignore[reportArgumentType]
-        self._run_store = store
+        RunService.__init__(self, store, adapter, gates, tasks, close)  # pyright: ignore[reportArgumentType]
+        StoreFunctions.__init__(self, store)
 
     open = classmethod(_opening(open_engine))
-
-    def _session(self) -> AbstractAsyncContextManager[Session]:
-        return self._run_store.session()
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from .model import Json
 
@@ -19,18 +19,18 @@ def _names(kind: type[FrozenRow]) -> dict[str, None]:
     return dict.fromkeys(field.name for field in fields(kind))
 
 
-def _known(kind: type[FrozenRow], row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in _names(kind) if name in row}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrozenRow(Mapping[str, Any]):
     """A frozen row. It equals every mapping with the same items."""
 
+    _inside: ClassVar[Mapping[str, type[FrozenRow]]] = {}
+    """Columns that hold lists of rows, with the kind of those."""
+
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """The record of a row. Columns that it does not know are left out."""
-        return cls(**_known(cls, row))
+        """The record of a row and of the rows in it. Columns that it does not know are left out."""
+        known = {name: row[name] for name in _names(cls) if name in row}
+        return cls(**known | {name: [kind.of(one) for one in row[name]] for name, kind in cls._inside.items()})
 
     def __getitem__(self, name: str) -> Any:
         if name not in _names(type(self)):
@@ -77,8 +77,8 @@ class ChainRecord(FrozenRow):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WorkflowRecord(FrozenRow):
-    """One step of a run, or one item of a mapped step: a row of `workflows`. `status` is a word of `StepStatus`."""
+class StepColumns(FrozenRow):
+    """What the records of steps and of items share. `status` is a word of `StepStatus`."""
 
     id: str
     chain_id: str | None = None
@@ -93,49 +93,33 @@ class WorkflowRecord(FrozenRow):
     latest_artifact_id: str | None = None
     attempt: int = 0
     item_count: int | None = None
-    value: Json = None
     queued_at: int
     started_at: int | None = None
     completed_at: int | None = None
     error_message: str | None = None
     error_code: str | None = None
     error: Json = None
-    workflow_definition: Json = None
-    parameters: Json = None
     idempotency_key: str | None = None
     created_at: int
     updated_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ItemRecord(FrozenRow):
-    """One item of a mapped step, without the columns that may be large. `status` is a word of `StepStatus`.
+class WorkflowRecord(StepColumns):
+    """One step of a run, or one item of a mapped step: a row of `workflows`."""
+
+    value: Json = None
+    workflow_definition: Json = None
+    parameters: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ItemRecord(StepColumns):
+    """One item of a mapped step, without the columns that may be large.
 
     `files` counts its latest files. `approval` is the id of the gate that waits behind it.
     """
 
-    id: str
-    chain_id: str | None = None
-    step_id: str | None = None
-    item_index: int | None = None
-    workflow_name: str
-    server_address: str | None = None
-    prompt_id: str | None = None
-    temporal_workflow_id: str | None = None
-    temporal_run_id: str | None = None
-    status: str
-    latest_artifact_id: str | None = None
-    attempt: int = 0
-    item_count: int | None = None
-    queued_at: int
-    started_at: int | None = None
-    completed_at: int | None = None
-    error_message: str | None = None
-    error_code: str | None = None
-    error: Json = None
-    idempotency_key: str | None = None
-    created_at: int
-    updated_at: int
     files: int
     approval: str | None = None
 
@@ -254,10 +238,7 @@ class PendingGate(Gate):
     item: int | None
     artifacts: list[GateFile]
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """The record of a row of the list of pending approvals."""
-        return cls(**{**_known(cls, row), "artifacts": [GateFile.of(file) for file in row["artifacts"]]})
+    _inside: ClassVar[Mapping[str, type[FrozenRow]]] = {"artifacts": GateFile}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -266,10 +247,7 @@ class WorkflowDetails(WorkflowRecord):
 
     artifacts: list[ArtifactRecord]
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """The record of a row with its files."""
-        return cls(**{**_known(cls, row), "artifacts": [ArtifactRecord.of(file) for file in row["artifacts"]]})
+    _inside: ClassVar[Mapping[str, type[FrozenRow]]] = {"artifacts": ArtifactRecord}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -278,7 +256,4 @@ class ChainDetails(ChainRecord):
 
     workflows: list[WorkflowDetails]
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """The record of a row with its steps."""
-        return cls(**{**_known(cls, row), "workflows": [WorkflowDetails.of(step) for step in row["workflows"]]})
+    _inside: ClassVar[Mapping[str, type[FrozenRow]]] = {"workflows": WorkflowDetails}

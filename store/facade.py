@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
@@ -38,7 +37,7 @@ class StoreMethod(Generic[P, T_co]):
         return self if instance is None else partial(self._call, instance)
 
     async def _call(self, instance: StoreFunctions, /, *args: Any, **kwargs: Any) -> T_co:
-        async with instance._session() as session:
+        async with instance._run_store.session() as session:
             return self._shape(await self._function(session, *args, **kwargs))
 
 
@@ -75,8 +74,8 @@ def _plain(function: Callable[Concatenate[Session, P], Awaitable[T]]) -> StoreMe
 class StoreFunctions:
     """`await engine.get_workflow(id)` opens a session, calls `towpath.store.get_workflow` with it, and commits."""
 
-    def _session(self) -> AbstractAsyncContextManager[Session]:
-        raise NotImplementedError
+    def __init__(self, store: RunStore) -> None:
+        self._run_store = store
 
     create_chain: Final = _method(chains.create_chain, records.ChainRecord)  # type: ignore[arg-type]  # mypy: **columns may be it
     get_chain: Final = _method(chains.get_chain, records.ChainRecord)
@@ -126,12 +125,6 @@ class StoreFunctions:
 
 class Records(StoreFunctions):
     """All functions of the store as methods, those that decide a gate included."""
-
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
-
-    def _session(self) -> AbstractAsyncContextManager[Session]:
-        return self._store.session()
 
     approve: Final = _method(approvals.approve, records.Gate)
     reject: Final = _method(approvals.reject, records.Gate)

@@ -114,7 +114,7 @@ def edits(run_ids: Sequence[str], after: int) -> Script[tuple[int, list[Request]
     """Rows of these runs whose files people replaced since event `after`, and the last event there is."""
     last = (yield _LAST_EVENT()).one()["seq"]
     found: list[Request] = []
-    for run in run_ids:
+    for run in run_ids if last > after else ():
         edited = (yield _EDITED(run=run, after=after)).rows
         found += [Request(run, "edit", row["step_id"], row["item_index"]) for row in edited]
     return last, found
