@@ -117,7 +117,10 @@ class RunDriver:
             raise self._error
         commands: list[Command] = []
         while self._results:
-            commands += self._after_step(*self._results.popleft())
+            key, result = self._results.popleft()
+            if await self._tells_of_cancel(result):
+                commands += self._cancel()
+            commands += self._after_step(key, result)
         if self._signals.cancelled and not self._cancelling:
             query = messages.StatusQuery(self._start.run, cancel=not self._start.nested)
             reply = await local_activity(messages.LOOK, query, messages.StatusReply)
@@ -133,6 +136,19 @@ class RunDriver:
             if commands and len(reply.asked) >= messages.MAX_REQUESTS:
                 self._signals.woken = True  # there may be more
         return commands
+
+    async def _tells_of_cancel(self, result: messages.StepResult) -> bool:
+        """Was a step cancelled by its worker, which saw the cancel of the run before this workflow did?
+
+        Without the cancel, the state would take the step for one that ends alone, and the run for completed.
+        """
+        if result.status != messages.CANCELLED or not result.recorded or self._cancelling:
+            return False
+        if not workflow.patched("a cancelled step tells of the cancel"):
+            return False
+        query = messages.StatusQuery(self._start.run)
+        reply = await local_activity(messages.LOOK, query, messages.StatusReply)
+        return reply.called_off and not self._cancelling
 
     async def _leave_orphaned(self) -> None:
         """The workflow around this one is gone, but no cancel was requested: leave the run to be resumed."""

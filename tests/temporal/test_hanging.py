@@ -15,10 +15,11 @@ from temporalio.client import Client
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import CANCELLED, DONE, RUNS, folder, pending, settled, status_of, until
-from tests.conformance.chain_steps import began, let_go
+from tests.conformance.chain_steps import PATIENCE, began, let_go
 from tests.temporal.dev_server import DevServer
 from towpath import Engine, ServerFailed, StoreFailed, chain, step
 from towpath.adapters.step_executor import Resources
+from towpath.adapters.temporal import adapter as temporal_adapter
 from towpath.adapters.temporal import messages, run_activities, run_driver, supervision, worker
 from towpath.adapters.temporal.connection import parse_address
 from towpath.adapters.temporal.run_activities import RunActivities
@@ -65,7 +66,7 @@ async def left_paused(engine: Engine, run_id: str) -> None:
         now = await engine.snapshot(run_id)
         return now.status == "paused" and now.reason == "interrupted"
 
-    await until(paused, within=30)
+    await until(paused)
 
 
 async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
@@ -76,7 +77,7 @@ async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
     """
     async with open_engine() as engine:
         handle = await engine.start(outer, folder=folder)
-        await began(folder, "deep", "flat", within=30)
+        await began(folder, "deep", "flat")
         found = (await client()).get_workflow_handle(parse_address(adapter).workflow_id(handle.id))
         await found.terminate("by hand")
         with pytest.raises(ServerFailed) as failed:
@@ -86,7 +87,7 @@ async def test_a_workflow_ended_by_hand_leaves_its_run_to_be_resumed(
         await anyio.sleep(1.5)  # in which the workers stop the steps
         assert await status_of(engine, handle.id, "hold") == RUNS
         let_go(folder, "deep", "flat")
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             run = await engine.resume(handle.id)
         assert run.value == ["deep", "flat"]
         assert set((await settled(engine, run)).values()) == {DONE}
@@ -99,7 +100,7 @@ async def test_a_workflow_ended_by_hand_while_nobody_waits(
     async with open_engine() as engine:
         async with open_engine(worker=False) as starting:
             run_id = (await starting.start(single, folder=folder)).id
-            await began(folder, "flat", within=30)
+            await began(folder, "flat")
         await (await client()).get_workflow_handle(parse_address(adapter).workflow_id(run_id)).terminate()
         await left_paused(engine, run_id)
         assert await engine.cancel(run_id) == "cancelled"
@@ -111,9 +112,29 @@ async def test_a_cancel_on_temporals_pages_is_a_cancel(
 ) -> None:
     async with open_engine() as engine:
         handle = await engine.start(outer, folder=folder)
-        await began(folder, "deep", "flat", within=30)
+        await began(folder, "deep", "flat")
         await (await client()).get_workflow_handle(parse_address(adapter).workflow_id(handle.id)).cancel()
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
+            run = await handle.result()
+        assert run.status == "cancelled"
+        assert set((await settled(engine, run)).values()) == {CANCELLED}
+
+
+async def test_a_step_that_stops_before_the_signal_comes_tells_of_the_cancel(
+    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker reads the cancel in the store. What its steps then report cancels the run and the run inside it."""
+
+    async def lost(*address: Any) -> bool:
+        return False
+
+    for module in (temporal_adapter, supervision):
+        monkeypatch.setattr(module, "signal_run", lost)
+    async with open_engine() as engine:
+        handle = await engine.start(outer, folder=folder)
+        await began(folder, "deep", "flat")
+        await handle.cancel()
+        with anyio.fail_after(PATIENCE):
             run = await handle.result()
         assert run.status == "cancelled"
         assert set((await settled(engine, run)).values()) == {CANCELLED}
@@ -131,12 +152,12 @@ async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(
     monkeypatch.setattr(run_driver.RunDriver, "_result", broken)
     async with open_engine() as engine:
         let_go(folder, "flat")
-        with anyio.fail_after(30), pytest.raises(ServerFailed) as failed:
+        with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed) as failed:
             await engine.run(single, run_id="broken", folder=folder)
         assert "a bug in workflow code" in str(failed.value)
         await left_paused(engine, "broken")
         monkeypatch.setattr(run_driver.RunDriver, "_result", real)
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             run = await engine.resume("broken")
         assert run.value == "flat"
 
@@ -154,12 +175,12 @@ async def test_code_that_decides_otherwise_leaves_the_run_to_be_resumed(
     monkeypatch.setattr(worker, "CACHED", 0)
     monkeypatch.setattr(messages, "workflow_id", other)
     async with open_engine() as engine:
-        with anyio.fail_after(60), pytest.raises(ServerFailed) as failed:
+        with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed) as failed:
             await engine.run(single, run_id="other", folder=folder)
         assert "ondetermin" in str(failed.value)
         await left_paused(engine, "other")
         monkeypatch.setattr(messages, "workflow_id", real)
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             assert (await engine.resume("other")).value == "flat"
         assert set((await settled(engine, "other")).values()) == {DONE}
 
@@ -171,7 +192,7 @@ async def test_an_error_while_a_run_is_taken_leaves_it_to_be_resumed(
     monkeypatch.setattr(run_activities, "MAX_TEXT", 10)
     let_go(folder, "flat")
     async with open_engine() as engine:
-        with anyio.fail_after(30), pytest.raises(ServerFailed) as failed:
+        with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed) as failed:
             await engine.run(single, run_id="large", folder=folder)
         assert "E_PLAN_SIZE" in str(failed.value) or "too large for a workflow" in str(failed.value)
         await left_paused(engine, "large")
@@ -191,11 +212,11 @@ async def test_a_store_that_refuses_for_good_is_not_asked_for_ever(
     monkeypatch.setattr(RunActivities, "_carry_out", refused)
     let_go(folder, "flat")
     async with open_engine() as engine:
-        with anyio.fail_after(30), pytest.raises(ServerFailed):
+        with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed):
             await engine.run(single, run_id="refused", folder=folder)
         await left_paused(engine, "refused")
         monkeypatch.setattr(RunActivities, "_carry_out", real)
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             assert (await engine.resume("refused")).value == "flat"
 
 
@@ -221,11 +242,11 @@ async def test_a_worker_that_stops_in_the_middle_of_recording(
         monkeypatch.setattr(RunActivities, "_read_for", slow)
         handle = await engine.start(decides, folder=folder)
         async with open_engine():
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE):
                 await inside.wait()
         monkeypatch.setattr(RunActivities, "_read_for", real)
         async with open_engine():
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
         assert run.status == "completed"
         assert set((await settled(engine, run)).values()) == {DONE}
@@ -247,7 +268,7 @@ async def test_what_a_pause_keeps_waiting_fills_no_history(
     monkeypatch.setattr(Info, "is_continue_as_new_suggested", lambda self: self.get_current_history_length() > 40)
     async with open_engine() as engine:
         handle = await engine.start(gated, folder=folder)
-        await began(folder, "flat", within=30)
+        await began(folder, "flat")
         await until(lambda: engine.approvals(handle.id))
         await engine.pause(handle.id)
         let_go(folder, "flat")
@@ -260,8 +281,8 @@ async def test_what_a_pause_keeps_waiting_fills_no_history(
             await known.signal(messages.WAKE)
             return bool((await known.describe()).run_id != first)
 
-        await until(continued, within=30)
-        with anyio.fail_after(30):
+        await until(continued)
+        with anyio.fail_after(PATIENCE):
             run = await engine.resume(handle.id)
         assert run.status == "completed"
         assert set((await settled(engine, run)).values()) == {DONE}
@@ -316,7 +337,7 @@ async def test_ids_stay_within_what_servers_take(open_engine: OpenEngine) -> Non
     assert len({workflow_id("q" * 200, "ü" * 200, str(n)) for n in range(9)}) == 9
     assert all(len(workflow_id("q" * 200, "ü" * 200, str(n)).encode()) <= 255 for n in range(9))
     async with open_engine() as engine:
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             run = await engine.run(two, run_id="ü" * 200)
         assert run.value == [0, 1]
 
@@ -378,12 +399,12 @@ async def test_a_step_that_is_ended_by_hand_has_failed(
     runnable, working, others, ended, how, code = by_hand
     async with open_engine() as engine:
         handle = await engine.start(runnable, folder=folder)
-        await began(folder, *working, within=30)
+        await began(folder, *working)
         epoch = (await engine.store.status_of(handle.id)).epoch
         name = messages.workflow_id(parse_address(adapter).task_queue, handle.id, ended, str(epoch))
         await getattr((await client()).get_workflow_handle(name), how)()
         let_go(folder, *others)
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             run = await handle.result()
         step_id, _, item = ended.rstrip("]").partition("[")
         at = run[step_id].items[int(item)] if item else run[step_id]
@@ -411,11 +432,11 @@ async def test_steps_whose_group_is_cancelled_by_hand_have_failed(
 ) -> None:
     async with open_engine(adapter=f"{adapter}&granularity=auto") as engine:
         handle = await engine.start(grouped, folder=folder)
-        await began(folder, "a", "b", within=30)
+        await began(folder, "a", "b")
         epoch = (await engine.store.status_of(handle.id)).epoch
         name = messages.workflow_id(parse_address(adapter).task_queue, handle.id, "cheap_hold+1", str(epoch))
         await (await client()).get_workflow_handle(name).cancel()
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             run = await handle.result()
         assert run.status == "failed"
         for one in (run["cheap_hold"], run["cheap_hold_2"]):
