@@ -19,6 +19,7 @@ import pytest
 
 from tests.adapters.warm_cli import WarmCli
 from tests.corpus import cases
+from tests.reliability.conftest import needs
 
 STEPS = """
 import time
@@ -277,8 +278,7 @@ def _chain_huge(cli: Cli, folder: Path) -> None:
 
 
 def _disk_full(cli: Cli, folder: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: a file system of 64 kB")
+    needs("mount")
     place = folder / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True)

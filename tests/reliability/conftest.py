@@ -39,6 +39,8 @@ def _lacking(tool: str) -> str:
     if tool == "strace":
         traced = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
         return "" if traced.returncode == 0 else "strace may not trace here"
+    if tool == "device":
+        return "" if os.geteuid() == 0 else "only root makes devices"
     if tool == "mount":
         with tempfile.TemporaryDirectory() as folder:
             mounted = subprocess.run(["mount", "-t", "tmpfs", "x", folder], capture_output=True, check=False)

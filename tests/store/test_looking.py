@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.raw_sql import raw
+from tests.rootless import without_the_power_of_root
 from towpath import StoreFailed, chain, open_engine, step
 from towpath.store import listing
 from towpath.store.runs import open_store
@@ -220,16 +220,6 @@ anyio.run(look)
 """
 
 
-def _without_the_power_of_root() -> None:
-    """Permissions of files hold for root too, once the process that is started next has no right to pass over them."""
-    if os.geteuid() == 0:
-        import ctypes
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        for capability in (1, 2, 3):  # DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER
-            assert libc.prctl(24, capability, 0, 0, 0) == 0
-
-
 def look(file: Path) -> list[str]:
     """What a process without root's power sees in a store."""
     done = subprocess.run(
@@ -237,7 +227,7 @@ def look(file: Path) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=_without_the_power_of_root,
+        preexec_fn=without_the_power_of_root,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

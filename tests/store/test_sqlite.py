@@ -23,6 +23,7 @@ from blockbuster import blockbuster_ctx
 
 from tests.conformance.records import LAG, a_run, a_step, a_version, a_workflow, at_once, count, lag_during, refused
 from tests.raw_sql import query
+from tests.reliability.conftest import needs
 from tests.store.conftest import sqlite
 from towpath import store as api
 from towpath.errors import FeatureMissing, InputInvalid, StoreFailed
@@ -404,11 +405,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small tmpfs needs root and its rights: {mounted.stderr.decode().strip()}")
+    needs("mount")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
     try:
         yield folder
     finally:
