@@ -256,7 +256,7 @@ def test_annotations_that_ask_for_a_secret(annotation: str, secret: bool, future
     head = "from __future__ import annotations\n" if future else ""
     space: dict[str, object] = {}
     exec(f"{head}{names}def f(a: {annotation}): ...", space)
-    found = secret_names(space["f"])  # type: ignore[arg-type]
+    found = secret_names(space["f"])
     assert found == ({"a"} if secret else set())
 
 

@@ -186,9 +186,9 @@ async def test_T1_to_T8_what_is_recorded(farming: Farming, one: ComfyServer, sto
         row = await engine.get_chain(run.id)
         assert (row.status, row.current_level) == ("completed", 1)  # T2, T7
         rows = await engine.get_workflows_by_chain(run.id)
-        assert sorted(r.step_id for r in rows) == ["edit", "picture"]  # T3
+        assert sorted(str(r.step_id) for r in rows) == ["edit", "picture"]  # T3
         for each in rows:  # T8
-            assert each.created_at <= each.queued_at <= each.started_at <= each.completed_at
+            assert each.created_at <= each.queued_at <= each["started_at"] <= each["completed_at"]
             assert each.workflow_definition == next(
                 p["prompt"] for p in prompts(one) if p["prompt_id"] == each.prompt_id
             )

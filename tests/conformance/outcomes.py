@@ -15,6 +15,7 @@ import pytest
 
 from tests.conformance import hostile_steps as steps
 from tests.conformance.adapter import OpenEngine
+from tests.conformance.chain_steps import PATIENCE
 from towpath import chain, context, step
 from towpath.logs import step_logger
 
@@ -72,7 +73,7 @@ async def test_every_outcome_is_recorded(open_engine: OpenEngine, kind: str) -> 
     names = steps.PLAIN if kind == "plain" else steps.ASYNC
     odd = all_odd if kind == "plain" else all_async_odd
     async with open_engine() as engine:
-        with anyio.fail_after(90):
+        with anyio.fail_after(PATIENCE):
             handle = await engine.start(odd, what=names)
             good = await engine.start(all_good, n=1)
             run, beside = await handle.result(), await good.result()
@@ -98,7 +99,7 @@ async def test_an_exit_in_what_a_plain_function_hands_on(open_engine: OpenEngine
     """The awaitable is the step's code as well."""
 
     async with open_engine() as engine:
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             run = await engine.run(one_exit)
         assert run.status == "failed"
         assert run["exits"].error is not None
@@ -145,7 +146,7 @@ def innocent():
 async def test_no_step_sees_what_another_has_set(open_engine: OpenEngine) -> None:
     """Few slots that go from run to run: no item, later step or other run sees a variable that a step set."""
     async with open_engine(concurrency=3) as engine:
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             one, other = await engine.start(leaky), await engine.start(innocent)
             left, right = await one.result(), await other.result()
         first, second, later = left.value

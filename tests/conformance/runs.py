@@ -35,7 +35,9 @@ async def rows(engine: Engine, run: Run | str) -> dict[str, Any]:
     """The rows of a run by `step` or `step[item]`."""
     run_id = run if isinstance(run, str) else run.id
     found = await engine.get_workflows_by_chain(run_id)
-    named = {r.step_id if r.item_index is None else f"{r.step_id}[{r.item_index}]": r for r in found}
+    named: dict[str, Any] = {
+        str(r.step_id) if r.item_index is None else f"{r.step_id}[{r.item_index}]": r for r in found
+    }
     assert len(named) == len(found), "a step or item has two rows"
     return named
 

@@ -56,7 +56,9 @@ async def test_a_new_link_makes_an_old_one_void(site: Site) -> None:
 async def test_links_end(site: Site, monkeypatch: pytest.MonkeyPatch, wanted: Case, set_back: bool) -> None:
     """One second too late is too late, and a clock that is set back by a day opens nothing again."""
     path, gate = await link(site, hours=1)
-    end = (await site.engine.get_approval(gate["id"])).link_expires_at
+    gate_row = await site.engine.get_approval(gate["id"])
+    assert gate_row is not None
+    end: int = gate_row["link_expires_at"]
     monkeypatch.setattr(approval_links, "now", lambda: end - 1_000_000)
     assert (await site.get(path, None)).status_code == 200
     monkeypatch.setattr(approval_links, "now", lambda: end + 1_000_000)

@@ -51,7 +51,7 @@ async def edit(site: Site, door: str, artifact: str, data: bytes) -> str | None:
         else:
             old = await site.engine.get_artifact(artifact)
             await site.engine.create_artifact(
-                old["workflow_id"], "value.json", data=data, parent_artifact_id=artifact, created_by="Ann"
+                old.workflow_id, "value.json", data=data, parent_artifact_id=artifact, created_by="Ann"
             )
     except ValueRefused as refused:
         return refused.code

@@ -126,7 +126,7 @@ def test_what_made_a_file_of_a_workflow(tmp_path: Path) -> None:
             run = await engine.run(chain)
             run.raise_for_status()
             row = await engine.get_workflow_by_step(run.id, "edit")
-            return run["edit"].artifact.id, run["picture"].artifact.id, row.prompt_id, run.id
+            return run["edit"].artifact.id, run["picture"].artifact.id, str(row.prompt_id), run.id
 
     with comfy_server(tmp_path / "comfy") as comfy, anyio.from_thread.start_blocking_portal() as portal:
         edited, source, prompt, run_id = portal.call(made, comfy.url)

@@ -101,7 +101,7 @@ def gates_of(hurt: Hurt) -> dict[str, tuple[str, str | None, bool]]:
     async def look() -> dict[str, tuple[str, str | None, bool]]:
         async with open_engine(hurt.store) as engine:
             gates = await engine.list_approvals(chain_id="r")
-            return {gate.step_id: (gate.status, gate.decided_by, gate.delivered) for gate in gates}
+            return {str(gate.step_id): (gate.status, gate.decided_by, gate.delivered) for gate in gates}
 
     return anyio.run(look)
 

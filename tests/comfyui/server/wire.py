@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -17,11 +17,11 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        TRANSPORTS[self.client] = transport
+        TRANSPORTS[cast("tuple[str, int]", self.client)] = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        TRANSPORTS.pop(self.client, None)
+        TRANSPORTS.pop(cast("tuple[str, int]", self.client), None)
 
 
 def cut(scope: Scope, *, gently: bool = False) -> None:

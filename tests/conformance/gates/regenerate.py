@@ -117,7 +117,7 @@ async def test_H4_items_are_decided_one_by_one(open_engine: OpenEngine, folder: 
 
     async with open_engine() as engine:
         run = await engine.run(many, folder=folder)
-        again, skipped, approved = sorted(await engine.approvals(run.id), key=lambda gate: int(gate.item))
+        again, skipped, approved = sorted(await engine.approvals(run.id), key=lambda gate: gate["item"])
         await engine.reject(again, by="anna", parameters={"style": "red"})
         await engine.reject(skipped, by="ben", action="skip")
         await engine.approve(approved, by="anna")
@@ -143,7 +143,7 @@ async def test_a_rejected_item_without_retries_stops_the_chain(open_engine: Open
 
     async with open_engine() as engine:
         run = await engine.run(many, folder=folder)
-        _, second = sorted(await engine.approvals(run.id), key=lambda gate: int(gate.item))
+        _, second = sorted(await engine.approvals(run.id), key=lambda gate: gate["item"])
         await engine.reject(second, by="anna")
         run = await engine.resume(run.id)
         assert run.status == "failed"

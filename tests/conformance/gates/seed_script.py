@@ -39,7 +39,7 @@ async def test_H1_the_seeds_script(open_engine: OpenEngine, folder: str, capsys:
         print(f"Review: {artifact_1.local_path}")
 
         # Human edits locally
-        edited_file = edit_image(artifact_1.local_path)
+        edited_file = edit_image(str(artifact_1.local_path))
 
         # Create new version
         artifact_2 = await engine.create_artifact(
