@@ -399,10 +399,10 @@ async def test_pause_while_a_step_waits_for_its_next_try(open_engine: OpenEngine
         handle = await engine.start(napping, folder=folder)
         await until(lambda: _retried(engine, handle.id))
         await handle.pause()
-        with anyio.fail_after(25):  # the wait before the next try is of 30 s
+        with anyio.fail_after(PATIENCE):  # the wait before the next attempt is longer
             run = await handle.result()
         assert (run.status, run.reason) == ("paused", "requested")
-        with anyio.fail_after(25):
+        with anyio.fail_after(PATIENCE):
             run = await handle.resume()
         assert (run.value, run["naps"].attempt) == (2, 2)
         assert await settled(engine, run) == {"naps": DONE}

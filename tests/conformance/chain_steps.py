@@ -19,8 +19,10 @@ import anyio
 from towpath import Artifact, File, StepFailed, context, step
 
 TICK = 0.005
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds that a test waits for what must come. A busy machine may be slow, so it is no promise about speed."""
+NAP = 300.0
+"""Seconds of waits that something has to cut short: longer than the patience of the tests that say so."""
 
 
 def note(folder: str, name: str, text: str = "") -> int:
@@ -267,7 +269,7 @@ async def refuses(folder: str) -> None:
 
 @step(timeout=0.05, retry={"attempts": 2, "delay": 0.01})
 async def slow() -> None:
-    await anyio.sleep(30)
+    await anyio.sleep(NAP)
 
 
 @step(total_timeout=0.3, retry={"attempts": 50, "delay": 0.05, "jitter": False})
@@ -275,14 +277,14 @@ async def tries_long() -> None:
     raise ValueError("again")
 
 
-@step(total_timeout=0.3, retry={"attempts": 2, "delay": 30, "jitter": False})
+@step(total_timeout=0.3, retry={"attempts": 2, "delay": NAP, "jitter": False})
 async def waits_long() -> None:
     raise ValueError("the cause")
 
 
 @step(timeout=5, total_timeout=0.1)
 async def takes_long() -> None:
-    await anyio.sleep(30)
+    await anyio.sleep(NAP)
 
 
 @step(timeout=0.1)
@@ -359,7 +361,7 @@ def _wait_in_thread(folder: str, name: str) -> None:
     note(folder, f"{name}.ended")
 
 
-@step(retry={"attempts": 2, "delay": 30.0, "jitter": False})
+@step(retry={"attempts": 2, "delay": NAP, "jitter": False})
 async def naps(folder: str) -> int:
     count = note(folder, "naps.began")
     if count == 1:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from tests.adapters.conftest import OpenEngine, anyio_backend, check, commits, store
@@ -21,20 +19,6 @@ from . import STICKY
 from .dev_server import DevServer, needs_server
 
 __all__ = ["anyio_backend", "commits", "store"]
-
-PATIENCE = 6  # times the deadlines that suit a quiet machine and the local adapter
-
-
-@pytest.fixture(autouse=True)
-def long_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deadline ends a test that hangs. It must not end one that is slow, because other processes burn the CPU."""
-    real = anyio.fail_after
-
-    def patient(delay: float | None, shield: bool = False) -> Any:
-        of_a_test = str(sys._getframe(1).f_globals.get("__name__")).startswith("tests.")
-        return real(delay * PATIENCE if of_a_test and delay is not None else delay, shield)
-
-    monkeypatch.setattr(anyio, "fail_after", patient)
 
 
 @pytest.fixture(autouse=True)

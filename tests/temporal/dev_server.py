@@ -16,6 +16,8 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.conformance.chain_steps import PATIENCE
+
 TASK_TIMEOUT = 'history.defaultWorkflowTaskTimeout="4s"'  # after a worker died with a task; 10 s in production
 POLL_RATE = "history.transferProcessorMaxPollRPS=2000"  # the dev server's single shard answers 20 hops a second else
 
@@ -133,7 +135,7 @@ class DevServer:
 
 async def listed(client: Any, query: str, at_least: int) -> list[Any]:
     """The workflows that match a query, as soon as there are so many: a server lists workflows with a delay."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while True:
             found = [each async for each in client.list_workflows(query)]
             if len(found) >= at_least:

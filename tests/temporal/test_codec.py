@@ -21,6 +21,7 @@ from temporalio.converter import DataConverter, PayloadCodec
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import pending, settled
+from tests.conformance.chain_steps import PATIENCE
 from tests.temporal.dev_server import DevServer, listed
 from towpath import chain, step
 from towpath.adapters.temporal.connection import parse_address
@@ -91,7 +92,7 @@ async def test_histories_hold_no_plain_value(
     async with open_engine(temporal=client) as engine:
         run = await engine.run(outer, secret="walnut")
         await engine.approve(await pending(engine, run), by="walnut the cat", reason="walnut is fine")
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             run = await engine.resume(run.id)
         assert run["telltale"].error is not None
         assert run["telltale"].error.message == "ValueError: cannot use walnut"

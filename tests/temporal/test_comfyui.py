@@ -39,6 +39,7 @@ from tests.comfyui.test_chains import (
     test_T1_to_T8_what_is_recorded,
 )
 from tests.conformance.adapter import CANCELLED, DONE, settled
+from tests.conformance.chain_steps import PATIENCE
 from tests.reliability.processes import Program
 from tests.reliability.test_comfyui import (
     answered,
@@ -167,7 +168,7 @@ async def test_R28_S6_9_a_worker_killed_beside_a_prompt(
         with farm.worker(point, at) as victim:
             assert await anyio.to_thread.run_sync(victim.wait) == -9, victim.errors[-5:]
         with farm.worker():
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
         await farm.check(engine, run)
 
@@ -180,10 +181,10 @@ async def test_R28_S6_9_a_worker_killed_while_a_prompt_runs(
     async with open_engine(worker=False) as engine:
         handle = await engine.start(CHAIN)
         with farm.worker() as victim, Client(farm.one) as client:
-            await until(lambda: client.get("/queue").json()["queue_running"], 30)
+            await until(lambda: client.get("/queue").json()["queue_running"])
             victim.kill()
         with farm.worker():
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
         assert await settled(engine, run) == {"picture": DONE, "edit": DONE}
         assert (await row_of(engine, run, "picture")).attempt == 2
@@ -198,15 +199,15 @@ async def test_S6_8_cancel_while_the_worker_is_dead(farm: Farm, open_engine: Ope
         handle = await engine.start(made_of({"id": "long", "workflow": "long", "server": "one"}))
         with Client(farm.one) as client:
             with farm.worker() as victim:
-                await until(lambda: client.get("/queue").json()["queue_running"], 30)
+                await until(lambda: client.get("/queue").json()["queue_running"])
                 victim.kill()
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE):
                 await engine.cancel(handle.id)
             with farm.worker():
-                with anyio.fail_after(60):
+                with anyio.fail_after(PATIENCE):
                     run = await handle.result()
                 assert await settled(engine, run) == {"long": CANCELLED}
-                await until(lambda: not client.get("/queue").json()["queue_running"], 15)
+                await until(lambda: not client.get("/queue").json()["queue_running"])
 
 
 async def test_S6_8_cancelled_on_temporals_pages(
@@ -220,10 +221,10 @@ async def test_S6_8_cancelled_on_temporals_pages(
     async with farming(table(one, "one")) as engine:
         handle = await engine.start(made_of({"id": "long", "workflow": "long"}))
         with Client(one) as client:
-            await until(lambda: client.get("/queue").json()["queue_running"], 30)
+            await until(lambda: client.get("/queue").json()["queue_running"])
             operator = await Operator.connect(temporal_server.target)
             await operator.get_workflow_handle(parse_address(adapter).workflow_id(handle.id)).cancel()
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
             assert await settled(engine, run) == {"long": CANCELLED}
             assert not client.get("/queue").json()["queue_running"]
@@ -234,9 +235,9 @@ async def test_S6_9_a_worker_that_stops_leaves_its_prompt_to_the_next(farming: F
     async with farming(table(one, "one"), worker=False) as engine:
         handle = await engine.start(made_of({"id": "slow", "workflow": "slow"}))
         async with farming(table(one, "one")):
-            await until(lambda: answered(one), 30)
+            await until(lambda: answered(one))
         async with farming(table(one, "one")):
-            with anyio.fail_after(30):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
         assert await settled(engine, run) == {"slow": DONE}
         assert answered(one) == [(await row_of(engine, run, "slow")).prompt_id]

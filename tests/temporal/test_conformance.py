@@ -14,7 +14,7 @@ from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import *  # noqa: F403
 from tests.conformance.adapter import CANCELLED, DONE, is_now, rows, settled, until
-from tests.conformance.chain_steps import began, let_go, noted
+from tests.conformance.chain_steps import PATIENCE, began, let_go, noted
 from towpath import chain
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +130,6 @@ async def test_a_cancelled_run_leaves_its_place_to_others(open_engine: OpenEngin
         assert not await is_now(engine, second.id, "hold", DONE)
         await first.cancel()
         let_go(folder, "second")
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             assert (await second.result()).status == "completed"
         assert await settled(engine, await first.result()) == {"q0": CANCELLED, "q1": CANCELLED}

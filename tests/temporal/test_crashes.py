@@ -18,7 +18,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine, check
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, WAITS, folder, pending, rows, settled, status_of, until
-from tests.conformance.chain_steps import began, let_go, noted
+from tests.conformance.chain_steps import PATIENCE, began, let_go, noted
 from tests.temporal import crash_steps
 from tests.temporal.dev_server import DevServer, needs_server
 from towpath import chain
@@ -56,7 +56,7 @@ def worker(store: Path, adapter: str, *armed: str) -> Iterator[subprocess.Popen[
 
 
 async def gone(process: subprocess.Popen[bytes]) -> None:
-    await until(lambda: process.poll() is not None, within=30)
+    await until(lambda: process.poll() is not None)
 
 
 @chain
@@ -77,7 +77,7 @@ async def test_R28_a_killed_worker_loses_nothing(
         with worker(store, adapter, moment, "middle") as victim:
             await gone(victim)
         with worker(store, adapter):
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
         assert await settled(engine, run) == {"third_time": DONE, "middle": DONE, "text_file": DONE, "last": DONE}
         assert len(noted(folder, "third_time")) == 3
@@ -93,10 +93,10 @@ async def test_R28_a_worker_killed_while_a_step_works(
     async with open_engine(worker=False) as engine:
         handle = await engine.start(line, folder=folder)
         with worker(store, adapter):
-            await began(folder, "middle", within=30)
+            await began(folder, "middle")
         let_go(folder, "middle")
         with worker(store, adapter):
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
         assert run.status == "completed"
         row = (await rows(engine, run))["middle"]
@@ -123,7 +123,7 @@ async def test_R28_workers_killed_at_random(open_engine: OpenEngine, store: Path
                 await anyio.sleep(chance.uniform(0.0, 1.5))
         with worker(store, adapter):
             for handle in handles:
-                with anyio.fail_after(120):
+                with anyio.fail_after(PATIENCE):
                     run = await handle.result()
                 assert run.value == sum(range(30))
                 assert set((await settled(engine, run)).values()) == {DONE}
@@ -145,13 +145,13 @@ async def test_R30_a_frozen_worker_wakes_up_too_late(
     async with open_engine(worker=False) as engine:
         handle = await engine.start(line, folder=folder)
         with worker(store, adapter) as frozen:
-            await began(folder, "middle", within=30)
+            await began(folder, "middle")
             frozen.send_signal(signal.SIGSTOP)
             with worker(store, adapter):
-                await until(lambda: len(noted(folder, "middle.began")) == 2, within=60)
+                await until(lambda: len(noted(folder, "middle.began")) == 2)
                 frozen.send_signal(signal.SIGCONT)
                 let_go(folder, "middle")
-                with anyio.fail_after(60):
+                with anyio.fail_after(PATIENCE):
                     run = await handle.result()
             await anyio.sleep(1)
         assert await settled(engine, run) == {"third_time": DONE, "middle": DONE, "text_file": DONE, "last": DONE}
@@ -178,7 +178,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
     try:
         async with open_real_engine(f"sqlite:///{store}", adapter=adapter, worker=True) as engine:
             handle = await engine.start(gated, folder=folder)
-            await began(folder, "held", within=30)
+            await began(folder, "held")
             await until(lambda: engine.approvals(handle.id))
             server.kill()
             gate = await pending(engine, handle.id)
@@ -189,7 +189,7 @@ async def test_R29_a_killed_server_goes_on_where_it_was(
                 server.kill()
                 await anyio.to_thread.run_sync(lambda: server.start(same_ports=True))
             let_go(folder, "held")
-            with anyio.fail_after(90):
+            with anyio.fail_after(PATIENCE):
                 run = await handle.result()
                 if run.status == "paused":  # the workflow paused before it read the decision
                     run = await run.resume()
@@ -254,7 +254,7 @@ async def test_approve_and_cancel_without_a_worker(
         works = await engine.start(long, folder=folder)
         await began(folder, "long")
     async with open_engine(worker=False) as engine:
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             await engine.approve((await pending(engine, waits)).id, by="anna")
             assert await engine.cancel(works.id) == "running"
         assert await status_of(engine, waits.id, "draft") == WAITS
@@ -264,7 +264,7 @@ async def test_approve_and_cancel_without_a_worker(
                 states = [(await engine.snapshot(run)).status for run in (waits.id, works.id)]
                 return states == ["completed", "cancelled"]
 
-            await until(over, within=30)
+            await until(over)
         for run_id in (waits.id, works.id):
             await settled(engine, await engine.snapshot(run_id))
 
@@ -298,7 +298,7 @@ async def test_R28_a_step_that_kills_its_workers_is_given_up(
         for _ in range(deaths):
             with worker(store, adapter, "after-begin", "middle") as victim:
                 await gone(victim)
-        with worker(store, adapter), anyio.fail_after(60):
+        with worker(store, adapter), anyio.fail_after(PATIENCE):
             run = await handle.result()
         error = run["middle"].error
         assert (error.code if error else None) == code

@@ -39,5 +39,5 @@ async def test_cancel_after_a_decision_that_nobody_applied(  # type: ignore[no-r
             status = (await workflow.describe()).status
             return status is not None and status.name == "COMPLETED"
 
-        await until(ended, within=30)
+        await until(ended)
         assert set((await settled(engine, run.id)).values()) == {CANCELLED}

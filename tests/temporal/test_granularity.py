@@ -13,7 +13,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, folder, pending, rows, settled, trail
-from tests.conformance.chain_steps import noted
+from tests.conformance.chain_steps import PATIENCE, noted
 from tests.temporal import cheap_steps as cheap
 from tests.temporal.test_crashes import gone, worker
 from towpath import Engine, Run, chain
@@ -117,7 +117,7 @@ async def test_R28_a_killed_group_goes_on_behind_what_is_recorded(
         handle = await engine.start(line, folder=folder)
         with worker(store, auto, "before-report", "c4") as victim:
             await gone(victim)
-        with worker(store, auto), anyio.fail_after(60):
+        with worker(store, auto), anyio.fail_after(PATIENCE):
             run = await handle.result()
         assert set((await settled(engine, run)).values()) == {DONE}
         assert [noted(folder, f"counted.{n}") for n in range(8)] == [["1"]] * 8

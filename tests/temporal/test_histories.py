@@ -19,6 +19,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from tests.conformance.chain_steps import PATIENCE
 from tests.temporal.record_histories import HISTORIES, SHAPES
 from towpath.adapters.temporal.workflows import WORKFLOWS
 
@@ -48,7 +49,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 async def replay(entry: dict[str, Any]) -> None:
     """Replay a history. Raises NondeterminismError if it does not fit."""
     history = WorkflowHistory.from_json(entry["id"], entry["history"])
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         await Replayer(workflows=WORKFLOWS).replay_workflow(history)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import DONE, folder, pending, settled
+from tests.conformance.chain_steps import PATIENCE
 from tests.temporal.dev_server import DevServer, listed, needs_server
 from towpath import chain
 from towpath import open_engine as open_real_engine
@@ -73,11 +74,11 @@ async def test_R32_a_long_run_continues_as_new(
 
     adapter = f"temporal://{forgetful_server.target}/default?task_queue=can-{uuid.uuid4().hex[:8]}&heartbeat=2s"
     async with open_real_engine(f"sqlite:///{store}", adapter=adapter, worker=True) as engine:
-        with anyio.fail_after(120):
+        with anyio.fail_after(PATIENCE):
             run = await engine.run(long)
         assert run.status == "paused"
         await engine.approve((await pending(engine, run)).id, by="anna")
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             run = await engine.resume(run.id)
         assert run.value == [870 + 25, "x"]
         assert set((await settled(engine, run)).values()) == {DONE}

@@ -12,6 +12,7 @@ from temporalio.client import Client
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import secret_steps as steps
 from tests.conformance.adapter import pending, settled
+from tests.conformance.chain_steps import PATIENCE
 from tests.conformance.secrets import *  # noqa: F403
 from tests.conformance.secrets import CANARY, NAME, traces
 from tests.temporal.dev_server import DevServer, listed
@@ -55,7 +56,7 @@ async def test_a_worker_without_the_variable_waits_for_it(
         assert not row.status.final
         assert all(step.error is None for step in row.rows)
         monkeypatch.setenv(NAME, CANARY)
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             run = await engine.resume(run.id)
     assert run.status is ChainStatus.COMPLETED, run.error
     assert base64.b64encode(CANARY.encode()).decode() not in str(run.value)

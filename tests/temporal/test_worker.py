@@ -18,7 +18,7 @@ from temporalio.client import Client
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import folder, until
-from tests.conformance.chain_steps import began, let_go
+from tests.conformance.chain_steps import PATIENCE, began, let_go
 from tests.temporal.dev_server import free_ports, listed, needs_server
 from tests.temporal.test_crashes import worker
 from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistered, chain, step
@@ -142,7 +142,7 @@ async def test_the_verb_works_until_it_is_stopped(
     try:
         assert process.stdout is not None
         said = ""
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             while "steps: " not in said:
                 said += (await process.stdout.receive()).decode()
         assert "workflows: Chain Step\n" in said
@@ -155,7 +155,7 @@ async def test_the_verb_works_until_it_is_stopped(
             process.send_signal(signal.SIGTERM)
             await anyio.sleep(0.5)
             let_go(folder, "held")
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 assert await process.wait() == 0
             row = (await engine.get_workflows_by_chain(handle.id))[0]
             assert (row.status, row.attempt) == ("completed", 1)
@@ -177,7 +177,7 @@ async def test_the_verb_serves_metrics(open_engine: OpenEngine, adapter: str, st
     command += ["--import", "tests.conformance.chain_steps", "--grace", "0", "--metrics-port", str(port)]
     async with open_engine(worker=False) as engine, await anyio.open_process(command, cwd=ROOT) as process:
         try:
-            with anyio.fail_after(60):
+            with anyio.fail_after(PATIENCE):
                 assert (await engine.run(one)).value == 1
             said = await anyio.to_thread.run_sync(fetched, port)
             assert "temporal_workflow_completed" in said
@@ -186,7 +186,7 @@ async def test_the_verb_serves_metrics(open_engine: OpenEngine, adapter: str, st
             assert f"0100007F:{port:04X}" in listening.stdout.decode()
             assert f"00000000:{port:04X}" not in listening.stdout.decode()
             process.send_signal(signal.SIGINT)
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 assert await process.wait() in (0, 130)
         finally:
             if process.returncode is None:
@@ -204,7 +204,7 @@ async def test_the_verb_with_a_metrics_port_that_is_taken(adapter: str, store: P
         taken.listen()
         command = [sys.executable, "-m", "towpath", "worker", "--store", str(store), "--adapter", adapter]
         command += ["--metrics-port", str(taken.getsockname()[1])]
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             done = await anyio.run_process(command, cwd=ROOT, check=False)
     assert done.returncode in (2, 4)
     said = (done.stdout + done.stderr).decode()
@@ -244,7 +244,7 @@ async def test_the_dev_verb_is_a_server_for_the_laptop(
         async with await anyio.open_process(start, cwd=tmp_path) as server:
             try:
                 assert server.stderr is not None
-                with anyio.fail_after(60):
+                with anyio.fail_after(PATIENCE):
                     said = (await server.stderr.receive()).decode()
                     assert adapter in said
                     while True:
@@ -259,7 +259,7 @@ async def test_the_dev_verb_is_a_server_for_the_laptop(
                 client = await Client.connect(f"127.0.0.1:{port}")
                 assert len(await listed(client, "WorkflowType = 'Chain'", times + 1)) == times + 1
                 server.terminate()
-                with anyio.fail_after(30):
+                with anyio.fail_after(PATIENCE):
                     assert await server.wait() == 0
             finally:
                 if server.returncode is None:
@@ -307,7 +307,7 @@ async def test_a_run_without_a_worker_says_so_and_waits(
     async with open_engine(worker=False) as engine:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(engine.run, one)
-            await until(warnings, within=15)
+            await until(warnings)
             assert "towpath worker --import" in warnings()[0]
             assert parse_address(adapter).task_queue in warnings()[0]
             await anyio.sleep(2)
@@ -317,5 +317,5 @@ async def test_a_run_without_a_worker_says_so_and_waits(
                 async def over() -> bool:
                     return (await engine.snapshot(run_id)).status.final
 
-                await until(over, within=30)
+                await until(over)
         assert len(warnings()) == 1

@@ -33,7 +33,7 @@ async def test_a_total_timeout_is_over_all_attempts_and_waits(open_engine: OpenE
         return getattr(steps, name)()
 
     async with open_engine() as engine:
-        with anyio.fail_after(25):  # the waits that it cuts short are of 30 s
+        with anyio.fail_after(steps.PATIENCE):  # the waits that it cuts short are longer
             run = await engine.run(late)
         error = run[name].error
         assert error is not None

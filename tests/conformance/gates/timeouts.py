@@ -19,8 +19,8 @@ async def test_H4_a_timeout_while_somebody_waits(open_engine: OpenEngine, folder
             run = await engine.run(painted(timeout=0.5, timeout_action="auto_approve"), folder=folder, wait=True)
         assert run["first_line"].value == "a boat plain"
         gate = (await engine.list_approvals(chain_id=run.id))[0]
-        assert gate.expires_at == gate.requested_at + 500_000
-        assert gate.expires_at <= gate.decided_at
+        assert gate["expires_at"] == gate.requested_at + 500_000
+        assert gate["expires_at"] <= gate["decided_at"]
         (told,) = await facts_about(engine, run.id, "ApprovalTimedOut")
         assert told == {"step": "paint", "approval": gate.id, "action": "approve"}
         assert set((await settled(engine, run)).values()) == {DONE}
