@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from inspect import iscoroutine
+
+from msgspec.structs import replace
 
 from towpath.events import Fact
 from towpath.logs import guarded_logger

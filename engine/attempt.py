@@ -9,7 +9,7 @@ import asyncio
 import traceback
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import msgspec
+from msgspec import Struct
 
 from .artifact import Artifact, KeptFile
 from .context import StepContext
@@ -39,8 +40,7 @@ _MEMBERS: Any = vars(BaseExceptionGroup)["exceptions"]
 _OUR_FOLDERS = (str(Path(__file__).resolve().parent), str(Path(anyio.__file__).resolve().parent))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, gc=False):
     """The outcome of an attempt. `value` is JSON with references; an `error` leaves the rest empty."""
 
     value: Json = None
@@ -178,7 +178,7 @@ async def _keep(
     else:
         stem = context.step_id if file.name == "output" else f"{context.step_id}-{file.name}"
         kept = await files.keep(file.data, file.filename, file.media_type, stem)
-    return replace(_new(file.name, kept, context, new_id, versions, metadata), origin=file.origin)
+    return msgspec.structs.replace(_new(file.name, kept, context, new_id, versions, metadata), origin=file.origin)
 
 
 async def keep_value(

@@ -5,75 +5,66 @@ A driver must answer `Start`, `Decide`, `Expand` and `Collect`. It records all o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from .model import ChainStatus, StepStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Decide:
+class Decide(Struct, frozen=True, gc=False):
     """Evaluate the step's condition; answer with `decided` or `failed`."""
 
     step: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expand:
+class Expand(Struct, frozen=True, gc=False):
     """Find out how many items a mapped step has; answer with `expanded` or `failed`."""
 
     step: str
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True, gc=False):
     """Run the step (or one item); answer with `succeeded`, `failed`, `waiting` or `cancelled`."""
 
     step: str
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Collect:
+class Collect(Struct, frozen=True, gc=False):
     """All items are over: gather the value of a mapped step; answer with `collected` or `failed`."""
 
     step: str
     failed: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Struct, frozen=True, gc=False):
     """Record the step (or item) as completed."""
 
     step: str
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AskApproval:
+class AskApproval(Struct, frozen=True, gc=False):
     """Record the step (or item) as waiting for a person."""
 
     step: str
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Regenerate:
+class Regenerate(Struct, frozen=True, gc=False):
     """Record that a rejection sent the waiting step (or item) back to work; its `Start` follows."""
 
     step: str
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True, gc=False):
     """Record the step as waiting because the chain inside it waits for a person."""
 
     step: str
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True, gc=False):
     """Record the step (or item) as failed; `failed` lists the failed items of a mapped step."""
 
     step: str
@@ -81,8 +72,7 @@ class Fail:
     failed: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(Struct, frozen=True, gc=False):
     """Record the step (or item) as skipped, with the reason."""
 
     step: str
@@ -90,23 +80,20 @@ class Skip:
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Struct, frozen=True, gc=False):
     """Record the step (or item) as cancelled; it is not running."""
 
     step: str
     item: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True, gc=False):
     """Nothing more can happen now: `approval` or `requested`."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True, gc=False):
     """Every step has ended; `status` is the status of the chain."""
 
     status: ChainStatus
@@ -129,8 +116,7 @@ Command = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredRow:
+class RestoredRow(Struct, frozen=True, gc=False):
     """What a store knows of one row when a run is resumed.
 
     `waits_for_person` is true at a gate, false for a step whose inner chain waits; `count` is the number of items of

@@ -6,8 +6,9 @@ one whole or not at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from .artifact import Origin
 from .model import ApprovalPolicy, ChainStatus, ErrorInfo, Json, StepStatus, TransferStatus
@@ -23,8 +24,7 @@ class GateFact(StrEnum):
     EDITED = "ArtifactEdited"
 
 
-@dataclass(frozen=True, slots=True)
-class NewArtifact:
+class NewArtifact(Struct, frozen=True, gc=False):
     """A version about to be recorded. The bytes are safe already, or travel along in `inline`."""
 
     id: str
@@ -42,16 +42,14 @@ class NewArtifact:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NewApproval:
+class NewApproval(Struct, frozen=True, gc=False):
     """A gate about to be recorded, for the artifacts recorded with it."""
 
     id: str
     policy: ApprovalPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class StepReady:
+class StepReady(Struct, frozen=True, gc=False):
     """A step's (or item's) row is created, started already or waiting for a slot."""
 
     row: str
@@ -64,8 +62,7 @@ class StepReady:
     count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepStarted:
+class StepStarted(Struct, frozen=True, gc=False):
     """A queued row, or one found unfinished after a crash, begins (another) attempt."""
 
     row: str
@@ -75,8 +72,7 @@ class StepStarted:
     parameters: Json = None
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptReleased:
+class AttemptReleased(Struct, frozen=True, gc=False):
     """A worker that stops lets an attempt go in good order: another one makes the next, and none was lost."""
 
     row: str
@@ -85,8 +81,7 @@ class AttemptReleased:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepRetried:
+class StepRetried(Struct, frozen=True, gc=False):
     """An attempt failed and another one follows after `delay` seconds."""
 
     row: str
@@ -97,8 +92,7 @@ class StepRetried:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepEnded:
+class StepEnded(Struct, frozen=True, gc=False):
     """A row got its outcome: completed, failed, cancelled, or waiting for a person.
 
     `failed_items` on a completed mapped step are those it kept.
@@ -117,8 +111,7 @@ class StepEnded:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StepDropped:
+class StepDropped(Struct, frozen=True, gc=False):
     """A step that never started ends as skipped or cancelled; its row is created with this fact."""
 
     row: str
@@ -129,8 +122,7 @@ class StepDropped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionApplied:
+class DecisionApplied(Struct, frozen=True, gc=False):
     """A decision (or the end of the time for it) took effect: the waiting row is over, or `executing` again."""
 
     row: str
@@ -142,35 +134,30 @@ class DecisionApplied:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LevelReached:
+class LevelReached(Struct, frozen=True, gc=False):
     """The first step of a level started."""
 
     level: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChainResumed:
+class ChainResumed(Struct, frozen=True, gc=False):
     """The run is resumed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainPaused:
+class ChainPaused(Struct, frozen=True, gc=False):
     """The run waits for a resume or a decision. Reasons: approval, requested, interrupted."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChainEnded:
+class ChainEnded(Struct, frozen=True, gc=False):
     """The run is over, with its first cause if it failed."""
 
     status: ChainStatus
     error: ErrorInfo | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TransferMade:
+class TransferMade(Struct, frozen=True, gc=False):
     """The state of one transfer of an artifact to a step's server. One row per artifact, step row and server.
 
     `size` counts the bytes that were sent: 0 if the server had them already. `name` is the server's.
@@ -191,8 +178,7 @@ class TransferMade:
     error: ErrorInfo | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PromptSent:
+class PromptSent(Struct, frozen=True, gc=False):
     """A workflow is about to be sent to a server with an id that towpath chose; recorded before it is sent."""
 
     row: str
@@ -203,8 +189,7 @@ class PromptSent:
     definition: Json = None
 
 
-@dataclass(frozen=True, slots=True)
-class LogKept:
+class LogKept(Struct, frozen=True, gc=False):
     """The log lines of an attempt, as they stand now."""
 
     row: str

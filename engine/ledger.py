@@ -7,10 +7,10 @@ transaction); nothing is read back from the database during a run.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from .artifact import Artifact
 from .binding import bind
@@ -24,8 +24,7 @@ from .values import STORED_VALUE, of_item, restore
 INPUTS = "inputs"  # the step id of the row that holds file inputs
 
 
-@dataclass(slots=True)
-class LedgerRow:
+class LedgerRow(Struct, gc=False):
     """One row of the run."""
 
     id: str

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -264,7 +264,7 @@ def unpack_rows(packed: str) -> list[RestoredRow]:
 
 def pack_commands(given: Iterable[Command]) -> list[list[Any]]:
     """Each command as a list: its name, then its fields."""
-    return [[type(command).__name__, *astuple(command)] for command in given]
+    return [[type(command).__name__, *msgspec.structs.astuple(command)] for command in given]
 
 
 def unpack_commands(packed: Iterable[Sequence[Any]]) -> list[Command]:
@@ -273,7 +273,7 @@ def unpack_commands(packed: Iterable[Sequence[Any]]) -> list[Command]:
 
 
 def _command(kind: type[Command], given: Sequence[Any]) -> Command:
-    named = {field.name: value for field, value in zip(fields(kind), given, strict=True)}
+    named = dict(zip(kind.__struct_fields__, given, strict=True))
     return msgspec.convert(named, type=kind)
 
 

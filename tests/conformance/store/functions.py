@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
+from msgspec import structs
 
 from tests.conformance.records import a_run, a_version, a_workflow, count
 from towpath import store as api
@@ -126,7 +126,7 @@ async def test_S2_4_a_chain_with_all_steps_is_three_queries(store: RunStore, ste
 def _with_digest(fact: Fact, digest: str) -> Fact:
     if not isinstance(fact, StepEnded):
         return fact
-    return replace(fact, artifacts=tuple(replace(a, digest=digest) for a in fact.artifacts))
+    return structs.replace(fact, artifacts=tuple(structs.replace(a, digest=digest) for a in fact.artifacts))
 
 
 async def test_S2_5_every_create_with_a_known_key_returns_the_first_row(store: RunStore) -> None:

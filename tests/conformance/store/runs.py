@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.conformance.records import PLAN, a_run, a_step, at_once, ended, refused
 from tests.raw_sql import query
@@ -223,7 +223,7 @@ async def test_a_transfer_that_failed_is_pending_again_when_its_step_is_tried_ag
         ("pending", None),
         ("completed", "x"),
     ):
-        await store.record(lease, [replace(sent, status=TransferStatus(status), name=name)])
+        await store.record(lease, [structs.replace(sent, status=TransferStatus(status), name=name)])
         async with store.session() as session:
             (found,) = await api.list_transfers(session)
         seen.append((found.status, found.attempt, found.target_name))
@@ -234,6 +234,6 @@ async def test_a_transfer_that_failed_is_pending_again_when_its_step_is_tried_ag
         ("pending", 1, None),
         ("completed", 1, "x"),
     ]
-    await store.record(lease, [replace(sent, status=TransferStatus.PENDING)])
+    await store.record(lease, [structs.replace(sent, status=TransferStatus.PENDING)])
     async with store.session() as session:
         assert (await api.list_transfers(session))[0].status == "completed", "what is completed stays so"
