@@ -161,7 +161,7 @@ class LocalAdapter:
         self._runs[run_id] = run
         try:
             with anyio.CancelScope() as self._scopes[run_id]:
-                await run.drive(cancel_first=work is not None and work.cancelled, on_claimed=on_claimed)
+                await run.drive(first=_standing(parent, work), on_claimed=on_claimed)
             if self._scopes[run_id].cancelled_caught and self._closing:
                 await self._interrupted(lease)
                 run.status, run.reason = ChainStatus.PAUSED, "interrupted"
@@ -235,13 +235,13 @@ class LocalAdapter:
             if refused.code != "E_RUN_OVER":
                 raise
             return await self.run_inner(parent, work)  # cancelled since it was loaded
-        return InnerEnd(run.status, _value(run.ledger, run.status), run.error)
+        return InnerEnd(run.status, _value(run.ledger, run.status), run.error, run.reason)
 
-    async def cancel_inner(self, parent: LocalRun, work: Work) -> None:
-        """Cancel the chain inside a step. A chain that has not started reads the request when it starts."""
+    async def obey_inner(self, parent: LocalRun, work: Work, kind: str) -> None:
+        """Cancel or pause the chain inside a step. A chain that has not started obeys when it starts."""
         run = self._runs.get(parent.children.get(work.row.id, ""))
         if run is not None:
-            run.obey(Request(run.id, "cancel"))
+            run.obey(Request(run.id, kind))
 
     # ---- keeping in touch with the store
 
@@ -284,6 +284,13 @@ class LocalAdapter:
             for name, step in run.functions.items()
             if hasattr(step.function, "__code__")
         }
+
+
+def _standing(parent: LocalRun | None, work: Work | None) -> str:
+    """The request that the chain inside a step must obey from its start."""
+    if work is not None and work.cancelled:
+        return "cancel"
+    return parent.stands if parent is not None else ""
 
 
 async def _check_secrets(row: RunRow, store: EngineStore) -> None:

@@ -1,14 +1,13 @@
-"""One run on the local adapter. Over 600 lines: driving, slots and runs inside steps share one state.
+"""One run on the local adapter: carries out the commands of the pure state.
 
-Executes the commands of the pure state with anyio.
-
-When a step ends, everything that follows from it is decided at once, and recorded in one transaction: the outcome,
-and the rows of the steps that became ready. These steps start only when the transaction is durable. A step needs
-no thread, connection or transaction of its own.
+A turn is what follows from one event: a step ended, a person decided, a slot came. Everything that a turn decides is
+recorded as one whole: the outcome, and the rows of the steps that became ready. These start only when it is durable.
+How facts are gathered is in `run_units`, which step may start in `waiting_steps`, how it runs in `running_steps`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import deque
@@ -26,11 +25,13 @@ from towpath.attempt import Outcome, failure
 from towpath.commands import (
     Collect,
     Command,
+    Complete,
     Decide,
     Expand,
     Pause,
     Regenerate,
     Start,
+    StartItems,
 )
 from towpath.errors import (
     ExpressionFailed,
@@ -49,18 +50,20 @@ from towpath.events import (
     StepRetried,
 )
 from towpath.ledger import Ledger, LedgerRow
-from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
 from towpath.ports import EngineStore, Lease, Listener, Request, RunRow
 from towpath.progress import RunState
 from towpath.steps import Step
 
 from .run_facts import RunFacts, asks, inner_failure, restored
-from .slots import Lines, Slots
+from .run_units import RunUnits
+from .running_steps import RunningSteps
+from .slots import Slots
 from .step_arguments import recorded_parameters
-from .step_executor import LOST_LIMIT, SUSPECT, Key, Resources, StepExecutor, Work, crashed, fault, total_timeout
+from .step_executor import LOST_LIMIT, SUSPECT, Key, Resources, StepExecutor, Work, crashed, total_timeout
+from .waiting_steps import Items, WaitingSteps
 
-_log = guarded_logger("towpath")
+_NAPS = Outcome()  # a retry follows after a delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class InnerEnd:
     status: ChainStatus
     value: Any = None
     error: ErrorInfo | None = None
+    reason: str = ""
+
+
+_HELD = InnerEnd(ChainStatus.PAUSED)  # paused with the run around it: its step stays `executing`
 
 
 class Inner(Protocol):
@@ -85,7 +92,9 @@ class Inner(Protocol):
 
     async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
 
-    async def cancel_inner(self, parent: LocalRun, work: Work) -> None: ...
+    async def obey_inner(self, parent: LocalRun, work: Work, kind: str) -> None:
+        """Hand a cancel or a pause to the chain inside a step."""
+        ...
 
 
 class LocalRun:
@@ -110,108 +119,148 @@ class LocalRun:
         self.reason = ""
         self.error: ErrorInfo | None = run.error
         self.children = dict(run.children)
+        self.functions = functions
+        self.variables = copy_context() if variables is None else variables
         self.working: dict[Key, Work] = {}
         self._store = store
         self._run = run
-        self.functions = functions
-        self._slots = slots.for_run(run.plan.concurrency, self._slot_came)
         self._inner = inner
-        self._threads = inner.resources.threads
-        self._farm = inner.resources.farm
-        self.variables = copy_context() if variables is None else variables
-        self._executor = StepExecutor(run.id, inner.resources, self.ledger, functions, self._note)
-        self._executor.variables = self.variables
         self._listener = listener
-        self._state = RunState(run.plan)
         self._steps = {step.id: step for step in run.plan.steps}
+        self._state = RunState(run.plan)
         self._facts = RunFacts(run.plan, self.ledger, store.new_id, run.level if run.rows else -1)
-        self._waiting: deque[Work] = deque()
-        self._alone = inner.suspects.for_run(None, self._slot_came)
-        self._suspects: deque[Work] = deque()
-        self._quarantine: set[str] = set()  # rows of suspects: nothing else starts until they have ended
-        self._lost: dict[str, int] = {}
-        self._lines: Lines[Work] = Lines()
-        self._napping: dict[Key, Work] = {}
+        self._turn: list[Fact] = []  # what the current turn has decided
         self._starting: list[Work] = []
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # of callbacks
+        self._units = RunUnits(store, lease, self._on_durable, self._fail)
+        self._waiting = WaitingSteps(
+            slots.for_run(run.plan.concurrency, self._slot_came),
+            inner.suspects.for_run(None, self._slot_came),
+            inner.resources.farm,
+            self._item,
+            self._slot_came,
+        )
+        executor = StepExecutor(run.id, inner.resources, self.ledger, functions, self._note)
+        executor.variables = self.variables
+        self._executor = executor
+        self._running = RunningSteps[InnerEnd](executor, self._is_async, self._outcome, self._settle, self._fail)
+        self._lost: dict[str, int] = {}
+        self._napping: dict[Key, Work] = {}
         self._leaving = False  # the end or the pause is being recorded: no fact may follow it
         self._begun = self._stopped = False
         self._ended = anyio.Event()
+        self._failure: BaseException | None = None
         self._pausing = ""
         self._cancelled = False
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._on_claimed: Callable[[], None] | None = None
 
     # ---- driving
 
-    async def drive(self, *, cancel_first: bool = False, on_claimed: Callable[[], None] | None = None) -> ChainStatus:
+    async def drive(self, *, first: str = "", on_claimed: Callable[[], None] | None = None) -> ChainStatus:
         """Work until the run is over, or until nothing can happen without a person. Returns the status.
-        `on_claimed` is called when the run is recorded as running.
+
+        `first` is a request that stands already: `cancel` or `pause`. `on_claimed` is called when the run is recorded as
+        running.
 
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
         more. Both leave the run as recorded, to be resumed.
         """
+        self._on_claimed = on_claimed
         try:
             async with anyio.create_task_group() as self._tasks:
-                await self._begin(cancel_first)
-                if on_claimed is not None:
-                    on_claimed()
-                try:
-                    await self._ended.wait()
-                except BaseException:
-                    await self._say_leaving()
-                    raise
-                self._tasks.cancel_scope.cancel()  # at most waits before a retry are left
+                self._running.open(self._tasks)
+                await self._work(first)
+                if self._napping:
+                    self._tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
             self._tasks = None
-            self._slots.close()
-            self._alone.close()
-            self._leave_servers()
+            self._running.close()
+            await self._running.closed()
+            self._waiting.close(self.working.values())
         return self.status
+
+    async def _work(self, first: str) -> None:
+        try:
+            await self._begin(first)
+            await self._ended.wait()
+            if self._failure is not None:
+                raise self._failure
+        except BaseException as error:
+            if not isinstance(error, TowpathError):
+                await self._say_leaving()
+            self._running.close()
+            raise
 
     async def _say_leaving(self) -> None:
         """Record that this process leaves the run: its steps may take long to end, and it may be killed before."""
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.leaving(self.lease)
 
-    async def _begin(self, cancel_first: bool) -> None:
+    async def _begin(self, first: str) -> None:
         await self.ledger.restore(self._run)
         if any(row.status is StepStatus.EXECUTING and row.count is None for row in self._run.rows):
             self._lost = await self._store.lost_attempts(self.id)
-            self._quarantine = {row for row, lost in self._lost.items() if SUSPECT <= lost < LOST_LIMIT}
-        facts: list[Fact] = [ChainResumed()]
+            self._waiting.quarantine = {row for row, lost in self._lost.items() if SUSPECT <= lost < LOST_LIMIT}
         self._begun = True
-        self._execute(self._state.begin([restored(row) for row in self._run.rows]), facts)
+        self._turn.append(ChainResumed())
+        self._execute(self._state.begin([restored(row) for row in self._run.rows]))
         for row in self._run.rows:
             here = self.ledger.row(row.step, row.item)
             # An earlier decision (a rejection) may have closed this gate already.
             if row.decision is not None and here is not None and here.status is StepStatus.WAITING_APPROVAL:
-                self._decide(row.decision, facts)
-        if self._run.cancel_requested or cancel_first:
-            self._cancel(facts)
-        await self._record(facts)
+                self._decide(row.decision)
+        if self._run.cancel_requested or first == "cancel":
+            self._cancel()
+        elif first == "pause":
+            self._pause("requested")
+        self._end_turn()
 
-    async def _record(self, facts: list[Fact]) -> None:
-        """Make facts durable, then start the steps that they allow. Every change of the run is made here."""
-        for work in await self._make_durable(facts):
-            self._spawn(work)
+    # ---- recording
 
-    async def _make_durable(self, facts: list[Fact]) -> list[Work]:
+    def _end_turn(self) -> None:
+        """Start what may start now, and record what this turn decided."""
+        if not self._pausing and not self._leaving:
+            for work in self._waiting.started():
+                self._begin_attempt(work)
+        self._waiting.settle(pausing=bool(self._pausing))
+        turn, self._turn = self._turn, []
         starting, self._starting = self._starting, []
-        if not facts:
-            return starting
-        self._leaving = self._leaving or any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts)
-        await self._store.record(self.lease, facts)
-        for fact in facts:
-            if self._listener is not None:
+        if self._pausing and not self.working and not any(isinstance(fact, ChainEnded | ChainPaused) for fact in turn):
+            # Queued rows stay queued: they start when the run is resumed.
+            turn.append(ChainPaused(self._pausing))
+        if self._leaving:
+            return
+        self._leaving = bool(turn) and isinstance(turn[-1], ChainEnded | ChainPaused)
+        self._units.add(turn, starting, now=len(self.working) == len(starting))
+
+    def _on_durable(self, facts: Sequence[Fact], starting: Sequence[Work]) -> None:
+        if facts and self._on_claimed is not None:
+            claimed, self._on_claimed = self._on_claimed, None
+            claimed()
+        if self._listener is not None:
+            for fact in facts:
                 self._listener(self.id, fact)
-            if isinstance(fact, ChainEnded):
-                self.status, self.error = fact.status, fact.error
-                self._ended.set()
-            elif isinstance(fact, ChainPaused):
-                self.status, self.reason = ChainStatus.PAUSED, fact.reason
-                self._ended.set()
-        return starting
+        if facts and self._leaving:
+            self._left(facts[-1])
+        self._running.start(starting)
+
+    def _left(self, last: Fact) -> None:
+        if isinstance(last, ChainEnded):
+            self.status, self.error = last.status, last.error
+            self._ended.set()
+        elif isinstance(last, ChainPaused):
+            self.status, self.reason = ChainStatus.PAUSED, last.reason
+            self._ended.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """End this run's work here: nothing of it can be recorded any more."""
+        self._failure = self._failure or error
+        self._leaving = True
+        self._ended.set()
 
     async def _note(self, facts: Sequence[Fact]) -> None:
         """Record what a running step reports before its end."""
@@ -219,10 +268,6 @@ class LocalRun:
         for fact in facts:
             if self._listener is not None:
                 self._listener(self.id, fact)
-
-    def _spawn(self, work: Work) -> None:
-        assert self._tasks is not None
-        self._tasks.start_soon(self._perform, work)
 
     async def flush_logs(self) -> None:
         """Make the lines that running steps have logged visible to others."""
@@ -252,25 +297,24 @@ class LocalRun:
             await self.ledger.refresh(row, await self._store.latest_artifacts(row.id))
 
     async def _obey(self, request: Request) -> None:
-        facts: list[Fact] = []
         row = self.ledger.row(request.step, request.item)
         if self._leaving:
             return
         if request.kind == "cancel":
             await self._abandon_waiting()
             if not self._leaving and not self._cancelled:
-                self._cancel(facts)
+                self._cancel()
         elif request.kind == "pause":
             if not self._pausing:
-                self._pause("requested", facts)
+                self._pause("requested")
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if request.kind == "decision":
-                await self._obey_decision(request, row, facts)
+                await self._obey_decision(request, row)
             elif request.kind == "inner" and not self._pausing:
-                self._execute(self._state.woken(request.step, request.item), facts)
-        await self._record(facts)
+                self._execute(self._state.woken(request.step, request.item))
+        self._end_turn()
 
-    async def _obey_decision(self, request: Request, row: LedgerRow, facts: list[Fact]) -> None:
+    async def _obey_decision(self, request: Request, row: LedgerRow) -> None:
         latest, highest = await self._store.latest_artifacts(row.id), await self._store.versions(row.id)
         if asks(row, request):
             await self.ledger.refresh(row, latest)
@@ -278,7 +322,7 @@ class LocalRun:
             if self._comes_to(request) is GateAction.STOP:
                 await self._abandon_waiting()
             if asks(row, request) and not self._leaving:
-                self._decide(request, facts)
+                self._decide(request)
 
     async def _abandon_waiting(self) -> None:
         """Cancel the chains inside steps that wait for a person: their result is not needed any more."""
@@ -294,208 +338,132 @@ class LocalRun:
     def _comes_to(self, request: Request) -> GateAction:
         return self._state.comes_to(request.step, request.item, GateAction(request.action))
 
-    def _decide(self, request: Request, facts: list[Fact]) -> None:
+    def _decide(self, request: Request) -> None:
         self._facts.decisions[request.step, request.item] = request
         action = self._comes_to(request)
         if action is GateAction.APPROVE:
-            self._execute(self._state.approved(request.step, request.item), facts)
+            self._execute(self._state.approved(request.step, request.item))
             return
         self._stopped = self._stopped or action is GateAction.STOP
         unstarted = self._take_unstarted() if action is GateAction.STOP else []
-        self._execute(self._state.rejected(request.step, request.item, action), facts)
-        for work in unstarted:
-            self._execute(self._state.cancelled(*work.key), facts)
+        self._execute(self._state.rejected(request.step, request.item, action))
+        for key in unstarted:
+            self._execute(self._state.cancelled(*key))
 
-    def _take_unstarted(self) -> list[Work]:
-        """Remove and return the work that waits for a slot or for its next attempt. The caller ends it."""
-        unstarted = [*self._waiting, *self._suspects, *self._lines, *self._napping.values()]
-        self._waiting.clear()
-        self._suspects.clear()
-        self._quarantine.clear()
-        self._lines.clear()
-        self._napping.clear()
-        return unstarted
+    def _take_unstarted(self) -> list[Key]:
+        """Remove all work that waits for a slot or for its next attempt."""
+        made, items = self._waiting.clear()
+        napping, self._napping = self._napping, {}
+        for work in made:
+            self._waiting.quarantine.discard(work.row.id)
+        return [*(work.key for work in made), *items, *napping]
 
-    def _cancel(self, facts: list[Fact]) -> None:
+    def _cancel(self) -> None:
         self._cancelled = True
         unstarted = self._take_unstarted()
-        self._execute(self._state.cancel(), facts)
-        for work in unstarted:
-            self._execute(self._state.cancelled(*work.key), facts)
+        self._execute(self._state.cancel())
+        for key in unstarted:
+            self._execute(self._state.cancelled(*key))
         for work in list(self.working.values()):
-            work.cancelled = True
             if work.step.kind != "chain":
-                work.scope.cancel()
-            elif self._tasks is not None:
-                self._tasks.start_soon(self._inner.cancel_inner, self, work)
+                self._running.stop(work)
+                continue
+            work.cancelled = True
+            if self._tasks is not None:
+                self._tasks.start_soon(self._inner.obey_inner, self, work, "cancel")
 
-    def _pause(self, reason: str, facts: list[Fact]) -> None:
+    def _pause(self, reason: str) -> None:
         self._pausing = reason
         self._state.pause()
-        self._pause_if_idle(facts)
-
-    def _pause_if_idle(self, facts: list[Fact]) -> None:
-        """Record the pause if no step is running. Queued rows stay queued: they start when the run is resumed."""
-        if self._pausing and not self.working and not any(isinstance(f, ChainEnded | ChainPaused) for f in facts):
-            facts.append(ChainPaused(self._pausing))
+        for work in self.working.values():
+            if work.step.kind == "chain" and self._tasks is not None:
+                self._tasks.start_soon(self._inner.obey_inner, self, work, "pause")
 
     # ---- commands
 
-    def _execute(self, commands: list[Command], facts: list[Fact]) -> None:
+    def _execute(self, commands: list[Command]) -> None:
         """Execute commands in order, and those that follow from their answers."""
-        _forget_pause(facts)
+        if self._turn and isinstance(self._turn[-1], ChainPaused):
+            self._turn.pop()  # only the latest answer knows whether nothing more can happen
         todo = deque(commands)
         while todo:
             command = todo.popleft()
             match command:
+                case Complete(step, item):
+                    self._facts.end_row(step, item, StepStatus.COMPLETED, self._turn)
                 case Start(step, item):
-                    todo.extend(self._start(self._steps[step], item, facts))
+                    todo.extend(self._start(self._steps[step], item))
+                case StartItems(step, first, stop):
+                    self._waiting.add_items(Items(self._steps[step], first, stop))
                 case Decide(step):
                     todo.extend(self._evaluate(self._steps[step]))
                 case Expand(step):
-                    todo.extend(self._expand(self._steps[step], facts))
+                    todo.extend(self._expand(self._steps[step]))
                 case Collect(step, failed):
                     self._collect(self._steps[step], failed)
                 case Regenerate(step, item):
-                    row = self._facts.regenerate(step, item, facts)
+                    row = self._facts.regenerate(step, item, self._turn)
                     self.children.pop(row.id, None)  # the chain inside the step runs again, as a new run
                 case Pause() if self._pausing:
                     pass
                 case _:
-                    self._facts.record(command, facts)
+                    self._facts.record(command, self._turn)
 
-    def _start(self, step: StepPlan, item: int | None, facts: list[Fact]) -> list[Command]:
+    def _start(self, step: StepPlan, item: int | None) -> list[Command]:
+        work = self._made(step, item)
+        if work is None:
+            return self._state.failed(step.id, item)
+        if not self._pausing and self._waiting.take_slot(work):
+            self._begin_attempt(work)
+            return []
+        self._waiting.add(work)
+        if item is None and not work.recorded:
+            # An item's row is recorded when it starts: the row of the mapped step has the number of items.
+            row = work.row
+            self._turn.append(StepReady(row.id, step.id, None, step.target, False, 0, row.parameters))
+            work.recorded = True
+            self.ledger.add(row)
+        return []
+
+    def _item(self, step: StepPlan, item: int) -> Work | None:
+        """The work of an item whose turn has come; None if it failed at once."""
+        work = self._made(step, item)
+        if work is None:
+            self._execute(self._state.failed(step.id, item))
+        return work
+
+    def _made(self, step: StepPlan, item: int | None) -> Work | None:
+        """The work of a step or item. None if it fails at once: its arguments cannot be had, or processes died."""
         row = self.ledger.row(step.id, item)
         arguments = self._facts.call_with(step, item)
         if arguments is None:
-            self._quarantine.discard(row.id if row is not None else "")
-            return self._state.failed(step.id, item)
+            self._waiting.quarantine.discard(row.id if row is not None else "")
+            return None
         lost = self._lost.pop(row.id, 0) if row is not None and step.kind == "python" else 0
         if lost >= LOST_LIMIT:
             self._facts.outcomes[step.id, item] = failure(crashed(step, lost))
-            return self._state.failed(step.id, item)
+            return None
         parameters = recorded_parameters(arguments, step, self.functions.get(step.target))
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
         work.lost, work.lend = lost, partial(self._lend, work)
         work.row.parameters = parameters
-        if not self._pausing and self._take_slot(work):
-            self._begin_attempt(work, facts)
-            return []
-        self._queue_up(work)
-        if item is None and not work.recorded:
-            # An item's row is recorded when it starts: the row of the mapped step has the number of items.
-            facts.append(StepReady(work.row.id, step.id, None, step.target, False, 0, parameters))
-            work.recorded = True
-            self.ledger.add(work.row)
-        return []
+        return work
 
-    def _take_slot(self, work: Work) -> bool:
-        """Take a slot for the work. False if there is none."""
-        if work.step.kind == "chain":
-            return True  # it needs none: else it would wait for its own steps, and they for its slot
-        if work.suspect:
-            work.is_alone = self._alone.take()
-            return work.is_alone
-        if self._quarantine and work.step.kind == "python":
-            return False
-        if work.step.kind == "workflow":
-            assert self._farm is not None
-            work.seat = self._farm.take(work.step, self._slot_came)
-            return work.seat is not None
-        work.has_slot = self._slots.take()
-        return work.has_slot
-
-    def _give_slot_back(self, work: Work) -> None:
-        if work.has_slot:
-            work.has_slot = False
-            self._slots.give_back()
-        if work.is_alone:
-            work.is_alone = False
-            self._alone.give_back()
-        if work.seat is not None and self._farm is not None:
-            seat, work.seat = work.seat, None
-            self._farm.give_back(seat)
-
-    @contextmanager
-    def _lend(self, work: Work, attempt: int) -> Iterator[None]:
-        """Lend out the slot of a step while it waits for other runs: else 256 such steps would wait for ever."""
-        if work.row.attempt != attempt or self.working.get(work.key) is not work:
-            yield  # its attempt is over, only its thread is still running
-            return
-        work.lent += 1
-        if work.lent == 1:
-            self._give_slot_back(work)
-            self._threads.total_tokens += self._holds_thread(work)
-            self._slot_came()
-        try:
-            yield
-        finally:
-            work.lent -= 1
-            if not work.lent:
-                self._threads.total_tokens -= self._holds_thread(work)
-                if work.row.attempt == attempt and self.working.get(work.key) is work and not self._ended.is_set():
-                    (self._alone if work.suspect else self._slots).take_back()
-                    work.is_alone, work.has_slot = work.suspect, not work.suspect
-
-    def _holds_thread(self, work: Work) -> bool:
-        return not self.functions[work.step.target].is_async
-
-    def _queue_up(self, work: Work) -> None:
-        if work.step.kind == "workflow" and self._farm is not None:
-            self._lines.add(self._farm.need(work.step), work)
-        elif work.suspect:
-            self._suspects.append(work)
-        else:
-            self._waiting.append(work)
-
-    def _leave_servers(self) -> None:
-        """Give back the slots of servers: the run is over, or this process leaves it."""
-        if self._farm is not None:
-            self._farm.settle(self._slot_came, wants=False)
-            for work in self.working.values():
-                self._give_slot_back(work)
-
-    def _begin_attempt(self, work: Work, facts: list[Fact]) -> None:
-        row, step = work.row, work.step
-        if work.tries:
-            work.scope = anyio.CancelScope()  # the scope of the last attempt cannot be used again
+    def _begin_attempt(self, work: Work) -> None:
         work.tries += 1
-        self._facts.begin_attempt(step, row, facts, recorded=work.recorded)
+        work.timed_out = False
+        self._facts.begin_attempt(work.step, work.row, self._turn, recorded=work.recorded)
         work.recorded = True
         self.working[work.key] = work
         self._starting.append(work)
-
-    def _fill_slots(self, facts: list[Fact]) -> None:
-        """Start waiting work while there are slots."""
-        while self._waiting and not self._pausing and self._take_slot(self._waiting[0]):
-            self._begin_attempt(self._waiting.popleft(), facts)
-        if self._suspects and not self._pausing and self._take_slot(self._suspects[0]):
-            self._begin_attempt(self._suspects.popleft(), facts)
-        self._alone.settle(wants=bool(self._suspects) and not self._pausing)
-        if self._lines and not self._pausing:
-            for work in self._lines.starting(self._take_slot):
-                self._begin_attempt(work, facts)
-        self._slots.settle(wants=bool(self._waiting) and not self._pausing and not self._quarantine)
-        if self._farm is not None:
-            self._farm.settle(self._slot_came, wants=bool(self._lines) and not self._pausing)
-
-    def _slot_came(self) -> None:
-        """Called when another run gave up a slot, which is now set aside for this run."""
-        if self._tasks is not None and not self._ended.is_set():
-            self._tasks.start_soon(self._use_slots)
-
-    async def _use_slots(self) -> None:
-        facts: list[Fact] = []
-        self._fill_slots(facts)
-        await self._record(facts)
 
     def _evaluate(self, step: StepPlan) -> list[Command]:
         holds = self._facts.holds(step)
         return self._state.failed(step.id) if holds is None else self._state.decided(step.id, holds)
 
-    def _expand(self, step: StepPlan, facts: list[Fact]) -> list[Command]:
+    def _expand(self, step: StepPlan) -> list[Command]:
         pairs = self._state.count(step.pairs_with) if step.pairs_with else None
-        count = self._facts.expand(step, pairs, facts)
+        count = self._facts.expand(step, pairs, self._turn)
         return self._state.failed(step.id) if count is None else self._state.expanded(step.id, count)
 
     def _collect(self, step: StepPlan, failed: tuple[int, ...]) -> None:
@@ -507,42 +475,77 @@ class LocalRun:
         self.working[work.key] = work
         self._starting.append(work)
 
+    # ---- slots
+
+    def _slot_came(self) -> None:
+        """Called when another run gave up a slot, which is now set aside for this run."""
+        if self._tasks is not None and self._begun and not self._ended.is_set():
+            self._loop.call_soon(self._use_slots, context=self._context)
+
+    def _use_slots(self) -> None:
+        try:
+            if self._tasks is not None and not self._leaving:
+                self._end_turn()
+        except Exception as error:
+            self._fail(error)
+
+    @contextmanager
+    def _lend(self, work: Work, attempt: int) -> Iterator[None]:
+        """Lend out the slot of a step while it waits for other runs: else 256 such steps would wait for ever."""
+        if not self._is_current(work, attempt):
+            yield  # its attempt is over, only its thread is still running
+            return
+        threads = self._inner.resources.threads
+        work.lent += 1
+        if work.lent == 1:
+            self._waiting.give_back(work)
+            threads.total_tokens += self._holds_thread(work)
+            self._slot_came()
+        try:
+            yield
+        finally:
+            work.lent -= 1
+            if not work.lent:
+                threads.total_tokens -= self._holds_thread(work)
+                if self._is_current(work, attempt) and not self._ended.is_set():
+                    self._waiting.take_back(work)
+
+    def _is_current(self, work: Work, attempt: int) -> bool:
+        return work.row.attempt == attempt and self.working.get(work.key) is work
+
+    def _holds_thread(self, work: Work) -> bool:
+        return not self.functions[work.step.target].is_async
+
     # ---- running steps
 
-    async def _perform(self, work: Work | None) -> None:
-        """Run a step and record its outcome, then run the first step that this allows."""
-        while work is not None:
-            outcome: Outcome | InnerEnd | None = None
-            if not work.cancelled:  # a cancel may have come after the record
-                with work.scope:
-                    outcome = await self._recordable(work)
-                if work.scope.cancelled_caught and work.step.kind == "workflow":
-                    await self._executor.abandon(work)
-            started = await self._settle(work, None if work.scope.cancelled_caught else outcome)
-            for extra in started[1:]:
-                self._spawn(extra)
-            work = started[0] if started else None
+    def _is_async(self, work: Work) -> bool:
+        return work.row.count is None and work.step.kind == "python" and self.functions[work.step.target].is_async
 
-    async def _settle(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Work]:
-        """Decide and record what follows from an outcome (None: the step was cancelled). Returns the work to start."""
+    async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
+        if work.row.count is not None:
+            return await self._executor.gather(work)
+        if work.step.kind == "chain":
+            return await self._run_inner(work)
+        return await self._executor.attempt(work)
+
+    def _settle(self, work: Work, outcome: Outcome | InnerEnd | None) -> None:
+        """Decide what follows from an outcome (None: the step was stopped)."""
+        try:
+            self._take_outcome(work, outcome)
+        except Exception as error:  # for example a secret that this process cannot read
+            self._fail(error)
+
+    def _take_outcome(self, work: Work, outcome: Outcome | InnerEnd | None) -> None:
         self.working.pop(work.key, None)
-        self._quarantine.discard(work.row.id)
-        self._give_slot_back(work)
-        facts: list[Fact] = []
+        self._waiting.quarantine.discard(work.row.id)
+        self._waiting.give_back(work)
         if work.context is not None and work.context.log is not None:
-            facts.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
-        delay = None
+            self._turn.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
         if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
-            delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
-            if work.deadline is not None and time.monotonic() + delay >= work.deadline:
-                outcome, delay = failure(total_timeout(work.step, outcome.error)), None
-        if delay is not None and isinstance(outcome, Outcome) and outcome.error is not None:
-            self._nap(work, outcome.error, delay, facts)
-        else:
-            self._execute(self._answer(work, outcome), facts)
-        self._fill_slots(facts)
-        self._pause_if_idle(facts)
-        return await self._make_durable(facts)
+            outcome = self._nap(work, outcome.error)
+        if outcome is not _NAPS and outcome is not _HELD:
+            self._execute(self._answer(work, outcome))
+        self._end_turn()
 
     def _answer(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Command]:
         if outcome is None:
@@ -561,38 +564,30 @@ class LocalRun:
     def _tries_again(self, work: Work, outcome: Outcome) -> bool:
         return outcome.retryable and work.tries < work.step.retry.attempts and not work.cancelled
 
-    def _nap(self, work: Work, error: ErrorInfo, delay: float, facts: list[Fact]) -> None:
-        """Wait without a slot for the next attempt, then queue up again."""
-        facts.append(StepRetried(work.row.id, *work.key, work.row.attempt, error, delay))
+    def _nap(self, work: Work, error: ErrorInfo) -> Outcome:
+        """Wait without a slot for the next attempt. The outcome, if there is no time for another one."""
+        delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
+        if work.deadline is not None and time.monotonic() + delay >= work.deadline:
+            return failure(total_timeout(work.step, error))
+        self._turn.append(StepRetried(work.row.id, *work.key, work.row.attempt, error, delay))
         self._napping[work.key] = work
         assert self._tasks is not None
         self._tasks.start_soon(self._wake_up, work, delay)
+        return _NAPS
 
     async def _wake_up(self, work: Work, delay: float) -> None:
         await anyio.sleep(delay)
         if self._napping.pop(work.key, None) is None:
             return
-        self._queue_up(work)
-        facts: list[Fact] = []
-        self._fill_slots(facts)
-        await self._record(facts)
+        self._waiting.add(work)
+        self._end_turn()
 
-    async def _recordable(self, work: Work) -> Outcome | InnerEnd | None:
-        """The outcome. An error of towpath after the end of the function becomes the failure of the step."""
-        try:
-            return await self._outcome(work)
-        except TowpathError:
-            raise  # the store failed, or another process owns the run now
-        except Exception as error:
-            _log.exception("step %s of run %s ended in a fault of towpath's own", work.step.id, self.id)
-            return failure(fault(error))
+    # ---- chains inside steps
 
-    async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
-        if work.row.count is not None:
-            return await self._executor.gather(work)
-        if work.step.kind == "chain":
-            return await self._run_inner(work)
-        return await self._executor.attempt(work)
+    @property
+    def stands(self) -> str:
+        """The request that a chain inside a step must obey from its start: `pause`, or none."""
+        return "pause" if self._pausing else ""
 
     async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:
         try:
@@ -603,18 +598,12 @@ class LocalRun:
             await self._abandon(self.children[work.row.id])
             return None
         if end.status is ChainStatus.PAUSED:
-            return end
+            return _HELD if self._pausing and end.reason == "requested" else end
         if end.status is ChainStatus.CANCELLED and (work.cancelled or self._stopped):
             return None
         if end.status is not ChainStatus.COMPLETED:
             return inner_failure(work.step, end.status, end.error)
         return await self._executor.keep_inner(work, end.value)
-
-
-def _forget_pause(facts: list[Fact]) -> None:
-    """Remove an earlier pause: only the latest answer knows whether nothing more can happen."""
-    if facts and isinstance(facts[-1], ChainPaused):
-        facts.pop()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

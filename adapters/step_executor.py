@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import anyio
 
-from towpath.attempt import Outcome, disk_failed, failure, keep_outcome, keep_value
+from towpath.attempt import (
+    Outcome,
+    disk_failed,
+    failure,
+    keep_outcome,
+    keep_value,
+    outcome_later,
+    outcome_now,
+    timed_out,
+)
 from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
 from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, StepUnkept, TowpathError
@@ -21,8 +31,8 @@ from towpath.model import ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import EngineStore, Listener, Store
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
-from towpath.user_code import call_step
-from towpath.values import copied
+from towpath.user_code import call_step, own_task, prepared_call
+from towpath.values import Found, copied
 
 from .comfyui.workflow_try import RecordFacts, WorkflowTry
 from .slots import ServerSlots
@@ -35,7 +45,7 @@ LOST_LIMIT = 3  # after so many deaths of its process a step fails
 SUSPECT = 2  # after so many it runs alone: the next death shows that this step is the cause
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Work:
     """A step or item that is to run: its plan, its row, its arguments, and the scope that stops it."""
 
@@ -44,7 +54,10 @@ class Work:
     arguments: dict[str, Any]
     tries: int = 0
     deadline: float | None = None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    scope: anyio.CancelScope | None = None  # of the attempt, while it works in a task of towpath
+    task: asyncio.Task[Any] | None = None  # of the step's async function, while it runs
+    timer: asyncio.TimerHandle | None = None  # for its timeout, then for its end
+    timed_out: bool = False
     context: StepContext | None = None
     cancelled: bool = False
     has_slot: bool = False
@@ -157,42 +170,96 @@ class StepExecutor:
         self._record = record
         self._work_folder = resources.store.files.folder / "work"
 
+    # ---- an attempt in the caller's task
+
     async def attempt(self, work: Work) -> Outcome:
-        step, row = work.step, work.row
-        if step.total_timeout is not None and work.deadline is None:
-            work.deadline = time.monotonic() + step.total_timeout
-        left = None if work.deadline is None else work.deadline - time.monotonic()
-        if left is not None and left <= 0:
-            return failure(total_timeout(step))
-        work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
-        work.context.asks_approval = step.approval is not None
-        work.context.regeneration = row.regenerations
-        work.context.lend = None if work.lend is None else partial(work.lend, row.attempt)
-        timeout = step.timeout if left is None or (step.timeout is not None and step.timeout < left) else left
+        """Make one attempt. Cancelling this task stops the step."""
+        if self._too_late(work):
+            return failure(total_timeout(work.step))
+        context, timeout = self._context_of(work), limit_of(work)
         outcome = await run_attempt(
-            self._call(work, work.context),
-            work.context,
+            self._call(work, context),
+            context,
             self._store.files,
             self._store.new_id,
-            self._ledger.versions(row),
+            self._ledger.versions(work.row),
             timeout,
         )
         if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT":
             await self.abandon(work)
-            return failure(total_timeout(step)) if timeout == left else outcome
+            return self._timed_out(work, outcome)
         return outcome
 
+    def _too_late(self, work: Work) -> bool:
+        if work.step.total_timeout is not None and work.deadline is None:
+            work.deadline = time.monotonic() + work.step.total_timeout
+        return work.deadline is not None and work.deadline <= time.monotonic()
+
+    def _context_of(self, work: Work) -> StepContext:
+        step, row = work.step, work.row
+        context = work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
+        context.asks_approval = step.approval is not None
+        context.regeneration = row.regenerations
+        context.lend = None if work.lend is None else partial(work.lend, row.attempt)
+        return context
+
+    def _timed_out(self, work: Work, outcome: Outcome) -> Outcome:
+        """The outcome of an attempt that was stopped: the limit may have been that of all attempts together."""
+        total = work.deadline is not None and work.deadline <= time.monotonic()
+        return failure(total_timeout(work.step)) if total else outcome
+
     def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
-        arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
         if work.step.kind == "workflow":
-            revealed(arguments)  # raises SecretMissing before the attempt, so the step does not fail
-            return partial(self._on_server, work, arguments, context)
-        function, span = self._functions[work.step.target], self._span(work)
-        secrets = function.secrets_among(arguments)
-        if secrets or self._ledger.has_secrets:
-            arguments = opened(arguments, secrets)
-        call = partial(call_step, function, arguments, context, self._threads, self.variables, span)
+            revealed(work.arguments)  # raises SecretMissing before the attempt, so the step does not fail
+            return partial(self._on_server, work, self._arguments(work), context)
+        function = self._functions[work.step.target]
+        arguments = self._arguments(work, function)
+        call = partial(call_step, function, arguments, context, self._threads, self.variables, self._span(work))
         return partial(_in_secret, call) if work.step.secret or function.is_secret else call
+
+    def _arguments(self, work: Work, function: Step[..., Any] | None = None) -> dict[str, Any]:
+        """The arguments for this attempt, with secrets in the open."""
+        arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
+        secrets = () if function is None else function.secrets_among(arguments)
+        if function is not None and (secrets or self._ledger.has_secrets):
+            return opened(arguments, secrets)
+        return arguments
+
+    # ---- an attempt of an async function, in a task of its own
+
+    def begin(self, work: Work) -> Outcome | None:
+        """Start the step's function in `work.task`; or the outcome, if its time is over already."""
+        if self._too_late(work):
+            return failure(total_timeout(work.step))
+        function, context = self._functions[work.step.target], self._context_of(work)
+        variables = self.variables or copy_context()
+        call, own = prepared_call(function, self._arguments(work, function), context, variables)
+        work.task = own_task(call, own, None if self._spans is None else self._span(work))
+        return None
+
+    def outcome_now(self, work: Work, value: Any, error: BaseException | None) -> Outcome | Found | BaseException:
+        """The outcome of the ended function, or what `outcome_later` makes it from."""
+        assert work.context is not None
+        if error is None and value is not None and (work.step.secret or self._functions[work.step.target].is_secret):
+            value = _secret(value)
+        outcome = outcome_now(value, error, work.context)
+        if isinstance(outcome, Outcome):
+            work.context.close()
+        return outcome
+
+    async def outcome_later(self, work: Work, found: Found | BaseException) -> Outcome:
+        """The outcome of the ended function, after its files are kept. Raises StoreFailed if the disk failed."""
+        assert work.context is not None
+        try:
+            files, versions = self._store.files, self._ledger.versions(work.row)
+            return await outcome_later(found, work.context, files, self._store.new_id, versions)
+        finally:
+            work.context.close()
+
+    def timed_out(self, work: Work) -> Outcome:
+        """The outcome of an attempt that was stopped because of its limit."""
+        assert work.context is not None
+        return self._timed_out(work, timed_out(work.context, work.step.timeout or 0))
 
     def _span(self, work: Work) -> AbstractContextManager[None]:
         """Inside this block, spans that the step makes are inside the span of the attempt."""
@@ -246,8 +313,18 @@ class StepExecutor:
 
 async def _in_secret(call: Callable[[], Awaitable[Any]]) -> Any:
     """Wrap in a `Secret` what a step returns whose value is secret."""
-    value = await call()
+    return _secret(await call())
+
+
+def _secret(value: Any) -> Any:
     return value if value is None or isinstance(value, Secret) else Secret(revealed(value))
+
+
+def limit_of(work: Work) -> float | None:
+    """The seconds that the attempt may take: its own limit, or what is left for all attempts, if that is less."""
+    left = None if work.deadline is None else max(work.deadline - time.monotonic(), 0)
+    limit = work.step.timeout
+    return left if limit is None or (left is not None and left < limit) else limit
 
 
 def crashed(step: StepPlan, lost: int) -> StepCrashed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_
 
 TRACEBACK_LIMIT = 16 * 1024
 MOST_CAUSES = 1_000  # exceptions of a group that are read
+TINY_TEXT = 1024  # characters of a text that fits into a row, whatever they are
 MESSAGE_LIMIT = 2_000  # characters of an exception's own text
 _TRACEBACK: Any = vars(BaseException)["__traceback__"]
 _CAUSE: Any = vars(BaseException)["__cause__"]
@@ -68,14 +70,25 @@ async def attempt(
     A cancellation is raised. So is an error of the store's disk: it fails no step, and the run stays as recorded, to be
     resumed. All other errors, of the step or of towpath, become an outcome.
     """
+    limit = None if timeout is None else anyio.move_on_after(timeout)
     try:
-        if timeout is None:  # most steps: they do not need a cancel scope
-            return await _tried(call, context, files, new_id, versions)
-        with anyio.move_on_after(timeout) as scope:
-            return await _tried(call, context, files, new_id, versions)
-        assert scope.cancel_called
-        limit = StepTimedOut("E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context))
-        return failure(limit)
+        with limit or nullcontext():
+            return await _settled(partial(_tried, call, context, files, new_id, versions), files)
+        return timed_out(context, timeout or 0)
+    finally:
+        context.close()
+
+
+def timed_out(context: StepContext, timeout: float) -> Outcome:
+    """The outcome of an attempt that took longer than its limit, in seconds."""
+    message = f"the attempt took longer than {timeout:g} s"
+    return failure(StepTimedOut("E_STEP_TIMEOUT", message, place=_place(context)))
+
+
+async def _settled(outcome: Callable[[], Awaitable[Outcome]], files: Files) -> Outcome:
+    """The outcome, also where it cannot be had because of an error. Raises as `attempt`."""
+    try:
+        return await outcome()
     except StepRaised as raised:
         if disk_failed(raised.error) and await files.is_failing():
             raise raised.error from None
@@ -89,8 +102,6 @@ async def attempt(
         if disk_failed(error):
             raise
         return failure(error)
-    finally:
-        context.close()
 
 
 async def _tried(
@@ -101,13 +112,57 @@ async def _tried(
     versions: dict[str, int],
 ) -> Outcome:
     value = await call()
+    return await _kept(_parts(value, context), context, files, new_id, versions)
+
+
+def outcome_now(value: object, error: BaseException | None, context: StepContext) -> Outcome | Found | BaseException:
+    """The outcome of a call that returned `value` or raised `error`, if nothing must be written or awaited for it.
+
+    Else what `outcome_later` makes it from: the parts of the value, or an error that may be the disk's.
+    """
+    if error is not None:
+        return error if disk_failed(error) else failure(_told_apart(error))
     try:
-        found = take_apart_with_secrets(value, _place(context))
+        parts = _parts(value, context)
+        if parts.files or parts.secrets or context.saved or context.asks_approval or not fits_in_row(parts.data):
+            return parts
+    except StepRaised as raised:
+        return failure(_told_apart(raised.error))
+    except Exception as refused:
+        return failure(refused)
+    return Outcome(parts.data)
+
+
+async def outcome_later(
+    found: Found | BaseException,
+    context: StepContext,
+    files: Files,
+    new_id: Callable[[], str],
+    versions: dict[str, int],
+) -> Outcome:
+    """The outcome of a call for which something must be written or awaited. Raises as `attempt`."""
+
+    async def made() -> Outcome:
+        if isinstance(found, BaseException):
+            raise StepRaised(found)
+        return await _kept(found, context, files, new_id, versions)
+
+    return await _settled(made, files)
+
+
+def _parts(value: object, context: StepContext) -> Found:
+    try:
+        return take_apart_with_secrets(value, _place(context))
     except BaseException as error:  # methods of the value's own classes were called
         raise StepRaised(error) from None
-    keep = partial(_keep_parts, found, context, files, new_id, versions)
+
+
+async def _kept(
+    parts: Found, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+) -> Outcome:
+    keep = partial(_keep_parts, parts, context, files, new_id, versions)
     # Reading a stream runs code of the user, so it gets a task of its own, like the step.
-    streams = any(isinstance(file.data, AsyncIterable) for file in found.files)
+    streams = any(isinstance(file.data, AsyncIterable) for file in parts.files)
     return await (in_own_task(keep, context.variables or copy_context()) if streams else keep())
 
 
@@ -191,12 +246,9 @@ async def keep_value(
     always: bool = False,
 ) -> tuple[NewArtifact, ...]:
     """The artifact `value` for data too large for a row, or nothing. Raises ValueRefused (E_VALUE_SIZE)."""
-    tiny = data is None or isinstance(data, bool | int | float) or (isinstance(data, str) and len(data) < 1024)
-    if tiny and not always:
+    if not always and fits_in_row(data):
         return ()
     encoded = msgspec.json.encode(data)
-    if len(encoded) <= INLINE_VALUE and not always:
-        return ()
     if len(encoded) > MAX_VALUE:
         raise ValueRefused(
             "E_VALUE_SIZE",
@@ -207,6 +259,13 @@ async def keep_value(
         )
     kept = await files.keep(encoded, f"{context.step_id}.json", "application/json")
     return (_new("value", kept, context, new_id, versions, {"value": True}),)
+
+
+def fits_in_row(data: Json) -> bool:
+    """Is the value small enough to be stored in the row itself?"""
+    if data is None or isinstance(data, bool | int | float) or (isinstance(data, str) and len(data) < TINY_TEXT):
+        return True
+    return len(msgspec.json.encode(data)) <= INLINE_VALUE
 
 
 def _new(

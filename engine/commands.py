@@ -1,6 +1,7 @@
 """Commands of the pure run state to a driver, and the recorded rows that a resumed run starts from.
 
-A driver must answer `Start`, `Decide`, `Expand` and `Collect`. It records all others, which need no answer.
+A driver must answer `Start`, `StartItems`, `Decide`, `Expand` and `Collect`. It records all others, which need no
+answer.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ class Start(Struct, frozen=True, gc=False):
 
     step: str
     item: int | None = None
+
+
+class StartItems(Struct, frozen=True, gc=False):
+    """As `Start` for the items from `first` to before `stop`, each of which must be answered."""
+
+    step: str
+    first: int
+    stop: int
 
 
 class Collect(Struct, frozen=True, gc=False):
@@ -103,6 +112,7 @@ Command = (
     Decide
     | Expand
     | Start
+    | StartItems
     | Collect
     | Complete
     | AskApproval

@@ -4,11 +4,12 @@ No await, no clock, no randomness, no I/O, and a fixed order everywhere. So both
 process, a generic Temporal workflow) decide the same, and a replay decides the same again.
 
 A driver calls one method for each fact, and executes the commands that it returns, in order. It must answer
-`Start`, `Decide`, `Expand` and `Collect` by a later call; it records all others, which need no answer.
+`Start`, `StartItems`, `Decide`, `Expand` and `Collect` by a later call; it records all others, which need no answer.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from enum import IntEnum
@@ -28,6 +29,7 @@ from .commands import (
     RestoredRow,
     Skip,
     Start,
+    StartItems,
     Wait,
 )
 from .model import ChainStatus, GateAction, Plan, StepPlan, StepStatus
@@ -46,6 +48,7 @@ class Phase(IntEnum):
     CANCELLED = 7
 
 
+_BLOCKED_RUN = re.compile(bytes([Phase.BLOCKED]) + b"+")
 _FINAL_PHASE = {
     StepStatus.COMPLETED: Phase.COMPLETED,
     StepStatus.CACHED: Phase.COMPLETED,
@@ -315,7 +318,7 @@ class RunState:
         if self._pausing:
             self._held.append(command)
         else:
-            self._owed += 1
+            self._owed += command.stop - command.first if isinstance(command, StartItems) else 1
             self._out.append(command)
 
     def _consider(self, i: int) -> None:
@@ -356,15 +359,20 @@ class RunState:
         items = self._items[i]
         partner = self._steps[i].pairs_with
         if partner is None:
-            for k, phase in enumerate(items.phases):
-                if phase == Phase.BLOCKED:
-                    self._start_item(i, k)
+            self._start_blocked(i, items)
         else:
             for k in range(len(items.phases)):
                 self._follow(i, k)
         for d in self._paired[i]:
             self._todo.append((d, None))
         self._close_map(i)
+
+    def _start_blocked(self, i: int, items: _Items) -> None:
+        """Start all items that are blocked, one command for all that follow one another."""
+        for run in _BLOCKED_RUN.finditer(bytes(items.phases)):
+            first, stop = run.span()
+            items.phases[first:stop] = bytes([Phase.ACTIVE]) * (stop - first)
+            self._work(StartItems(self._steps[i].id, first, stop))
 
     def _start_item(self, i: int, k: int) -> None:
         self._items[i].phases[k] = Phase.ACTIVE
@@ -408,13 +416,7 @@ class RunState:
         """After a cancel or a stop: close gates, and drop work that has not started."""
         held, self._held = self._held, []
         for command in held:
-            assert isinstance(command, Start | Decide | Expand)
-            item = command.item if isinstance(command, Start) else None
-            i = self._index[command.step]
-            if item is not None:
-                self._call_off(i, item)
-            else:
-                self._drop(i)
+            self._drop_held(command)
         for i in range(len(self._steps)):
             if i in self._items and self._phase[i] == Phase.ACTIVE:
                 self._drop_items(i)
@@ -423,6 +425,17 @@ class RunState:
                 self._call_off(i, None)
             elif self._phase[i] == Phase.BLOCKED:
                 self._drop(i)
+
+    def _drop_held(self, command: Command) -> None:
+        assert isinstance(command, Start | StartItems | Decide | Expand)
+        i = self._index[command.step]
+        if isinstance(command, StartItems):
+            for item in range(command.first, command.stop):
+                self._call_off(i, item)
+        elif isinstance(command, Start) and command.item is not None:
+            self._call_off(i, command.item)
+        else:
+            self._drop(i)
 
     def _drop_items(self, i: int) -> None:
         """The same for the items of a mapped step; those that waited for their partner never get a row."""

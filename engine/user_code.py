@@ -29,6 +29,7 @@ T = TypeVar("T")
 GRACE = 10.0  # seconds in which a cancelled async function must end
 
 _log = guarded_logger("towpath")
+_NOTHING = nullcontext()
 _left: set[asyncio.Task[Any]] = set()
 """Tasks that did not end when they were cancelled: asyncio itself keeps no reference to them."""
 
@@ -58,12 +59,7 @@ async def call_step(
     Raises:
         StepRaised: whatever the function raised, `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` too.
     """
-    args, kwargs = step.call_arguments(arguments)
-    own = copy_context() if variables is None else variables.copy()
-    own.run(context.enter)
-    context.variables = own
-    keep_to_this_process(asyncio.get_running_loop())
-    call = partial(step.function, *args, **kwargs)
+    call, own = prepared_call(step, arguments, context, copy_context() if variables is None else variables)
     entered = around or nullcontext()
     if step.is_async:
         return await in_own_task(call, own, entered)
@@ -73,6 +69,33 @@ async def call_step(
     if error is not None:
         raise StepRaised(error)
     return await in_own_task(lambda: value, own) if inspect.isawaitable(value) else value
+
+
+def prepared_call(
+    step: Step[..., Any], arguments: dict[str, Any], context: StepContext, variables: Context
+) -> tuple[Callable[[], Any], Context]:
+    """The call of a step's function, and the copy of the context variables in which it must run."""
+    args, kwargs = step.call_arguments(arguments)
+    own = variables.copy()
+    own.run(context.enter)
+    context.variables = own
+    keep_to_this_process(asyncio.get_running_loop())
+    return partial(step.function, *args, **kwargs), own
+
+
+def own_task(
+    call: Callable[[], Awaitable[T]], variables: Context, around: AbstractContextManager[None] | None = None
+) -> asyncio.Task[tuple[T, None] | tuple[None, BaseException]]:
+    """A task for `call` alone. Its result is what `call` returned, or what it raised; see `returned`."""
+    return asyncio.get_running_loop().create_task(_awaited(call, around or _NOTHING), context=variables)
+
+
+def returned(task: asyncio.Task[tuple[T, None] | tuple[None, BaseException]]) -> tuple[T | None, BaseException | None]:
+    """The result of an ended `own_task`: a value, or the error that was raised."""
+    try:
+        return task.result()
+    except asyncio.CancelledError as cancelled:  # cancelled before it started: a step cancelled all tasks of the loop
+        return None, cancelled
 
 
 def _called(call: Callable[[], Any], around: AbstractContextManager[None]) -> tuple[Any, BaseException | None]:
@@ -100,16 +123,16 @@ async def in_own_task(
     call: Callable[[], Awaitable[T]], variables: Context, around: AbstractContextManager[None] | None = None
 ) -> T:
     """The result of `call`, in a task of its own. Raises StepRaised."""
-    task = asyncio.get_running_loop().create_task(_awaited(call, around or nullcontext()), context=variables)
+    task = own_task(call, variables, around)
     try:
-        value, error = await asyncio.shield(task)
-    except asyncio.CancelledError as cancelled:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
         if not task.cancelled():  # the caller is cancelled, not the task
             await _stop(task)
             raise
-        raise StepRaised(cancelled) from None  # cancelled before it started: a step cancelled all tasks of the loop
+    value, error = returned(task)
     if error is not None:
-        raise StepRaised(error)
+        raise StepRaised(error) from None
     return cast("T", value)
 
 
@@ -119,12 +142,12 @@ async def _stop(task: asyncio.Task[Any]) -> None:
     with anyio.CancelScope(shield=True):
         await asyncio.wait({task}, timeout=GRACE)
     if not task.done():
-        _leave(task)
-        _log.warning("a step does not end %g s after it was cancelled: its task is abandoned", GRACE)
+        leave(task)
 
 
-def _leave(task: asyncio.Task[Any]) -> None:
+def leave(task: asyncio.Task[Any]) -> None:
     """Abandon a task that does not end. The loop does not wait for it when it is closed."""
+    _log.warning("a step does not end %g s after it was cancelled: its task is abandoned", GRACE)
     _left.add(task)
     task.add_done_callback(_left.discard)
     task.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from temporalio.exceptions import CancelledError, ChildWorkflowError, is_cancell
 from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
-    from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Finish, Pause, Start, Wait
+    from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Finish, Pause, Start, StartItems, Wait
     from towpath.model import GateAction
     from towpath.progress import RunState
 
@@ -167,6 +167,8 @@ class RunDriver:
             for at, command in enumerate(commands):
                 if isinstance(command, Start):
                     self._waiting.append(command)
+                elif isinstance(command, StartItems):
+                    self._waiting.extend(_starts(command))
                 elif not isinstance(command, Pause) or pausing or (at == len(commands) - 1 and not self._pausing):
                     batch.append(command)
             queued = self._newly_queued()
@@ -395,7 +397,13 @@ class RunDriver:
 
     def _without_early(self, command: Command) -> list[Command]:
         """The command. If it starts a step that its group has executed already: what follows from that step."""
+        if isinstance(command, StartItems) and self._early:
+            return [follows for start in _starts(command) for follows in self._without_early(start)]
         if isinstance(command, Start) and (command.step, command.item) in self._early:
             key = (command.step, command.item)
             return self._after_step(key, self._early.pop(key))
         return [command]
+
+
+def _starts(command: StartItems) -> Iterator[Start]:
+    return (Start(command.step, item) for item in range(command.first, command.stop))

@@ -1,0 +1,232 @@
+"""The started steps of one run: executes them, stops them, and reports each outcome once.
+
+An async function runs in a task of its own, which nothing awaits: its end is a callback. All other work (functions in
+threads, ComfyUI steps, runs inside steps, gathering values) takes a task of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.abc
+
+from towpath.attempt import Outcome, failure
+from towpath.errors import TowpathError
+from towpath.logs import guarded_logger
+from towpath.user_code import GRACE, leave, returned
+
+from .step_executor import StepExecutor, Work, fault, limit_of
+
+T = TypeVar("T")
+
+TURN = 0.005  # seconds after which the loop should get its turn: for timers, and for other runs
+MOST_AT_ONCE = 256
+
+_log = guarded_logger("towpath")
+
+
+class RunningSteps(Generic[T]):
+    """Executes work after `start`. Each outcome is reported by `report`; None: the work was stopped.
+
+    `other` executes work that is no attempt at a step's function. `fail` gets an error of the store, which ends the
+    run.
+    """
+
+    def __init__(
+        self,
+        executor: StepExecutor,
+        is_async: Callable[[Work], bool],
+        other: Callable[[Work], Awaitable[Outcome | T | None]],
+        report: Callable[[Work, Outcome | T | None], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._executor = executor
+        self._is_async = is_async
+        self._other = other
+        self._report = report
+        self._fail = fail
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # of callbacks: a step's own variables are not seen in them
+        self._ready: deque[Work] = deque()
+        self._functions: set[Work] = set()  # with a task of their own
+        self._at_once = 32
+        self._starting = self._closed = False
+        self._idle = asyncio.Event()
+
+    def open(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Work in this group from now on."""
+        self._tasks = tasks
+
+    # ---- starting
+
+    def start(self, works: Iterable[Work]) -> None:
+        """Start work whose start is recorded."""
+        self._ready.extend(works)
+        if self._ready and not self._starting:
+            self._starting = True
+            self._start_some(0.0)
+
+    def _start_some(self, since: float) -> None:
+        """Start a few, and the next ones after the loop had its turn.
+
+        Steps that never suspend run one after the other in one turn of the loop. So the number started at once
+        follows from how long the last ones took.
+        """
+        now = self._loop.time()
+        if since and now - since > TURN:
+            self._at_once = max(1, self._at_once // 2)
+        elif since and now - since < TURN / 2:
+            self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
+        for _ in range(min(self._at_once, len(self._ready))):
+            self._start(self._ready.popleft())
+        self._starting = bool(self._ready)
+        if self._starting:
+            self._loop.call_soon(self._start_some, now, context=self._context)
+
+    def _start(self, work: Work) -> None:
+        if self._tasks is None or self._closed:
+            return
+        if work.cancelled:  # a cancel may have come after the record
+            self._report(work, None)
+        elif self._is_async(work):
+            self._call(work)
+        else:
+            self._tasks.start_soon(self._perform, work)
+
+    # ---- async functions
+
+    def _call(self, work: Work) -> None:
+        try:
+            outcome = self._executor.begin(work)
+        except Exception as error:
+            self._faulty(work, error)
+            return
+        if outcome is not None or work.task is None:
+            self._report(work, outcome)
+            return
+        limit = limit_of(work)
+        if limit is not None:
+            work.timer = self._loop.call_later(limit, self._time_out, work, context=self._context)
+        self._functions.add(work)
+        work.task.add_done_callback(partial(self._ended, work), context=self._context)
+
+    def _ended(self, work: Work, task: asyncio.Task[Any]) -> None:
+        if work.task is not task:
+            return  # it was left
+        work.task = None
+        if work.cancelled or work.timed_out or self._closed:
+            self._over(work, self._stopped(work))
+            return
+        try:
+            outcome = self._executor.outcome_now(work, *returned(task))
+        except KeyboardInterrupt:
+            self._functions.discard(work)  # it has left the loop already, and the run is about to be cancelled
+            return
+        except Exception as error:
+            self._functions.discard(work)
+            self._faulty(work, error)
+            return
+        if isinstance(outcome, Outcome):
+            self._over(work, outcome)
+        else:
+            self._functions.discard(work)
+            assert self._tasks is not None
+            self._tasks.start_soon(self._perform, work, partial(self._executor.outcome_later, work, outcome))
+
+    def _stopped(self, work: Work) -> Outcome | None:
+        if work.context is not None:
+            work.context.close()
+        return self._executor.timed_out(work) if work.timed_out and not work.cancelled else None
+
+    def _over(self, work: Work, outcome: Outcome | T | None) -> None:
+        self._functions.discard(work)
+        _clear_timer(work)
+        if not self._closed:
+            self._report(work, outcome)
+        elif not self._functions:
+            self._idle.set()
+
+    # ---- all other work
+
+    async def _perform(self, work: Work, other: Callable[[], Awaitable[Outcome | T | None]] | None = None) -> None:
+        outcome: Outcome | T | None = None
+        if not work.cancelled:
+            with anyio.CancelScope() as work.scope:
+                outcome = await self._recordable(work, other or partial(self._other, work))
+            stopped, work.scope = work.scope.cancelled_caught, None
+            if stopped:
+                await self._executor.abandon(work)
+                outcome = self._stopped(work)
+        _clear_timer(work)
+        self._report(work, outcome)
+
+    async def _recordable(self, work: Work, made: Callable[[], Awaitable[Outcome | T | None]]) -> Outcome | T | None:
+        """The outcome. An error of towpath after the end of the function becomes the failure of the step."""
+        try:
+            return await made()
+        except TowpathError:
+            raise  # the store failed, or another process owns the run now
+        except Exception as error:
+            return self._fault(work, error)
+
+    def _faulty(self, work: Work, error: Exception) -> None:
+        if isinstance(error, TowpathError):
+            self._fail(error)
+        else:
+            self._report(work, self._fault(work, error))
+
+    def _fault(self, work: Work, error: Exception) -> Outcome:
+        _log.error("step %s ended in a fault of towpath's own", work.step.id, exc_info=error)
+        return failure(fault(error))
+
+    # ---- stopping
+
+    def stop(self, work: Work) -> None:
+        """Stop work, because its run is being cancelled. A function has `GRACE` seconds to end, then it is left."""
+        if not work.cancelled:
+            work.cancelled = True
+            self._cancel(work)
+
+    def _time_out(self, work: Work) -> None:
+        work.timed_out = True
+        self._cancel(work)
+
+    def _cancel(self, work: Work) -> None:
+        if work.task is not None:
+            work.task.cancel()
+            _clear_timer(work)
+            work.timer = self._loop.call_later(GRACE, self._leave, work, context=self._context)
+        elif work.scope is not None:
+            work.scope.cancel()
+
+    def _leave(self, work: Work) -> None:
+        task, work.task = work.task, None
+        if task is not None:
+            leave(task)
+            self._over(work, self._stopped(work))
+
+    def close(self) -> None:
+        """Stop all functions. Nothing is reported any more."""
+        self._closed = True
+        self._ready.clear()
+        for work in self._functions:
+            self.stop(work)
+
+    async def closed(self) -> None:
+        """Wait until all functions have ended, or were left. Call `close` first."""
+        if self._functions:
+            with anyio.CancelScope(shield=True):
+                await self._idle.wait()
+
+
+def _clear_timer(work: Work) -> None:
+    if work.timer is not None:
+        work.timer.cancel()
+        work.timer = None
