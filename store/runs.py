@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
-from towpath.events import ChainEnded, ChainPaused, Fact
+from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.model import ArtifactRow, ChainStatus
-from towpath.ports import Lease, NewRun, Request, RunRow, RunStatus, StepRow
+from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
 from . import claims, crashes, definitions, gates, listing, owners, requests, rows, run_rows
-from .backend import Backend, Row, Write
+from .backend import Backend, Guard, Row, Write, add
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .event_log import log_event
@@ -44,6 +45,26 @@ _NEW_RUN = Statement(
         definition_hash=b("hash"),
         inputs=b("inputs"),
         parent_workflow_id=b("parent_workflow"),
+        parent_run_id=b("parent_run"),
+        regenerated_from_step_id=b("regenerated_from"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    )
+)
+_BORN = Statement(
+    sa.insert(chains).values(
+        id=b("run"),
+        name=b("name"),
+        description=b("description"),
+        status=ChainStatus.RUNNING,
+        current_level=0,
+        epoch=1,
+        owner=b("owner"),
+        lease_until=b("until"),
+        started_at=b("at"),
+        chain_definition=b("definition"),
+        definition_hash=b("hash"),
+        inputs=b("inputs"),
         parent_run_id=b("parent_run"),
         regenerated_from_step_id=b("regenerated_from"),
         created_at=b("at"),
@@ -190,6 +211,60 @@ class RunStore:
             raise
         if any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts):
             _owned_here.discard(self._here(lease.run_id))
+
+    def record_soon(self, lease: Lease, facts: Sequence[Fact], done: Done) -> None:
+        """Queue facts for the next commit; `done` is called with None when they are durable, or with the error."""
+        self._queue(lease, writes(lease.run_id, facts, now()), guard(lease), facts, done)
+
+    def newborn(self, new: NewRun) -> tuple[Lease, RunRow, Birth]:
+        """A new run as `create_run`, `claim` and `load` would give it. Nothing is recorded before `record_born`."""
+        assert not new.facts
+        assert new.parent_workflow_id is None
+        lease, at = Lease(new.id, 1), now()
+        _owned_here.add(self._here(new.id))
+        return lease, run_rows.newborn(new, at), Birth(lease, new, at)
+
+    def record_born(self, birth: Birth, facts: Sequence[Fact], done: Done) -> None:
+        """Record a newborn run, and its first facts, in one transaction; `done` as in `record_soon`."""
+        later = [fact for fact in facts if not isinstance(fact, ChainResumed)]
+        out = self._born(birth)
+        self._queue(birth.lease, [*out, *writes(birth.lease.run_id, later, now())], None, facts, done)
+
+    def _queue(
+        self, lease: Lease, unit: Sequence[Write], guard: Guard | None, facts: Sequence[Fact], done: Done
+    ) -> None:
+        lets_go = any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts)
+
+        def told(error: Exception | None) -> None:
+            if isinstance(error, Fenced) or (error is None and lets_go):
+                _owned_here.discard(self._here(lease.run_id))
+            done(error)
+
+        future = asyncio.ensure_future(self.database.submit(unit, guard))
+        future.add_done_callback(lambda recorded: told(recorded.exception()))  # type: ignore[arg-type]
+
+    def _born(self, birth: Birth) -> list[Write]:
+        new, claimer = birth.new, self._claimer()
+        definition, out = definitions.kept(new.plan)
+        add(
+            out,
+            _BORN(
+                run=new.id,
+                name=new.plan.name,
+                description=new.plan.description or None,
+                owner=claimer.row,
+                until=claimer.until(now()),
+                at=birth.at,
+                definition=definition,
+                hash=definitions.definition_hash(new.plan),
+                inputs=rows.encode(new.inputs),
+                parent_run=new.parent_run_id,
+                regenerated_from=new.regenerated_from_step_id,
+            ),
+        )
+        log_event(out, new.id, None, "ChainCreated", birth.at, {"name": new.plan.name, **claims.asked_by(new.by)})
+        log_event(out, new.id, None, "ChainStarted", birth.at)
+        return out
 
     # ---- reading
 
