@@ -149,29 +149,28 @@ class LocalRun:
         self._napping: dict[Key, Work] = {}
         self._leaving = False  # the end or the pause is being recorded: no fact may follow it
         self._begun = self._stopped = False
+        self._recorded = anyio.Event()  # the first facts are
         self._ended = anyio.Event()
         self._failure: BaseException | None = None
         self._pausing = ""
         self._cancelled = False
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._on_claimed: Callable[[], None] | None = None
 
     # ---- driving
 
     async def drive(self, *, first: str = "", on_claimed: Callable[[], None] | None = None) -> ChainStatus:
         """Work until the run is over, or until nothing can happen without a person. Returns the status.
 
-        `first` is a request that stands already: `cancel` or `pause`. `on_claimed` is called when the run is recorded as
-        running.
+        `first` is a request that stands already: `cancel` or `pause`. `on_claimed` is called when the run is recorded
+        as running.
 
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
         more. Both leave the run as recorded, to be resumed.
         """
-        self._on_claimed = on_claimed
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._running.open(self._tasks)
-                await self._work(first)
+                await self._work(first, on_claimed)
                 if self._napping:
                     self._tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -183,9 +182,12 @@ class LocalRun:
             self._waiting.close(self.working.values())
         return self.status
 
-    async def _work(self, first: str) -> None:
+    async def _work(self, first: str, on_claimed: Callable[[], None] | None) -> None:
         try:
             await self._begin(first)
+            await self._recorded.wait()
+            if on_claimed is not None and self._failure is None:
+                on_claimed()
             await self._ended.wait()
             if self._failure is not None:
                 raise self._failure
@@ -238,9 +240,8 @@ class LocalRun:
         self._units.add(turn, starting, now=len(self.working) == len(starting))
 
     def _on_durable(self, facts: Sequence[Fact], starting: Sequence[Work]) -> None:
-        if facts and self._on_claimed is not None:
-            claimed, self._on_claimed = self._on_claimed, None
-            claimed()
+        if facts:
+            self._recorded.set()
         if self._listener is not None:
             for fact in facts:
                 self._listener(self.id, fact)
@@ -260,6 +261,7 @@ class LocalRun:
         """End this run's work here: nothing of it can be recorded any more."""
         self._failure = self._failure or error
         self._leaving = True
+        self._recorded.set()
         self._ended.set()
 
     async def _note(self, facts: Sequence[Fact]) -> None:

@@ -22,8 +22,8 @@ LARGEST = 1_000  # facts of one unit: a transaction must not keep others waiting
 class RunUnits:
     """The facts of a run that are not durable yet.
 
-    `on_durable` gets the facts of each recorded unit, and the work that it starts. `on_failure` gets the error of a unit
-    that was not recorded: nothing of the run may be recorded after it.
+    `on_durable` gets the facts of each recorded unit, and the work that it starts. `on_failure` gets the error of a
+    unit that was not recorded: nothing of the run may be recorded after it.
     """
 
     def __init__(
@@ -77,12 +77,10 @@ class RunUnits:
     def _hand_over(self, facts: list[Fact], starting: list[Work]) -> None:
         def done(error: Exception | None) -> None:
             self._in_flight -= 1
-            if error is not None:
-                self._fail(error)
-            elif not self._failed:
-                self._on_durable(facts, starting)
-                if self._facts and not self._planned:
-                    self._flush()
+            try:
+                self._recorded(facts, starting, error)
+            except Exception as failed:
+                self._fail(failed)
 
         self._in_flight += 1
         try:
@@ -90,6 +88,14 @@ class RunUnits:
         except TowpathError as error:
             self._in_flight -= 1
             self._fail(error)
+
+    def _recorded(self, facts: Sequence[Fact], starting: Sequence[Work], error: Exception | None) -> None:
+        if error is not None:
+            raise error
+        if not self._failed:
+            self._on_durable(facts, starting)
+            if self._facts and not self._planned:
+                self._flush()
 
     def _fail(self, error: BaseException) -> None:
         self._failed = True

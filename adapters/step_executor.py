@@ -220,7 +220,7 @@ class StepExecutor:
     def _arguments(self, work: Work, function: Step[..., Any] | None = None) -> dict[str, Any]:
         """The arguments for this attempt, with secrets in the open."""
         arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments
-        secrets = () if function is None else function.secrets_among(arguments)
+        secrets = frozenset[str]() if function is None else function.secrets_among(arguments)
         if function is not None and (secrets or self._ledger.has_secrets):
             return opened(arguments, secrets)
         return arguments
