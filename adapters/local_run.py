@@ -171,13 +171,12 @@ class LocalRun:
             async with anyio.create_task_group() as self._tasks:
                 self._running.open(self._tasks)
                 await self._work(first, on_claimed)
-                if self._napping:
-                    self._tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
             self._tasks = None
             self._running.close()
+            self._take_unstarted()
             await self._running.closed()
             self._waiting.close(self.working.values())
         return self.status
@@ -358,6 +357,8 @@ class LocalRun:
         napping, self._napping = self._napping, {}
         for work in made:
             self._waiting.quarantine.discard(work.row.id)
+        for work in napping.values():
+            work.set_timer(None)
         return [*(work.key for work in made), *items, *napping]
 
     def _cancel(self) -> None:
@@ -573,16 +574,13 @@ class LocalRun:
             return failure(total_timeout(work.step, error))
         self._turn.append(StepRetried(work.row.id, *work.key, work.row.attempt, error, delay))
         self._napping[work.key] = work
-        assert self._tasks is not None
-        self._tasks.start_soon(self._wake_up, work, delay)
+        work.set_timer(self._loop.call_later(delay, self._wake_up, work, context=self._context))
         return _NAPS
 
-    async def _wake_up(self, work: Work, delay: float) -> None:
-        await anyio.sleep(delay)
-        if self._napping.pop(work.key, None) is None:
-            return
+    def _wake_up(self, work: Work) -> None:
+        del self._napping[work.key]
         self._waiting.add(work)
-        self._end_turn()
+        self._use_slots()
 
     # ---- chains inside steps
 

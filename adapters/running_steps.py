@@ -113,7 +113,7 @@ class RunningSteps(Generic[T]):
             return
         limit = limit_of(work)
         if limit is not None:
-            work.timer = self._loop.call_later(limit, self._time_out, work, context=self._context)
+            work.set_timer(self._loop.call_later(limit, self._time_out, work, context=self._context))
         self._functions.add(work)
         work.task.add_done_callback(partial(self._ended, work), context=self._context)
 
@@ -147,7 +147,7 @@ class RunningSteps(Generic[T]):
 
     def _over(self, work: Work, outcome: Outcome | T | None) -> None:
         self._functions.discard(work)
-        _clear_timer(work)
+        work.set_timer(None)
         if not self._closed:
             self._report(work, outcome)
         elif not self._functions:
@@ -164,7 +164,7 @@ class RunningSteps(Generic[T]):
             if stopped:
                 await self._executor.abandon(work)
                 outcome = self._stopped(work)
-        _clear_timer(work)
+        work.set_timer(None)
         self._report(work, outcome)
 
     async def _recordable(self, work: Work, made: Callable[[], Awaitable[Outcome | T | None]]) -> Outcome | T | None:
@@ -201,8 +201,7 @@ class RunningSteps(Generic[T]):
     def _cancel(self, work: Work) -> None:
         if work.task is not None:
             work.task.cancel()
-            _clear_timer(work)
-            work.timer = self._loop.call_later(GRACE, self._leave, work, context=self._context)
+            work.set_timer(self._loop.call_later(GRACE, self._leave, work, context=self._context))
         elif work.scope is not None:
             work.scope.cancel()
 
@@ -224,9 +223,3 @@ class RunningSteps(Generic[T]):
         if self._functions:
             with anyio.CancelScope(shield=True):
                 await self._idle.wait()
-
-
-def _clear_timer(work: Work) -> None:
-    if work.timer is not None:
-        work.timer.cancel()
-        work.timer = None

@@ -56,7 +56,7 @@ class Work:
     deadline: float | None = None
     scope: anyio.CancelScope | None = None  # of the attempt, while it works in a task of towpath
     task: asyncio.Task[Any] | None = None  # of the step's async function, while it runs
-    timer: asyncio.TimerHandle | None = None  # for its timeout, then for its end
+    timer: asyncio.TimerHandle | None = None  # for its timeout, its end after a cancel, or its next attempt
     timed_out: bool = False
     context: StepContext | None = None
     cancelled: bool = False
@@ -71,6 +71,12 @@ class Work:
     @property
     def key(self) -> Key:
         return self.row.step, self.row.item
+
+    def set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        """Use this timer instead of the one before."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = timer
 
     @property
     def suspect(self) -> bool:
