@@ -59,7 +59,6 @@ from .run_facts import RunFacts, asks, inner_failure, restored
 from .run_units import RunUnits
 from .running_steps import RunningSteps
 from .slots import Slots
-from .step_arguments import recorded_parameters
 from .step_executor import LOST_LIMIT, SUSPECT, Key, Resources, StepExecutor, Work, crashed, total_timeout
 from .waiting_steps import Items, WaitingSteps
 
@@ -145,6 +144,7 @@ class LocalRun:
         executor.variables = self.variables
         self._executor = executor
         self._running = RunningSteps[InnerEnd](executor, self._is_async, self._outcome, self._settle, self._fail)
+        self._async: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._lost: dict[str, int] = {}
         self._napping: dict[Key, Work] = {}
         self._leaving = False  # the end or the pause is being recorded: no fact may follow it
@@ -446,7 +446,7 @@ class LocalRun:
         if lost >= LOST_LIMIT:
             self._facts.outcomes[step.id, item] = failure(crashed(step, lost))
             return None
-        parameters = recorded_parameters(arguments, step, self.functions.get(step.target))
+        parameters = self._facts.parameters(step, row, arguments, self.functions.get(step.target))
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
         work.lost, work.lend = lost, partial(self._lend, work)
         work.row.parameters = parameters
@@ -522,7 +522,13 @@ class LocalRun:
     # ---- running steps
 
     def _is_async(self, work: Work) -> bool:
-        return work.row.count is None and work.step.kind == "python" and self.functions[work.step.target].is_async
+        if work.row.count is not None or work.step.kind != "python":
+            return False
+        function = self.functions[work.step.target]
+        known = self._async.get(work.step.target)
+        if known is None or known[0] is not function.function:  # a test may replace it
+            known = self._async[work.step.target] = (function.function, function.is_async)
+        return known[1]
 
     async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
         if work.row.count is not None:

@@ -26,10 +26,11 @@ from towpath.events import (
     StepStarted,
 )
 from towpath.ledger import Ledger, LedgerRow
-from towpath.model import ApprovalStatus, ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.model import ApprovalStatus, ChainStatus, ErrorInfo, Json, Plan, StepPlan, StepStatus
 from towpath.ports import Request, StepRow
+from towpath.steps import Step
 
-from .step_arguments import Arguments
+from .step_arguments import Arguments, secret_names
 
 Key = tuple[str, int | None]
 
@@ -119,6 +120,13 @@ class RunFacts:
         except Exception as error:
             self.outcomes[step.id, item] = failure(error)
             return None
+
+    def parameters(
+        self, step: StepPlan, row: LedgerRow | None, arguments: dict[str, Any], function: Step[..., Any] | None = None
+    ) -> Json:
+        """What the row says that the step was called with; `function` names its secret parameters."""
+        changed = row.overrides if row is not None else ()
+        return self.arguments.recorded(step, arguments, secret_names(step, arguments, function), changed)
 
     def begin_attempt(self, step: StepPlan, row: LedgerRow, facts: list[Fact], *, recorded: bool) -> None:
         """A step or item starts its next attempt; `recorded` says whether the store has its row already."""

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 
-from towpath.binding import bind
+from towpath.binding import bind, of_item
 from towpath.errors import ExpressionFailed, Place
 from towpath.ledger import Ledger
 from towpath.model import MAX_ITEMS, Json, StepPlan
 from towpath.secrets import NOT_KEPT, Secret
 from towpath.steps import Step
-from towpath.values import recorded
+from towpath.values import copied, recorded
 
 RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; of a larger argument only its origin is recorded
 
 
+Make = Callable[[Any, int | None], Any]
+"""Makes one argument from the element and the index of an item."""
+
+_SCALARS = frozenset({int, float, bool, str, type(None)})
+
+
 class Arguments:
-    """Evaluates the arguments of a run's steps; the list of a mapped step is evaluated once."""
+    """Evaluates the arguments of a run's steps.
+
+    The list of a mapped step is evaluated once. So are its arguments that do not depend on the item, until the ledger
+    reads rows again: a person may have replaced a file. Each item gets its own copy.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._elements: dict[str, list[Any]] = {}
+        self._made: dict[str, _StepArguments] = {}
 
     def count(self, step: StepPlan) -> int:
         """The number of items of a mapped step.
@@ -45,8 +57,19 @@ class Arguments:
             element = self._ledger.item_value(step.pairs_with, item)
         elif item is not None:
             element = self._elements_of(step)[item]
-        place = Place(step=step.id, field="parameters")
-        return {name: bind(b, place, self._ledger, element, item) for name, b in step.parameters.items()}
+        return self._of_step(step).all(element, item)
+
+    def recorded(
+        self, step: StepPlan, arguments: dict[str, Any], secrets: Collection[str], changed: Collection[str]
+    ) -> Json:
+        """The arguments as the row records them; `changed` names those that differ from what `of` gave."""
+        return self._of_step(step).recorded(arguments, secrets, changed)
+
+    def _of_step(self, step: StepPlan) -> _StepArguments:
+        made = self._made.get(step.id)
+        if made is None or made.changes != self._ledger.changes:
+            made = self._made[step.id] = _StepArguments(step, self._ledger)
+        return made
 
     def _elements_of(self, step: StepPlan) -> Any:
         if step.id not in self._elements:
@@ -54,20 +77,66 @@ class Arguments:
         return self._elements[step.id]
 
 
-def recorded_parameters(arguments: dict[str, Any], step: StepPlan, function: Step[..., Any] | None = None) -> Json:
-    """The arguments as the row records them: a large one as its origin, a secret one only as a mark.
+class _StepArguments:
+    """How the arguments of one step are made."""
 
-    `function` names its secret parameters; a plan that was made without the function does not know them.
-    """
-    secrets = {*step.secrets, *(() if function is None else function.secrets_among(arguments))}
-    result: dict[str, Json] = {}
-    for name, value in arguments.items():
-        if name in secrets and value is not None and not isinstance(value, Secret):
-            result[name] = NOT_KEPT
-        elif isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
-            data = recorded(value)
-            small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
-            result[name] = data if small else {"$from": step.parameters.get(name)}
-        else:
-            result[name] = recorded(value)
-    return result
+    def __init__(self, step: StepPlan, ledger: Ledger) -> None:
+        self.changes = ledger.changes
+        self._step = step
+        self._ledger = ledger
+        self._makers: list[tuple[str, Make]] = []
+        self._shared: dict[str, Any] = {}
+        self._recorded: dict[str, Json] = {}
+        for name, binding in step.parameters.items():
+            self._makers.append((name, self._maker(name, binding)))
+
+    def all(self, element: Any, item: int | None) -> dict[str, Any]:
+        return {name: make(element, item) for name, make in self._makers}
+
+    def _maker(self, name: str, binding: Json) -> Make:
+        if type(binding) in _SCALARS:
+            return lambda _element, _item: binding
+        if binding == {"$item": []}:
+            return lambda element, _item: element
+        place = Place(step=self._step.id, field="parameters")
+        if self._step.mapped and not of_item(binding):
+            return lambda _element, _item: self._of_all_items(name, binding, place)
+        return lambda element, item: bind(binding, place, self._ledger, element, item)
+
+    def _of_all_items(self, name: str, binding: Json, place: Place) -> Any:
+        if name not in self._shared:
+            self._shared[name] = bind(binding, place, self._ledger)
+        return copied(self._shared[name])
+
+    def recorded(self, arguments: dict[str, Any], secrets: Collection[str], changed: Collection[str]) -> Json:
+        result: dict[str, Json] = {}
+        for name, value in arguments.items():
+            if type(value) in _SHORT and name not in secrets:
+                result[name] = value
+            elif name in self._shared and name not in changed:
+                if name not in self._recorded:
+                    self._recorded[name] = _recorded(name, value, self._step, secrets)
+                result[name] = self._recorded[name]
+            else:
+                result[name] = _recorded(name, value, self._step, secrets)
+        return result
+
+
+_SHORT = frozenset({int, float, bool, type(None)})
+
+
+def _recorded(name: str, value: Any, step: StepPlan, secrets: Collection[str]) -> Json:
+    """One argument as the row records it: a large one as its origin, a secret one only as a mark."""
+    if name in secrets and value is not None and not isinstance(value, Secret):
+        return NOT_KEPT
+    if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
+        data = recorded(value)
+        small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
+        return data if small else {"$from": step.parameters.get(name)}
+    return recorded(value)
+
+
+def secret_names(step: StepPlan, arguments: dict[str, Any], function: Step[..., Any] | None) -> Collection[str]:
+    """The names of secret arguments. A plan that was made without the function does not know all of them."""
+    given = frozenset[str]() if function is None else function.secrets_among(arguments)
+    return {*step.secrets, *given} if step.secrets or given else ()

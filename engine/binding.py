@@ -157,6 +157,18 @@ def _is_bound(binding: Json) -> bool:
     return bool(MARKS & binding.keys()) or any(map(_is_bound, binding.values()))
 
 
+def of_item(binding: Json) -> bool:
+    """Does the value depend on the item of a mapped step?"""
+    if isinstance(binding, list):
+        return any(map(of_item, binding))
+    if not isinstance(binding, dict) or "$literal" in binding:
+        return False
+    if "$template" in binding:
+        template, _ = parse_template(binding["$template"], None, Place())
+        return template is None or any(ref.root in ("item", "index") for ref in template.references)
+    return "$item" in binding or ("$ref" not in binding and any(map(of_item, binding.values())))
+
+
 def inputs_used(step: StepPlan) -> frozenset[str]:
     """The chain inputs that a step's arguments, its fan-out or its condition look at."""
     targets, references = _references(step)

@@ -21,6 +21,7 @@ from .ports import Files, RunRow, StepRow, Store
 from .secrets import Secret
 from .values import STORED_VALUE, of_item, restore
 
+_SCALARS = frozenset({int, float, bool, str, type(None)})
 INPUTS = "inputs"  # the step id of the row that holds file inputs
 
 
@@ -53,6 +54,7 @@ class Ledger:
     def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json]) -> None:
         self.plan = plan
         self.inputs = inputs
+        self.changes = 0  # counts how often rows were read again
         self.has_secrets = False  # does the run have secrets? Only then are arguments searched for them
         self._files = files
         self._rows: dict[tuple[str, int | None], LedgerRow] = {}
@@ -77,6 +79,7 @@ class Ledger:
 
     async def take(self, rows: Iterable[StepRow]) -> None:
         """Replace rows by their recorded state."""
+        self.changes += 1
         for stored in rows:
             row = self.add(_from_store(stored))
             row.value_stored = isinstance(row.value, dict) and STORED_VALUE in row.value
@@ -85,6 +88,7 @@ class Ledger:
 
     async def refresh(self, row: LedgerRow, latest: Iterable[ArtifactRow]) -> None:
         """Load versions that people added; a value that is an artifact is read again."""
+        self.changes += 1
         row.artifacts = {artifact.name: artifact for artifact in latest}
         if row.value_stored:
             await self._read_value(row)
@@ -144,6 +148,8 @@ class Ledger:
 
     def value(self, step: str) -> Any:
         row = self._completed(step)
+        if type(row.value) in _SCALARS:
+            return row.value
         return restore(row.value, lambda name, item: self._artifact(step, name, item), self._secret)
 
     def item_value(self, step: str, item: int) -> Any:

@@ -12,7 +12,6 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from towpath.adapters.run_facts import Key, inner_failure
-from towpath.adapters.step_arguments import recorded_parameters
 from towpath.adapters.step_executor import Work
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail, Wait
@@ -322,7 +321,7 @@ class InnerActivities:
             return None
         known = row is not None
         row = row or LedgerRow(self._store.new_id(), task.step, task.item)
-        row.parameters = recorded_parameters(arguments, step)
+        row.parameters = run.facts.parameters(step, row, arguments)
         run.facts.begin_attempt(step, row, facts, recorded=known)
         await self._recorder.record(Lease(task.run, task.epoch), facts)
         inner = (await self._store.load(task.run)).children.get(row.id)

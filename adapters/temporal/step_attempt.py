@@ -16,7 +16,6 @@ import anyio.to_thread
 
 from towpath.adapters.listening import Audience
 from towpath.adapters.run_facts import Key
-from towpath.adapters.step_arguments import recorded_parameters
 from towpath.adapters.step_executor import LOST_LIMIT, Resources, StepExecutor, Work, crashed, total_timeout
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
@@ -194,7 +193,7 @@ class StepAttempt:
             return False
         known = row is not None
         row = row or LedgerRow(self._recorder.store.new_id(), *self.key)
-        row.parameters = recorded_parameters(arguments, self.step, self._function())
+        row.parameters = self.run.facts.parameters(self.step, row, arguments, self._function())
         self.run.facts.begin_attempt(self.step, row, facts, recorded=known)
         await self._recorder.record(self._lease, facts)
         self.work = Work(self.step, row, arguments, tries=self._number, deadline=self._deadline(), scope=self._scope)
