@@ -17,7 +17,7 @@ from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
-from towpath.ports import Ended, EngineStore, Lease, Request, RunRow
+from towpath.ports import Birth, Ended, EngineStore, Lease, NewRun, Request, RunRow
 from towpath.secrets import check_kept, marks_in
 from towpath.steps import Step, find_step
 
@@ -41,12 +41,13 @@ class LocalAdapter:
     def __init__(self, resources: Resources, concurrency: int, lease_seconds: float) -> None:
         self.resources = resources
         self._store = resources.store
-        self._slots = Slots(concurrency)
+        self.slots = Slots(concurrency)
         self.suspects = Slots(1)
         self._lease_seconds = lease_seconds
         self._closing = False
         self._runs: dict[str, LocalRun] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
+        self._unborn: dict[str, NewRun] = {}  # adopted runs that are not recorded yet
         self._executing: set[str] = set()
         self._delivering = anyio.Lock()
         self._edits = 0  # number of the last event that was searched for edits
@@ -60,6 +61,11 @@ class LocalAdapter:
     def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run, with its ComfyUI workflows in it. Raises ChainInvalid, FeatureMissing."""
         return with_resources(plan, self.resources.farm)
+
+    def adopt(self, new: NewRun) -> bool:
+        """Take a new run, which `execute` records together with its first steps."""
+        self._unborn[new.id] = new
+        return True
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run without an owner has left on servers."""
@@ -91,6 +97,7 @@ class LocalAdapter:
                 run = await self._drive(run_id)
         finally:
             self._executing.discard(run_id)
+            self._unborn.pop(run_id, None)
         return Ended(run.status, run.reason, run.error, run.ledger)
 
     async def _requested_meanwhile(self, run: LocalRun) -> bool:
@@ -146,13 +153,12 @@ class LocalAdapter:
     ) -> LocalRun:
         if self._closing:
             raise StoreFailed("E_DB_CLOSED", "the engine is being closed", cure="open it again, and resume the run")
-        lease = await self._store.claim(run_id)
+        lease, row, birth = await self._claimed(run_id)
         try:
-            row = await self._store.load(run_id)
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
             self.keep(run_id, self.resolve_steps(row.plan, given))
             await _check_secrets(row, self._store)
-            run = self._make(lease, row, None if parent is None else parent.variables)
+            run = self._make(lease, row, None if parent is None else parent.variables, birth)
             if self.resources.spans is not None:
                 self.resources.spans.begins(row)
         except BaseException:
@@ -179,6 +185,18 @@ class LocalAdapter:
                 self._over(run_id, self._functions.pop(run_id, {}), inner=parent is not None)
         return run
 
+    async def _claimed(self, run_id: str) -> tuple[Lease, RunRow, Birth | None]:
+        """The lease and the row of a run. An adopted run is born claimed: nothing is recorded or read for it."""
+        new = self._unborn.pop(run_id, None)
+        if new is not None:
+            return self._store.newborn(new)
+        lease = await self._store.claim(run_id)
+        try:
+            return lease, await self._store.load(run_id), None
+        except BaseException:
+            await self._release(lease)
+            raise
+
     def _over(self, run_id: str, functions: dict[str, Step[..., Any]], *, inner: bool) -> None:
         """Remember the functions of an ended run: a rerun, or a second run with its id, needs them."""
         if not inner:
@@ -186,10 +204,10 @@ class LocalAdapter:
         while len(self._ended) > ENDED:
             del self._ended[next(iter(self._ended))]
 
-    def _make(self, lease: Lease, row: RunRow, variables: Context | None) -> LocalRun:
+    def _make(self, lease: Lease, row: RunRow, variables: Context | None, birth: Birth | None) -> LocalRun:
         listener = self._audience.notify if self.listeners else None
         functions = self._functions[row.id]
-        return LocalRun(self._store, lease, row, functions, self._slots, self, listener, variables)
+        return LocalRun(lease, row, functions, self, listener, variables, birth)
 
     async def _release(self, lease: Lease) -> None:
         with anyio.CancelScope(shield=True), suppress(TowpathError):

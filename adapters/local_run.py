@@ -51,7 +51,7 @@ from towpath.events import (
 )
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ChainStatus, ErrorInfo, GateAction, Plan, StepPlan, StepStatus
-from towpath.ports import EngineStore, Lease, Listener, Request, RunRow
+from towpath.ports import Birth, Lease, Listener, Request, RunRow
 from towpath.progress import RunState
 from towpath.steps import Step
 
@@ -85,6 +85,11 @@ class Inner(Protocol):
     def resources(self) -> Resources: ...
 
     @property
+    def slots(self) -> Slots:
+        """The slots of this process, one for each step that runs at the same time."""
+        ...
+
+    @property
     def suspects(self) -> Slots:
         """One slot, for steps on which processes have died."""
         ...
@@ -101,15 +106,15 @@ class LocalRun:
 
     def __init__(
         self,
-        store: EngineStore,
         lease: Lease,
         run: RunRow,
         functions: Mapping[str, Step[..., Any]],
-        slots: Slots,
         inner: Inner,
         listener: Listener | None = None,
         variables: Context | None = None,
+        birth: Birth | None = None,
     ) -> None:
+        store = inner.resources.store
         self.id = run.id
         self.plan: Plan = run.plan
         self.lease = lease
@@ -132,9 +137,9 @@ class LocalRun:
         self._starting: list[Work] = []
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # of callbacks
-        self._units = RunUnits(store, lease, self._on_durable, self._fail)
+        self._units = RunUnits(store, lease, birth, self._on_durable, self._fail)
         self._waiting = WaitingSteps(
-            slots.for_run(run.plan.concurrency, self._slot_came),
+            inner.slots.for_run(run.plan.concurrency, self._slot_came),
             inner.suspects.for_run(None, self._slot_came),
             inner.resources.farm,
             self._item,

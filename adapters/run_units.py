@@ -11,7 +11,7 @@ from contextvars import copy_context
 
 from towpath.errors import TowpathError
 from towpath.events import ChainEnded, ChainPaused, Fact
-from towpath.ports import EngineStore, Lease
+from towpath.ports import Birth, EngineStore, Lease
 
 from .step_executor import Work
 
@@ -22,19 +22,22 @@ LARGEST = 1_000  # facts of one unit: a transaction must not keep others waiting
 class RunUnits:
     """The facts of a run that are not durable yet.
 
-    `on_durable` gets the facts of each recorded unit, and the work that it starts. `on_failure` gets the error of a
-    unit that was not recorded: nothing of the run may be recorded after it.
+    A new run (`birth`) is recorded with its first unit. `on_durable` gets the facts of each recorded unit, and the work
+    that it starts. `on_failure` gets the error of a unit that was not recorded: nothing of the run may be recorded
+    after it.
     """
 
     def __init__(
         self,
         store: EngineStore,
         lease: Lease,
+        birth: Birth | None,
         on_durable: Callable[[Sequence[Fact], Sequence[Work]], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._store = store
         self._lease = lease
+        self._birth = birth
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
@@ -84,10 +87,17 @@ class RunUnits:
 
         self._in_flight += 1
         try:
-            self._store.record_soon(self._lease, facts, done)
+            self._submit(facts, done)
         except TowpathError as error:
             self._in_flight -= 1
             self._fail(error)
+
+    def _submit(self, facts: list[Fact], done: Callable[[Exception | None], None]) -> None:
+        birth, self._birth = self._birth, None
+        if birth is None:
+            self._store.record_soon(self._lease, facts, done)
+        else:
+            self._store.record_born(birth, facts, done)
 
     def _recorded(self, facts: Sequence[Fact], starting: Sequence[Work], error: Exception | None) -> None:
         if error is not None:

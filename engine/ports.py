@@ -382,6 +382,13 @@ class Adapter(Protocol):
         """
         ...
 
+    def adopt(self, new: NewRun) -> bool:
+        """Take a new run that has an id of towpath: `execute` will record it, together with its first steps.
+
+        False if this adapter does not: then the caller records it.
+        """
+        ...
+
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run without a worker has left at servers."""
         ...

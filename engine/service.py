@@ -181,6 +181,7 @@ class RunService:
         plan = self.adapter.with_resources(plan)
         if run_id is not None:
             check_run_id(run_id)
+        ours = run_id is None
         found = None if run_id is None else await self._recorded(run_id)
         if found is not None:
             refuse_other_plan(found.id, found.plan, plan)
@@ -189,7 +190,8 @@ class RunService:
         meant = found is not None and not given and any(spec.required for spec in plan.inputs)
         if not meant:  # without inputs that the chain requires, only the recorded run can be meant
             new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
-            if found is None and not await self.store.create_run(new):
+            adopted = ours and not new.facts and self.adapter.adopt(new)
+            if found is None and not adopted and not await self.store.create_run(new):
                 found = await self.store.load(run_id)  # another caller took the id meanwhile
                 refuse_other_plan(found.id, found.plan, plan)
             if found is not None:

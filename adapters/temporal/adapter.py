@@ -22,7 +22,7 @@ from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.ledger import restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan
-from towpath.ports import Ended, RunRow, RunStatus
+from towpath.ports import Ended, NewRun, RunRow, RunStatus
 from towpath.step_names import cure_of
 from towpath.steps import Step
 
@@ -217,6 +217,10 @@ class TemporalAdapter:
         for run_id in await self._store.runs_with_requests():
             if await signal_run(self.client, self.address, run_id) and self.worker is not None:
                 self.worker.tracker.touch()
+
+    def adopt(self, new: NewRun) -> bool:
+        """Always False: a workflow finds its run in the store."""
+        return False
 
     async def abandon(self, run_id: str) -> None:
         """Cancel the prompts that a run without an owner has left at servers."""
