@@ -6,6 +6,8 @@ answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from msgspec import Struct
 
 from .model import ChainStatus, StepStatus
@@ -36,6 +38,10 @@ class StartItems(Struct, frozen=True, gc=False):
     step: str
     first: int
     stop: int
+
+    def each(self) -> Iterator[Start]:
+        """The commands that start one item each."""
+        return (Start(self.step, item) for item in range(self.first, self.stop))
 
 
 class Collect(Struct, frozen=True, gc=False):
@@ -142,3 +148,12 @@ class RestoredRow(Struct, frozen=True, gc=False):
     failed_items: bool = False
     rejected: bool = False
     regenerations: int = 0
+
+
+def one_by_one(commands: Iterable[Command]) -> Iterator[Command]:
+    """The commands, with a `Start` for each item of a `StartItems`."""
+    for command in commands:
+        if isinstance(command, StartItems):
+            yield from command.each()
+        else:
+            yield command

@@ -372,7 +372,8 @@ class RunState:
         for run in _BLOCKED_RUN.finditer(bytes(items.phases)):
             first, stop = run.span()
             items.phases[first:stop] = bytes([Phase.ACTIVE]) * (stop - first)
-            self._work(StartItems(self._steps[i].id, first, stop))
+            step = self._steps[i].id
+            self._work(StartItems(step, first, stop) if stop - first > 1 else Start(step, first))
 
     def _start_item(self, i: int, k: int) -> None:
         self._items[i].phases[k] = Phase.ACTIVE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -168,7 +168,7 @@ class RunDriver:
                 if isinstance(command, Start):
                     self._waiting.append(command)
                 elif isinstance(command, StartItems):
-                    self._waiting.extend(_starts(command))
+                    self._waiting.extend(command.each())
                 elif not isinstance(command, Pause) or pausing or (at == len(commands) - 1 and not self._pausing):
                     batch.append(command)
             queued = self._newly_queued()
@@ -398,12 +398,8 @@ class RunDriver:
     def _without_early(self, command: Command) -> list[Command]:
         """The command. If it starts a step that its group has executed already: what follows from that step."""
         if isinstance(command, StartItems) and self._early:
-            return [follows for start in _starts(command) for follows in self._without_early(start)]
+            return [follows for start in command.each() for follows in self._without_early(start)]
         if isinstance(command, Start) and (command.step, command.item) in self._early:
             key = (command.step, command.item)
             return self._after_step(key, self._early.pop(key))
         return [command]
-
-
-def _starts(command: StartItems) -> Iterator[Start]:
-    return (Start(command.step, item) for item in range(command.first, command.stop))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from towpath.adapters.run_facts import RunFacts, first_error
 from towpath.attempt import Outcome
-from towpath.commands import Collect, Expand, Finish, Start
+from towpath.commands import Collect, Expand, Finish, Start, one_by_one
 from towpath.events import ChainEnded, Fact
 from towpath.graph import compile_plan
 from towpath.ledger import Ledger, LedgerRow
@@ -56,7 +56,7 @@ def _run(failing: frozenset[Place], choose: Any) -> tuple[ErrorInfo | None, Ledg
     going: list[Place] = []
     todo = state.begin()
     while True:
-        for command in todo:
+        for command in one_by_one(todo):
             if isinstance(command, Start):
                 facts_of.begin_attempt(
                     next(s for s in PLAN.steps if s.id == command.step),

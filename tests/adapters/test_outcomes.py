@@ -217,7 +217,7 @@ async def test_a_run_inside_a_step_never_waits_for_its_own_slot(
             run = await engine.run(many)
         assert run.status == "completed"
         adapter: Any = engine.adapter
-        assert (adapter._slots.free, adapter.resources.threads.total_tokens) == (
+        assert (adapter.slots.free, adapter.resources.threads.total_tokens) == (
             limits["concurrency"],
             limits["threads"],
         )

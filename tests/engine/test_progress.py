@@ -28,6 +28,7 @@ from towpath.commands import (
     Skip,
     Start,
     Wait,
+    one_by_one,
 )
 from towpath.graph import compile_plan
 from towpath.model import ApprovalPolicy, ChainStatus, GateAction, Plan, StepPlan, StepStatus
@@ -277,7 +278,8 @@ class Driver:
 
     # -- commands
 
-    def carry_out(self, commands: list[Command]) -> None:
+    def carry_out(self, given: list[Command]) -> None:
+        commands = list(one_by_one(given))
         for command in commands:
             assert self.end is None, f"{command} after Finish"
             self._carry_out(command)

@@ -34,6 +34,7 @@ from towpath.commands import (
     RestoredRow,
     Skip,
     Start,
+    StartItems,
     Wait,
 )
 from towpath.model import ChainStatus, GateAction, StepStatus
@@ -169,7 +170,7 @@ def test_an_empty_list_completes() -> None:
 def test_one_item_per_element() -> None:
     state = RunState(plan_of(step("a", mapped=True)))
     state.begin()
-    assert state.expanded("a", 2) == [Start("a", 0), Start("a", 1)]
+    assert state.expanded("a", 2) == [StartItems("a", 0, 2)]
     assert state.succeeded("a", 1) == [Complete("a", 1)]
     assert state.succeeded("a", 0) == [Complete("a", 0), Collect("a")]
     assert (state.count("a"), state.completed_items("a")) == (2, [True, True])
@@ -202,7 +203,7 @@ def test_kept_failures_of_a_step_taken_over_by_a_rerun_still_make_the_chain_part
 def test_item_i_starts_when_item_i_of_the_step_before_is_recorded() -> None:
     state = RunState(plan_of(step("a", mapped=True), step("b", over="a")))
     state.begin()
-    assert state.expanded("a", 2) == [Start("a", 0), Start("a", 1), Expand("b")]
+    assert state.expanded("a", 2) == [StartItems("a", 0, 2), Expand("b")]
     assert state.expanded("b", 2) == []
     assert state.succeeded("a", 1) == [Complete("a", 1), Start("b", 1)]
 

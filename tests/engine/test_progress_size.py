@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.chain_model import Place
 from tests.engine.test_progress import EXECUTING, step
-from towpath.commands import Collect, Expand, Finish, RestoredRow, Start
+from towpath.commands import Collect, Expand, Finish, RestoredRow, Start, StartItems, one_by_one
 from towpath.model import ChainStatus, Plan, StepPlan
 from towpath.progress import RunState
 
@@ -73,6 +73,8 @@ def drive(plan: Plan, count: int, lost: frozenset[Place] = frozenset()) -> tuple
     todo = state.begin()
     for command in todo:  # grows while it is read
         match command:
+            case StartItems():
+                todo += command.each()
             case Start(name, item):
                 todo += state.failed(name, item) if (name, item) in lost else state.succeeded(name, item)
             case Expand(name):
@@ -144,7 +146,7 @@ def test_R38_restore_and_cancel_cost_the_same_per_step(name: str) -> None:
             state = RunState(plan)
             started = state.begin(rows)
             todo = state.cancel()
-            for command in started:
+            for command in one_by_one(started):
                 assert isinstance(command, Start)
                 todo += state.cancelled(command.step, command.item)
             assert todo[-1] == Finish(ChainStatus.CANCELLED)

@@ -20,6 +20,7 @@ from towpath.commands import (
     RestoredRow,
     Skip,
     Start,
+    StartItems,
     Wait,
 )
 from towpath.model import ChainStatus, GateAction, StepPlan, StepStatus
@@ -213,7 +214,7 @@ def test_gates_of_items_close_and_items_that_run_finish(stopped: bool) -> None:
 
 def test_items_that_wait_for_their_partner_are_dropped_without_a_row() -> None:
     state = begun(step("a", mapped=True), step("b", over="a"))
-    assert state.expanded("a", 2) == [Start("a", 0), Start("a", 1), Expand("b")]
+    assert state.expanded("a", 2) == [StartItems("a", 0, 2), Expand("b")]
     state.expanded("b", 2)
     assert state.succeeded("a", 0) == [Complete("a", 0), Start("b", 0)]
     assert state.cancel() == []
@@ -296,7 +297,7 @@ def test_steps_are_looked_at_in_the_order_in_which_their_dependencies_ended() ->
 def test_a_paired_step_ends_after_its_partner_and_its_other_needs() -> None:
     """It starts when the partner has its items and all else that it needs is there; then item by item."""
     state = begun(step("a", mapped=True), step("x"), step("b", "x", over="a"))
-    assert state.expanded("a", 2) == [Start("a", 0), Start("a", 1)]
+    assert state.expanded("a", 2) == [StartItems("a", 0, 2)]
     assert state.succeeded("a", 0) == [Complete("a", 0)]
     assert state.succeeded("x") == [Complete("x"), Expand("b")]
     assert state.expanded("b", 2) == [Start("b", 0)]
