@@ -15,7 +15,7 @@ from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
-from .statements import json_object, json_text
+from .statements import json_object, json_text, one_of
 from .tables import artifacts, chains, definitions, events, workflows
 
 
@@ -97,7 +97,7 @@ async def update_chain_status(
         values["error_message"] = error_message
     if new.final:
         values["completed_at"] = at
-    change = sa.update(chains).where(chains.c.id == chain_id, chains.c.status.in_(transitions.CHAIN[new]))
+    change = sa.update(chains).where(chains.c.id == chain_id, one_of(chains.c.status, transitions.CHAIN[new]))
     changed = await session.fetch_one(change.values(values).returning(chains))
     if changed is not None:
         return record(changed)

@@ -41,7 +41,7 @@ from .backend import Guard, Write, add
 from .event_log import about, log_event
 from .rows import encode
 from .run_tree import inside
-from .statements import Expression, InsertInto, Query, Statement, json_object
+from .statements import Expression, InsertInto, Query, Statement, json_object, one_of
 from .statements import param as b
 from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
 
@@ -66,7 +66,7 @@ _INSERT_ROW = Statement(
 )
 _START_ROW = Statement(
     sa.update(workflows)
-    .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[StepStatus.EXECUTING]))
+    .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[StepStatus.EXECUTING]))
     .values(
         status=StepStatus.EXECUTING,
         attempt=b("new_attempt"),
@@ -78,7 +78,7 @@ _START_ROW = Statement(
 _END_ROW: dict[StepStatus, Statement] = {
     status: Statement(
         sa.update(workflows)
-        .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
+        .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[status]))
         .values(
             status=status,
             value=b("new_value"),
@@ -96,7 +96,7 @@ _END_ROW: dict[StepStatus, Statement] = {
 _DECIDED_ROW = {
     status: Statement(
         sa.update(workflows)
-        .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
+        .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[status]))
         .values(
             status=status,
             error_message=b("new_message"),
@@ -195,7 +195,7 @@ _LEVEL = Statement(
 )
 _CHAIN = Statement(
     sa.update(chains)
-    .where(chains.c.id == b("run"), chains.c.status.in_(("pending", "running", "paused")))
+    .where(chains.c.id == b("run"), one_of(chains.c.status, ("pending", "running", "paused")))
     .values(
         status=b("new_status"),
         status_reason=b("new_reason"),
@@ -460,9 +460,9 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
 
 _INSIDE = inside(b("run"))
 _OPEN_ROWS = sa.and_(
-    workflows.c.chain_id.in_(_INSIDE), workflows.c.status.in_(("queued", "executing", "waiting_approval"))
+    workflows.c.chain_id.in_(_INSIDE), one_of(workflows.c.status, ("queued", "executing", "waiting_approval"))
 )
-_OPEN_CHAINS = sa.and_(chains.c.id.in_(_INSIDE), chains.c.status.in_(("pending", "running", "paused")))
+_OPEN_CHAINS = sa.and_(chains.c.id.in_(_INSIDE), one_of(chains.c.status, ("pending", "running", "paused")))
 _ABOUT_ROW = sa.case(
     (workflows.c.item_index.is_(None), json_object(step=workflows.c.step_id)),
     else_=json_object(step=workflows.c.step_id, item=workflows.c.item_index),

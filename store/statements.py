@@ -144,6 +144,15 @@ class JsonObject(sa.sql.expression.ColumnElement[str]):
         self.items = tuple(items)
 
 
+def one_of(column: sa.ColumnElement[Any], words: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Is the column one of these fixed words?
+
+    Spelled with OR, and the words in the text: for `IN (…)` SQLite builds a table in memory, for each row that it
+    changes.
+    """
+    return sa.or_(sa.false(), *(column == sa.literal(str(word), literal_execute=True) for word in words))
+
+
 def json_object(**items: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     """A JSON object as text, its keys in the given order."""
     return JsonObject(items.items())
