@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from towpath.model import ArtifactRow, ChainStatus
 from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
 from . import claims, crashes, definitions, gates, listing, owners, requests, rows, run_rows
-from .backend import Backend, Guard, Row, Write, add
+from .backend import Backend, Guard, Row, Write, add, write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .event_log import log_event
@@ -27,7 +26,7 @@ from .server_facts import SENT_BEFORE
 from .session import Session
 from .sqlite.database import SqliteDatabase
 from .sqlite.file import there
-from .statements import Statement
+from .statements import Phase, Statement, word_of
 from .statements import param as b
 from .tables import artifacts, chains, events, step_logs, workflows
 from .versions import GIVEN, highest
@@ -56,9 +55,9 @@ _BORN = Statement(
         id=b("run"),
         name=b("name"),
         description=b("description"),
-        status=ChainStatus.RUNNING,
-        current_level=0,
-        epoch=1,
+        status=word_of(ChainStatus.RUNNING),
+        current_level=sa.literal_column("0"),
+        epoch=sa.literal_column("1"),
         owner=b("owner"),
         lease_until=b("until"),
         started_at=b("at"),
@@ -69,7 +68,9 @@ _BORN = Statement(
         regenerated_from_step_id=b("regenerated_from"),
         created_at=b("at"),
         updated_at=b("at"),
-    )
+    ),
+    "run name description owner until at definition hash inputs parent_run regenerated_from",
+    Phase.RUN_BORN,
 )
 _IS_THERE = Statement(sa.select(chains.c.id).where(chains.c.id == b("run")))
 _LATEST = Statement(
@@ -150,7 +151,7 @@ class RunStore:
             parent_run=run.parent_run_id,
             regenerated_from=run.regenerated_from_step_id,
         )
-        out = [*large, Write(*insert)]
+        out = [*large, write(insert)]
         log_event(out, run.id, None, "ChainCreated", at, {"name": run.plan.name, **claims.asked_by(run.by)})
         try:
             await self.database.submit([*out, *writes(run.id, run.facts, at)])
@@ -192,7 +193,7 @@ class RunStore:
         """Give up ownership without ending the run. Does nothing if another owner has taken it over."""
         _owned_here.discard(self._here(lease.run_id))
         let_go = claims.RELEASE(run=lease.run_id, lease_epoch=lease.epoch)
-        await self.database.submit([Write(*let_go), _released(lease)])
+        await self.database.submit([write(let_go), _released(lease)])
 
     async def leaving(self, lease: Lease) -> None:
         """Record that this process is about to leave the run, before its steps have ended."""
@@ -240,8 +241,7 @@ class RunStore:
                 _owned_here.discard(self._here(lease.run_id))
             done(error)
 
-        future = asyncio.ensure_future(self.database.submit(unit, guard))
-        future.add_done_callback(lambda recorded: told(recorded.exception()))  # type: ignore[arg-type]
+        self.database.queue(unit, guard, told)
 
     def _born(self, birth: Birth) -> list[Write]:
         new, claimer = birth.new, self._claimer()
@@ -348,7 +348,7 @@ class RunStore:
 
 
 def _released(lease: Lease) -> Write:
-    return Write(*crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))
+    return write(crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))
 
 
 @asynccontextmanager

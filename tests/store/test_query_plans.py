@@ -47,7 +47,7 @@ def statements(value: Any, name: str) -> Iterator[tuple[str, Statement]]:
 
 def prepared() -> list[tuple[str, Statement]]:
     """All statements that the modules of the store keep, those of `fsck` left out."""
-    found = []
+    found: list[tuple[str, Statement]] = []
     for module in pkgutil.iter_modules(api.__path__):
         if module.name not in READS_ALL:
             for name, value in vars(importlib.import_module(f"towpath.store.{module.name}")).items():

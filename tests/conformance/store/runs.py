@@ -28,7 +28,7 @@ from towpath.events import (
 from towpath.model import ApprovalPolicy, ChainStatus, StepStatus, TransferStatus
 from towpath.ports import Lease, NewRun
 from towpath.store import RunStore
-from towpath.store.backend import Write
+from towpath.store.backend import write
 
 
 async def test_a_run_is_recorded_once(store: RunStore) -> None:
@@ -132,7 +132,7 @@ async def test_what_only_the_commit_can_refuse_fails_alone(store: RunStore) -> N
     results = await at_once(
         [
             store.record(lease, [ended(rows[1], StepStatus.COMPLETED, "b")]),
-            store.database.submit([Write(*query(point, taken.id, rows[1]))]),
+            store.database.submit([write(query(point, taken.id, rows[1]))]),
             store.record(lease, [ended(rows[2], StepStatus.COMPLETED, "c")]),
         ]
     )
