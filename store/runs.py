@@ -138,20 +138,20 @@ class RunStore:
     async def create_run(self, run: NewRun) -> bool:
         """Record a run with its whole definition; False if its id is there already."""
         at = now()
-        definition, large = definitions.kept(run.plan)
+        kept = definitions.kept(run.plan)
         insert = _NEW_RUN(
             run=run.id,
             name=run.plan.name,
             description=run.plan.description or None,
             at=at,
-            definition=definition,
-            hash=definitions.definition_hash(run.plan),
+            definition=kept.column,
+            hash=kept.sha256,
             inputs=rows.encode(run.inputs),
             parent_workflow=run.parent_workflow_id,
             parent_run=run.parent_run_id,
             regenerated_from=run.regenerated_from_step_id,
         )
-        out = [*large, write(insert)]
+        out = [*kept.large, write(insert)]
         log_event(out, run.id, None, "ChainCreated", at, {"name": run.plan.name, **claims.asked_by(run.by)})
         try:
             await self.database.submit([*out, *writes(run.id, run.facts, at)])
@@ -245,7 +245,8 @@ class RunStore:
 
     def _born(self, birth: Birth) -> list[Write]:
         new, claimer = birth.new, self._claimer()
-        definition, out = definitions.kept(new.plan)
+        kept = definitions.kept(new.plan)
+        out = list(kept.large)
         add(
             out,
             _BORN(
@@ -255,8 +256,8 @@ class RunStore:
                 owner=claimer.row,
                 until=claimer.until(now()),
                 at=birth.at,
-                definition=definition,
-                hash=definitions.definition_hash(new.plan),
+                definition=kept.column,
+                hash=kept.sha256,
                 inputs=rows.encode(new.inputs),
                 parent_run=new.parent_run_id,
                 regenerated_from=new.regenerated_from_step_id,
