@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -29,7 +30,7 @@ from towpath.events import (
     StepRetried,
     StepStarted,
 )
-from towpath.model import ChainStatus, ErrorInfo, StepStatus
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import Lease, NewRun
 from towpath.store import RunStore
 from towpath.store import definitions as plans
@@ -200,8 +201,13 @@ async def test_what_is_queued_for_a_run_that_was_taken_over_is_refused_at_once_f
 async def test_a_plan_is_encoded_once_for_all_runs_of_it(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     encoded = plans._kept
-    monkeypatch.setattr(plans, "_kept", lambda plan: made.append(plan) or encoded(plan))
-    monkeypatch.setattr(plans, "_recent", plans.deque(maxlen=8))
+
+    def counted(plan: Plan) -> plans.Kept:
+        made.append(plan)
+        return encoded(plan)
+
+    monkeypatch.setattr(plans, "_kept", counted)
+    monkeypatch.setattr(plans, "_recent", deque[Any](maxlen=8))
     for _ in range(5):
         assert await store.create_run(NewRun(store.new_id(), PLAN, {}))
     assert made == [PLAN]
@@ -229,28 +235,26 @@ async def test_a_store_that_cannot_write_says_so_at_once(store: RunStore) -> Non
 
 
 async def test_turns_are_given_in_order_and_a_cancelled_caller_passes_its_turn_on() -> None:
-    turn, order, go_on = Turn(), list[str](), asyncio.Event()
+    turn, order = Turn(), list[str]()
 
     async def takes(name: str) -> None:
         async with turn:
             order.append(name)
-            await go_on.wait()
+            await asyncio.sleep(0)
 
     def queue() -> None:
         order.append("queue")
         turn.end()
 
-    first = asyncio.ensure_future(takes("first"))
-    await asyncio.sleep(0)
+    turn.ask(lambda: order.append("first"))
     waiting = [asyncio.ensure_future(takes(name)) for name in ("gone", "given up", "second")]
     await asyncio.sleep(0)
     turn.ask(queue)
     assert turn.wanted
     waiting[0].cancel()
     await asyncio.sleep(0)
-    go_on.set()
-    await first
-    waiting[1].cancel()  # it was given its turn, and has not noticed yet
+    turn.end()
+    waiting[1].cancel()  # it has its turn, and has not noticed yet
     await at_once(waiting)
     assert order == ["first", "second", "queue"]
     assert not turn.wanted
