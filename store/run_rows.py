@@ -97,8 +97,13 @@ def recorded(run_id: str) -> Script[Recorded | None]:
         ),
         children=(yield _CHILDREN(run=run_id)).rows,
         root=around[run_id][-1].id,
-        level=int((yield from levels.of_runs([run_id])).get(run_id, chain["current_level"])),
+        level=(yield from _level(chain)),
     )
+
+
+def _level(chain: Row) -> Script[int]:
+    found = yield from levels.of_runs([chain["id"]])
+    return found.get(chain["id"], int(chain["current_level"]))
 
 
 def _definition(chain: Row) -> Script[str]:
