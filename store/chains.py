@@ -8,14 +8,14 @@ import sqlalchemy as sa
 
 from towpath.model import ChainStatus, Json
 
-from . import transitions
+from . import levels, transitions
 from .clock import new_id, now
 from .definitions import elsewhere
 from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
-from .statements import json_object, json_text
+from .statements import json_object, json_text, one_of
 from .tables import artifacts, chains, definitions, events, workflows
 
 
@@ -68,13 +68,19 @@ async def get_chain(session: Session, chain_id: str) -> Record | None:
     if found is not None and digest is not None:
         large = await session.fetch_one(sa.select(definitions).where(definitions.c.sha256 == digest))
         found["chain_definition"] = None if large is None else decode(large["definition"])
+    if found is not None:
+        await levels.shown(session, [found])
     return found
 
 
+@of_one_moment
 async def get_chain_by_temporal_id(session: Session, temporal_workflow_id: str) -> Record | None:
     """The chain run that a Temporal workflow executes, or None."""
     found = sa.select(chains).where(chains.c.temporal_workflow_id == temporal_workflow_id)
-    return record_or_none(await session.fetch_one(found))
+    row = record_or_none(await session.fetch_one(found))
+    if row is not None:
+        await levels.shown(session, [row])
+    return row
 
 
 async def update_chain_status(
@@ -97,7 +103,7 @@ async def update_chain_status(
         values["error_message"] = error_message
     if new.final:
         values["completed_at"] = at
-    change = sa.update(chains).where(chains.c.id == chain_id, chains.c.status.in_(transitions.CHAIN[new]))
+    change = sa.update(chains).where(chains.c.id == chain_id, one_of(chains.c.status, transitions.CHAIN[new]))
     changed = await session.fetch_one(change.values(values).returning(chains))
     if changed is not None:
         return record(changed)
@@ -107,6 +113,7 @@ async def update_chain_status(
     raise transitions.refused("chain", chain_id, current["status"], new)
 
 
+@of_one_moment
 async def list_chains(
     session: Session, limit: int = 100, offset: int = 0, status: str | None = None, *, inner: bool | None = None
 ) -> list[Record]:
@@ -117,7 +124,9 @@ async def list_chains(
     if inner is not None:
         parent = chains.c.parent_workflow_id
         query = query.where(parent.is_not(None) if inner else parent.is_(None))
-    return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
+    found = [record(row) for row in await session.fetch_all(page(query, limit, offset))]
+    await levels.shown(session, found)
+    return found
 
 
 async def delete_chain(session: Session, chain_id: str) -> bool:
@@ -142,7 +151,7 @@ async def _keep_names(session: Session, chain_id: str) -> None:
 
 @of_one_moment
 async def get_chain_details(session: Session, chain_id: str) -> Record | None:
-    """A run with `workflows`, each with its latest `artifacts`: three queries, however many steps."""
+    """A run with `workflows`, each with its latest `artifacts`: a few queries, however many steps."""
     chain = await get_chain(session, chain_id)
     if chain is None:
         return None

@@ -14,13 +14,14 @@ from towpath.errors import RunRefused
 from towpath.model import ChainStatus, Json
 from towpath.ports import Lease
 
-from . import crashes, gates, rows
+from . import crashes, gates, levels, rows
 from .backend import Row, Script
 from .clock import now
 from .event_log import line
 from .journal import end_tree
 from .owners import Owner, parse
 from .run_rows import missing
+from .run_tree import inside
 from .statements import Statement
 from .statements import param as b
 from .tables import chains
@@ -32,6 +33,7 @@ _OWNER = Statement(
     .where(chains.c.id == b("run"))
     .with_for_update()
 )
+_INSIDE = Statement(inside(b("run")))
 _SHORTEN = Statement(sa.update(chains).where(chains.c.id == b("run")).values(lease_until=b("until")))
 _CLAIM = Statement(
     sa.update(chains)
@@ -45,7 +47,11 @@ _RENEW = Statement(
     sa.update(chains)
     .where(_of_lease)
     # A run that has just ended or paused has no owner: it was released, not lost.
-    .values(owner=sa.case((chains.c.owner.is_(None), None), else_=b("new_owner")), lease_until=b("until"))
+    .values(
+        owner=sa.case((chains.c.owner.is_(None), None), else_=b("new_owner")),
+        lease_until=b("until"),
+        current_level=sa.case((chains.c.current_level < b("level"), b("level")), else_=chains.c.current_level),
+    )
 )
 RELEASE = Statement(sa.update(chains).where(_of_lease).values(owner=None, lease_until=None))
 _REQUEST = {
@@ -131,11 +137,14 @@ def _ask_process(
     return None
 
 
-def renew(leases: Sequence[Lease], claimer: Claimer) -> Script[list[str]]:
-    """Renew leases; returns the ids of runs that another owner has taken over."""
+def renew(leases: Sequence[Lease], claimer: Claimer, level_of: Callable[[str], int]) -> Script[list[str]]:
+    """Renew leases, and write the levels of their runs; returns the ids of runs that another owner has taken over."""
     until, lost = claimer.until(now()), []
     for lease in leases:
-        changed = yield _RENEW(run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until)
+        level = level_of(lease.run_id)
+        changed = yield _RENEW(
+            run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until, level=level
+        )
         if changed.touched != 1:
             lost.append(lease.run_id)
     return lost
@@ -157,6 +166,7 @@ def request(run_id: str, kind: str, by: str) -> Script[ChainStatus]:
     yield line(run_id, None, "CancelRequested" if kind == "cancel" else "PauseRequested", at, asked_by(by))
     if owner is not None and owner.left(found["lease_until"] or 0, at) >= 0:
         return status
+    yield from levels.written([row["id"] for row in (yield _INSIDE(run=run_id)).rows])
     if kind == "pause":
         yield _PAUSE_UNOWNED(run=run_id)
         return ChainStatus.PAUSED

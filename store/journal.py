@@ -37,11 +37,11 @@ from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepSt
 from towpath.ports import Lease
 
 from . import gates, server_facts, transitions
-from .backend import Guard, Write, add
-from .event_log import about, log_event
+from .backend import Guard, Refuse, Write, add, write
+from .event_log import about, log_event, log_step
 from .rows import encode
 from .run_tree import inside
-from .statements import Expression, InsertInto, Query, Statement, json_object
+from .statements import Expression, InsertInto, Phase, Query, Statement, Values, json_object, one_of, word_of
 from .statements import param as b
 from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
 
@@ -62,25 +62,29 @@ _INSERT_ROW = Statement(
         error_message=b("reason"),
         created_at=b("at"),
         updated_at=b("at"),
-    )
+    ),
+    "row run step item target status attempt count parameters started completed reason at",
+    Phase.ROW_BORN,
 )
 _START_ROW = Statement(
     sa.update(workflows)
-    .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[StepStatus.EXECUTING]))
+    .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[StepStatus.EXECUTING]))
     .values(
-        status=StepStatus.EXECUTING,
+        status=word_of(StepStatus.EXECUTING),
         attempt=b("new_attempt"),
         parameters=b("new_parameters"),
         started_at=sa.func.coalesce(workflows.c.started_at, b("at")),
         updated_at=b("at"),
-    )
+    ),
+    "row new_attempt new_parameters at",
+    Phase.ROW_STARTED,
 )
 _END_ROW: dict[StepStatus, Statement] = {
     status: Statement(
         sa.update(workflows)
-        .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
+        .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[status]))
         .values(
-            status=status,
+            status=word_of(status),
             value=b("new_value"),
             attempt=b("new_attempt"),
             error_message=b("new_message"),
@@ -88,7 +92,9 @@ _END_ROW: dict[StepStatus, Statement] = {
             error=b("new_error"),
             completed_at=b("completed"),
             updated_at=b("at"),
-        )
+        ),
+        "row new_value new_attempt new_message new_code new_error completed at",
+        Phase.ROW_COMPLETED if status is StepStatus.COMPLETED else None,
     )
     for status in StepStatus
     if status is not StepStatus.QUEUED
@@ -96,17 +102,18 @@ _END_ROW: dict[StepStatus, Statement] = {
 _DECIDED_ROW = {
     status: Statement(
         sa.update(workflows)
-        .where(workflows.c.id == b("row"), workflows.c.status.in_(transitions.STEP[status]))
+        .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[status]))
         .values(
-            status=status,
+            status=word_of(status),
             error_message=b("new_message"),
             error_code=b("new_code"),
             error=b("new_error"),
             completed_at=b("completed"),
             # A regeneration needs a new prompt; the old one stays in the audit trail.
-            prompt_id=None if status is StepStatus.EXECUTING else workflows.c.prompt_id,
+            prompt_id=sa.null() if status is StepStatus.EXECUTING else workflows.c.prompt_id,
             updated_at=b("at"),
-        )
+        ),
+        "row new_message new_code new_error completed at",
     )
     for status in (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.EXECUTING)
 }
@@ -191,11 +198,13 @@ _LEVEL = Statement(
     sa.update(chains)
     # Several processes may work on the steps of a run: a late fact must not lower the level.
     .where(chains.c.id == b("run"), chains.c.current_level < b("level"))
-    .values(current_level=b("level"), updated_at=b("at"))
+    .values(current_level=b("level"), updated_at=b("at")),
+    "run level at",
+    Phase.LEVEL_REACHED,
 )
 _CHAIN = Statement(
     sa.update(chains)
-    .where(chains.c.id == b("run"), chains.c.status.in_(("pending", "running", "paused")))
+    .where(chains.c.id == b("run"), one_of(chains.c.status, ("pending", "running", "paused")))
     .values(
         status=b("new_status"),
         status_reason=b("new_reason"),
@@ -203,11 +212,15 @@ _CHAIN = Statement(
         error_code=b("new_code"),
         completed_at=b("completed"),
         # A pause requested between the claim and this fact must still take effect.
-        pause_requested_at=sa.case((b("keep_owner") == 1, chains.c.pause_requested_at), else_=None),
-        owner=sa.case((b("keep_owner") == 1, chains.c.owner), else_=None),
-        lease_until=sa.case((b("keep_owner") == 1, chains.c.lease_until), else_=None),
+        pause_requested_at=sa.case(
+            (b("keep_owner") == sa.literal_column("1"), chains.c.pause_requested_at), else_=None
+        ),
+        owner=sa.case((b("keep_owner") == sa.literal_column("1"), chains.c.owner), else_=None),
+        lease_until=sa.case((b("keep_owner") == sa.literal_column("1"), chains.c.lease_until), else_=None),
         updated_at=b("at"),
-    )
+    ),
+    "run new_status new_reason new_message new_code completed keep_owner at",
+    Phase.RUN_CHANGED,
 )
 
 
@@ -219,7 +232,9 @@ def _log(insert: InsertInto) -> Expression:
 
 
 _LOG = Statement(_log)
-_OWNED = Statement(sa.select(sa.literal(1)).where(chains.c.id == b("run"), chains.c.epoch == b("epoch")))
+_OWNED = Statement(
+    sa.select(sa.literal_column("1")).where(chains.c.id == b("run"), chains.c.epoch == b("epoch")), "run epoch"
+)
 
 
 def guard(lease: Lease) -> Guard:
@@ -236,41 +251,46 @@ def writes(run: str, facts: Sequence[Fact], at: int) -> list[Write]:
     return out
 
 
+def _row_refused(status: StepStatus) -> Refuse:
+    return lambda values: transitions.refused("workflow", _first(values), "its status", str(status))
+
+
+def _chain_refused(status: ChainStatus) -> Refuse:
+    return lambda values: transitions.refused("chain", _first(values), "its status", str(status))
+
+
+def _first(values: Values) -> str:
+    """The row that a statement is about: the first of its parameters."""
+    assert isinstance(values, tuple)
+    return str(values[0])
+
+
+_ROW_REFUSED = {status: _row_refused(status) for status in StepStatus}
+_CHAIN_REFUSED = {status: _chain_refused(status) for status in ChainStatus}
+_NOT_STARTED = _ROW_REFUSED[StepStatus.EXECUTING]
+
+
 def _step_ready(fact: StepReady, run: str, at: int, out: list[Write]) -> None:
-    status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
-    add(
-        out,
-        _INSERT_ROW(
-            run=run,
-            row=fact.row,
-            step=fact.step,
-            item=fact.item,
-            target=fact.target,
-            status=status,
-            attempt=fact.attempt,
-            count=fact.count,
-            parameters=encode(fact.parameters),
-            started=at if fact.started else None,
-            completed=None,
-            reason=None,
-            at=at,
-        ),
-    )
+    row, step, item, count, attempt = fact.row, fact.step, fact.item, fact.count, fact.attempt
+    parameters = None if fact.parameters is None else encode(fact.parameters)
+    status, started = ("executing", at) if fact.started else ("queued", None)
+    new = (row, run, step, item, fact.target, status, attempt, count, parameters, started, None, None, at)
+    out.append((_INSERT_ROW, new, None))
     kind = "StepStarted" if fact.started else "StepQueued"
-    data: dict[str, Json] = {"step": fact.step}
-    if fact.item is not None:
-        data["item"] = fact.item
-    if fact.count is not None:
-        data["items"] = fact.count
-    if fact.started:
-        data["attempt"] = fact.attempt
-    log_event(out, run, fact.row, kind, at, data)
+    if count is None:
+        log_step(out, run, row, kind, at, step, item, attempt if fact.started else None)
+    else:
+        log_event(out, run, row, kind, at, {"step": step, "items": count, **_attempt(fact)})
+
+
+def _attempt(fact: StepReady) -> dict[str, Json]:
+    return {"attempt": fact.attempt} if fact.started else {}
 
 
 def _step_started(fact: StepStarted, run: str, at: int, out: list[Write]) -> None:
-    started = _START_ROW(row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at)
-    add(out, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
-    log_event(out, run, fact.row, "StepStarted", at, about(fact, attempt=fact.attempt))
+    parameters = None if fact.parameters is None else encode(fact.parameters)
+    out.append((_START_ROW, (fact.row, fact.attempt, parameters, at), _NOT_STARTED))
+    log_step(out, run, fact.row, "StepStarted", at, fact.step, fact.item, fact.attempt)
 
 
 def _attempt_released(fact: AttemptReleased, run: str, at: int, out: list[Write]) -> None:
@@ -291,38 +311,35 @@ def _step_retried(fact: StepRetried, run: str, at: int, out: list[Write]) -> Non
 
 def _step_ended(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
     status, error = fact.status, fact.error
-    ended = _END_ROW[status](
-        row=fact.row,
-        new_value=encode(fact.value) if fact.value is not None else None,
-        new_attempt=fact.attempt,
-        new_message=error.message if error else fact.reason or None,
-        new_code=error.code if error else None,
-        new_error=encode(_error_json(error)),
-        completed=at if status.final else None,
-        at=at,
-    )
-    add(out, ended, partial(transitions.refused, "workflow", fact.row, "its status", status))
+    value = None if fact.value is None else encode(fact.value)
+    if status is StepStatus.COMPLETED and error is None and not fact.artifacts and not fact.reason:
+        completed = (fact.row, value, fact.attempt, None, None, None, at, at)
+        out.append((_END_ROW[status], completed, _ROW_REFUSED[status]))
+        log_step(out, run, fact.row, "StepCompleted", at, fact.step, fact.item, fact.attempt)
+        return
+    message, code = (error.message, error.code) if error else (fact.reason or None, None)
+    over = at if status.final else None
+    ended = (fact.row, value, fact.attempt, message, code, encode(_error_json(error)), over, at)
+    out.append((_END_ROW[status], ended, _ROW_REFUSED[status]))
+    _ended_with(fact, run, at, out)
+    files: Json = [f"{a.name} v{a.version}" for a in fact.artifacts]
+    kept: Json = list(error.failed_items) if error else None
+    more = {"artifacts": files, "error": _short(error), "failed_items": kept, "reason": fact.reason}
+    log_event(out, run, fact.row, transitions.STEP_FACTS[status], at, about(fact, attempt=fact.attempt, **more))
+
+
+def _ended_with(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
+    """What else changes with the end of a row: its versions, its gates, what is on its way to its server."""
     for artifact in fact.artifacts:
         _write_artifact(fact, artifact, at, out)
     if fact.artifacts:
         add(out, _POINT_ROW(row=fact.row, artifact=fact.artifacts[0].id))
-    if status.final:
-        if status is not StepStatus.COMPLETED:
-            add(out, _CLOSE_GATES(row=fact.row, at=at))
-            server_facts.close_transfers(fact.row, at, out)
-    elif fact.approval is not None:
-        _ask(fact, run, at, out)
-    files = [f"{a.name} v{a.version}" for a in fact.artifacts]
-    kept = list(error.failed_items) if error else None
-    data = about(
-        fact,
-        attempt=fact.attempt,
-        artifacts=files,
-        error=_short(error),
-        failed_items=kept,
-        reason=fact.reason,
-    )
-    log_event(out, run, fact.row, transitions.STEP_FACTS[status], at, data)
+    if not fact.status.final:
+        if fact.approval is not None:
+            _ask(fact, run, at, out)
+    elif fact.status is not StepStatus.COMPLETED:
+        add(out, _CLOSE_GATES(row=fact.row, at=at))
+        server_facts.close_transfers(fact.row, at, out)
 
 
 def _ask(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
@@ -392,7 +409,7 @@ def _step_dropped(fact: StepDropped, run: str, at: int, out: list[Write]) -> Non
             step=fact.step,
             item=fact.item,
             target=fact.target,
-            status=fact.status,
+            status=str(fact.status),
             attempt=0,
             count=None,
             parameters=None,
@@ -415,7 +432,7 @@ def _decision_applied(fact: DecisionApplied, run: str, at: int, out: list[Write]
         completed=at if fact.status.final else None,
         at=at,
     )
-    add(out, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
+    add(out, decided, _ROW_REFUSED[fact.status])
     add(out, _DELIVERED(approval=fact.approval, at=at))
     log_event(
         out,
@@ -428,24 +445,24 @@ def _decision_applied(fact: DecisionApplied, run: str, at: int, out: list[Write]
 
 
 def _level_reached(fact: LevelReached, run: str, at: int, out: list[Write]) -> None:
-    add(out, _LEVEL(run=run, level=fact.level, at=at))
+    out.append((_LEVEL, (run, fact.level, at), None))
 
 
 def _chain_resumed(fact: ChainResumed, run: str, at: int, out: list[Write]) -> None:
     resumed = _change_chain(run, "running", at)
-    add(out, resumed, partial(transitions.refused, "chain", run, "its status", "running"))
+    add(out, resumed, _CHAIN_REFUSED[ChainStatus.RUNNING])
     log_event(out, run, None, "ChainStarted", at)
 
 
 def _chain_paused(fact: ChainPaused, run: str, at: int, out: list[Write]) -> None:
     paused = _change_chain(run, "paused", at, reason=fact.reason)
-    add(out, paused, partial(transitions.refused, "chain", run, "its status", "paused"))
+    add(out, paused, _CHAIN_REFUSED[ChainStatus.PAUSED])
     log_event(out, run, None, "ChainPaused", at, {"reason": fact.reason})
 
 
 def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
     ended = _change_chain(run, fact.status, at, error=fact.error, completed=at)
-    add(out, ended, partial(transitions.refused, "chain", run, "its status", fact.status))
+    add(out, ended, _CHAIN_REFUSED[fact.status])
     log_event(
         out,
         run,
@@ -455,14 +472,14 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
         {"status": fact.status, **({"error": _short(fact.error)} if fact.error else {})},
     )
     if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
-        out.extend(Write(*query) for query in end_tree(run, at))  # runs inside its steps no longer wait for a person
+        out.extend(map(write, end_tree(run, at)))  # runs inside its steps no longer wait for a person
 
 
 _INSIDE = inside(b("run"))
 _OPEN_ROWS = sa.and_(
-    workflows.c.chain_id.in_(_INSIDE), workflows.c.status.in_(("queued", "executing", "waiting_approval"))
+    workflows.c.chain_id.in_(_INSIDE), one_of(workflows.c.status, ("queued", "executing", "waiting_approval"))
 )
-_OPEN_CHAINS = sa.and_(chains.c.id.in_(_INSIDE), chains.c.status.in_(("pending", "running", "paused")))
+_OPEN_CHAINS = sa.and_(chains.c.id.in_(_INSIDE), one_of(chains.c.status, ("pending", "running", "paused")))
 _ABOUT_ROW = sa.case(
     (workflows.c.item_index.is_(None), json_object(step=workflows.c.step_id)),
     else_=json_object(step=workflows.c.step_id, item=workflows.c.item_index),
@@ -514,7 +531,7 @@ def _change_chain(
 ) -> Query:
     return _CHAIN(
         run=run,
-        new_status=status,
+        new_status=str(status),
         new_reason=reason,
         new_message=error.message if error else None,
         new_code=error.code if error else None,

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from towpath.errors import InputInvalid
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
 
+from . import levels
 from .rows import Record, record
-from .session import Session
+from .session import Session, of_one_moment
 from .tables import api_keys, approvals, artifact_transfers, artifacts, chains, workflows
 
 MAX_PAGE = 500
@@ -235,8 +236,9 @@ LISTINGS: dict[str, Listing] = {
 }
 
 
+@of_one_moment
 async def list_rows(session: Session, what: str, page: Page) -> Rows:
-    """One page of a listing, in one query.
+    """One page of a listing, in one query, and one more for the levels of running runs.
 
     Raises:
         InputInvalid: E_FILTER_FIELD, E_FILTER_OP, E_SORT_FIELD, E_PAGE.
@@ -261,6 +263,8 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
     last = found[page.limit - 1] if more else None
     places = [row.pop("sorted_by") for row in found]
     rows = [record(row) for row in found[: page.limit]]
+    if what == "chains":
+        await levels.shown(session, rows)
     return Rows(rows, None if last is None else (places[page.limit - 1], last["id"]))
 
 

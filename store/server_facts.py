@@ -13,7 +13,7 @@ from . import transitions
 from .backend import Write, add
 from .event_log import about, log_event
 from .rows import encode
-from .statements import Statement
+from .statements import Statement, one_of
 from .statements import param as b
 from .tables import artifact_transfers as transfers
 from .tables import artifacts, workflows
@@ -41,7 +41,8 @@ _AGAIN = Statement(
     # A retry of the step sends again: a failed transfer becomes pending again.
     sa.update(transfers)
     .where(
-        transfers.c.idempotency_key == b("key"), transfers.c.status.in_(transitions.TRANSFER[TransferStatus.PENDING])
+        transfers.c.idempotency_key == b("key"),
+        one_of(transfers.c.status, transitions.TRANSFER[TransferStatus.PENDING]),
     )
     .values(status=TransferStatus.PENDING, error_message=None, updated_at=b("at"))
 )
@@ -49,7 +50,9 @@ _STANDS = {
     # A completed row stays completed. If the server has lost the file, it is sent again without a new row.
     status: Statement(
         sa.update(transfers)
-        .where(transfers.c.idempotency_key == b("key"), transfers.c.status.in_((*transitions.TRANSFER[status], status)))
+        .where(
+            transfers.c.idempotency_key == b("key"), one_of(transfers.c.status, (*transitions.TRANSFER[status], status))
+        )
         .values(
             status=status,
             attempt=transfers.c.attempt + int(status is TransferStatus.UPLOADING),
@@ -67,7 +70,7 @@ _STANDS = {
 
 def close(rows: Any, why: str) -> Statement:
     """Fail the transfers to these rows (a select of ids) that have not ended."""
-    on_their_way = transfers.c.status.in_((TransferStatus.PENDING, TransferStatus.UPLOADING))
+    on_their_way = one_of(transfers.c.status, (TransferStatus.PENDING, TransferStatus.UPLOADING))
     failed = {"status": TransferStatus.FAILED, "error_message": why, "updated_at": b("at")}
     return Statement(sa.update(transfers).where(transfers.c.target_workflow_id.in_(rows), on_their_way).values(failed))
 

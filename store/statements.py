@@ -6,18 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 Expression = sa.sql.expression.ClauseElement
-Values = Mapping[str, Any]
+Values = Mapping[str, Any] | tuple[Any, ...]
+"""By name; or as a tuple, for a statement that names its parameters in order."""
 InsertInto = Callable[[sa.Table], Any]
 """`insert` of a dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
 
 
-@dataclass(frozen=True, slots=True)
+class Phase(IntEnum):
+    """When the rows of a statement are written, if those of a whole batch are written together."""
+
+    RUN_BORN = 0
+    ROW_BORN = 1
+    ROW_STARTED = 2
+    ROW_COMPLETED = 3
+    LEVEL_REACHED = 4
+    RUN_CHANGED = 5
+    TOLD = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: it is a key that is looked up at each write
 class Dialect:
     """How one database spells statements: its Core dialect, its `insert`, and how it binds a list."""
 
@@ -41,17 +55,28 @@ class Query(NamedTuple):
 class Statement:
     """A Core statement, or a function that makes one with the `insert` of a dialect.
 
-    Calling it with values gives a `Query`; missing values are NULL. A database uses its own `compiled` form, which is
-    made on first use.
+    Calling it with values gives a `Query`; missing values are NULL. With `order`, the names of all its parameters, its
+    values are a tuple in this order: for statements that are written very often. A database uses its own `compiled`
+    form, which is made on first use.
+
+    With a `phase`, the rows of a batch are written together with `executemany`, phase by phase. Such a statement must
+    not depend on what other statements of its batch do, except through the order of phases.
     """
 
-    __slots__ = ("_expression", "_forms")
+    __slots__ = ("_expression", "_forms", "order", "phase")
 
-    def __init__(self, expression: Expression | Callable[[InsertInto], Expression]) -> None:
+    def __init__(
+        self, expression: Expression | Callable[[InsertInto], Expression], order: str = "", phase: Phase | None = None
+    ) -> None:
+        self.order = tuple(order.split())
+        self.phase = phase
         self._expression = expression
         self._forms: dict[Dialect, Compiled] = {}
 
     def __call__(self, **values: Any) -> Query:
+        if self.order:
+            assert values.keys() <= set(self.order), values.keys()
+            return Query(self, tuple(map(values.get, self.order)))
         return Query(self, values)
 
     def compiled(self, dialect: Dialect) -> Compiled:
@@ -60,28 +85,38 @@ class Statement:
         if form is None:
             made = self._expression
             expression = made if isinstance(made, Expression) else made(dialect.insert)
-            form = self._forms[dialect] = Compiled(expression, dialect)
+            form = self._forms[dialect] = Compiled(expression, dialect, self.order)
         return form
 
 
 class Compiled:
-    """The SQL of a statement in one dialect, with positional parameters."""
+    """The SQL of a statement in one dialect, with positional parameters.
 
-    __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "sql")
+    `bind(values)` gives the values in the order of these parameters.
+    """
 
-    def __init__(self, expression: Expression, dialect: Dialect) -> None:
+    __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "bind", "sql")
+
+    def __init__(self, expression: Expression, dialect: Dialect, order: tuple[str, ...] = ()) -> None:
         compiled = expression.compile(dialect=dialect.core, compile_kwargs={"render_postcompile": True})
         assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
         self.sql = compiled.string
         names: tuple[str, ...] = tuple(compiled.positiontup or ())
-        self._defaults: dict[str, Any] = {name: compiled.params[name] for name in names}
+        self.bind: Callable[[Any], Sequence[Any]]
+        if order:
+            assert {*names} == {*order}, f"not the parameters of {self.sql}: {order}"
+            self.bind = itemgetter(*map(order.index, names))
+            return
+        # A `str` of Python's own: for a StrEnum, sqlite3 looks for an adapter each time.
+        params = ((name, compiled.params[name]) for name in names)
+        self._defaults = {name: str(value) if isinstance(value, str) else value for name, value in params}
         self._lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, _Listed))
         self._bind_list = dialect.bind_list
         self._pick = _picker(names)
+        self.bind = self._by_name
 
-    def bind(self, values: Values) -> Sequence[Any]:
-        """The values in the order of their parameters."""
-        given = {**self._defaults, **values}
+    def _by_name(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        given: dict[str, Any] = {**self._defaults, **values}
         for name in self._lists:
             given[name] = self._bind_list(given[name])
         return self._pick(given)
@@ -142,6 +177,20 @@ class JsonObject(sa.sql.expression.ColumnElement[str]):
 
     def __init__(self, items: Iterable[tuple[str, sa.ColumnElement[Any]]]) -> None:
         self.items = tuple(items)
+
+
+def one_of(column: sa.ColumnElement[Any], words: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Is the column one of these fixed words?
+
+    Spelled with OR, and the words in the text: for `IN (…)` SQLite builds a table in memory, for each row that it
+    changes.
+    """
+    return sa.or_(sa.false(), *(column == word_of(word) for word in words))
+
+
+def word_of(word: str) -> sa.BindParameter[str]:
+    """A fixed word, in the text of a statement."""
+    return sa.literal(str(word), literal_execute=True)
 
 
 def json_object(**items: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:

@@ -13,6 +13,7 @@ from .clock import new_id, now
 from .idempotency import insert_once, page
 from .rows import Record, record, record_or_none
 from .session import Session
+from .statements import one_of
 from .tables import artifact_transfers as transfers
 
 
@@ -81,7 +82,7 @@ async def update_transfer_status(
     optional = {"bytes": size, "duration_us": duration_us, "target_name": target_name}
     values.update({name: value for name, value in optional.items() if value is not None})
     change = sa.update(transfers).where(
-        transfers.c.id == transfer_id, transfers.c.status.in_(transitions.TRANSFER[new])
+        transfers.c.id == transfer_id, one_of(transfers.c.status, transitions.TRANSFER[new])
     )
     changed = await session.fetch_one(change.values(values).returning(transfers))
     if changed is not None:

@@ -10,7 +10,7 @@ from . import requests, run_tree
 from .backend import Script
 from .clock import now
 from .session import Session
-from .statements import Statement, any_of
+from .statements import Statement, any_of, one_of
 from .tables import chains
 
 _STARTED = Statement(
@@ -18,7 +18,7 @@ _STARTED = Statement(
     .where(
         chains.c.parent_workflow_id.is_(None),
         sa.or_(
-            chains.c.status.in_([ChainStatus.PENDING, ChainStatus.RUNNING]),
+            one_of(chains.c.status, [ChainStatus.PENDING, ChainStatus.RUNNING]),
             sa.and_(chains.c.status == ChainStatus.PAUSED, chains.c.status_reason == "interrupted"),
         ),
     )

@@ -15,6 +15,7 @@ from .clock import new_id, now
 from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session, of_one_moment
+from .statements import one_of
 from .tables import approvals, artifacts, workflows
 
 _ITEM = sa.func.coalesce(workflows.c.item_index, sa.literal_column("-1"))  # as in the unique index
@@ -152,7 +153,9 @@ async def update_workflow_status(
         values["completed_at"] = at
     optional = {"error_message": error_message, "server_address": server_address, "prompt_id": prompt_id}
     values.update({name: value for name, value in optional.items() if value is not None})
-    change = sa.update(workflows).where(workflows.c.id == workflow_id, workflows.c.status.in_(transitions.STEP[new]))
+    change = sa.update(workflows).where(
+        workflows.c.id == workflow_id, one_of(workflows.c.status, transitions.STEP[new])
+    )
     changed = await session.fetch_one(change.values(values).returning(workflows))
     if changed is not None:
         await _log_status(session, changed, new, at)
