@@ -1,34 +1,52 @@
-"""Statements: SQLAlchemy Core, compiled once for each database that runs them. Also the few expressions that databases
-spell differently.
+"""Statements: SQLAlchemy Core, as each database spells it. Also the few expressions that databases spell differently.
+
+    _CLAIM = Statement(lambda: sa.update(t.chains).where(t.chains.c.id == b("run")).values(epoch=b("new_epoch")))
+
+The expression is a function, so that it is only made where its SQL was not rendered ahead (see `rendered.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-import sqlalchemy as sa
+from towpath.late import Late
 
-Expression = sa.sql.expression.ClauseElement
+from .core import sa
+from .rendered import Form, Rendered
+
+if TYPE_CHECKING:
+    from . import spellings
+
+    Expression = sa.sql.expression.ClauseElement
+    InsertInto = Callable[[sa.Table], Any]
+    """`insert` of a dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+else:
+    Expression = InsertInto = Any
+    spellings = Late("towpath.store.spellings")
+
 Values = Mapping[str, Any]
-InsertInto = Callable[[sa.Table], Any]
-"""`insert` of a dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+K = TypeVar("K")
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How one database spells statements: its Core dialect, its `insert`, and how it binds a list."""
+class Spelling(Protocol):
+    """How one database spells statements: its Core dialect, and its `insert`. A module, imported late."""
 
-    core: sa.Dialect
-    insert: InsertInto
+    @property
+    def core(self) -> sa.Dialect: ...
+
+    @property
+    def insert(self) -> InsertInto: ...
+
+
+class Dialect(NamedTuple):
+    """One kind of database: how it spells statements, what is rendered ahead for it, and how it binds a list."""
+
+    spelling: Spelling
+    rendered: Rendered
     bind_list: Callable[[Sequence[Any]], Any]
-
-
-def param(name: str) -> sa.BindParameter[Any]:
-    """A place for a value in a `Statement`."""
-    return sa.bindparam(name, required=False)
 
 
 class Query(NamedTuple):
@@ -39,29 +57,77 @@ class Query(NamedTuple):
 
 
 class Statement:
-    """A Core statement, or a function that makes one with the `insert` of a dialect.
+    """A Core statement of a module. Calling it with values gives a `Query`; missing values are NULL.
 
-    Calling it with values gives a `Query`; missing values are NULL. A database uses its own `compiled` form, which is
-    made on first use.
+    A database uses its own `compiled` form, which is read from what was rendered, or made on first use.
     """
 
-    __slots__ = ("_expression", "_forms")
+    __slots__ = ("_expression", "_forms", "name")
 
-    def __init__(self, expression: Expression | Callable[[InsertInto], Expression]) -> None:
+    def __init__(self, expression: Callable[[], Expression], module: str = "") -> None:
+        self._forms: dict[str, Compiled] = {}
         self._expression = expression
-        self._forms: dict[Dialect, Compiled] = {}
+        module = module or expression.__module__
+        of_module = STATEMENTS.setdefault(module, [])
+        self.name: tuple[str, int] | None = (module, len(of_module))
+        """Its module, and its number there. What was rendered is used for the same source only."""
+        of_module.append(self)
 
     def __call__(self, **values: Any) -> Query:
         return Query(self, values)
 
     def compiled(self, dialect: Dialect) -> Compiled:
         """The statement as this dialect spells it."""
-        form = self._forms.get(dialect)
+        form = self._forms.get(dialect.rendered.name)
         if form is None:
-            made = self._expression
-            expression = made if isinstance(made, Expression) else made(dialect.insert)
-            form = self._forms[dialect] = Compiled(expression, dialect)
+            ahead = dialect.rendered.form(*self.name) if self.name is not None else None
+            form = Compiled(ahead or self.rendered(dialect.spelling), dialect)
+            self._forms[dialect.rendered.name] = form
         return form
+
+    def rendered(self, spelling: Spelling) -> Form:
+        """The expression, made and compiled by Core."""
+        compiled = self._expressed(spelling).compile(dialect=spelling.core, compile_kwargs={"render_postcompile": True})
+        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
+        names = tuple(compiled.positiontup or ())
+        lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, spellings.Listed))
+        return Form(compiled.string, names, {name: compiled.params[name] for name in names}, lists)
+
+    def _expressed(self, spelling: Spelling) -> Expression:
+        return self._expression()
+
+
+class Upsert(Statement):
+    """A statement that needs the `insert` of a dialect."""
+
+    __slots__ = ("_with_insert",)
+
+    def __init__(self, expression: Callable[[InsertInto], Expression]) -> None:
+        super().__init__(expression)  # type: ignore[arg-type]
+        self._with_insert = expression
+
+    def _expressed(self, spelling: Spelling) -> Expression:
+        return self._with_insert(spelling.insert)
+
+
+class Made(Statement):
+    """A statement whose expression is there: where callers choose columns and filters, and for the checks of `fsck`."""
+
+    __slots__ = ()
+
+    def __init__(self, expression: Expression) -> None:
+        self._forms = {}
+        self._expression = lambda: expression
+        self.name = None
+
+
+def each(keys: Iterable[K], expression: Callable[[K], Expression]) -> dict[K, Statement]:
+    """A statement for each of these words."""
+    return {key: Statement(partial(expression, key), expression.__module__) for key in keys}
+
+
+STATEMENTS: dict[str, list[Statement]] = {}
+"""All statements of modules that were imported, by module, in order: `render.py` renders them."""
 
 
 class Compiled:
@@ -69,15 +135,12 @@ class Compiled:
 
     __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "sql")
 
-    def __init__(self, expression: Expression, dialect: Dialect) -> None:
-        compiled = expression.compile(dialect=dialect.core, compile_kwargs={"render_postcompile": True})
-        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
-        self.sql = compiled.string
-        names: tuple[str, ...] = tuple(compiled.positiontup or ())
-        self._defaults: dict[str, Any] = {name: compiled.params[name] for name in names}
-        self._lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, _Listed))
+    def __init__(self, form: Form, dialect: Dialect) -> None:
+        self.sql = form.sql
+        self._defaults = form.defaults
+        self._lists = form.lists
         self._bind_list = dialect.bind_list
-        self._pick = _picker(names)
+        self._pick = _picker(form.names)
 
     def bind(self, values: Values) -> Sequence[Any]:
         """The values in the order of their parameters."""
@@ -87,63 +150,32 @@ class Compiled:
         return self._pick(given)
 
 
-def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Sequence[Any]]:
+def _picker(names: Sequence[str]) -> Callable[[dict[str, Any]], Sequence[Any]]:
     """`itemgetter`, for any number of names."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda given: [given[name] for name in names]
 
 
-# ---- what databases spell differently: each backend compiles it with `sqlalchemy.ext.compiler`
+# ---- parts of expressions
 
 
-class _Listed(sa.types.TypeEngine[Any]):
-    """A list as one value: an array, or JSON text for databases without arrays."""
-
-
-class AnyOf(sa.sql.expression.ColumnElement[bool]):
-    """Is `column` one of the values in the list `values`?"""
-
-    inherit_cache = False
-    type = sa.Boolean()
-
-    def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
-        self.column = column
-        self.values = sa.bindparam(name, type_=_Listed(), required=False)
+def param(name: str) -> sa.BindParameter[Any]:
+    """A place for a value in a `Statement`."""
+    return sa.bindparam(name, required=False)
 
 
 def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     """Is the column one of the values in the list `name`? The list may be empty and of any length."""
-    return AnyOf(column, name)
-
-
-class JsonText(sa.sql.expression.ColumnElement[str]):
-    """The text under `key` of the JSON object in `column`."""
-
-    inherit_cache = False
-    type = sa.Text()
-
-    def __init__(self, column: sa.ColumnElement[Any], key: str) -> None:
-        self.column = column
-        self.key = key
+    return spellings.AnyOf(column, name)
 
 
 def json_text(column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
     """The text under a key of the JSON object in a text column, or NULL. `key` is a fixed word, never a caller's."""
     assert key.isidentifier()
-    return JsonText(column, key)
-
-
-class JsonObject(sa.sql.expression.ColumnElement[str]):
-    """A JSON object as text, made of columns."""
-
-    inherit_cache = False
-    type = sa.Text()
-
-    def __init__(self, items: Iterable[tuple[str, sa.ColumnElement[Any]]]) -> None:
-        self.items = tuple(items)
+    return spellings.JsonText(column, key)
 
 
 def json_object(**items: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     """A JSON object as text, its keys in the given order."""
-    return JsonObject(items.items())
+    return spellings.JsonObject(items.items())
