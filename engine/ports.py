@@ -42,6 +42,15 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Birth:
+    """A run that `newborn` made and that is not recorded yet."""
+
+    lease: Lease
+    new: NewRun
+    at: int  # UTC microseconds
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What people request of a run that another process may own: `cancel`, `pause`, or a decision.
 
@@ -130,6 +139,10 @@ class RunStatus:
     cancel_requested: bool = False
 
 
+Done = Callable[[Exception | None], None]
+"""Is told what became of queued facts: None when they are durable, else the error."""
+
+
 class Files(ArtifactFiles, Protocol):
     """Stores new files, and reads the bytes of stored ones."""
 
@@ -203,6 +216,29 @@ class Store(Protocol):
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts in one transaction; returns when they are durable. Raises Fenced, StoreFailed."""
+        ...
+
+    def record_soon(self, lease: Lease, facts: Sequence[Fact], done: Done) -> None:
+        """Queue facts for the next commit; they are recorded in one transaction, as `record` does it.
+
+        `done` is called in the event loop with None when they are durable, or with the error: Fenced, StoreFailed.
+        It must not raise. Raises StoreFailed at once if nothing can be recorded.
+        """
+        ...
+
+    def newborn(self, new: NewRun) -> tuple[Lease, RunRow, Birth]:
+        """A new run as `create_run`, `claim` and `load` would give it, owned by this process. Nothing is recorded.
+
+        `record_born` records it; until then `release` forgets it. Only for a run with an id from `new_id`, without
+        `facts`, and not inside a step. Raises StoreFailed (E_DB_VALUE) for inputs that no database holds.
+        """
+        ...
+
+    def record_born(self, birth: Birth, facts: Sequence[Fact], done: Done) -> None:
+        """As `record_soon`: record a newborn run as running, and its first facts, in one transaction.
+
+        A ChainResumed among the facts adds nothing: a newborn run has started.
+        """
         ...
 
     async def load(self, run_id: str) -> RunRow:

@@ -8,7 +8,6 @@ changes nothing but the database. If it refuses (RunRefused, ApprovalRefused), i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -41,17 +40,20 @@ class Result(NamedTuple):
 Script = Generator[Query, Result, T]
 
 
-class Write(NamedTuple):
-    """One statement of a unit. With `refuse`, it must touch exactly one row, else that error is raised."""
-
-    statement: Statement
-    values: Values
-    refuse: Callable[[], TowpathError] | None = None
+Refuse = Callable[[Values], TowpathError]
+Write = tuple[Statement, Values, Refuse | None]
+"""One statement of a unit. With a `Refuse` it must change exactly one row: if not, the unit is refused with the error
+that this function makes of the values."""
 
 
-def add(out: list[Write], query: Query, refuse: Callable[[], TowpathError] | None = None) -> None:
+def write(query: Query, refuse: Refuse | None = None) -> Write:
+    """A statement for a unit."""
+    return query.statement, query.values, refuse
+
+
+def add(out: list[Write], query: Query, refuse: Refuse | None = None) -> None:
     """Add a statement to a unit."""
-    out.append(Write(query.statement, query.values, refuse))
+    out.append(write(query, refuse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,17 @@ class Guard:
     refuse: Callable[[], TowpathError]
 
 
+Told = Callable[[Exception | None], None]
+"""Is called in the event loop: with None when a unit is recorded, or with its error."""
+
+
 @dataclass(slots=True)
 class Unit:
-    """Statements that are recorded together or not at all, and the caller that waits for it."""
+    """Statements that are recorded together or not at all, and who is told."""
 
     writes: Sequence[Write]
     guard: Guard | None
-    done: asyncio.Future[None]
+    told: Told
 
 
 @dataclass(slots=True)
@@ -157,6 +163,10 @@ class Backend(Protocol):
         A caller that is cancelled while it waits leaves its unit in the queue: it may still be recorded.
         Raises the unit's own refusal, or StoreFailed if its commit failed.
         """
+        ...
+
+    def queue(self, writes: Sequence[Write], guard: Guard | None, told: Told) -> None:
+        """As `submit`, for a caller that is told instead of waiting. Raises StoreFailed if nothing can be written."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:

@@ -15,7 +15,7 @@ from .idempotency import check_page, insert_once
 from .rows import Record, decode, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
-from .statements import each, json_object, json_text
+from .statements import each, json_object, json_text, one_of
 from .statements import param as b
 
 
@@ -110,7 +110,7 @@ async def update_chain_status(
         values["error_message"] = error_message
     if new.final:
         values["completed_at"] = at
-    change = sa.update(t.chains).where(t.chains.c.id == chain_id, t.chains.c.status.in_(transitions.CHAIN[new]))
+    change = sa.update(t.chains).where(t.chains.c.id == chain_id, one_of(t.chains.c.status, transitions.CHAIN[new]))
     changed = await session.fetch_one(change.values(values).returning(t.chains))
     if changed is not None:
         return record(changed)

@@ -13,7 +13,7 @@ import msgspec
 
 from towpath.model import Plan
 
-from .backend import Write
+from .backend import Write, write
 from .core import sa, t
 from .statements import Statement, Upsert, param
 
@@ -34,7 +34,7 @@ def kept(plan: Plan) -> tuple[str, list[Write]]:
     if len(encoded) <= INLINE:
         return encoded.decode(), []
     digest = hashlib.sha256(encoded).hexdigest()
-    return f'{_MARK}{digest}"}}', [Write(*_KEEP(sha256=digest, definition=encoded.decode()))]
+    return f'{_MARK}{digest}"}}', [write(_KEEP(sha256=digest, definition=encoded.decode()))]
 
 
 def elsewhere(text: object) -> str | None:

@@ -4,6 +4,7 @@ runs. Also: how far webhooks have read, and what steps logged.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from towpath.model import Json
@@ -13,15 +14,17 @@ from .clock import now
 from .core import sa, t
 from .rows import Record, encode, record
 from .session import Session
-from .statements import Query, Statement
+from .statements import Phase, Query, Statement
 from .statements import param as b
 
 MOST = 1_000  # lines read at once
 
-_LINE = Statement(
+LINE = Statement(
     lambda: sa.insert(t.events).values(
         chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data")
-    )
+    ),
+    "run row type at data",
+    Phase.TOLD,
 )
 
 
@@ -30,12 +33,30 @@ _LINE = Statement(
 
 def line(run: str | None, row: str | None, kind: str, at: int, data: Json = None) -> Query:
     """The statement that adds one line."""
-    return _LINE(run=run, row=row, type=kind, at=at, data=encode(data) if data else "{}")
+    return LINE(run=run, row=row, type=kind, at=at, data=encode(data) if data else "{}")
 
 
 def log_event(out: list[Write], run: str, row: str | None, kind: str, at: int, data: Json = None) -> None:
     """Add one line to a unit."""
     add(out, line(run, row, kind, at, data))
+
+
+def log_step(
+    out: list[Write], run: str, row: str, kind: str, at: int, step: str, item: int | None, attempt: int | None = None
+) -> None:
+    """Add the line of a step or item that waits, starts or completes: the same as `log_event` adds, at less cost."""
+    data = _named(step)
+    if item is not None:
+        data += f',"item":{item}'
+    if attempt:
+        data += f',"attempt":{attempt}'
+    out.append((LINE, (run, row, kind, at, data + "}"), None))
+
+
+@lru_cache(maxsize=4096)
+def _named(step: str) -> str:
+    """The beginning of an object that names a step."""
+    return f'{{"step":{encode(step)}'
 
 
 class AboutStep(Protocol):

@@ -1,99 +1,174 @@
-"""Group commit: units queued by all running steps become one transaction, and each caller waits for the commit of its
-unit. Knows no driver.
+"""Group commit: units queued by all running steps become one transaction, and each caller is told when its unit is
+recorded. Knows no driver.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-import anyio
+from towpath.errors import TowpathError
 
-from towpath.errors import StoreFailed, TowpathError
+from .backend import Counts, Told, Unit
 
-from .backend import Counts, Guard, Unit, Write
+ENOUGH = 4_000  # statements: with the unit that reaches this number a batch is full
 
-MAX_BATCH = 2_000
+Results = Sequence[Exception | None]
+"""What became of the units of a batch: None, or the error of each."""
 
-Record = Callable[[Sequence[Unit]], Awaitable[Sequence[Exception | None]]]
-"""Records units in one transaction; one result per unit. Raises TowpathError if nothing of it was recorded."""
+
+class Turn:
+    """Whose turn it is to write: one at a time, in the order in which they asked. For one event loop.
+
+    Unlike a lock of asyncio it belongs to no task, so that a queue without a task can wait for it too.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    @property
+    def wanted(self) -> bool:
+        """Does anybody wait for it?"""
+        return bool(self._waiting)
+
+    def ask(self, begin: Callable[[], None]) -> None:
+        """Call `begin` when it is the caller's turn: now, or when all who asked before have ended theirs."""
+        if self._taken:
+            self._waiting.append(begin)
+        else:
+            self._taken = True
+            begin()
+
+    def end(self) -> None:
+        """The turn is over; the next begins."""
+        if self._waiting:
+            self._waiting.popleft()()
+        else:
+            self._taken = False
+
+    async def __aenter__(self) -> None:
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def begin() -> None:
+            if given.done():  # the caller was cancelled
+                self.end()
+            else:
+                given.set_result(None)
+
+        self.ask(begin)
+        try:
+            await given
+        except BaseException:
+            if given.cancelled():
+                with suppress(ValueError):
+                    self._waiting.remove(begin)
+            else:
+                self.end()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
 
 
 class GroupCommit:
-    """A queue of units, and the task that records them: all queued units together.
+    """A queue of units. The backend records all that is queued, batch after batch, when it is the queue's turn.
 
-    `lock` is held while a batch is recorded; other writers on the same connection take it too.
+    `work` is called in the event loop with the first batch. The backend records it wherever it records, reports it with
+    `recorded`, and goes on with `next_batch` until that is empty.
     """
 
-    def __init__(self, record: Record, lock: anyio.Lock, counts: Counts) -> None:
+    def __init__(self, work: Callable[[list[Unit]], None], turn: Turn, counts: Counts) -> None:
         self.broken: TowpathError | None = None
-        self._record = record
-        self._lock = lock
+        self._work = work
+        self._turn = turn
         self._counts = counts
-        self._queue: list[Unit] = []
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._task: asyncio.Task[None] | None = None
+        self._queue: deque[Unit] = deque()
+        self._working = False  # units are being recorded, or will be
+        self._rested: asyncio.Event | None = None  # somebody waits until all is recorded
 
-    @property
-    def started(self) -> bool:
-        return self._task is not None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="towpath writer")
+    def queue(self, unit: Unit) -> None:
+        """Queue a unit for the next batch. What is queued in the same turn of the event loop is one batch."""
+        self._queue.append(unit)
+        if not self._working:
+            self._working = True
+            asyncio.get_running_loop().call_soon(self._turn.ask, self._begin)
 
     async def close(self) -> None:
-        """Record what is queued, and end. No unit may be submitted after this call."""
-        self._closing = True
-        self._wake.set()
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def submit(self, writes: Sequence[Write], guard: Guard | None) -> asyncio.Future[None]:
-        """Queue a unit. The result is set when its commit is done, or holds its error."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(Unit(writes, guard, done))
-        self._wake.set()
-        return done
+        """Wait until what is queued is recorded. No unit may be queued after this call."""
+        if self._working:
+            self._rested = asyncio.Event()
+            await self._rested.wait()
 
     def fail(self, error: TowpathError) -> None:
         """Record no more units; those in the queue get this error."""
         self.broken = error
-        queue, self._queue = self._queue, []
-        _answer(queue, [error] * len(queue))
+        queued = [self._queue.popleft() for _ in range(len(self._queue))]
+        _tell(queued, [error] * len(queued))
 
-    async def _run(self) -> None:
-        try:
-            while self._queue or not self._closing:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._queue:
-                    async with self._lock:
-                        units, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-                        await self._commit(units)
-                    await asyncio.sleep(0)
-        except BaseException as error:
-            self.fail(StoreFailed("E_DB_WRITER", f"the writer stopped: {error!r}"))
-            raise
+    # ---- for the backend
 
-    async def _commit(self, units: Sequence[Unit]) -> None:
-        results: Sequence[Exception | None] = [StoreFailed("E_DB_WRITER", "the writer stopped")] * len(units)
-        try:
-            results = await self._record(units)
+    def next_batch(self) -> list[Unit]:
+        """The units to record next; none if nothing is queued or others wait for their turn. For any thread."""
+        return [] if self._turn.wanted else self._take()
+
+    def recorded(self, units: Sequence[Unit], results: Results, *, resting: bool) -> None:
+        """Tell the callers of a batch; with `resting` the queue's turn is over. In the event loop."""
+        if None in results:
             self._counts.commits += 1
             self._counts.units += len(units)
-        except TowpathError as error:
-            results = [error] * len(units)
-        finally:
-            _answer(units, results)
+        if resting:
+            self._rest()
+        _tell(units, results)
+
+    def _begin(self) -> None:
+        units = self._take()
+        if units:
+            self._work(units)
+        else:  # it broke meanwhile
+            self._rest()
+
+    def _take(self) -> list[Unit]:
+        units: list[Unit] = []
+        statements = 0
+        with suppress(IndexError):  # the queue is empty
+            while statements < ENOUGH:
+                unit = self._queue.popleft()
+                statements += len(unit.writes)
+                units.append(unit)
+        return units
+
+    def _rest(self) -> None:
+        self._turn.end()
+        if self._queue:
+            self._turn.ask(self._begin)
+            return
+        self._working = False
+        if self._rested is not None:
+            self._rested.set()
 
 
-def _answer(units: Sequence[Unit], results: Sequence[Exception | None]) -> None:
-    """Set the result of each unit whose caller still waits."""
-    for unit, error in zip(units, results, strict=True):
-        if unit.done.done():
-            continue  # the caller was cancelled; its unit is recorded anyway
+def waiting() -> tuple[asyncio.Future[None], Told]:
+    """A future, and what tells it. A caller that was cancelled meanwhile is not told; its unit is recorded anyway."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def told(error: Exception | None) -> None:
+        if done.done():
+            return
         if error is None:
-            unit.done.set_result(None)
+            done.set_result(None)
         else:
-            unit.done.set_exception(error)
+            done.set_exception(error)
+
+    return done, told
+
+
+def _tell(units: Sequence[Unit], results: Results) -> None:
+    for unit, error in zip(units, results, strict=True):
+        try:
+            unit.told(error)
+        except Exception as fault:  # the other callers are told all the same
+            said = {"message": "a caller failed when it was told of its commit", "exception": fault}
+            asyncio.get_running_loop().call_exception_handler(said)

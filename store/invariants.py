@@ -22,7 +22,7 @@ from .clock import now
 from .definitions import FIND, elsewhere
 from .findings import Check, Finding, each
 from .owners import parse
-from .statements import Made
+from .statements import Made, one_of
 from .statements import param as b
 from .tables import (
     approvals,
@@ -310,8 +310,8 @@ _OPEN_ROWS = Made(
     .join(chains, chains.c.id == workflows.c.chain_id)
     .where(
         chains.c.completed_at.is_not(None),
-        chains.c.status.in_(_FINAL_CHAINS),
-        workflows.c.status.in_(_OPEN_STEPS),
+        one_of(chains.c.status, _FINAL_CHAINS),
+        one_of(workflows.c.status, _OPEN_STEPS),
     )
 )
 
@@ -326,7 +326,7 @@ def _open_row(row: Row) -> Finding:
 
 
 def _wrong_ends(table: sa.Table, final: list[Any]) -> Made:
-    ended, over = table.c.completed_at.is_not(None), table.c.status.in_(final)
+    ended, over = table.c.completed_at.is_not(None), one_of(table.c.status, final)
     wrong = sa.or_(sa.and_(over, sa.not_(ended)), sa.and_(sa.not_(over), ended))
     return Made(sa.select(table.c.id, table.c.status, table.c.completed_at).where(wrong))
 
@@ -366,7 +366,7 @@ _ITEMS = Made(
         sa.or_(
             _top >= workflows.c.item_count,
             sa.and_(
-                workflows.c.status.in_((StepStatus.COMPLETED, StepStatus.CACHED)), _found != workflows.c.item_count
+                one_of(workflows.c.status, (StepStatus.COMPLETED, StepStatus.CACHED)), _found != workflows.c.item_count
             ),
         )
     )
@@ -384,7 +384,7 @@ def _wrong_items(row: Row) -> Finding:
 
 
 _WITH_FILES = sa.select(workflows.c.id, workflows.c.chain_id, workflows.c.step_id, workflows.c.value).where(
-    workflows.c.status.in_((StepStatus.COMPLETED, StepStatus.CACHED)),
+    one_of(workflows.c.status, (StepStatus.COMPLETED, StepStatus.CACHED)),
     sa.or_(*(workflows.c.value.contains(f'"{mark}"', autoescape=True) for mark in (REFERENCE, STORED_VALUE))),
 )
 _ITEM_ROW = Made(

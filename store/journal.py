@@ -35,12 +35,24 @@ from towpath.model import ArtifactApproval, ChainStatus, ErrorInfo, Json, StepSt
 from towpath.ports import Lease
 
 from . import gates, server_facts, transitions
-from .backend import Guard, Write, add
+from .backend import Guard, Refuse, Write, add, write
 from .core import sa, t
-from .event_log import about, log_event
+from .event_log import about, log_event, log_step
 from .rows import encode
 from .run_tree import inside
-from .statements import Expression, InsertInto, Query, Statement, Upsert, each, json_object
+from .statements import (
+    Expression,
+    InsertInto,
+    Phase,
+    Query,
+    Statement,
+    Upsert,
+    Values,
+    each,
+    json_object,
+    one_of,
+    word_of,
+)
 from .statements import param as b
 
 _INSERT_ROW = Statement(
@@ -60,28 +72,32 @@ _INSERT_ROW = Statement(
         error_message=b("reason"),
         created_at=b("at"),
         updated_at=b("at"),
-    )
+    ),
+    "row run step item target status attempt count parameters started completed reason at",
+    Phase.ROW_BORN,
 )
 _START_ROW = Statement(
     lambda: (
         sa.update(t.workflows)
-        .where(t.workflows.c.id == b("row"), t.workflows.c.status.in_(transitions.STEP[StepStatus.EXECUTING]))
+        .where(t.workflows.c.id == b("row"), one_of(t.workflows.c.status, transitions.STEP[StepStatus.EXECUTING]))
         .values(
-            status=StepStatus.EXECUTING,
+            status=word_of(StepStatus.EXECUTING),
             attempt=b("new_attempt"),
             parameters=b("new_parameters"),
             started_at=sa.func.coalesce(t.workflows.c.started_at, b("at")),
             updated_at=b("at"),
         )
-    )
+    ),
+    "row new_attempt new_parameters at",
+    Phase.ROW_STARTED,
 )
 _END_ROW: dict[StepStatus, Statement] = each(
     [status for status in StepStatus if status is not StepStatus.QUEUED],
     lambda status: (
         sa.update(t.workflows)
-        .where(t.workflows.c.id == b("row"), t.workflows.c.status.in_(transitions.STEP[status]))
+        .where(t.workflows.c.id == b("row"), one_of(t.workflows.c.status, transitions.STEP[status]))
         .values(
-            status=status,
+            status=word_of(status),
             value=b("new_value"),
             attempt=b("new_attempt"),
             error_message=b("new_message"),
@@ -91,23 +107,26 @@ _END_ROW: dict[StepStatus, Statement] = each(
             updated_at=b("at"),
         )
     ),
+    "row new_value new_attempt new_message new_code new_error completed at",
+    {StepStatus.COMPLETED: Phase.ROW_COMPLETED},
 )
 _DECIDED_ROW: dict[StepStatus, Statement] = each(
     (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.EXECUTING),
     lambda status: (
         sa.update(t.workflows)
-        .where(t.workflows.c.id == b("row"), t.workflows.c.status.in_(transitions.STEP[status]))
+        .where(t.workflows.c.id == b("row"), one_of(t.workflows.c.status, transitions.STEP[status]))
         .values(
-            status=status,
+            status=word_of(status),
             error_message=b("new_message"),
             error_code=b("new_code"),
             error=b("new_error"),
             completed_at=b("completed"),
             # A regeneration needs a new prompt; the old one stays in the audit trail.
-            prompt_id=None if status is StepStatus.EXECUTING else t.workflows.c.prompt_id,
+            prompt_id=sa.null() if status is StepStatus.EXECUTING else t.workflows.c.prompt_id,
             updated_at=b("at"),
         )
     ),
+    "row new_message new_code new_error completed at",
 )
 _POINT_ROW = Statement(
     lambda: sa.update(t.workflows).where(t.workflows.c.id == b("row")).values(latest_artifact_id=b("artifact"))
@@ -203,7 +222,7 @@ _LEVEL = Statement(
 _CHAIN = Statement(
     lambda: (
         sa.update(t.chains)
-        .where(t.chains.c.id == b("run"), t.chains.c.status.in_(("pending", "running", "paused")))
+        .where(t.chains.c.id == b("run"), one_of(t.chains.c.status, ("pending", "running", "paused")))
         .values(
             status=b("new_status"),
             status_reason=b("new_reason"),
@@ -211,12 +230,16 @@ _CHAIN = Statement(
             error_code=b("new_code"),
             completed_at=b("completed"),
             # A pause requested between the claim and this fact must still take effect.
-            pause_requested_at=sa.case((b("keep_owner") == 1, t.chains.c.pause_requested_at), else_=None),
-            owner=sa.case((b("keep_owner") == 1, t.chains.c.owner), else_=None),
-            lease_until=sa.case((b("keep_owner") == 1, t.chains.c.lease_until), else_=None),
+            pause_requested_at=sa.case(
+                (b("keep_owner") == sa.literal_column("1"), t.chains.c.pause_requested_at), else_=None
+            ),
+            owner=sa.case((b("keep_owner") == sa.literal_column("1"), t.chains.c.owner), else_=None),
+            lease_until=sa.case((b("keep_owner") == sa.literal_column("1"), t.chains.c.lease_until), else_=None),
             updated_at=b("at"),
         )
-    )
+    ),
+    "run new_status new_reason new_message new_code completed keep_owner at",
+    Phase.RUN_CHANGED,
 )
 
 
@@ -228,7 +251,10 @@ def _log(insert: InsertInto) -> Expression:
 
 
 _LOG = Upsert(_log)
-_OWNED = Statement(lambda: sa.select(sa.literal(1)).where(t.chains.c.id == b("run"), t.chains.c.epoch == b("epoch")))
+_OWNED = Statement(
+    lambda: sa.select(sa.literal_column("1")).where(t.chains.c.id == b("run"), t.chains.c.epoch == b("epoch")),
+    "run epoch",
+)
 
 
 def guard(lease: Lease) -> Guard:
@@ -245,41 +271,46 @@ def writes(run: str, facts: Sequence[Fact], at: int) -> list[Write]:
     return out
 
 
+def _row_refused(status: StepStatus) -> Refuse:
+    return lambda values: transitions.refused("workflow", _first(values), "its status", str(status))
+
+
+def _chain_refused(status: ChainStatus) -> Refuse:
+    return lambda values: transitions.refused("chain", _first(values), "its status", str(status))
+
+
+def _first(values: Values) -> str:
+    """The row that a statement is about: the first of its parameters."""
+    assert isinstance(values, tuple)
+    return str(values[0])
+
+
+_ROW_REFUSED = {status: _row_refused(status) for status in StepStatus}
+_CHAIN_REFUSED = {status: _chain_refused(status) for status in ChainStatus}
+_NOT_STARTED = _ROW_REFUSED[StepStatus.EXECUTING]
+
+
 def _step_ready(fact: StepReady, run: str, at: int, out: list[Write]) -> None:
-    status = StepStatus.EXECUTING if fact.started else StepStatus.QUEUED
-    add(
-        out,
-        _INSERT_ROW(
-            run=run,
-            row=fact.row,
-            step=fact.step,
-            item=fact.item,
-            target=fact.target,
-            status=status,
-            attempt=fact.attempt,
-            count=fact.count,
-            parameters=encode(fact.parameters),
-            started=at if fact.started else None,
-            completed=None,
-            reason=None,
-            at=at,
-        ),
-    )
+    row, step, item, count, attempt = fact.row, fact.step, fact.item, fact.count, fact.attempt
+    parameters = None if fact.parameters is None else encode(fact.parameters)
+    status, started = ("executing", at) if fact.started else ("queued", None)
+    new = (row, run, step, item, fact.target, status, attempt, count, parameters, started, None, None, at)
+    out.append((_INSERT_ROW, new, None))
     kind = "StepStarted" if fact.started else "StepQueued"
-    data: dict[str, Json] = {"step": fact.step}
-    if fact.item is not None:
-        data["item"] = fact.item
-    if fact.count is not None:
-        data["items"] = fact.count
-    if fact.started:
-        data["attempt"] = fact.attempt
-    log_event(out, run, fact.row, kind, at, data)
+    if count is None:
+        log_step(out, run, row, kind, at, step, item, attempt if fact.started else None)
+    else:
+        log_event(out, run, row, kind, at, {"step": step, "items": count, **_attempt(fact)})
+
+
+def _attempt(fact: StepReady) -> dict[str, Json]:
+    return {"attempt": fact.attempt} if fact.started else {}
 
 
 def _step_started(fact: StepStarted, run: str, at: int, out: list[Write]) -> None:
-    started = _START_ROW(row=fact.row, new_attempt=fact.attempt, new_parameters=encode(fact.parameters), at=at)
-    add(out, started, partial(transitions.refused, "workflow", fact.row, "its status", "executing"))
-    log_event(out, run, fact.row, "StepStarted", at, about(fact, attempt=fact.attempt))
+    parameters = None if fact.parameters is None else encode(fact.parameters)
+    out.append((_START_ROW, (fact.row, fact.attempt, parameters, at), _NOT_STARTED))
+    log_step(out, run, fact.row, "StepStarted", at, fact.step, fact.item, fact.attempt)
 
 
 def _attempt_released(fact: AttemptReleased, run: str, at: int, out: list[Write]) -> None:
@@ -300,38 +331,35 @@ def _step_retried(fact: StepRetried, run: str, at: int, out: list[Write]) -> Non
 
 def _step_ended(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
     status, error = fact.status, fact.error
-    ended = _END_ROW[status](
-        row=fact.row,
-        new_value=encode(fact.value) if fact.value is not None else None,
-        new_attempt=fact.attempt,
-        new_message=error.message if error else fact.reason or None,
-        new_code=error.code if error else None,
-        new_error=encode(_error_json(error)),
-        completed=at if status.final else None,
-        at=at,
-    )
-    add(out, ended, partial(transitions.refused, "workflow", fact.row, "its status", status))
+    value = None if fact.value is None else encode(fact.value)
+    if status is StepStatus.COMPLETED and error is None and not fact.artifacts and not fact.reason:
+        completed = (fact.row, value, fact.attempt, None, None, None, at, at)
+        out.append((_END_ROW[status], completed, _ROW_REFUSED[status]))
+        log_step(out, run, fact.row, "StepCompleted", at, fact.step, fact.item, fact.attempt)
+        return
+    message, code = (error.message, error.code) if error else (fact.reason or None, None)
+    over = at if status.final else None
+    ended = (fact.row, value, fact.attempt, message, code, encode(_error_json(error)), over, at)
+    out.append((_END_ROW[status], ended, _ROW_REFUSED[status]))
+    _ended_with(fact, run, at, out)
+    files: Json = [f"{a.name} v{a.version}" for a in fact.artifacts]
+    kept: Json = list(error.failed_items) if error else None
+    more = {"artifacts": files, "error": _short(error), "failed_items": kept, "reason": fact.reason}
+    log_event(out, run, fact.row, transitions.STEP_FACTS[status], at, about(fact, attempt=fact.attempt, **more))
+
+
+def _ended_with(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
+    """What else changes with the end of a row: its versions, its gates, what is on its way to its server."""
     for artifact in fact.artifacts:
         _write_artifact(fact, artifact, at, out)
     if fact.artifacts:
         add(out, _POINT_ROW(row=fact.row, artifact=fact.artifacts[0].id))
-    if status.final:
-        if status is not StepStatus.COMPLETED:
-            add(out, _CLOSE_GATES(row=fact.row, at=at))
-            server_facts.close_transfers(fact.row, at, out)
-    elif fact.approval is not None:
-        _ask(fact, run, at, out)
-    files = [f"{a.name} v{a.version}" for a in fact.artifacts]
-    kept = list(error.failed_items) if error else None
-    data = about(
-        fact,
-        attempt=fact.attempt,
-        artifacts=files,
-        error=_short(error),
-        failed_items=kept,
-        reason=fact.reason,
-    )
-    log_event(out, run, fact.row, transitions.STEP_FACTS[status], at, data)
+    if not fact.status.final:
+        if fact.approval is not None:
+            _ask(fact, run, at, out)
+    elif fact.status is not StepStatus.COMPLETED:
+        add(out, _CLOSE_GATES(row=fact.row, at=at))
+        server_facts.close_transfers(fact.row, at, out)
 
 
 def _ask(fact: StepEnded, run: str, at: int, out: list[Write]) -> None:
@@ -401,7 +429,7 @@ def _step_dropped(fact: StepDropped, run: str, at: int, out: list[Write]) -> Non
             step=fact.step,
             item=fact.item,
             target=fact.target,
-            status=fact.status,
+            status=str(fact.status),
             attempt=0,
             count=None,
             parameters=None,
@@ -424,7 +452,7 @@ def _decision_applied(fact: DecisionApplied, run: str, at: int, out: list[Write]
         completed=at if fact.status.final else None,
         at=at,
     )
-    add(out, decided, partial(transitions.refused, "workflow", fact.row, "its status", fact.status))
+    add(out, decided, _ROW_REFUSED[fact.status])
     add(out, _DELIVERED(approval=fact.approval, at=at))
     log_event(
         out,
@@ -442,19 +470,19 @@ def _level_reached(fact: LevelReached, run: str, at: int, out: list[Write]) -> N
 
 def _chain_resumed(fact: ChainResumed, run: str, at: int, out: list[Write]) -> None:
     resumed = _change_chain(run, "running", at)
-    add(out, resumed, partial(transitions.refused, "chain", run, "its status", "running"))
+    add(out, resumed, _CHAIN_REFUSED[ChainStatus.RUNNING])
     log_event(out, run, None, "ChainStarted", at)
 
 
 def _chain_paused(fact: ChainPaused, run: str, at: int, out: list[Write]) -> None:
     paused = _change_chain(run, "paused", at, reason=fact.reason)
-    add(out, paused, partial(transitions.refused, "chain", run, "its status", "paused"))
+    add(out, paused, _CHAIN_REFUSED[ChainStatus.PAUSED])
     log_event(out, run, None, "ChainPaused", at, {"reason": fact.reason})
 
 
 def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
     ended = _change_chain(run, fact.status, at, error=fact.error, completed=at)
-    add(out, ended, partial(transitions.refused, "chain", run, "its status", fact.status))
+    add(out, ended, _CHAIN_REFUSED[fact.status])
     log_event(
         out,
         run,
@@ -464,18 +492,18 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
         {"status": fact.status, **({"error": _short(fact.error)} if fact.error else {})},
     )
     if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
-        out.extend(Write(*query) for query in end_tree(run, at))  # runs inside its steps no longer wait for a person
+        out.extend(map(write, end_tree(run, at)))  # runs inside its steps no longer wait for a person
 
 
 def _open_rows() -> sa.ColumnElement[bool]:
     """The open rows of a run and of the runs inside it."""
     words = ("queued", "executing", "waiting_approval")
-    return sa.and_(t.workflows.c.chain_id.in_(inside(b("run"))), t.workflows.c.status.in_(words))
+    return sa.and_(t.workflows.c.chain_id.in_(inside(b("run"))), one_of(t.workflows.c.status, words))
 
 
 def _open_chains() -> sa.ColumnElement[bool]:
     words = ("pending", "running", "paused")
-    return sa.and_(t.chains.c.id.in_(inside(b("run"))), t.chains.c.status.in_(words))
+    return sa.and_(t.chains.c.id.in_(inside(b("run"))), one_of(t.chains.c.status, words))
 
 
 def _row_events() -> Expression:
@@ -538,7 +566,7 @@ def _change_chain(
 ) -> Query:
     return _CHAIN(
         run=run,
-        new_status=status,
+        new_status=str(status),
         new_reason=reason,
         new_message=error.message if error else None,
         new_code=error.code if error else None,

@@ -9,7 +9,7 @@ import msgspec
 
 from towpath.errors import RunRefused, StoreFailed
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
-from towpath.ports import RunRow, RunStatus, StepRow
+from towpath.ports import NewRun, RunRow, RunStatus, StepRow
 
 from . import definitions, gates, rows, run_tree
 from .backend import Row, Script
@@ -144,6 +144,21 @@ def run_row(run_id: str, found: Recorded) -> RunRow:
         pause_requested=chain["pause_requested_at"] is not None,
         children=gates.runs_inside(found.children, pasts),
         root=found.root,
+    )
+
+
+def newborn(new: NewRun, at: int) -> RunRow:
+    """A run that was just made, as it would be loaded. Raises StoreFailed (E_DB_VALUE)."""
+    inputs = rows.decode(rows.encode(new.inputs))
+    return RunRow(
+        id=new.id,
+        plan=new.plan,
+        status=ChainStatus.PENDING,
+        inputs=inputs if isinstance(inputs, dict) else {},
+        rows=(),
+        parent_run_id=new.parent_run_id,
+        started_at=at,
+        root=new.id,
     )
 
 

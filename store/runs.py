@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
-from towpath.events import ChainEnded, ChainPaused, Fact
+from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.model import ArtifactRow, ChainStatus
-from towpath.ports import Lease, NewRun, Request, RunRow, RunStatus, StepRow
+from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
 from . import claims, crashes, definitions, gates, owners, requests, rows, run_rows
-from .backend import Backend, Row, Write
+from .backend import Backend, Guard, Row, Write, add, write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .core import sa, t
@@ -25,7 +25,7 @@ from .server_facts import SENT_BEFORE
 from .session import Session
 from .sqlite.database import SqliteDatabase
 from .sqlite.file import there
-from .statements import Statement
+from .statements import Phase, Statement, word_of
 from .statements import param as b
 from .versions import given, highest
 
@@ -47,6 +47,28 @@ _NEW_RUN = Statement(
         created_at=b("at"),
         updated_at=b("at"),
     )
+)
+_BORN = Statement(
+    lambda: sa.insert(t.chains).values(
+        id=b("run"),
+        name=b("name"),
+        description=b("description"),
+        status=word_of(ChainStatus.RUNNING),
+        current_level=sa.literal_column("0"),
+        epoch=sa.literal_column("1"),
+        owner=b("owner"),
+        lease_until=b("until"),
+        started_at=b("at"),
+        chain_definition=b("definition"),
+        definition_hash=b("hash"),
+        inputs=b("inputs"),
+        parent_run_id=b("parent_run"),
+        regenerated_from_step_id=b("regenerated_from"),
+        created_at=b("at"),
+        updated_at=b("at"),
+    ),
+    "run name description owner until at definition hash inputs parent_run regenerated_from",
+    Phase.RUN_BORN,
 )
 _IS_THERE = Statement(lambda: sa.select(t.chains.c.id).where(t.chains.c.id == b("run")))
 _LATEST = Statement(
@@ -135,7 +157,7 @@ class RunStore:
             parent_run=run.parent_run_id,
             regenerated_from=run.regenerated_from_step_id,
         )
-        out = [*large, Write(*insert)]
+        out = [*large, write(insert)]
         log_event(out, run.id, None, "ChainCreated", at, {"name": run.plan.name, **claims.asked_by(run.by)})
         try:
             await self.database.submit([*out, *writes(run.id, run.facts, at)])
@@ -177,7 +199,7 @@ class RunStore:
         """Give up ownership without ending the run. Does nothing if another owner has taken it over."""
         _owned_here.discard(self._here(lease.run_id))
         let_go = claims.RELEASE(run=lease.run_id, lease_epoch=lease.epoch)
-        await self.database.submit([Write(*let_go), _released(lease)])
+        await self.database.submit([write(let_go), _released(lease)])
 
     async def leaving(self, lease: Lease) -> None:
         """Record that this process is about to leave the run, before its steps have ended."""
@@ -196,6 +218,59 @@ class RunStore:
             raise
         if any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts):
             _owned_here.discard(self._here(lease.run_id))
+
+    def record_soon(self, lease: Lease, facts: Sequence[Fact], done: Done) -> None:
+        """Queue facts for the next commit; `done` is called with None when they are durable, or with the error."""
+        self._queue(lease, writes(lease.run_id, facts, now()), guard(lease), facts, done)
+
+    def newborn(self, new: NewRun) -> tuple[Lease, RunRow, Birth]:
+        """A new run as `create_run`, `claim` and `load` would give it. Nothing is recorded before `record_born`."""
+        assert not new.facts
+        assert new.parent_workflow_id is None
+        lease, at = Lease(new.id, 1), now()
+        _owned_here.add(self._here(new.id))
+        return lease, run_rows.newborn(new, at), Birth(lease, new, at)
+
+    def record_born(self, birth: Birth, facts: Sequence[Fact], done: Done) -> None:
+        """Record a newborn run, and its first facts, in one transaction; `done` as in `record_soon`."""
+        later = [fact for fact in facts if not isinstance(fact, ChainResumed)]
+        out = self._born(birth)
+        self._queue(birth.lease, [*out, *writes(birth.lease.run_id, later, now())], None, facts, done)
+
+    def _queue(
+        self, lease: Lease, unit: Sequence[Write], guard: Guard | None, facts: Sequence[Fact], done: Done
+    ) -> None:
+        lets_go = any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts)
+
+        def told(error: Exception | None) -> None:
+            if isinstance(error, Fenced) or (error is None and lets_go):
+                _owned_here.discard(self._here(lease.run_id))
+            done(error)
+
+        self.database.queue(unit, guard, told)
+
+    def _born(self, birth: Birth) -> list[Write]:
+        new, claimer = birth.new, self._claimer()
+        definition, out = definitions.kept(new.plan)
+        add(
+            out,
+            _BORN(
+                run=new.id,
+                name=new.plan.name,
+                description=new.plan.description or None,
+                owner=claimer.row,
+                until=claimer.until(now()),
+                at=birth.at,
+                definition=definition,
+                hash=definitions.definition_hash(new.plan),
+                inputs=rows.encode(new.inputs),
+                parent_run=new.parent_run_id,
+                regenerated_from=new.regenerated_from_step_id,
+            ),
+        )
+        log_event(out, new.id, None, "ChainCreated", birth.at, {"name": new.plan.name, **claims.asked_by(new.by)})
+        log_event(out, new.id, None, "ChainStarted", birth.at)
+        return out
 
     # ---- reading
 
@@ -281,7 +356,7 @@ class RunStore:
 
 
 def _released(lease: Lease) -> Write:
-    return Write(*crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))
+    return write(crashes.LET_GO(run=lease.run_id, epoch=lease.epoch, at=now()))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from .backend import Write, add
 from .core import sa, t
 from .event_log import about, log_event
 from .rows import encode
-from .statements import Expression, Statement, Upsert, each
+from .statements import Expression, Statement, Upsert, each, one_of
 from .statements import param as b
 
 _FIRST = Upsert(
@@ -40,7 +40,7 @@ _AGAIN = Statement(
         sa.update(t.artifact_transfers)
         .where(
             t.artifact_transfers.c.idempotency_key == b("key"),
-            t.artifact_transfers.c.status.in_(transitions.TRANSFER[TransferStatus.PENDING]),
+            one_of(t.artifact_transfers.c.status, transitions.TRANSFER[TransferStatus.PENDING]),
         )
         .values(status=TransferStatus.PENDING, error_message=None, updated_at=b("at"))
     )
@@ -52,7 +52,7 @@ _STANDS = each(
         sa.update(t.artifact_transfers)
         .where(
             t.artifact_transfers.c.idempotency_key == b("key"),
-            t.artifact_transfers.c.status.in_((*transitions.TRANSFER[status], status)),
+            one_of(t.artifact_transfers.c.status, (*transitions.TRANSFER[status], status)),
         )
         .values(
             status=status,
@@ -71,7 +71,7 @@ _STANDS = each(
 def close(rows: Any, why: str) -> Expression:
     """Fail the transfers to these rows (a select of ids) that have not ended."""
     transfers = t.artifact_transfers
-    on_their_way = transfers.c.status.in_((TransferStatus.PENDING, TransferStatus.UPLOADING))
+    on_their_way = one_of(transfers.c.status, (TransferStatus.PENDING, TransferStatus.UPLOADING))
     failed = {"status": TransferStatus.FAILED, "error_message": why, "updated_at": b("at")}
     return sa.update(transfers).where(transfers.c.target_workflow_id.in_(rows), on_their_way).values(failed)
 

@@ -8,6 +8,7 @@ The expression is a function, so that it is only made where its SQL was not rend
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -27,8 +28,20 @@ else:
     Expression = InsertInto = Any
     spellings = Late("towpath.store.spellings")
 
-Values = Mapping[str, Any]
+Values = Mapping[str, Any] | tuple[Any, ...]
+"""By name; or as a tuple, for a statement that names its parameters in order."""
 K = TypeVar("K")
+
+
+class Phase(IntEnum):
+    """When the rows of a statement are written, if those of a whole batch are written together."""
+
+    RUN_BORN = 0
+    ROW_BORN = 1
+    ROW_STARTED = 2
+    ROW_COMPLETED = 3
+    RUN_CHANGED = 4
+    TOLD = 5
 
 
 class Spelling(Protocol):
@@ -41,12 +54,15 @@ class Spelling(Protocol):
     def insert(self) -> InsertInto: ...
 
 
-class Dialect(NamedTuple):
+class Dialect:
     """One kind of database: how it spells statements, what is rendered ahead for it, and how it binds a list."""
 
-    spelling: Spelling
-    rendered: Rendered
-    bind_list: Callable[[Sequence[Any]], Any]
+    __slots__ = ("bind_list", "rendered", "spelling")
+
+    def __init__(self, spelling: Spelling, rendered: Rendered, bind_list: Callable[[Sequence[Any]], Any]) -> None:
+        self.spelling = spelling
+        self.rendered = rendered
+        self.bind_list = bind_list
 
 
 class Query(NamedTuple):
@@ -57,32 +73,42 @@ class Query(NamedTuple):
 
 
 class Statement:
-    """A Core statement of a module. Calling it with values gives a `Query`; missing values are NULL.
+    """A Core statement of a module, as a function that makes its expression.
 
-    A database uses its own `compiled` form, which is read from what was rendered, or made on first use.
+    Calling it with values gives a `Query`; missing values are NULL. With `order`, the names of all its parameters, its
+    values are a tuple in this order: for statements that are written very often. A database uses its own `compiled`
+    form, which is read from what was rendered, or made on first use.
+
+    With a `phase`, the rows of a batch are written together with `executemany`, phase by phase. Such a statement must
+    not depend on what other statements of its batch do, except through the order of phases.
     """
 
-    __slots__ = ("_expression", "_forms", "name")
+    __slots__ = ("_expression", "_forms", "name", "order", "phase")
 
-    def __init__(self, expression: Callable[[], Expression], module: str = "") -> None:
-        self._forms: dict[str, Compiled] = {}
+    def __init__(
+        self, expression: Callable[[], Expression], order: str = "", phase: Phase | None = None, module: str = ""
+    ) -> None:
+        self.order = tuple(order.split())
+        self.phase = phase
         self._expression = expression
-        module = module or expression.__module__
-        of_module = STATEMENTS.setdefault(module, [])
-        self.name: tuple[str, int] | None = (module, len(of_module))
-        """Its module, and its number there. What was rendered is used for the same source only."""
+        self._forms: dict[Dialect, Compiled] = {}
+        of_module = STATEMENTS.setdefault(module or expression.__module__, [])
+        self.name: tuple[str, int] | None = (module or expression.__module__, len(of_module))
+        """Its module, and its number there: what was rendered is used for the same source only."""
         of_module.append(self)
 
     def __call__(self, **values: Any) -> Query:
+        if self.order:
+            assert values.keys() <= set(self.order), values.keys()
+            return Query(self, tuple(map(values.get, self.order)))
         return Query(self, values)
 
     def compiled(self, dialect: Dialect) -> Compiled:
         """The statement as this dialect spells it."""
-        form = self._forms.get(dialect.rendered.name)
+        form = self._forms.get(dialect)
         if form is None:
-            ahead = dialect.rendered.form(*self.name) if self.name is not None else None
-            form = Compiled(ahead or self.rendered(dialect.spelling), dialect)
-            self._forms[dialect.rendered.name] = form
+            ahead = None if self.name is None else dialect.rendered.form(*self.name)
+            form = self._forms[dialect] = Compiled(ahead or self.rendered(dialect.spelling), dialect, self.order)
         return form
 
     def rendered(self, spelling: Spelling) -> Form:
@@ -90,8 +116,11 @@ class Statement:
         compiled = self._expressed(spelling).compile(dialect=spelling.core, compile_kwargs={"render_postcompile": True})
         assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
         names = tuple(compiled.positiontup or ())
+        # A `str` of Python's own: for a StrEnum, sqlite3 looks for an adapter each time.
+        params = ((name, compiled.params[name]) for name in names)
+        fixed = {name: str(value) if isinstance(value, str) else value for name, value in params}
         lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, spellings.Listed))
-        return Form(compiled.string, names, {name: compiled.params[name] for name in names}, lists)
+        return Form(compiled.string, names, fixed, lists)
 
     def _expressed(self, spelling: Spelling) -> Expression:
         return self._expression()
@@ -116,35 +145,48 @@ class Made(Statement):
     __slots__ = ()
 
     def __init__(self, expression: Expression) -> None:
+        self.order = ()
+        self.phase = None
+        self.name = None
         self._forms = {}
         self._expression = lambda: expression
-        self.name = None
 
 
-def each(keys: Iterable[K], expression: Callable[[K], Expression]) -> dict[K, Statement]:
-    """A statement for each of these words."""
-    return {key: Statement(partial(expression, key), expression.__module__) for key in keys}
+def each(
+    keys: Iterable[K], expression: Callable[[K], Expression], order: str = "", phases: Mapping[K, Phase] | None = None
+) -> dict[K, Statement]:
+    """A statement for each of these keys, from a function of it."""
+    of, phase = expression.__module__, phases or {}
+    return {key: Statement(partial(expression, key), order, phase.get(key), of) for key in keys}
 
 
 STATEMENTS: dict[str, list[Statement]] = {}
-"""All statements of modules that were imported, by module, in order: `render.py` renders them."""
+"""All statements of the modules that were imported, in order: `render.py` renders them."""
 
 
 class Compiled:
-    """The SQL of a statement in one dialect, with positional parameters."""
+    """The SQL of a statement in one dialect, with positional parameters.
 
-    __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "sql")
+    `bind(values)` gives the values in the order of these parameters.
+    """
 
-    def __init__(self, form: Form, dialect: Dialect) -> None:
+    __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "bind", "sql")
+
+    def __init__(self, form: Form, dialect: Dialect, order: tuple[str, ...] = ()) -> None:
         self.sql = form.sql
+        self.bind: Callable[[Any], Sequence[Any]]
+        if order:
+            assert {*form.names} == {*order}, f"not the parameters of {self.sql}: {order}"
+            self.bind = itemgetter(*map(order.index, form.names))
+            return
         self._defaults = form.defaults
         self._lists = form.lists
         self._bind_list = dialect.bind_list
         self._pick = _picker(form.names)
+        self.bind = self._by_name
 
-    def bind(self, values: Values) -> Sequence[Any]:
-        """The values in the order of their parameters."""
-        given = {**self._defaults, **values}
+    def _by_name(self, values: Mapping[str, Any]) -> Sequence[Any]:
+        given: dict[str, Any] = {**self._defaults, **values}
         for name in self._lists:
             given[name] = self._bind_list(given[name])
         return self._pick(given)
@@ -174,6 +216,20 @@ def json_text(column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
     """The text under a key of the JSON object in a text column, or NULL. `key` is a fixed word, never a caller's."""
     assert key.isidentifier()
     return spellings.JsonText(column, key)
+
+
+def one_of(column: sa.ColumnElement[Any], words: Iterable[str]) -> sa.ColumnElement[bool]:
+    """Is the column one of these fixed words?
+
+    Spelled with OR, and the words in the text: for `IN (…)` SQLite builds a table in memory, for each row that it
+    changes.
+    """
+    return sa.or_(sa.false(), *(column == word_of(word) for word in words))
+
+
+def word_of(word: str) -> sa.BindParameter[str]:
+    """A fixed word, in the text of a statement."""
+    return sa.literal(str(word), literal_execute=True)
 
 
 def json_object(**items: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:

@@ -12,6 +12,7 @@ from .core import sa, t
 from .idempotency import insert_once, page
 from .rows import Record, record, record_or_none
 from .session import Session
+from .statements import one_of
 
 
 async def create_transfer(
@@ -81,7 +82,7 @@ async def update_transfer_status(
     optional = {"bytes": size, "duration_us": duration_us, "target_name": target_name}
     values.update({name: value for name, value in optional.items() if value is not None})
     change = sa.update(t.artifact_transfers).where(
-        t.artifact_transfers.c.id == transfer_id, t.artifact_transfers.c.status.in_(transitions.TRANSFER[new])
+        t.artifact_transfers.c.id == transfer_id, one_of(t.artifact_transfers.c.status, transitions.TRANSFER[new])
     )
     changed = await session.fetch_one(change.values(values).returning(t.artifact_transfers))
     if changed is not None:

@@ -20,7 +20,7 @@ CHAIN: dict[ChainStatus, tuple[ChainStatus, ...]] = {
 }
 """From which statuses a chain may come to the key."""
 
-_OPEN = (_S.QUEUED, _S.EXECUTING, _S.WAITING_APPROVAL)
+_OPEN = (_S.EXECUTING, _S.QUEUED, _S.WAITING_APPROVAL)
 STEP: dict[StepStatus, tuple[StepStatus, ...]] = {
     _S.QUEUED: (),
     _S.EXECUTING: _OPEN,

@@ -9,7 +9,7 @@ from .backend import Script
 from .clock import now
 from .core import sa, t
 from .session import Session
-from .statements import Statement, any_of
+from .statements import Statement, any_of, one_of
 
 _STARTED = Statement(
     lambda: (
@@ -17,7 +17,7 @@ _STARTED = Statement(
         .where(
             t.chains.c.parent_workflow_id.is_(None),
             sa.or_(
-                t.chains.c.status.in_([ChainStatus.PENDING, ChainStatus.RUNNING]),
+                one_of(t.chains.c.status, [ChainStatus.PENDING, ChainStatus.RUNNING]),
                 sa.and_(t.chains.c.status == ChainStatus.PAUSED, t.chains.c.status_reason == "interrupted"),
             ),
         )

@@ -14,6 +14,7 @@ from .core import sa, t
 from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session, of_one_moment
+from .statements import one_of
 
 
 async def create_workflow(
@@ -150,7 +151,7 @@ async def update_workflow_status(
     optional = {"error_message": error_message, "server_address": server_address, "prompt_id": prompt_id}
     values.update({name: value for name, value in optional.items() if value is not None})
     change = sa.update(t.workflows).where(
-        t.workflows.c.id == workflow_id, t.workflows.c.status.in_(transitions.STEP[new])
+        t.workflows.c.id == workflow_id, one_of(t.workflows.c.status, transitions.STEP[new])
     )
     changed = await session.fetch_one(change.values(values).returning(t.workflows))
     if changed is not None:

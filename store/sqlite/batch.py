@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from towpath.errors import TowpathError
 
-from ..backend import Guard, Unit, Write
-from .connection import execute, in_transaction
+from ..backend import Guard, Refuse, Unit
+from ..statements import Phase, Statement, Values
+from .connection import in_transaction
 from .dialect import DIALECT
 from .errors import OF_THE_VALUE, database_error
 
@@ -28,13 +30,13 @@ _OF_THE_UNIT = (
 def record_batch(connection: sqlite3.Connection, units: Sequence[Unit], path: Path) -> Sequence[Exception | None]:
     """Record units in one transaction; one result per unit.
 
-    Most batches contain no refused unit, and run once. If a unit is refused, the batch is rolled back and run again
-    with a savepoint before each unit, so that only the refused ones fail. If COMMIT itself refuses (a deferred
-    foreign key), each unit is run in its own transaction.
+    Most batches contain no refused unit, and run once, rows of one statement together. If a unit is refused, the batch
+    is rolled back and run again, statement by statement, with a savepoint before each unit, so that only the refused
+    ones fail. If COMMIT itself refuses (a deferred foreign key), each unit is run in its own transaction.
     """
     try:
-        return in_transaction(connection, lambda c: _record_straight(c, units))
-    except _OF_THE_UNIT:
+        return in_transaction(connection, lambda c: _record_together(c, units))
+    except (*_OF_THE_UNIT, _OutOfOrder):
         pass
     try:
         return in_transaction(connection, lambda c: [_record_alone(c, unit, path) for unit in units])
@@ -42,21 +44,94 @@ def record_batch(connection: sqlite3.Connection, units: Sequence[Unit], path: Pa
         return [_record_apart(connection, unit, path) for unit in units]
 
 
-def _record_straight(connection: sqlite3.Connection, units: Sequence[Unit]) -> Sequence[None]:
+def _record_together(connection: sqlite3.Connection, units: Sequence[Unit]) -> Sequence[None]:
     checked: set[tuple[Any, ...]] = set()
+    rows = _Rows(connection)
     for unit in units:
         guard = unit.guard
         if guard is not None and guard.key not in checked:
+            if rows.born:  # maybe the run itself
+                rows.write()
             _check(connection, guard)
             checked.add(guard.key)
-        _write(connection, unit.writes)
+        for statement, values, refuse in unit.writes:
+            if statement.phase is not None:
+                rows.add(statement, values, refuse)
+                continue
+            rows.write()
+            _execute(connection, statement, values, refuse)
+    rows.write()
     return [None] * len(units)
+
+
+_FIRST = itemgetter(0)  # of the values of these statements it is the row
+
+
+class _OutOfOrder(Exception):
+    """A row of the batch starts again after it is over: its order matters, and is kept by running unit by unit."""
+
+
+class _Rows:
+    """Rows of a batch that wait until those of the same statement can be written together."""
+
+    __slots__ = ("_connection", "_waiting")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._waiting: dict[Statement, tuple[list[Values], Refuse | None]] = {}
+
+    @property
+    def born(self) -> bool:
+        """Is there a run among them?"""
+        return any(statement.phase is Phase.RUN_BORN for statement in self._waiting)
+
+    def add(self, statement: Statement, values: Values, refuse: Refuse | None) -> None:
+        waiting = self._waiting.get(statement)
+        if waiting is None:
+            self._waiting[statement] = ([values], refuse)
+        else:
+            waiting[0].append(values)
+
+    def write(self) -> None:
+        """Write them, phase by phase."""
+        if not self._waiting:
+            return
+        by_phase = sorted(self._waiting.items(), key=_phase)
+        self._waiting = {}
+        _check_order({statement.phase: rows for statement, (rows, _) in by_phase})
+        for statement, (rows, refuse) in by_phase:
+            form = statement.compiled(DIALECT)
+            if len(rows) == 1:
+                cursor = self._connection.execute(form.sql, form.bind(rows[0]))
+            else:
+                cursor = self._connection.executemany(form.sql, map(form.bind, rows))
+            if refuse is not None and cursor.rowcount != len(rows):
+                raise refuse(rows[0])  # or another one: run unit by unit, it is found
+
+
+def _phase(waiting: tuple[Statement, Any]) -> int:
+    phase = waiting[0].phase
+    assert phase is not None
+    return phase
+
+
+def _check_order(rows: dict[Phase | None, list[Values]]) -> None:
+    started, completed = rows.get(Phase.ROW_STARTED), rows.get(Phase.ROW_COMPLETED)
+    if started and completed and not {*map(_FIRST, started)}.isdisjoint(map(_FIRST, completed)):
+        raise _OutOfOrder
+
+
+def _record_straight(connection: sqlite3.Connection, unit: Unit) -> None:
+    if unit.guard is not None:
+        _check(connection, unit.guard)
+    for statement, values, refuse in unit.writes:
+        _execute(connection, statement, values, refuse)
 
 
 def _record_alone(connection: sqlite3.Connection, unit: Unit, path: Path) -> Exception | None:
     connection.execute("SAVEPOINT unit")
     try:
-        _record_straight(connection, [unit])
+        _record_straight(connection, unit)
     except _OF_THE_UNIT as error:
         connection.execute("ROLLBACK TO unit")
         return _public(error, path)
@@ -68,7 +143,7 @@ def _record_alone(connection: sqlite3.Connection, unit: Unit, path: Path) -> Exc
 
 def _record_apart(connection: sqlite3.Connection, unit: Unit, path: Path) -> Exception | None:
     try:
-        in_transaction(connection, lambda c: _record_straight(c, [unit]))
+        in_transaction(connection, lambda c: _record_straight(c, unit))
     except (sqlite3.Error, *OF_THE_VALUE, TowpathError) as error:
         return _public(error, path)
     return None
@@ -79,14 +154,13 @@ def _public(error: Exception, path: Path) -> Exception:
 
 
 def _check(connection: sqlite3.Connection, guard: Guard) -> None:
-    if execute(connection, guard.query).first() is None:
+    form = guard.query.statement.compiled(DIALECT)
+    if connection.execute(form.sql, form.bind(guard.query.values)).fetchone() is None:
         raise guard.refuse()
 
 
-def _write(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
-    run = connection.execute
-    for statement, values, refuse in writes:
-        form = statement.compiled(DIALECT)
-        cursor = run(form.sql, form.bind(values))
-        if refuse is not None and cursor.rowcount != 1:
-            raise refuse()
+def _execute(connection: sqlite3.Connection, statement: Statement, values: Values, refuse: Refuse | None) -> None:
+    form = statement.compiled(DIALECT)
+    cursor = connection.execute(form.sql, form.bind(values))
+    if refuse is not None and cursor.rowcount != 1:
+        raise refuse(values)

@@ -3,7 +3,8 @@
 `databases` 0.9 by itself opens a thread per operation, uses plain BEGIN, drops PRAGMAs and row counts, and leaks
 connections under cancellation. So only two parts of it are used: the life cycle of connections, and `factory=`, which
 makes every connection an object of our class. A function that is passed to that class (`executemany` with a `_Job`)
-runs on the thread of the connection: one thread hop, whatever the function does.
+runs on the thread of the connection. The function that we pass (`_serve`) stays there and carries out jobs from a queue
+of ours until the connection is closed: one thread hop a job, whatever it does, and no task or future of the driver.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import databases
@@ -22,9 +25,11 @@ from ..backend import Result, Script
 from ..statements import Query
 from . import file
 from .dialect import DIALECT
-from .errors import OF_THE_VALUE, database_error
+from .errors import OF_THE_VALUE, closed, database_error
 
 T = TypeVar("T")
+Job = Callable[[sqlite3.Connection], None]
+Jobs = SimpleQueue[Job | None]
 
 
 class Connections:
@@ -43,32 +48,37 @@ class Connections:
 
     async def open(self) -> Connection:
         """One more connection. Raises StoreFailed (E_DB_…)."""
-        ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        closing = asyncio.Event()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        jobs: Jobs = SimpleQueue()
         # `databases` ties a connection to the task that asked for it.
-        task = asyncio.create_task(self._hold(ready, closing), name="towpath connection")
-        connection = Connection(self.path, task, closing)
+        task = asyncio.create_task(self._hold(ready, jobs), name="towpath connection")
+        connection = Connection(self.path, task, jobs)
         self._open.append(connection)
         try:
-            connection.raw = await ready
+            await ready
         except sqlite3.Error as error:
             raise database_error(error, self.path) from error
         return connection
 
-    async def _hold(self, ready: asyncio.Future[Any], closing: asyncio.Event) -> None:
+    async def _hold(self, ready: asyncio.Future[None], jobs: Jobs) -> None:
         try:
             async with self._database.connection() as connection:
                 await connection.raw_connection.executemany("", _Job(self._settings))
-                ready.set_result(connection.raw_connection)
-                await closing.wait()
+                try:
+                    ready.set_result(None)
+                    await connection.raw_connection.executemany("", _Job(partial(_serve, jobs)))
+                finally:
+                    jobs.put(None)  # else the thread would serve for ever after this task was cancelled
         except Exception as error:
             if not ready.done():
                 ready.set_exception(error)
+        finally:
+            _refuse(jobs)
 
     async def close(self) -> None:
         # One by one: the last connection cleans up, and of two that close at once neither may know that it is the last.
         for one in self._open:
-            one.closing.set()
+            one.close()
             await asyncio.gather(one.task, return_exceptions=True)
         await self._database.disconnect()
 
@@ -77,23 +87,78 @@ class Connections:
 
 
 class Connection:
-    """An open connection, and the task that holds it."""
+    """An open connection, and the task that holds it. Its thread carries out one job after the other."""
 
-    def __init__(self, path: Path, task: asyncio.Task[None], closing: asyncio.Event) -> None:
-        self.raw: Any = None
+    def __init__(self, path: Path, task: asyncio.Task[None], jobs: Jobs) -> None:
         self.task = task
-        self.closing = closing
         self.frozen = False  # a read transaction is open on it, see `SqliteDatabase.one_moment`
         self._path = path
+        self._jobs = jobs
+
+    def post(self, job: Job) -> None:
+        """Call a function on the connection's thread, after those posted before. It must not raise."""
+        self._jobs.put(job)
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function on the connection's thread, in one hop. Raises StoreFailed (E_DB_…, E_DISK_…)."""
-        job = _Job(function)
+        if self.task.done():
+            raise closed()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self.post(partial(_carry_out, function, loop, done))
         try:
-            await self.raw.executemany("", job)
+            return await done
         except (sqlite3.Error, *OF_THE_VALUE) as error:
             raise database_error(error, self._path) from error
-        return job.result  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Close it when the jobs that were posted are done."""
+        self._jobs.put(None)
+
+
+def _serve(jobs: Jobs, connection: sqlite3.Connection) -> None:
+    while (job := jobs.get()) is not None:
+        job(connection)
+
+
+def _refuse(jobs: Jobs) -> None:
+    """Carry out what was posted too late on a closed connection: its callers get an error instead of no answer."""
+    gone = sqlite3.connect(":memory:")
+    gone.close()
+    while not jobs.empty():
+        job = jobs.get()
+        if job is not None:
+            job(gone)
+
+
+def _carry_out(
+    function: Callable[[sqlite3.Connection], T],
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[T],
+    connection: sqlite3.Connection,
+) -> None:
+    try:
+        result = function(connection)
+    except BaseException as error:
+        tell(loop, _fail, done, error)
+    else:
+        tell(loop, _succeed, done, result)
+
+
+def _succeed(done: asyncio.Future[T], result: T) -> None:
+    if not done.done():  # the caller may have been cancelled
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[Any], error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)
+
+
+def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+    """Call a function in the event loop, from a connection's thread."""
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(function, *args)
 
 
 class _Job(Generic[T]):

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -14,12 +15,13 @@ import anyio
 
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
-from ..backend import Counts, Guard, Result, Row, Script, Unit, Write
-from ..group_commit import GroupCommit
+from ..backend import Counts, Guard, Result, Row, Script, Told, Unit, Write
+from ..group_commit import GroupCommit, Turn, waiting
 from ..statements import Query
 from . import file, integrity, schema
 from .batch import record_batch
-from .connection import Connection, Connections, end_transaction, execute, in_snapshot, in_transaction, run_script
+from .connection import Connection, Connections, end_transaction, execute, in_snapshot, in_transaction, run_script, tell
+from .errors import OF_THE_VALUE, closed, database_error
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -48,9 +50,10 @@ class SqliteDatabase:
         self._busy_ms = int(busy_timeout * 1000)
         self._impatient = False  # a wait for the write lock has timed out: the next one is shorter
         self._closing = False
-        self._writing = anyio.Lock()
+        self._writing = Turn()
         self._owner: asyncio.Task[object] | None = None  # of the writing transaction
         self._commits = GroupCommit(self._record, self._writing, self.counts)
+        self._writer: Connection | None = None
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -87,8 +90,6 @@ class SqliteDatabase:
                 self._writer = await self._connections.open()  # first: it creates the file and turns WAL on
             for _ in range(READERS):
                 self._readers.put_nowait(await self._connections.open())
-            if not self.readonly:
-                self._commits.start()
             await self._make_schema()
         except BaseException:
             await self.close()
@@ -108,7 +109,7 @@ class SqliteDatabase:
         with anyio.CancelScope(shield=True):
             self._closing = True
             await self._commits.close()
-            if self._commits.started:
+            if self._writer is not None:
                 with suppress(TowpathError):
                     await self._on_writer(_fold)
             await self._connections.close()
@@ -117,8 +118,14 @@ class SqliteDatabase:
 
     def submit(self, writes: Sequence[Write], guard: Guard | None = None) -> Awaitable[None]:
         """Queue a unit; see `Backend.submit`."""
+        done, told = waiting()
+        self.queue(writes, guard, told)
+        return done
+
+    def queue(self, writes: Sequence[Write], guard: Guard | None, told: Told) -> None:
+        """Queue a unit; see `Backend.queue`."""
         self._check_writable()
-        return self._commits.submit(writes, guard)
+        self._commits.queue(Unit(writes, guard, told))
 
     async def write(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a script in one write transaction, in one hop."""
@@ -130,32 +137,62 @@ class SqliteDatabase:
                 )
         return result  # pyright: ignore[reportPossiblyUnboundVariable,reportReturnType] - never cancelled
 
-    async def _record(self, units: Sequence[Unit]) -> Sequence[Exception | None]:
-        return await self._on_writer(lambda c: record_batch(c, units, self.path))
+    def _record(self, units: list[Unit]) -> None:
+        """Record a batch and all that is queued meanwhile, on the writer's thread. Comes back once per batch."""
+        assert self._writer is not None
+        self._writer.post(partial(self._record_all, units))
+
+    def _record_all(self, units: list[Unit], connection: sqlite3.Connection) -> None:
+        assert self._loop is not None
+        while units:
+            fault: TowpathError | None = None
+            try:
+                results = self._carefully(connection, partial(record_batch, units=units, path=self.path))
+            except TowpathError as error:
+                results, fault = [error] * len(units), error
+            except BaseException as error:
+                fault = StoreFailed("E_DB_WRITER", f"the writer stopped: {error!r}")
+                results = [fault] * len(units)
+                tell(self._loop, self._commits.fail, fault)
+            following = [] if fault is not None else self._commits.next_batch()
+            tell(self._loop, partial(self._commits.recorded, units, results, resting=not following))
+            units = following
 
     async def _on_writer(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        assert self._writer is not None
+        return await self._writer.run(lambda c: self._carefully(c, function))
+
+    def _carefully(self, connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function on the writer's thread. Raises StoreFailed (E_DB_…, E_DISK_…).
+
+        After one full wait for the lock of another process, further waits (to release a run, or for another run) are
+        short, so that all together take about one `busy_timeout`. An error of the disk ends all writing.
+        """
         try:
-            result = await self._writer.run(function)
+            result = function(connection)
         except StoreFailed as error:
-            if error.code == "E_DB_BUSY" and not self._impatient:
-                await self._set_busy_timeout(min(self._busy_ms, IMPATIENT_MS))
-                self._impatient = True
-            if error.code == "E_DISK_IO":
-                # An fsync that failed must not be tried again: the kernel may have dropped the pages.
-                self._commits.fail(error)
+            self._failed(connection, error)
             raise
+        except (sqlite3.Error, *OF_THE_VALUE) as error:
+            failed = database_error(error, self.path)
+            self._failed(connection, failed)
+            raise failed from error
         if self._impatient:
-            await self._set_busy_timeout(self._busy_ms)
+            self._wait_for_lock(connection, self._busy_ms)
             self._impatient = False
         return result
 
-    async def _set_busy_timeout(self, milliseconds: int) -> None:
-        """Set how long the writer waits for other processes from now on.
+    def _failed(self, connection: sqlite3.Connection, error: StoreFailed) -> None:
+        if error.code == "E_DB_BUSY" and not self._impatient:
+            self._wait_for_lock(connection, min(self._busy_ms, IMPATIENT_MS))
+            self._impatient = True
+        if error.code == "E_DISK_IO":
+            # An fsync that failed must not be tried again: the kernel may have dropped the pages.
+            assert self._loop is not None
+            tell(self._loop, self._commits.fail, error)
 
-        After one full wait without success, further waits (to release a run, or for another run) are short, so that
-        all together take about one `busy_timeout`.
-        """
-        await self._writer.run(lambda c: c.execute(f"PRAGMA busy_timeout={milliseconds}").fetchall())
+    def _wait_for_lock(self, connection: sqlite3.Connection, milliseconds: int) -> None:
+        connection.execute(f"PRAGMA busy_timeout={milliseconds}").fetchall()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
@@ -256,7 +293,7 @@ class SqliteDatabase:
     def _check_open(self) -> None:
         self._check_loop()
         if self._closing:
-            raise _closed()
+            raise closed()
 
     def _check_writable(self) -> None:
         """Raises StoreFailed: E_DB_READONLY, E_DB_CLOSED, E_SESSION_NESTED, or the error that ended all writing.
@@ -268,7 +305,7 @@ class SqliteDatabase:
         if self.broken is not None:
             raise self.broken
         if self._closing:
-            raise _closed()
+            raise closed()
         if self._owner is not None and self._owner is asyncio.current_task():
             raise StoreFailed(
                 "E_SESSION_NESTED",
@@ -291,7 +328,7 @@ class SqliteTransaction:
             return
         database = self._database
         database._check_writable()
-        await database._writing.acquire()
+        await database._writing.__aenter__()
         database._owner = asyncio.current_task()
         self.writing = True
         try:
@@ -332,7 +369,7 @@ class SqliteTransaction:
         finally:
             self.writing = False
             self._database._owner = None
-            self._database._writing.release()
+            self._database._writing.end()
         if spoiled:
             raise _failed()
 
@@ -344,10 +381,6 @@ def _one(query: Query) -> Script[Result]:
 def _fold(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA busy_timeout=0")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-
-def _closed() -> StoreFailed:
-    return StoreFailed("E_DB_CLOSED", "the store is closed")
 
 
 def _failed() -> StoreFailed:

@@ -48,6 +48,10 @@ def database_error(error: Exception, path: Path) -> StoreFailed:
     return StoreFailed("E_DB", f"the database refused: {error}")
 
 
+def closed() -> StoreFailed:
+    return StoreFailed("E_DB_CLOSED", "the store is closed")
+
+
 def busy(path: Path) -> StoreFailed:
     """The error after waiting too long for the write lock of another process."""
     holders = lock_holders(path)

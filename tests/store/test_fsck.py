@@ -348,6 +348,7 @@ def test_R24_every_row_before_one_that_cannot_be_read_is_judged() -> None:
         return [Finding("I7", "E_BLOB_CORRUPT", "blobs", row["sha256"], "wrong")] if row["sha256"] == "1233" else []
 
     def answer(query: Query) -> Query:
+        assert isinstance(query.values, dict)
         beyond = [key for key in keys if key > query.values["after"]][: query.values["size"]]
         if "1234" in beyond:
             return script.throw(StoreFailed("E_DB_CORRUPT", "damaged"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -115,7 +114,7 @@ class Tables:
     def record(self, *facts: Fact, at: int = 10, lease: Lease | None = None) -> Exception | None:
         """Records facts of `run` as one whole; the error, if they are refused."""
         guard = None if lease is None else journal.guard(lease)
-        unit = Unit(journal.writes("run", facts, at), guard, cast("asyncio.Future[None]", None))
+        unit = Unit(journal.writes("run", facts, at), guard, lambda error: None)
         return record_batch(self.connection, [unit], Path())[0]
 
     def changed(self, *facts: Fact, at: int = 10) -> dict[str, dict[str, dict[str, Any]]]:

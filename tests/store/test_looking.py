@@ -128,19 +128,19 @@ async def test_a_held_lock_is_waited_for_once(made: Path, what: str, how: str, m
             " WHERE id = 'open'"
         )
     waits: list[int] = []
-    on_writer = SqliteDatabase._on_writer
+    carefully = SqliteDatabase._carefully
 
-    async def counted(self: SqliteDatabase, function: Any) -> Any:
-        waiting = await self._writer.run(lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
+    def counted(self: SqliteDatabase, connection: sqlite3.Connection, function: Any) -> Any:
+        waiting = connection.execute("PRAGMA busy_timeout").fetchone()[0]
         try:
-            return await on_writer(self, function)
+            return carefully(self, connection, function)
         except StoreFailed as error:
             if error.code == "E_DB_BUSY":
                 waits.append(waiting)
             raise
 
     monkeypatch.setattr("towpath.store.sqlite.database.IMPATIENT_MS", 1)
-    monkeypatch.setattr(SqliteDatabase, "_on_writer", counted)
+    monkeypatch.setattr(SqliteDatabase, "_carefully", counted)
     with held(made, how) as pid, pytest.raises(StoreFailed) as caught:
         async with open_engine(made, busy_timeout=0.2) as engine:
             await WRITES[what](engine)
@@ -157,12 +157,12 @@ async def test_a_run_that_loses_the_lock_on_its_way_waits_for_it_once(
 ) -> None:
     """Recording fails after the whole time; letting go of the run, and closing, wait no further while."""
     file, holders, waits = tmp_path / "s.db", [], []
-    on_writer = SqliteDatabase._on_writer
+    carefully = SqliteDatabase._carefully
 
-    async def counted(self: SqliteDatabase, function: Any) -> Any:
-        waiting = await self._writer.run(lambda c: c.execute("PRAGMA busy_timeout").fetchone()[0])
+    def counted(self: SqliteDatabase, connection: sqlite3.Connection, function: Any) -> Any:
+        waiting = connection.execute("PRAGMA busy_timeout").fetchone()[0]
         try:
-            return await on_writer(self, function)
+            return carefully(self, connection, function)
         except StoreFailed:
             waits.append(waiting)
             raise
@@ -178,7 +178,7 @@ async def test_a_run_that_loses_the_lock_on_its_way_waits_for_it_once(
         return takes_the_lock()
 
     monkeypatch.setattr("towpath.store.sqlite.database.IMPATIENT_MS", 1)
-    monkeypatch.setattr(SqliteDatabase, "_on_writer", counted)
+    monkeypatch.setattr(SqliteDatabase, "_carefully", counted)
     try:
         with pytest.raises(StoreFailed, match="E_DB_BUSY"):
             async with open_engine(file, busy_timeout=0.2) as engine:

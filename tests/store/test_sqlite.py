@@ -30,7 +30,7 @@ from towpath.errors import FeatureMissing, InputInvalid, StoreFailed
 from towpath.events import ChainEnded, ChainPaused, Fact, LogKept, StepDropped, StepReady
 from towpath.model import ChainStatus, StepStatus
 from towpath.store import RunStore, fsck, get_session, init_db, open_store
-from towpath.store.backend import Write
+from towpath.store.backend import write
 from towpath.store.sqlite import connection as connection_module
 from towpath.store.tables import metadata
 
@@ -335,7 +335,7 @@ async def test_what_is_queued_is_written_before_the_store_closes(file: Path) -> 
         async with open_store(file) as store:
             lease = await a_run(store)
             done = [
-                store.database.submit([Write(*query("INSERT INTO schema_version VALUES (?, 0)", -i))])
+                store.database.submit([write(query("INSERT INTO schema_version VALUES (?, 0)", -i))])
                 for i in range(1, 4)
             ]
             last = asyncio.ensure_future(

@@ -11,7 +11,7 @@ import pytest
 from tests.conformance.records import PLAN, a_run, a_step, at_once, ended, refused
 from tests.raw_sql import query
 from towpath import store as api
-from towpath.errors import Fenced
+from towpath.errors import Fenced, StoreFailed
 from towpath.events import (
     ChainEnded,
     ChainPaused,
@@ -28,7 +28,7 @@ from towpath.events import (
 from towpath.model import ApprovalPolicy, ChainStatus, StepStatus, TransferStatus
 from towpath.ports import Lease, NewRun
 from towpath.store import RunStore
-from towpath.store.backend import Write
+from towpath.store.backend import write
 
 
 async def test_a_run_is_recorded_once(store: RunStore) -> None:
@@ -132,11 +132,119 @@ async def test_what_only_the_commit_can_refuse_fails_alone(store: RunStore) -> N
     results = await at_once(
         [
             store.record(lease, [ended(rows[1], StepStatus.COMPLETED, "b")]),
-            store.database.submit([Write(*query(point, taken.id, rows[1]))]),
+            store.database.submit([write(query(point, taken.id, rows[1]))]),
             store.record(lease, [ended(rows[2], StepStatus.COMPLETED, "c")]),
         ]
     )
     assert [getattr(r, "code", None) for r in results] == [None, "E_DB_REFERENCE", None]
+
+
+def soon(queue: Any, *args: Any) -> asyncio.Future[None]:
+    """`record_soon` or `record_born`, as something to wait for."""
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    queue(*args, lambda error: told.set_exception(error) if error is not None else told.set_result(None))
+    return told
+
+
+async def test_facts_that_are_queued_are_recorded_in_order_and_each_caller_is_told(store: RunStore) -> None:
+    lease = await a_run(store)
+    row = store.new_id()
+    ready = StepReady(row, "a", None, "mod:a", started=False, attempt=0)
+    works = [
+        soon(store.record_soon, lease, [ready]),
+        soon(store.record_soon, Lease(lease.run_id, 9), [StepStarted(row, "a", None, 5)]),
+        soon(store.record_soon, lease, [StepStarted(row, "a", None, 1), ended(row, StepStatus.COMPLETED)]),
+        soon(store.record_soon, lease, [StepStarted(row, "a", None, 2)]),
+        soon(store.record_soon, lease, [ChainEnded(ChainStatus.COMPLETED)]),
+    ]
+    results = await at_once(works)
+    assert [getattr(r, "code", None) for r in results] == [None, "E_FENCED", None, "E_TRANSITION", None]
+    assert row in str(results[3])
+    loaded = await store.load(lease.run_id)
+    assert (loaded.status, loaded.rows[0].status) == (ChainStatus.COMPLETED, StepStatus.COMPLETED)
+    assert loaded.rows[0].attempt == 1
+    told = [event["type"] for event in await store.events(lease.run_id)]
+    assert told == ["ChainCreated", "ChainStarted", "StepQueued", "StepStarted", "StepCompleted", "ChainEnded"]
+
+
+@pytest.mark.parametrize("pause", [False, True], ids=["run", "paused run"])
+async def test_a_run_that_is_born_is_as_one_that_was_created_claimed_and_loaded(store: RunStore, pause: bool) -> None:
+    """Its row, its lease, its lines, its first facts: all as `create_run`, `claim` and `record` leave them."""
+    kept = await a_run(store)
+
+    def new() -> NewRun:
+        return NewRun(store.new_id(), PLAN, {"n": [1, {"x": None}]}, parent_run_id=kept.run_id, by="Ada")
+
+    usual, born = new(), new()
+    assert await store.create_run(usual)
+    first = await store.claim(usual.id)
+    loaded = await store.load(usual.id)
+    second, row, birth = store.newborn(born)
+    assert second == replace(first, run_id=born.id)
+    assert row == replace(loaded, id=born.id, root=born.id, started_at=row.started_at)
+
+    def facts() -> list[Any]:
+        after = [ChainPaused("requested")] if pause else [ChainEnded(ChainStatus.COMPLETED)]
+        return [ChainResumed(), StepDropped(store.new_id(), "a", None, "m", StepStatus.SKIPPED, "why"), *after]
+
+    begun = [store.record(first, facts()[:2]), soon(store.record_born, birth, facts()[:2])]
+    assert await at_once(begun) == [None, None]
+    await refused(store.claim(born.id), "E_RUN_OWNED")
+    assert await store.renew([first, second]) == []
+    assert await _as_recorded(store, born.id) == await _as_recorded(store, usual.id)
+    ends = [soon(store.record_soon, lease, facts()[2:]) for lease in (first, second)]
+    assert await at_once(ends) == [None, None]
+    assert await _as_recorded(store, born.id) == await _as_recorded(store, usual.id)
+
+
+async def _as_recorded(store: RunStore, run: str) -> Any:
+    """A run's row, rows and lines, without ids and times."""
+    async with store.session() as session:
+        chain = await api.get_chain(session, run)
+        rows = await api.get_workflows_by_chain(session, run)
+    assert chain is not None
+    lines = [(line["type"], line["data"]) for line in await store.events(run)]
+    return _timeless(chain), [_timeless(row) for row in rows], lines
+
+
+def _timeless(row: Any) -> dict[str, Any]:
+    timeless = {name: value for name, value in row.items() if name not in ("id", "chain_id")}
+    if isinstance(timeless.get("owner"), dict):
+        timeless["owner"] = {**timeless["owner"], "steady_until": 1}
+    return {name: 1 if isinstance(value, int) and value > 10**12 else value for name, value in timeless.items()}
+
+
+async def test_facts_may_follow_a_birth_that_is_not_recorded_yet(store: RunStore) -> None:
+    lease, _, birth = store.newborn(NewRun(store.new_id(), PLAN, {}))
+    works = [
+        soon(store.record_born, birth, [ChainResumed()]),
+        soon(store.record_soon, lease, [StepDropped(store.new_id(), "a", None, "m", StepStatus.SKIPPED, "")]),
+        soon(store.record_soon, lease, [ChainEnded(ChainStatus.COMPLETED)]),
+    ]
+    assert await at_once(works) == [None] * 3
+    assert (await store.load(lease.run_id)).status is ChainStatus.COMPLETED
+
+
+async def test_a_newborn_run_that_is_given_up_leaves_nothing(store: RunStore) -> None:
+    lease, _, _ = store.newborn(NewRun(store.new_id(), PLAN, {}))
+    await store.release(lease)
+    await refused(store.load(lease.run_id), "E_RUN_MISSING")
+    assert await store.create_run(NewRun(lease.run_id, PLAN, {}))
+    assert (await store.claim(lease.run_id)).epoch == 1
+
+
+async def test_a_birth_that_is_refused_leaves_nothing_of_it(store: RunStore) -> None:
+    lease = await a_run(store)
+    new = replace(NewRun(store.new_id(), PLAN, {}), parent_run_id="nothing")
+    _, _, birth = store.newborn(new)
+    works = [
+        soon(store.record_born, birth, [ChainResumed()]),
+        soon(store.record_soon, lease, [ChainEnded(ChainStatus.COMPLETED)]),
+    ]
+    assert [getattr(r, "code", None) for r in await at_once(works)] == ["E_DB_REFERENCE", None]
+    await refused(store.load(new.id), "E_RUN_MISSING")
+    with pytest.raises(StoreFailed, match="E_DB_VALUE"):
+        store.newborn(NewRun(store.new_id(), PLAN, {"text": "\ud800"}))
 
 
 async def test_a_finished_run_records_nothing_more(store: RunStore) -> None:
