@@ -23,7 +23,7 @@ READS_ALL = {"fsck", "invariants", "findings", "trails"}  # they check every row
 @pytest.fixture
 def empty() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:")) as connection:
-        for statement in definitions(DIALECT.core):
+        for statement in definitions(DIALECT.spelling.core):
             connection.execute(statement)
         yield connection
 
