@@ -16,8 +16,8 @@ from . import crashes, gates, rows
 from .backend import Row, Script
 from .clock import now
 from .core import sa, t
+from .ended_tree import end_tree
 from .event_log import line
-from .journal import end_tree
 from .owners import Owner, parse
 from .run_rows import missing
 from .statements import Statement, each

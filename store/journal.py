@@ -37,9 +37,9 @@ from towpath.ports import Lease
 from . import gates, server_facts, transitions
 from .backend import Guard, Refuse, Write, add, write
 from .core import sa, t
+from .ended_tree import close_gates, end_tree
 from .event_log import about, log_event, log_step
 from .rows import encode
-from .run_tree import inside
 from .statements import (
     Expression,
     InsertInto,
@@ -49,7 +49,6 @@ from .statements import (
     Upsert,
     Values,
     each,
-    json_object,
     one_of,
     word_of,
 )
@@ -196,21 +195,7 @@ _DELIVERED = Statement(
 )
 
 
-def _close_gates(where: sa.ColumnElement[bool]) -> Expression:
-    """Close gates that no owner can act on any more. A decision that came too late stays recorded."""
-    return (
-        sa.update(t.approvals)
-        .where(where, t.approvals.c.delivered == 0)
-        .values(
-            status=sa.case((t.approvals.c.status == "pending", "cancelled"), else_=t.approvals.c.status),
-            decided_at=sa.func.coalesce(t.approvals.c.decided_at, b("at")),
-            delivered=1,
-            updated_at=b("at"),
-        )
-    )
-
-
-_CLOSE_GATES = Statement(lambda: _close_gates(t.approvals.c.workflow_id == b("row")))
+_CLOSE_GATES = Statement(lambda: close_gates(t.approvals.c.workflow_id == b("row")))
 _LEVEL = Statement(
     lambda: (
         sa.update(t.chains)
@@ -493,66 +478,6 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
     )
     if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
         out.extend(map(write, end_tree(run, at)))  # runs inside its steps no longer wait for a person
-
-
-def _open_rows() -> sa.ColumnElement[bool]:
-    """The open rows of a run and of the runs inside it."""
-    words = ("queued", "executing", "waiting_approval")
-    return sa.and_(t.workflows.c.chain_id.in_(inside(b("run"))), one_of(t.workflows.c.status, words))
-
-
-def _open_chains() -> sa.ColumnElement[bool]:
-    words = ("pending", "running", "paused")
-    return sa.and_(t.chains.c.id.in_(inside(b("run"))), one_of(t.chains.c.status, words))
-
-
-def _row_events() -> Expression:
-    row, item = t.workflows.c, t.workflows.c.item_index
-    about = sa.case((item.is_(None), json_object(step=row.step_id)), else_=json_object(step=row.step_id, item=item))
-    cancelled = sa.select(row.chain_id, row.id, sa.literal_column("'StepCancelled'"), b("at"), about)
-    return sa.insert(t.events).from_select(
-        ["chain_id", "workflow_id", "type", "at", "data"], cancelled.where(_open_rows()).order_by(row.id)
-    )
-
-
-def _chain_events() -> Expression:
-    data: sa.ColumnClause[str] = sa.literal_column("""'{"status":"cancelled"}'""")
-    cancelled = sa.select(t.chains.c.id, sa.literal_column("'ChainEnded'"), b("at"), data)
-    return sa.insert(t.events).from_select(["chain_id", "type", "at", "data"], cancelled.where(_open_chains()))
-
-
-_END_TREE = (
-    Statement(_row_events),
-    Statement(lambda: _close_gates(t.approvals.c.chain_id.in_(inside(b("run"))))),
-    Statement(lambda: server_facts.close(sa.select(t.workflows.c.id).where(_open_rows()), "cancelled")),
-    Statement(
-        lambda: (
-            sa.update(t.workflows)
-            .where(_open_rows())
-            .values(status="cancelled", completed_at=b("at"), updated_at=b("at"))
-        )
-    ),
-    Statement(_chain_events),
-    Statement(
-        lambda: (
-            sa.update(t.chains)
-            .where(_open_chains())
-            .values(
-                status="cancelled",
-                completed_at=b("at"),
-                updated_at=b("at"),
-                owner=None,
-                lease_until=None,
-                epoch=t.chains.c.epoch + 1,
-            )
-        )
-    ),
-)
-
-
-def end_tree(run: str, at: int) -> list[Query]:
-    """End everything open in a run and in the runs inside its steps as cancelled."""
-    return [statement(run=run, at=at) for statement in _END_TREE]
 
 
 def _change_chain(
