@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .late import names_of
+from .late import names_of as _names_of
 
 if TYPE_CHECKING:
     from towpath.adapters.wiring import Engine as Engine
@@ -105,7 +105,7 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # type checkers know the names above, and no others
-    __getattr__ = names_of(__name__, _HOMES)
+    __getattr__ = _names_of(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

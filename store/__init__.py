@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from towpath.address import DEFAULT_STORE, Address, blob_folder, database_file, store_address
-from towpath.late import names_of
+from towpath.late import names_of as _names_of
 
 if TYPE_CHECKING:
     from .approvals import (
@@ -153,7 +153,7 @@ _HOMES = {
 }
 
 if not TYPE_CHECKING:  # type checkers know the names above, and no others
-    __getattr__ = names_of(__name__, _HOMES)
+    __getattr__ = _names_of(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
