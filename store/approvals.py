@@ -7,6 +7,7 @@ the owner of the run acts on it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.model import ApprovalStatus, GateAction, Json
@@ -14,10 +15,32 @@ from towpath.model import ApprovalStatus, GateAction, Json
 from . import gates, transitions
 from .clock import new_id, now
 from .core import sa, t
-from .idempotency import insert_once, page
+from .idempotency import check_page, insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
+from .statements import Statement, any_of, each, word_of
+from .statements import param as b
+
+
+def _pending(of_run: bool) -> sa.Select[*tuple[Any, ...]]:
+    query = sa.select(t.approvals).where(t.approvals.c.status == word_of(ApprovalStatus.PENDING))
+    if of_run:
+        query = query.where(t.approvals.c.chain_id.in_(inside(b("run"))))
+    return query.order_by(t.approvals.c.requested_at, t.approvals.c.id).limit(b("limit"))
+
+
+_PENDING = each((False, True), _pending)
+_LISTED = Statement(  # the latest versions behind gates
+    lambda: (
+        sa.select(
+            *(t.artifacts.c[name] for name in ("id", "name", "version", "filename", "media_type")),
+            t.artifacts.c.file_size.label("size"),
+        )
+        .join(t.approvals, t.approvals.c.workflow_id == t.artifacts.c.workflow_id)
+        .where(any_of(t.approvals.c.id, "gates"), t.artifacts.c.is_latest == 1)
+    )
+)
 
 
 async def create_approval(
@@ -82,26 +105,15 @@ async def get_pending_approvals(session: Session, chain_id: str | None = None, l
     Each row also has `run`, `step` and `item`, and `artifacts`: the files to look at, each with its `id name
     version filename media_type size`. Two queries.
     """
-    query = sa.select(t.approvals).where(t.approvals.c.status == ApprovalStatus.PENDING)
-    if chain_id is not None:
-        query = query.where(t.approvals.c.chain_id.in_(inside(sa.literal(chain_id))))
-    query = query.order_by(t.approvals.c.requested_at, t.approvals.c.id)
-    waiting = [record(row) for row in await session.fetch_all(page(query, limit, 0))]
-    files = await _listed(session, [gate["id"] for gate in waiting])
+    check_page(limit, 0)
+    pending = _PENDING[chain_id is not None](run=chain_id, limit=limit)
+    waiting = [record(row) for row in await session.select(pending)]
+    listed = await session.select(_LISTED(gates=[gate["id"] for gate in waiting]))
+    files = {row["id"]: Record(row) for row in listed}
     for gate in waiting:
         gate["run"], gate["step"], gate["item"] = gate["chain_id"], gate["step_id"], gate["item_index"]
         gate["artifacts"] = [files[artifact] for artifact in gate["artifact_ids"] if artifact in files]
     return waiting
-
-
-async def _listed(session: Session, gate_ids: list[str]) -> dict[str, Record]:
-    """The latest versions behind these gates, by id."""
-    columns = [t.artifacts.c[name] for name in ("id", "name", "version", "filename", "media_type")]
-    query = sa.select(*columns, t.artifacts.c.file_size.label("size")).join(
-        t.approvals, t.approvals.c.workflow_id == t.artifacts.c.workflow_id
-    )
-    query = query.where(t.approvals.c.id.in_(gate_ids), t.artifacts.c.is_latest == 1)
-    return {row["id"]: Record(row) for row in await session.fetch_all(query)}
 
 
 async def approve(

@@ -10,13 +10,15 @@ from towpath.model import ChainStatus, Json
 from . import transitions
 from .clock import new_id, now
 from .core import sa, t
-from .definitions import elsewhere
+from .definitions import FIND, elsewhere
 from .idempotency import check_page, insert_once
 from .rows import Record, decode, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
-from .statements import each, json_object, json_text, one_of
+from .statements import Statement, each, json_object, json_text, one_of
 from .statements import param as b
+
+_ONE = Statement(lambda: sa.select(t.chains).where(t.chains.c.id == b("run")))
 
 
 def _newest(by_status: bool, inner: bool | None) -> sa.Select[*tuple[Any, ...]]:
@@ -76,11 +78,12 @@ async def create_chain(
 @of_one_moment
 async def get_chain(session: Session, chain_id: str) -> Record | None:
     """The chain run of that id, or None."""
-    found = record_or_none(await session.fetch_one(sa.select(t.chains).where(t.chains.c.id == chain_id)))
+    rows = await session.select(_ONE(run=chain_id))
+    found = record(rows[0]) if rows else None
     digest = None if found is None else elsewhere(found["chain_definition"])
     if found is not None and digest is not None:
-        large = await session.fetch_one(sa.select(t.definitions).where(t.definitions.c.sha256 == digest))
-        found["chain_definition"] = None if large is None else decode(large["definition"])
+        large = await session.select(FIND(sha256=digest))
+        found["chain_definition"] = decode(large[0]["definition"]) if large else None
     return found
 
 

@@ -14,7 +14,16 @@ from .core import sa, t
 from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session, of_one_moment
-from .statements import one_of
+from .statements import Statement, one_of
+from .statements import param as b
+
+_OF_RUN = Statement(
+    lambda: (
+        sa.select(t.workflows)
+        .where(t.workflows.c.chain_id == b("run"))
+        .order_by(t.workflows.c.queued_at, t.workflows.c.id)
+    )
+)
 
 
 async def create_workflow(
@@ -91,8 +100,7 @@ async def get_workflow_by_step(
 
 async def get_workflows_by_chain(session: Session, chain_id: str) -> list[Record]:
     """All rows of a run, in the order they came to be."""
-    query = sa.select(t.workflows).where(t.workflows.c.chain_id == chain_id)
-    return [record(row) for row in await session.fetch_all(query.order_by(t.workflows.c.queued_at, t.workflows.c.id))]
+    return [record(row) for row in await session.select(_OF_RUN(run=chain_id))]
 
 
 async def list_items(
