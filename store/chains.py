@@ -7,7 +7,7 @@ from typing import Any
 
 from towpath.model import ChainStatus, Json
 
-from . import transitions
+from . import levels, transitions
 from .clock import new_id, now
 from .core import sa, t
 from .definitions import FIND, elsewhere
@@ -84,13 +84,19 @@ async def get_chain(session: Session, chain_id: str) -> Record | None:
     if found is not None and digest is not None:
         large = await session.select(FIND(sha256=digest))
         found["chain_definition"] = decode(large[0]["definition"]) if large else None
+    if found is not None:
+        await levels.shown(session, [found])
     return found
 
 
+@of_one_moment
 async def get_chain_by_temporal_id(session: Session, temporal_workflow_id: str) -> Record | None:
     """The chain run that a Temporal workflow executes, or None."""
     found = sa.select(t.chains).where(t.chains.c.temporal_workflow_id == temporal_workflow_id)
-    return record_or_none(await session.fetch_one(found))
+    row = record_or_none(await session.fetch_one(found))
+    if row is not None:
+        await levels.shown(session, [row])
+    return row
 
 
 async def update_chain_status(
@@ -123,6 +129,7 @@ async def update_chain_status(
     raise transitions.refused("chain", chain_id, current["status"], new)
 
 
+@of_one_moment
 async def list_chains(
     session: Session, limit: int = 100, offset: int = 0, status: str | None = None, *, inner: bool | None = None
 ) -> list[Record]:
@@ -130,7 +137,9 @@ async def list_chains(
     check_page(limit, offset)
     word = None if status is None else transitions.status(ChainStatus, status)
     listed = _NEWEST[word is not None, inner](status=word, limit=limit, offset=offset)
-    return [record(row) for row in await session.select(listed)]
+    found = [record(row) for row in await session.select(listed)]
+    await levels.shown(session, found)
+    return found
 
 
 async def delete_chain(session: Session, chain_id: str) -> bool:
@@ -155,7 +164,7 @@ async def _keep_names(session: Session, chain_id: str) -> None:
 
 @of_one_moment
 async def get_chain_details(session: Session, chain_id: str) -> Record | None:
-    """A run with `workflows`, each with its latest `artifacts`: three queries, however many steps."""
+    """A run with `workflows`, each with its latest `artifacts`: a few queries, however many steps."""
     chain = await get_chain(session, chain_id)
     if chain is None:
         return None

@@ -12,7 +12,7 @@ from towpath.errors import RunRefused
 from towpath.model import ChainStatus, Json
 from towpath.ports import Lease
 
-from . import crashes, gates, rows
+from . import crashes, gates, levels, rows
 from .backend import Row, Script
 from .clock import now
 from .core import sa, t
@@ -20,6 +20,7 @@ from .ended_tree import end_tree
 from .event_log import line
 from .owners import Owner, parse
 from .run_rows import missing
+from .run_tree import inside
 from .statements import Statement, each
 from .statements import param as b
 
@@ -32,6 +33,7 @@ _OWNER = Statement(
         .with_for_update()
     )
 )
+_INSIDE = Statement(lambda: inside(b("run")))
 _SHORTEN = Statement(lambda: sa.update(t.chains).where(t.chains.c.id == b("run")).values(lease_until=b("until")))
 _CLAIM = Statement(
     lambda: (
@@ -57,7 +59,11 @@ _RENEW = Statement(
         sa.update(t.chains)
         .where(_of_lease())
         # A run that has just ended or paused has no owner: it was released, not lost.
-        .values(owner=sa.case((t.chains.c.owner.is_(None), None), else_=b("new_owner")), lease_until=b("until"))
+        .values(
+            owner=sa.case((t.chains.c.owner.is_(None), None), else_=b("new_owner")),
+            lease_until=b("until"),
+            current_level=sa.case((t.chains.c.current_level < b("level"), b("level")), else_=t.chains.c.current_level),
+        )
     )
 )
 RELEASE = Statement(lambda: sa.update(t.chains).where(_of_lease()).values(owner=None, lease_until=None))
@@ -146,11 +152,14 @@ def _ask_process(
     return None
 
 
-def renew(leases: Sequence[Lease], claimer: Claimer) -> Script[list[str]]:
-    """Renew leases; returns the ids of runs that another owner has taken over."""
+def renew(leases: Sequence[Lease], claimer: Claimer, level_of: Callable[[str], int]) -> Script[list[str]]:
+    """Renew leases, and write the levels of their runs; returns the ids of runs that another owner has taken over."""
     until, lost = claimer.until(now()), []
     for lease in leases:
-        changed = yield _RENEW(run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until)
+        level = level_of(lease.run_id)
+        changed = yield _RENEW(
+            run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until, level=level
+        )
         if changed.touched != 1:
             lost.append(lease.run_id)
     return lost
@@ -172,6 +181,7 @@ def request(run_id: str, kind: str, by: str) -> Script[ChainStatus]:
     yield line(run_id, None, "CancelRequested" if kind == "cancel" else "PauseRequested", at, asked_by(by))
     if owner is not None and owner.left(found["lease_until"] or 0, at) >= 0:
         return status
+    yield from levels.written([row["id"] for row in (yield _INSIDE(run=run_id)).rows])
     if kind == "pause":
         yield _PAUSE_UNOWNED(run=run_id)
         return ChainStatus.PAUSED

@@ -7,7 +7,8 @@ a whole: with a definition of a megabyte in it, the cost of a long chain would b
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -28,13 +29,38 @@ _KEEP = Upsert(
 FIND = Statement(lambda: sa.select(t.definitions.c.definition).where(t.definitions.c.sha256 == param("sha256")))
 
 
-def kept(plan: Plan) -> tuple[str, list[Write]]:
-    """The column of a run's row for its plan, and the statement that stores a large one."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A plan in the row of a run: its column, its hash, and the statement that stores a large one."""
+
+    column: str
+    sha256: str
+    large: tuple[Write, ...]
+
+
+_RECENT = 8
+_recent: deque[tuple[Plan, Kept]] = deque(maxlen=_RECENT)
+"""Plans that began runs lately. Plans never change, so each object is encoded once and not again for each run."""
+
+
+def kept(plan: Plan) -> Kept:
+    """How a plan is kept, with the SHA-256 of its canonical JSON without the place it was loaded from."""
+    for known, found in tuple(_recent):  # another thread may add one
+        if known is plan:
+            return found
+    made = _kept(plan)
+    _recent.append((plan, made))
+    return made
+
+
+def _kept(plan: Plan) -> Kept:
     encoded = msgspec.json.encode(plan)
+    canonical = hashlib.sha256(msgspec.json.encode(replace(plan, folder=""), order="sorted")).hexdigest()
     if len(encoded) <= INLINE:
-        return encoded.decode(), []
+        return Kept(encoded.decode(), canonical, ())
     digest = hashlib.sha256(encoded).hexdigest()
-    return f'{_MARK}{digest}"}}', [write(_KEEP(sha256=digest, definition=encoded.decode()))]
+    keep = write(_KEEP(sha256=digest, definition=encoded.decode()))
+    return Kept(f'{_MARK}{digest}"}}', canonical, (keep,))
 
 
 def elsewhere(text: object) -> str | None:
@@ -43,8 +69,3 @@ def elsewhere(text: object) -> str | None:
         found = text.get("$definition")
         return found if isinstance(found, str) else None
     return text[len(_MARK) : len(_MARK) + 64] if isinstance(text, str) and text.startswith(_MARK) else None
-
-
-def definition_hash(plan: Plan) -> str:
-    """SHA-256 of the canonical JSON of a plan, without the place it was loaded from."""
-    return hashlib.sha256(msgspec.json.encode(replace(plan, folder=""), order="sorted")).hexdigest()

@@ -202,7 +202,9 @@ _LEVEL = Statement(
         # Several processes may work on the steps of a run: a late fact must not lower the level.
         .where(t.chains.c.id == b("run"), t.chains.c.current_level < b("level"))
         .values(current_level=b("level"), updated_at=b("at"))
-    )
+    ),
+    "run level at",
+    Phase.LEVEL_REACHED,
 )
 _CHAIN = Statement(
     lambda: (
@@ -450,7 +452,7 @@ def _decision_applied(fact: DecisionApplied, run: str, at: int, out: list[Write]
 
 
 def _level_reached(fact: LevelReached, run: str, at: int, out: list[Write]) -> None:
-    add(out, _LEVEL(run=run, level=fact.level, at=at))
+    out.append((_LEVEL, (run, fact.level, at), None))
 
 
 def _chain_resumed(fact: ChainResumed, run: str, at: int, out: list[Write]) -> None:

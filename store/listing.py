@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from towpath.errors import InputInvalid
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
 
+from . import levels
 from .core import sa, t
 from .rows import Record, record
-from .session import Session
+from .session import Session, of_one_moment
 
 MAX_PAGE = 500
 MAX_OFFSET = 100_000
@@ -241,8 +242,9 @@ def listings() -> dict[str, Listing]:
     }
 
 
+@of_one_moment
 async def list_rows(session: Session, what: str, page: Page) -> Rows:
-    """One page of a listing, in one query.
+    """One page of a listing, in one query, and one more for the levels of running runs.
 
     Raises:
         InputInvalid: E_FILTER_FIELD, E_FILTER_OP, E_SORT_FIELD, E_PAGE.
@@ -267,6 +269,8 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
     last = found[page.limit - 1] if more else None
     places = [row.pop("sorted_by") for row in found]
     rows = [record(row) for row in found[: page.limit]]
+    if what == "chains":
+        await levels.shown(session, rows)
     return Rows(rows, None if last is None else (places[page.limit - 1], last["id"]))
 
 

@@ -11,7 +11,7 @@ from towpath.errors import RunRefused, StoreFailed
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import NewRun, RunRow, RunStatus, StepRow
 
-from . import definitions, gates, rows, run_tree
+from . import definitions, gates, levels, rows, run_tree
 from .backend import Row, Script
 from .core import sa, t
 from .statements import Statement, any_of
@@ -84,6 +84,7 @@ class Recorded:
     parts: Parts
     children: list[Row]
     root: str
+    level: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def recorded(run_id: str) -> Script[Recorded | None]:
         ),
         children=(yield _CHILDREN(run=run_id)).rows,
         root=around[run_id][-1].id,
+        level=int((yield from levels.of_runs([run_id])).get(run_id, chain["current_level"])),
     )
 
 
@@ -134,7 +136,7 @@ def run_row(run_id: str, found: Recorded) -> RunRow:
         inputs=rows.decode(chain["inputs"]) or {},
         rows=tuple(_step_rows(found.steps, found.parts, pasts)),
         reason=chain["status_reason"] or "",
-        level=chain["current_level"],
+        level=found.level,
         error=ErrorInfo(chain["error_code"], chain["error_message"] or "") if chain["error_code"] else None,
         parent_workflow_id=chain["parent_workflow_id"],
         parent_run_id=chain["parent_run_id"],

@@ -19,7 +19,9 @@ from .clock import new_id, now
 from .core import sa, t
 from .event_log import log_event
 from .files import StoredFiles
+from .group_commit import waiting
 from .journal import guard, writes
+from .levels import Levels
 from .owners import LEASE_SECONDS, this_process
 from .server_facts import SENT_BEFORE
 from .session import Session
@@ -113,6 +115,7 @@ class RunStore:
         self.files = files
         self.lease_seconds = lease_seconds
         self._me = this_process()
+        self._levels = Levels()
 
     # ---- rows of tables, for people and for the functions of `towpath.store`
 
@@ -144,20 +147,20 @@ class RunStore:
     async def create_run(self, run: NewRun) -> bool:
         """Record a run with its whole definition; False if its id is there already."""
         at = now()
-        definition, large = definitions.kept(run.plan)
+        kept = definitions.kept(run.plan)
         insert = _NEW_RUN(
             run=run.id,
             name=run.plan.name,
             description=run.plan.description or None,
             at=at,
-            definition=definition,
-            hash=definitions.definition_hash(run.plan),
+            definition=kept.column,
+            hash=kept.sha256,
             inputs=rows.encode(run.inputs),
             parent_workflow=run.parent_workflow_id,
             parent_run=run.parent_run_id,
             regenerated_from=run.regenerated_from_step_id,
         )
-        out = [*large, write(insert)]
+        out = [*kept.large, write(insert)]
         log_event(out, run.id, None, "ChainCreated", at, {"name": run.plan.name, **claims.asked_by(run.by)})
         try:
             await self.database.submit([*out, *writes(run.id, run.facts, at)])
@@ -191,15 +194,17 @@ class RunStore:
 
     async def renew(self, leases: Sequence[Lease]) -> list[str]:
         """Renew leases; returns the ids of runs that another owner has taken over."""
-        lost = await self.database.write(claims.renew, leases, self._claimer())
-        _owned_here.difference_update(map(self._here, lost))
+        lost = await self.database.write(claims.renew, leases, self._claimer(), self._levels.of)
+        for run_id in lost:
+            self._forget(run_id)
         return lost
 
     async def release(self, lease: Lease) -> None:
         """Give up ownership without ending the run. Does nothing if another owner has taken it over."""
-        _owned_here.discard(self._here(lease.run_id))
+        level = writes(lease.run_id, self._levels.take(lease.run_id), now())
+        self._forget(lease.run_id)
         let_go = claims.RELEASE(run=lease.run_id, lease_epoch=lease.epoch)
-        await self.database.submit([write(let_go), _released(lease)])
+        await self.database.submit([*level, write(let_go), _released(lease)])
 
     async def leaving(self, lease: Lease) -> None:
         """Record that this process is about to leave the run, before its steps have ended."""
@@ -211,17 +216,23 @@ class RunStore:
 
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts in one transaction; returns when they are durable. Raises Fenced, StoreFailed."""
-        try:
-            await self.database.submit(writes(lease.run_id, facts, now()), guard(lease))
-        except Fenced:
-            _owned_here.discard(self._here(lease.run_id))
-            raise
-        if any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts):
-            _owned_here.discard(self._here(lease.run_id))
+        done, told = waiting()
+        self.record_soon(lease, facts, told)
+        await done
 
     def record_soon(self, lease: Lease, facts: Sequence[Fact], done: Done) -> None:
         """Queue facts for the next commit; `done` is called with None when they are durable, or with the error."""
-        self._queue(lease, writes(lease.run_id, facts, now()), guard(lease), facts, done)
+        unit = writes(lease.run_id, self._held_back(lease, facts), now())
+        self._queue(lease, unit, guard(lease), facts, done)
+
+    def _held_back(self, lease: Lease, facts: Sequence[Fact]) -> Sequence[Fact]:
+        ours = self._here(lease.run_id) in _owned_here
+        return self._levels.held_back(lease.run_id, facts) if ours else facts
+
+    def _forget(self, run_id: str) -> None:
+        """This process works on the run no longer."""
+        _owned_here.discard(self._here(run_id))
+        self._levels.take(run_id)
 
     def newborn(self, new: NewRun) -> tuple[Lease, RunRow, Birth]:
         """A new run as `create_run`, `claim` and `load` would give it. Nothing is recorded before `record_born`."""
@@ -233,9 +244,9 @@ class RunStore:
 
     def record_born(self, birth: Birth, facts: Sequence[Fact], done: Done) -> None:
         """Record a newborn run, and its first facts, in one transaction; `done` as in `record_soon`."""
-        later = [fact for fact in facts if not isinstance(fact, ChainResumed)]
-        out = self._born(birth)
-        self._queue(birth.lease, [*out, *writes(birth.lease.run_id, later, now())], None, facts, done)
+        run_id, out = birth.lease.run_id, self._born(birth)
+        later = [fact for fact in self._held_back(birth.lease, facts) if not isinstance(fact, ChainResumed)]
+        self._queue(birth.lease, [*out, *writes(run_id, later, now())], None, facts, done)
 
     def _queue(
         self, lease: Lease, unit: Sequence[Write], guard: Guard | None, facts: Sequence[Fact], done: Done
@@ -244,14 +255,15 @@ class RunStore:
 
         def told(error: Exception | None) -> None:
             if isinstance(error, Fenced) or (error is None and lets_go):
-                _owned_here.discard(self._here(lease.run_id))
+                self._forget(lease.run_id)
             done(error)
 
         self.database.queue(unit, guard, told)
 
     def _born(self, birth: Birth) -> list[Write]:
         new, claimer = birth.new, self._claimer()
-        definition, out = definitions.kept(new.plan)
+        kept = definitions.kept(new.plan)
+        out = list(kept.large)
         add(
             out,
             _BORN(
@@ -261,8 +273,8 @@ class RunStore:
                 owner=claimer.row,
                 until=claimer.until(now()),
                 at=birth.at,
-                definition=definition,
-                hash=definitions.definition_hash(new.plan),
+                definition=kept.column,
+                hash=kept.sha256,
                 inputs=rows.encode(new.inputs),
                 parent_run=new.parent_run_id,
                 regenerated_from=new.regenerated_from_step_id,
@@ -282,6 +294,8 @@ class RunStore:
         found = await self.database.read(run_rows.recorded, run_id)
         if found is None:
             raise run_rows.missing(run_id)
+        if self._here(run_id) in _owned_here:  # taken over from a process that died: its level may not be written
+            self._levels.reach(run_id, found.level)
         return run_rows.run_row(run_id, found)
 
     async def status_of(self, run_id: str) -> RunStatus:

@@ -40,8 +40,9 @@ class Phase(IntEnum):
     ROW_BORN = 1
     ROW_STARTED = 2
     ROW_COMPLETED = 3
-    RUN_CHANGED = 4
-    TOLD = 5
+    LEVEL_REACHED = 4
+    RUN_CHANGED = 5
+    TOLD = 6
 
 
 class Spelling(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.records import PLAN, a_run, a_step, at_once, ended, refused
-from tests.raw_sql import query
+from tests.raw_sql import query, raw
 from towpath import store as api
 from towpath.errors import Fenced, StoreFailed
 from towpath.events import (
@@ -17,6 +17,7 @@ from towpath.events import (
     ChainPaused,
     ChainResumed,
     DecisionApplied,
+    LevelReached,
     LogKept,
     NewApproval,
     NewArtifact,
@@ -25,10 +26,11 @@ from towpath.events import (
     StepStarted,
     TransferMade,
 )
-from towpath.model import ApprovalPolicy, ChainStatus, StepStatus, TransferStatus
+from towpath.model import ApprovalPolicy, ChainStatus, Plan, StepPlan, StepStatus, TransferStatus
 from towpath.ports import Lease, NewRun
 from towpath.store import RunStore
 from towpath.store.backend import write
+from towpath.store.listing import Page, list_rows
 
 
 async def test_a_run_is_recorded_once(store: RunStore) -> None:
@@ -345,3 +347,50 @@ async def test_a_transfer_that_failed_is_pending_again_when_its_step_is_tried_ag
     await store.record(lease, [replace(sent, status=TransferStatus.PENDING)])
     async with store.session() as session:
         assert (await api.list_transfers(session))[0].status == "completed", "what is completed stays so"
+
+
+async def test_the_level_of_a_run_is_seen_while_it_runs_and_kept_when_it_stops(store: RunStore) -> None:
+    """However it is looked at, by whoever has the store open; and after its owner is gone without a word."""
+    plan = Plan("demo", tuple(StepPlan(name, "python", f"mod:{name}", level=n) for n, name in enumerate("abc")))
+
+    async def began(run: str) -> Lease:
+        assert await store.create_run(NewRun(run, plan, {}))
+        lease = await store.claim(run)
+        await store.record(lease, [ChainResumed()])
+        for level, step in enumerate("abc"):
+            ready = StepReady(store.new_id(), step, None, f"mod:{step}", started=True, attempt=1)
+            await store.record(lease, [LevelReached(level), ready])
+            assert await levels(run) == {level}
+        return lease
+
+    async def levels(run: str) -> set[int]:
+        async with store.session() as session:
+            chain = await api.get_chain(session, run)
+            (listed,) = [found for found in await api.list_chains(session) if found.id == run]
+            (row,) = [found for found in (await list_rows(session, "chains", Page())).rows if found.id == run]
+        assert chain is not None
+        return {chain.current_level, listed.current_level, row.current_level, (await store.load(run)).level}
+
+    paused, renewed, released, over = [await began(store.new_id()) for _ in range(4)]
+    await store.record(paused, [ChainPaused("requested")])
+    assert await store.renew([renewed]) == []
+    await store.release(released)
+    await store.record(over, [ChainEnded(ChainStatus.FAILED)])
+    for lease in (paused, renewed, released, over):
+        assert await levels(lease.run_id) == {2}
+        (row,) = await raw(store, "SELECT current_level FROM chains WHERE id = ?", lease.run_id)
+        assert row["current_level"] == 2
+
+
+@pytest.mark.parametrize("kind", ["cancel", "pause"])
+async def test_the_level_of_a_run_whose_process_died_is_kept_when_it_is_stopped(store: RunStore, kind: str) -> None:
+    plan = Plan("demo", tuple(StepPlan(name, "python", f"mod:{name}", level=n) for n, name in enumerate("ab")))
+    run = store.new_id()
+    assert await store.create_run(NewRun(run, plan, {}))
+    lease = await store.claim(run)
+    ready = StepReady(store.new_id(), "b", None, "mod:b", started=True, attempt=1)
+    await store.record(lease, [ChainResumed(), LevelReached(1), ready])
+    await raw(store, "UPDATE chains SET owner = NULL, lease_until = NULL WHERE id = ?", run)
+    await store.request(run, kind)
+    (row,) = await raw(store, "SELECT current_level FROM chains WHERE id = ?", run)
+    assert row["current_level"] == 1

@@ -1,0 +1,131 @@
+"""The level of a run: the highest one of which a step has started.
+
+A run reaches many levels a second, and its row is large. So a process that owns a run keeps the level in memory, and
+writes it when the run pauses or ends, and with the lease. For a run that is running, its steps say which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from towpath.events import ChainEnded, ChainPaused, Fact, LevelReached
+from towpath.model import ChainStatus
+
+from .backend import Script
+from .core import sa, t
+from .definitions import FIND, elsewhere
+from .rows import Record
+from .session import Session
+from .statements import Statement, any_of, word_of
+from .statements import param as b
+
+_RUNNING = Statement(
+    lambda: sa.select(t.chains.c.id, t.chains.c.current_level, t.chains.c.chain_definition).where(
+        any_of(t.chains.c.id, "runs"), t.chains.c.status == word_of(ChainStatus.RUNNING)
+    )
+)
+_STARTED = Statement(
+    lambda: (
+        # Rows that a rerun took over have not started in it; the row of a mapped step stands for its items.
+        sa.select(t.workflows.c.step_id)
+        .where(
+            t.workflows.c.chain_id == b("run"),
+            t.workflows.c.item_index.is_(None),
+            t.workflows.c.attempt > 0,
+            t.workflows.c.workflow_name != "cached",
+        )
+        .distinct()
+    )
+)
+_WRITE = Statement(
+    lambda: (
+        sa.update(t.chains)
+        .where(t.chains.c.id == b("run"), t.chains.c.current_level < b("level"))
+        .values(current_level=b("level"))
+    )
+)
+_KINDS = {LevelReached, ChainPaused, ChainEnded}
+
+
+class _Step(msgspec.Struct):
+    id: str
+    level: int = 0
+
+
+class _Steps(msgspec.Struct):
+    """What is needed here of a plan."""
+
+    steps: list[_Step] = []
+
+
+class Levels:
+    """The levels of the runs of this process that are not written yet."""
+
+    def __init__(self) -> None:
+        self._reached: dict[str, int] = {}
+
+    def held_back(self, run: str, facts: Sequence[Fact]) -> Sequence[Fact]:
+        """The facts to record now: without new levels, and with the level if the run pauses or ends."""
+        if _KINDS.isdisjoint(map(type, facts)):
+            return facts
+        kept: list[Fact] = []
+        for fact in facts:
+            if isinstance(fact, LevelReached):
+                self.reach(run, fact.level)
+                continue
+            if isinstance(fact, ChainPaused | ChainEnded):
+                kept += self.take(run)
+            kept.append(fact)
+        return kept
+
+    def reach(self, run: str, level: int) -> None:
+        if level > self._reached.get(run, 0):
+            self._reached[run] = level
+
+    def take(self, run: str) -> list[Fact]:
+        """The fact that records the level of a run, if it is not 0. It is forgotten here."""
+        level = self._reached.pop(run, 0)
+        return [LevelReached(level)] if level else []
+
+    def of(self, run: str) -> int:
+        return self._reached.get(run, 0)
+
+
+def of_runs(runs: Sequence[str]) -> Script[dict[str, int]]:
+    """The level of each of these runs that is running."""
+    found: dict[str, int] = {}
+    for row in (yield _RUNNING(runs=runs)).rows:
+        definition = row["chain_definition"] or ""
+        digest = elsewhere(definition)
+        if digest is not None:
+            large = (yield FIND(sha256=digest)).first()
+            definition = large["definition"] if large else ""
+        started = {step["step_id"] for step in (yield _STARTED(run=row["id"])).rows}
+        found[row["id"]] = max(row["current_level"], _highest(definition, started))
+    return found
+
+
+def _highest(definition: str, started: Collection[str]) -> int:
+    try:
+        steps = msgspec.json.decode(definition, type=_Steps).steps
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0  # a chain that was recorded by hand has no plan
+    return max((step.level for step in steps if step.id in started), default=0)
+
+
+def written(runs: Sequence[str]) -> Script[None]:
+    """Write the levels of running runs that have lost their owner, before their status changes."""
+    for run, level in (yield from of_runs(runs)).items():
+        yield _WRITE(run=run, level=level)
+
+
+async def shown(session: Session, found: Sequence[Record]) -> None:
+    """Set the level of rows of `chains` that are running, as people see it."""
+    running = [row["id"] for row in found if row["status"] == ChainStatus.RUNNING]
+    if not running:
+        return
+    levels = await session.read(of_runs, running)
+    for row in found:
+        row["current_level"] = levels.get(row["id"], row["current_level"])
