@@ -2,7 +2,7 @@
 
     from towpath import Artifact, chain, open_engine, step
 
-This package is light: it describes chains. Database, graph library and adapters are loaded by
+This package is light: each name is imported when it is asked for. Database, graph library and adapters are loaded by
 `open_engine`, when an engine is opened.
 """
 
@@ -10,43 +10,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .artifact import Artifact as Artifact
-from .artifact import File as File
-from .chains import Chain as Chain
-from .chains import chain as chain
-from .context import StepContext as StepContext
-from .context import context as context
-from .errors import ApprovalRefused as ApprovalRefused
-from .errors import ChainFailed as ChainFailed
-from .errors import ChainInvalid as ChainInvalid
-from .errors import ExpressionFailed as ExpressionFailed
-from .errors import FeatureMissing as FeatureMissing
-from .errors import Fenced as Fenced
-from .errors import InputInvalid as InputInvalid
-from .errors import PromptFailed as PromptFailed
-from .errors import RunRefused as RunRefused
-from .errors import SecretMissing as SecretMissing
-from .errors import ServerFailed as ServerFailed
-from .errors import StepFailed as StepFailed
-from .errors import StepNotCompleted as StepNotCompleted
-from .errors import StepNotRegistered as StepNotRegistered
-from .errors import StoreFailed as StoreFailed
-from .errors import TowpathError as TowpathError
-from .errors import ValueRefused as ValueRefused
-from .model import ChainStatus as ChainStatus
-from .model import RetryPolicy as RetryPolicy
-from .model import StepStatus as StepStatus
-from .secrets import Secret as Secret
-from .steps import Step as Step
-from .steps import step as step
+from .late import names_of as _names_of
 
 if TYPE_CHECKING:
     from towpath.adapters.wiring import Engine as Engine
     from towpath.adapters.wiring import open_engine as open_engine
 
+    from .artifact import Artifact as Artifact
+    from .artifact import File as File
     from .chain_file import load_chain as load_chain
+    from .chains import Chain as Chain
+    from .chains import chain as chain
+    from .context import StepContext as StepContext
+    from .context import context as context
+    from .errors import ApprovalRefused as ApprovalRefused
+    from .errors import ChainFailed as ChainFailed
+    from .errors import ChainInvalid as ChainInvalid
+    from .errors import ExpressionFailed as ExpressionFailed
+    from .errors import FeatureMissing as FeatureMissing
+    from .errors import Fenced as Fenced
+    from .errors import InputInvalid as InputInvalid
+    from .errors import PromptFailed as PromptFailed
+    from .errors import RunRefused as RunRefused
+    from .errors import SecretMissing as SecretMissing
+    from .errors import ServerFailed as ServerFailed
+    from .errors import StepFailed as StepFailed
+    from .errors import StepNotCompleted as StepNotCompleted
+    from .errors import StepNotRegistered as StepNotRegistered
+    from .errors import StoreFailed as StoreFailed
+    from .errors import TowpathError as TowpathError
+    from .errors import ValueRefused as ValueRefused
+    from .model import ChainStatus as ChainStatus
+    from .model import RetryPolicy as RetryPolicy
+    from .model import StepStatus as StepStatus
     from .run import Run as Run
+    from .secrets import Secret as Secret
     from .service import RunHandle as RunHandle
+    from .steps import Step as Step
+    from .steps import step as step
 
 __all__ = [
     "ApprovalRefused",
@@ -85,24 +86,26 @@ __all__ = [
     "step",
 ]
 
-_LAZY = {
-    "Engine": "towpath.adapters.wiring",
-    "Run": "towpath.run",
-    "RunHandle": "towpath.service",
-    "load_chain": "towpath.chain_file",
-    "open_engine": "towpath.adapters.wiring",
+_HOMES = {
+    "towpath.adapters.wiring": "Engine open_engine",
+    "towpath.artifact": "Artifact File",
+    "towpath.chain_file": "load_chain",
+    "towpath.chains": "Chain chain",
+    "towpath.context": "StepContext context",
+    "towpath.errors": (
+        "ApprovalRefused ChainFailed ChainInvalid ExpressionFailed FeatureMissing Fenced InputInvalid "
+        "PromptFailed RunRefused SecretMissing ServerFailed StepFailed StepNotCompleted "
+        "StepNotRegistered StoreFailed TowpathError ValueRefused"
+    ),
+    "towpath.model": "ChainStatus RetryPolicy StepStatus",
+    "towpath.run": "Run",
+    "towpath.secrets": "Secret",
+    "towpath.service": "RunHandle",
+    "towpath.steps": "Step step",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Names that cost an import of their own are loaded when they are asked for (PEP 562)."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'towpath' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415
-
-    value: object = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers know the names above, and no others
+    __getattr__ = _names_of(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .artifact import Artifact
 from .errors import ExpressionFailed, Place, Problem
-from .expressions import Condition, Reference, look_up, parse_condition, parse_template
+from .late import Late
 from .model import Json, StepPlan
 from .secrets import Secret, holds_secret, marks_in, revealed
+
+if TYPE_CHECKING:
+    from . import expressions
+else:
+    expressions = Late("towpath.expressions")
 
 MARKS = frozenset({"$ref", "$item", "$template", "$literal"})
 FILE_KINDS = frozenset({"image", "video", "audio", "text", "model", "file"})
@@ -72,7 +77,7 @@ def bind(binding: Json, place: Place, env: Environment, item: Any = None, index:
         return _referred(binding["$ref"], env)
     if "$item" in binding:
         keys = tuple(binding["$item"])
-        return _part(item, Reference("item", "", "", keys)) if keys else item
+        return _part(item, expressions.Reference("item", "", "", keys)) if keys else item
     if "$template" in binding:
         return _rendered(binding["$template"], place, lambda ref: resolve(ref, env, item, index))
     if "$literal" in binding:
@@ -80,9 +85,9 @@ def bind(binding: Json, place: Place, env: Environment, item: Any = None, index:
     return {key: bind(inner, place, env, item, index) for key, inner in binding.items()}
 
 
-def _rendered(text: str, place: Place, find: Callable[[Reference], Any]) -> Any:
+def _rendered(text: str, place: Place, find: Callable[[expressions.Reference], Any]) -> Any:
     """The value of a template. If a secret is in it, the whole value is secret."""
-    template, problems = parse_template(text, None, place)
+    template, problems = expressions.parse_template(text, None, place)
     assert template is not None, problems
     secrets: list[Secret[Any]] = []
     value = template.render(lambda ref: revealed(find(ref), secrets))
@@ -91,20 +96,20 @@ def _rendered(text: str, place: Place, find: Callable[[Reference], Any]) -> Any:
     return Secret(value) if secrets else value
 
 
-def _part(value: Any, reference: Reference, known: int = 0) -> Any:
+def _part(value: Any, reference: expressions.Reference, known: int = 0) -> Any:
     """What a reference names in a value. A part of a secret is secret."""
     if isinstance(value, Secret) and len(reference.keys) > known:
-        return Secret(look_up(value.reveal(), reference, known))
-    return look_up(value, reference, known)
+        return Secret(expressions.look_up(value.reveal(), reference, known))
+    return expressions.look_up(value, reference, known)
 
 
 def _referred(target: dict[str, Json], env: Environment) -> Any:
     keys: tuple[str | int, ...] = tuple(target.get("keys") or [])
     if "input" in target:
         value = env.input(target["input"])
-        return _part(value, Reference("inputs", "", "", (target["input"], *keys)), 1) if keys else value
+        return _part(value, expressions.Reference("inputs", "", "", (target["input"], *keys)), 1) if keys else value
     value = env.value(target["step"])
-    return _part(value, Reference("step", target["step"], "output", keys)) if keys else value
+    return _part(value, expressions.Reference("step", target["step"], "output", keys)) if keys else value
 
 
 def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
@@ -112,8 +117,8 @@ def compile_condition(text: str, place: Place) -> Callable[[Environment], bool]:
 
     It raises ExpressionFailed: E_COND_TYPE, E_SECRET_USE, E_TEMPLATE_UNDEFINED.
     """
-    condition, problems = parse_condition(text, None, place)
-    assert isinstance(condition, Condition), problems
+    condition, problems = expressions.parse_condition(text, None, place)
+    assert isinstance(condition, expressions.Condition), problems
     return lambda env: condition.holds(lambda ref: _in_the_open(resolve(ref, env, None, None), place))
 
 
@@ -183,20 +188,20 @@ def steps_used(step: StepPlan) -> frozenset[str]:
     return frozenset(named.union(target["step"] for target in targets if "step" in target))
 
 
-def _references(step: StepPlan) -> tuple[list[dict[str, Json]], tuple[Reference, ...]]:
+def _references(step: StepPlan) -> tuple[list[dict[str, Json]], tuple[expressions.Reference, ...]]:
     """What the bindings of a step refer to: `$ref` targets, and references in templates and in its condition."""
     targets: list[dict[str, Json]] = []
     todo: list[Json] = [step.parameters, step.foreach]
-    references: tuple[Reference, ...] = ()
+    references: tuple[expressions.Reference, ...] = ()
     if step.condition is not None:
-        condition, _ = parse_condition(step.condition, None, Place(step=step.id))
+        condition, _ = expressions.parse_condition(step.condition, None, Place(step=step.id))
         references = condition.references if condition is not None else ()
     while todo:
         at = todo.pop()
         if isinstance(at, list):
             todo += at
         elif isinstance(at, dict) and "$template" in at:
-            template, _ = parse_template(at["$template"], None, Place(step=step.id))
+            template, _ = expressions.parse_template(at["$template"], None, Place(step=step.id))
             references += template.references if template is not None else ()
         elif isinstance(at, dict) and "$ref" in at:
             targets.append(at["$ref"])
@@ -205,7 +210,7 @@ def _references(step: StepPlan) -> tuple[list[dict[str, Json]], tuple[Reference,
     return targets, references
 
 
-def resolve(reference: Reference, env: Environment, item: Any, index: int | None) -> Any:
+def resolve(reference: expressions.Reference, env: Environment, item: Any, index: int | None) -> Any:
     """The native value of one reference. Raises ExpressionFailed naming the step and the key."""
     if reference.root == "inputs":
         if not reference.keys:
@@ -218,25 +223,25 @@ def resolve(reference: Reference, env: Environment, item: Any, index: int | None
     if reference.part == "status":
         return env.status(reference.step)
     if reference.part == "parameters":
-        value = look_up(env.parameters(reference.step), reference)
+        value = expressions.look_up(env.parameters(reference.step), reference)
         if any(marks_in(value)):
             raise _misused("a recorded argument does not hold its secret", Place(step=reference.step))
         return value
     if reference.part == "error":
-        return look_up(env.error(reference.step), reference)
+        return expressions.look_up(env.error(reference.step), reference)
     return _output(reference, env)
 
 
-def _output(reference: Reference, env: Environment) -> Any:
+def _output(reference: expressions.Reference, env: Environment) -> Any:
     value = env.value(reference.step)
     keys = reference.keys
     if keys and not (isinstance(value, dict) and keys[0] in value):
         if keys[0] == "files":
-            return look_up(env.files(reference.step), reference, 1)
+            return expressions.look_up(env.files(reference.step), reference, 1)
         if keys[0] in FILE_KINDS:
             first = next((f for f in env.files(reference.step) if f.kind == keys[0]), None)
             if first is not None:
-                return look_up(_file_fields(first, keys[1:]), reference, 1)
+                return expressions.look_up(_file_fields(first, keys[1:]), reference, 1)
     return _part(_with_files(value, keys), reference)
 
 

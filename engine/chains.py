@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from .binding import MARKS, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
-from .expressions import Scope, parse_condition
 from .graph import compile_plan
 from .input_types import input_spec
+from .late import Late
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
 from .secrets import check_annotations, secret_problems
 from .step_names import named_twice, same_function
@@ -32,6 +32,11 @@ from .tracing import (
     user_place,
 )
 from .values import MAX_DEPTH, take_apart
+
+if TYPE_CHECKING:
+    from . import expressions
+else:
+    expressions = Late("towpath.expressions")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -388,8 +393,8 @@ class _Described:
                 break
             earlier.append(other.id)
         steps = frozenset(n.id for n in self.trace.nodes)
-        scope = Scope(self.inputs, frozenset(earlier) | needs, steps, False)
-        condition, problems = parse_condition(node.condition, scope, Place(self.place.file, step=node.id))
+        scope = expressions.Scope(self.inputs, frozenset(earlier) | needs, steps, False)
+        condition, problems = expressions.parse_condition(node.condition, scope, Place(self.place.file, step=node.id))
         self.problems += problems
         if condition is None:
             return node.condition, (), ()

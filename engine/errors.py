@@ -25,7 +25,6 @@ allowed and what cures it. `code` is part of the public contract; the sentence i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -70,6 +69,8 @@ def shown(value: object) -> str:
 
 def similar(name: str, names: Iterable[str], limit: int = COMPARED) -> str:
     """`did you mean …?` for the most similar of the first `limit` names; empty if none is similar."""
+    import difflib  # noqa: PLC0415 - only errors need it
+
     compared = [other[:COMPARED_LENGTH] for other in islice(names, limit)]
     close = difflib.get_close_matches(name[:COMPARED_LENGTH], compared, 1)
     return f"did you mean {shown(close[0])}?" if close else ""

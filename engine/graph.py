@@ -1,18 +1,23 @@
 """From the steps of a chain to a plan: order, levels, critical path, and a picture.
 
-The only module that uses networkx. It is imported when a chain is compiled: runs, workers and workflow code get
-the finished plan, which is plain data.
+The only module that uses networkx. It is imported when a chain that is not just a line of steps is compiled: runs,
+workers and workflow code get the finished plan, which is plain data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ChainInvalid, Place, Problem
-from .expressions import parse_template
+from .late import Late
 from .model import Plan, StepPlan
+
+if TYPE_CHECKING:
+    from . import expressions
+else:
+    expressions = Late("towpath.expressions")
 
 
 def levels_of(needs: Mapping[str, Iterable[str]], limit: int = 1) -> tuple[list[list[str]], list[list[str]]]:
@@ -21,7 +26,9 @@ def levels_of(needs: Mapping[str, Iterable[str]], limit: int = 1) -> tuple[list[
     A circle is a list of ids, the first one repeated at the end. If there is one, there are no levels. The edges
     into a circle are removed before the next one is searched for, until none is left or `limit` are found.
     """
-    import networkx as nx  # noqa: PLC0415 - 0.2 s that only the compilation of a chain should pay
+    if line := _as_line(needs):
+        return [[step] for step in line], []
+    import networkx as nx  # noqa: PLC0415 - 0.1 s that only the compilation of a chain should pay
 
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(needs)
@@ -39,6 +46,21 @@ def levels_of(needs: Mapping[str, Iterable[str]], limit: int = 1) -> tuple[list[
         else:
             return ([] if circles else levels), circles
     return [], circles
+
+
+def _as_line(needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """The steps in order, if each needs exactly the one before it: no graph is needed then. Else an empty list."""
+    after: dict[str | None, str] = {}
+    for step, needed in needs.items():
+        before = list(needed)
+        if len(before) > 1 or after.setdefault(before[0] if before else None, step) != step:
+            return []
+    line: list[str] = []
+    at = after.get(None)
+    while at is not None:
+        line.append(at)
+        at = after.get(at)
+    return line if len(line) == len(needs) else []
 
 
 def compile_plan(plan: Plan, place: Place | None = None, levels: Sequence[Sequence[str]] | None = None) -> Plan:
@@ -108,7 +130,7 @@ def _names(binding: Any, step_id: str) -> bool:
     if "$ref" in binding:
         return bool(binding["$ref"].get("step") == step_id)
     if "$template" in binding:
-        template, _ = parse_template(binding["$template"], None, Place())
+        template, _ = expressions.parse_template(binding["$template"], None, Place())
         return template is None or any(reference.step == step_id for reference in template.references)
     return any(_names(inner, step_id) for inner in binding.values())
 

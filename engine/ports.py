@@ -6,13 +6,15 @@ from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .artifact import ArtifactFiles, File, KeptFile
 from .errors import TowpathError
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
-from .records import ArtifactRecord, Gate, PendingGate
+
+if TYPE_CHECKING:
+    from .records import ArtifactRecord, Gate, PendingGate
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, overload
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -16,7 +16,6 @@ import anyio
 import anyio.abc
 
 from .artifact import File
-from .chain_file import ChainFile
 from .chains import Chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
@@ -25,12 +24,15 @@ from .logs import guarded_logger
 from .model import ChainStatus
 from .new_run import Reads, new_run, refuse_unbuilt
 from .ports import Adapter, Ended, EngineStore, Gates, RunRow
-from .records import ArtifactRecord, Gate, PendingGate
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .steps import is_ambiguous, refuse_other_functions
 from .tracing import of_the_user
+
+if TYPE_CHECKING:
+    from .chain_file import ChainFile
+    from .records import ArtifactRecord, Gate, PendingGate
 
 P = ParamSpec("P")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from . import gates
 from .clock import now
+from .core import sa, t
 from .rows import Record
 from .session import Session
-from .tables import approvals, events
 
 
 async def keep_link(session: Session, approval_id: str, token_sha256: str, expires_at: int) -> int:
@@ -19,7 +17,7 @@ async def keep_link(session: Session, approval_id: str, token_sha256: str, expir
     gate = await session.write(gates.undecided, approval_id)
     ends = expires_at if gate["expires_at"] is None else min(expires_at, gate["expires_at"])
     values = {"link_token_hash": token_sha256, "link_expires_at": ends, "updated_at": now()}
-    await session.execute(sa.update(approvals).where(approvals.c.id == approval_id).values(values))
+    await session.execute(sa.update(t.approvals).where(t.approvals.c.id == approval_id).values(values))
     return int(ends)
 
 
@@ -31,10 +29,10 @@ async def link_over(session: Session, gate: Record) -> bool:
     ends = gate["link_expires_at"]
     if ends is None:
         return True
-    last = await session.fetch_one(sa.select(events.c.at).order_by(events.c.seq.desc()).limit(1))
+    last = await session.fetch_one(sa.select(t.events.c.at).order_by(t.events.c.seq.desc()).limit(1))
     if max(now(), 0 if last is None else last["at"]) < ends:
         return False
     if ends:
-        change = sa.update(approvals).where(approvals.c.id == gate["id"], approvals.c.link_expires_at == ends)
+        change = sa.update(t.approvals).where(t.approvals.c.id == gate["id"], t.approvals.c.link_expires_at == ends)
         await session.execute(change.values(link_expires_at=0))
     return True

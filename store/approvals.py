@@ -7,19 +7,40 @@ the owner of the run acts on it.
 from __future__ import annotations
 
 from collections.abc import Collection
-
-import sqlalchemy as sa
+from typing import Any
 
 from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.model import ApprovalStatus, GateAction, Json
 
 from . import gates, transitions
 from .clock import new_id, now
-from .idempotency import insert_once, page
+from .core import sa, t
+from .idempotency import check_page, insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
-from .tables import approvals, artifacts
+from .statements import Statement, any_of, each, word_of
+from .statements import param as b
+
+
+def _pending(of_run: bool) -> sa.Select[*tuple[Any, ...]]:
+    query = sa.select(t.approvals).where(t.approvals.c.status == word_of(ApprovalStatus.PENDING))
+    if of_run:
+        query = query.where(t.approvals.c.chain_id.in_(inside(b("run"))))
+    return query.order_by(t.approvals.c.requested_at, t.approvals.c.id).limit(b("limit"))
+
+
+_PENDING = each((False, True), _pending)
+_LISTED = Statement(  # the latest versions behind gates
+    lambda: (
+        sa.select(
+            *(t.artifacts.c[name] for name in ("id", "name", "version", "filename", "media_type")),
+            t.artifacts.c.file_size.label("size"),
+        )
+        .join(t.approvals, t.approvals.c.workflow_id == t.artifacts.c.workflow_id)
+        .where(any_of(t.approvals.c.id, "gates"), t.artifacts.c.is_latest == 1)
+    )
+)
 
 
 async def create_approval(
@@ -53,12 +74,12 @@ async def create_approval(
         "updated_at": at,
         "idempotency_key": idempotency_key,
     }
-    return await insert_once(session, approvals, values)
+    return await insert_once(session, t.approvals, values)
 
 
 async def get_approval(session: Session, approval_id: str) -> Record | None:
     """The approval of that id, or None."""
-    return record_or_none(await session.fetch_one(sa.select(approvals).where(approvals.c.id == approval_id)))
+    return record_or_none(await session.fetch_one(sa.select(t.approvals).where(t.approvals.c.id == approval_id)))
 
 
 async def list_approvals(
@@ -69,11 +90,11 @@ async def list_approvals(
     offset: int = 0,
 ) -> list[Record]:
     """Approvals, oldest request first."""
-    query = sa.select(approvals).order_by(approvals.c.requested_at, approvals.c.id)
+    query = sa.select(t.approvals).order_by(t.approvals.c.requested_at, t.approvals.c.id)
     if status is not None:
-        query = query.where(approvals.c.status == transitions.status(ApprovalStatus, status))
+        query = query.where(t.approvals.c.status == transitions.status(ApprovalStatus, status))
     if chain_id is not None:
-        query = query.where(approvals.c.chain_id == chain_id)
+        query = query.where(t.approvals.c.chain_id == chain_id)
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 
@@ -84,26 +105,15 @@ async def get_pending_approvals(session: Session, chain_id: str | None = None, l
     Each row also has `run`, `step` and `item`, and `artifacts`: the files to look at, each with its `id name
     version filename media_type size`. Two queries.
     """
-    query = sa.select(approvals).where(approvals.c.status == ApprovalStatus.PENDING)
-    if chain_id is not None:
-        query = query.where(approvals.c.chain_id.in_(inside(sa.literal(chain_id))))
-    query = query.order_by(approvals.c.requested_at, approvals.c.id)
-    waiting = [record(row) for row in await session.fetch_all(page(query, limit, 0))]
-    files = await _listed(session, [gate["id"] for gate in waiting])
+    check_page(limit, 0)
+    pending = _PENDING[chain_id is not None](run=chain_id, limit=limit)
+    waiting = [record(row) for row in await session.select(pending)]
+    listed = await session.select(_LISTED(gates=[gate["id"] for gate in waiting]))
+    files = {row["id"]: Record(row) for row in listed}
     for gate in waiting:
         gate["run"], gate["step"], gate["item"] = gate["chain_id"], gate["step_id"], gate["item_index"]
         gate["artifacts"] = [files[artifact] for artifact in gate["artifact_ids"] if artifact in files]
     return waiting
-
-
-async def _listed(session: Session, gate_ids: list[str]) -> dict[str, Record]:
-    """The latest versions behind these gates, by id."""
-    columns = [artifacts.c[name] for name in ("id", "name", "version", "filename", "media_type")]
-    query = sa.select(*columns, artifacts.c.file_size.label("size")).join(
-        approvals, approvals.c.workflow_id == artifacts.c.workflow_id
-    )
-    query = query.where(approvals.c.id.in_(gate_ids), artifacts.c.is_latest == 1)
-    return {row["id"]: Record(row) for row in await session.fetch_all(query)}
 
 
 async def approve(
@@ -184,11 +194,11 @@ async def _check_seen(session: Session, gate: Record, seen: Collection[str] | No
 async def _changed(session: Session, gate: Record) -> bool:
     """Was an output of the step replaced, so that the caller must say which version is meant?"""
     newer = sa.or_(
-        artifacts.c.parent_artifact_id.is_not(None),
-        artifacts.c.created_by.is_not(None),
-        artifacts.c.created_at > gate["requested_at"],
+        t.artifacts.c.parent_artifact_id.is_not(None),
+        t.artifacts.c.created_by.is_not(None),
+        t.artifacts.c.created_at > gate["requested_at"],
     )
-    query = sa.select(artifacts.c.id).where(artifacts.c.id.in_(gate["artifact_ids"]), newer)
+    query = sa.select(t.artifacts.c.id).where(t.artifacts.c.id.in_(gate["artifact_ids"]), newer)
     return bool(await session.fetch_all(query))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import anyio
 import msgspec
-import sqlalchemy as sa
 
 from towpath.artifact import File, KeptFile
 from towpath.errors import InputInvalid, Place, StoreFailed
@@ -24,12 +23,12 @@ from towpath.values import check_replacement
 
 from . import event_log, gates, rows, transitions
 from .clock import new_id, now
+from .core import sa, t
 from .definitions import elsewhere
 from .idempotency import insert_once, page
 from .rows import Record, decode, encode, record, record_or_none
 from .session import Session
-from .tables import artifact_deletions, artifacts, blobs, chains, definitions, workflows
-from .versions import GIVEN, highest
+from .versions import given, highest
 
 _LINEAGE_DEPTH = 10_000
 
@@ -91,7 +90,7 @@ async def create_artifact(
         await _unset_latest(session, workflow_id, name)
     row = await insert_once(
         session,
-        artifacts,
+        t.artifacts,
         {
             "id": new_id(),
             "workflow_id": workflow_id,
@@ -170,11 +169,11 @@ async def _editable(session: Session, workflow_id: str) -> Record:
     Raises InputInvalid (E_ARTIFACT_BUSY) while a run makes the next version itself.
     """
     query = sa.select(
-        workflows.c.id.label("workflow_id"),
-        *(workflows.c[name] for name in ("chain_id", "step_id", "item_index", "status")),
-        chains.c.chain_definition,
-    ).join(chains, chains.c.id == workflows.c.chain_id, isouter=True)
-    row = await session.fetch_one(query.where(workflows.c.id == workflow_id))
+        t.workflows.c.id.label("workflow_id"),
+        *(t.workflows.c[name] for name in ("chain_id", "step_id", "item_index", "status")),
+        t.chains.c.chain_definition,
+    ).join(t.chains, t.chains.c.id == t.workflows.c.chain_id, isouter=True)
+    row = await session.fetch_one(query.where(t.workflows.c.id == workflow_id))
     assert row is not None, "its artifact refers to it"
     if row["chain_definition"] is not None and row["status"] in (StepStatus.QUEUED, StepStatus.EXECUTING):
         raise InputInvalid(
@@ -202,11 +201,13 @@ async def _as_value(session: Session, workflow_id: str, name: str, kept: KeptFil
 
 async def _is_secret(session: Session, workflow_id: str) -> bool:
     """Was the value of this row's step declared secret?"""
-    query = sa.select(workflows.c.step_id, chains.c.chain_definition).join(chains, chains.c.id == workflows.c.chain_id)
-    row = await session.fetch_one(query.where(workflows.c.id == workflow_id))
+    query = sa.select(t.workflows.c.step_id, t.chains.c.chain_definition).join(
+        t.chains, t.chains.c.id == t.workflows.c.chain_id
+    )
+    row = await session.fetch_one(query.where(t.workflows.c.id == workflow_id))
     digest = None if row is None else elsewhere(row["chain_definition"])
     if digest is not None:
-        large = await session.fetch_one(sa.select(definitions.c.definition).where(definitions.c.sha256 == digest))
+        large = await session.fetch_one(sa.select(t.definitions.c.definition).where(t.definitions.c.sha256 == digest))
         plan = None if large is None else decode(large["definition"])
     else:
         plan = None if row is None else decode(row["chain_definition"])
@@ -257,7 +258,7 @@ async def _keep(
 async def _by_key(session: Session, key: str | None) -> Record | None:
     if key is None:
         return None
-    return record_or_none(await session.fetch_one(sa.select(artifacts).where(artifacts.c.idempotency_key == key)))
+    return record_or_none(await session.fetch_one(sa.select(t.artifacts).where(t.artifacts.c.idempotency_key == key)))
 
 
 async def _parent(session: Session, workflow_id: str, name: str | None, parent_id: str | None) -> Record | None:
@@ -271,48 +272,50 @@ async def _parent(session: Session, workflow_id: str, name: str | None, parent_i
 
 async def next_version(session: Session, workflow_id: str, name: str) -> int:
     """The number of the next version: one above the highest ever given, also to deleted versions."""
-    query = highest(GIVEN.c.workflow_id == workflow_id, GIVEN.c.name == name)
+    query = highest(given().c.workflow_id == workflow_id, given().c.name == name)
     row = await session.fetch_one(query)
     return 1 if row is None else int(row["highest"]) + 1
 
 
 async def _keep_inline(session: Session, kept: KeptFile) -> None:
-    known = await session.fetch_one(sa.select(blobs.c.size).where(blobs.c.sha256 == kept.digest))
+    known = await session.fetch_one(sa.select(t.blobs.c.size).where(t.blobs.c.sha256 == kept.digest))
     if known is None:
         values = {"sha256": kept.digest, "size": kept.size, "data": kept.inline}
-        await session.execute(sa.insert(blobs).values(values))
+        await session.execute(sa.insert(t.blobs).values(values))
 
 
 async def _unset_latest(session: Session, workflow_id: str, name: str) -> None:
-    old = sa.update(artifacts).where(
-        artifacts.c.workflow_id == workflow_id, artifacts.c.name == name, artifacts.c.is_latest == 1
+    old = sa.update(t.artifacts).where(
+        t.artifacts.c.workflow_id == workflow_id, t.artifacts.c.name == name, t.artifacts.c.is_latest == 1
     )
     await session.execute(old.values(is_latest=0, updated_at=now()))
 
 
 async def _point_at_latest(session: Session, workflow_id: str, name: str, artifact_id: str) -> None:
     """Set the pointer of the workflow, if it has none or it points to a version of the same output."""
-    same_output = sa.select(artifacts.c.id).where(artifacts.c.workflow_id == workflow_id, artifacts.c.name == name)
-    change = sa.update(workflows).where(
-        workflows.c.id == workflow_id,
-        sa.or_(workflows.c.latest_artifact_id.is_(None), workflows.c.latest_artifact_id.in_(same_output)),
+    same_output = sa.select(t.artifacts.c.id).where(
+        t.artifacts.c.workflow_id == workflow_id, t.artifacts.c.name == name
+    )
+    change = sa.update(t.workflows).where(
+        t.workflows.c.id == workflow_id,
+        sa.or_(t.workflows.c.latest_artifact_id.is_(None), t.workflows.c.latest_artifact_id.in_(same_output)),
     )
     await session.execute(change.values(latest_artifact_id=artifact_id, updated_at=now()))
 
 
 async def get_artifact(session: Session, artifact_id: str) -> Record | None:
     """The artifact of that id, or None."""
-    return record_or_none(await session.fetch_one(sa.select(artifacts).where(artifacts.c.id == artifact_id)))
+    return record_or_none(await session.fetch_one(sa.select(t.artifacts).where(t.artifacts.c.id == artifact_id)))
 
 
 async def get_latest_artifact(session: Session, workflow_id: str, name: str | None = None) -> Record | None:
     """The latest version of a workflow's primary output, or of the output called `name`. One query."""
-    query = sa.select(artifacts).where(artifacts.c.workflow_id == workflow_id)
+    query = sa.select(t.artifacts).where(t.artifacts.c.workflow_id == workflow_id)
     if name is not None:
-        query = query.where(artifacts.c.name == name, artifacts.c.is_latest == 1)
+        query = query.where(t.artifacts.c.name == name, t.artifacts.c.is_latest == 1)
     else:
-        pointer = sa.select(workflows.c.latest_artifact_id).where(workflows.c.id == workflow_id)
-        query = query.where(artifacts.c.id == pointer.scalar_subquery())
+        pointer = sa.select(t.workflows.c.latest_artifact_id).where(t.workflows.c.id == workflow_id)
+        query = query.where(t.artifacts.c.id == pointer.scalar_subquery())
     return record_or_none(await session.fetch_one(query))
 
 
@@ -320,34 +323,34 @@ async def get_artifacts_by_workflow(
     session: Session, workflow_id: str, include_old_versions: bool = False
 ) -> list[Record]:
     """The outputs of a workflow, by name, newest version first."""
-    query = sa.select(artifacts).where(artifacts.c.workflow_id == workflow_id)
+    query = sa.select(t.artifacts).where(t.artifacts.c.workflow_id == workflow_id)
     if not include_old_versions:
-        query = query.where(artifacts.c.is_latest == 1)
-    query = query.order_by(artifacts.c.name, artifacts.c.version.desc())
+        query = query.where(t.artifacts.c.is_latest == 1)
+    query = query.order_by(t.artifacts.c.name, t.artifacts.c.version.desc())
     return [record(row) for row in await session.fetch_all(query)]
 
 
 async def get_artifact_versions(session: Session, artifact_id: str) -> list[Record]:
     """The whole lineage of an artifact, ancestors and descendants, oldest first. One query."""
-    up = sa.select(artifacts.c.id, artifacts.c.parent_artifact_id, sa.literal(0).label("depth"))
-    up_all = up.where(artifacts.c.id == artifact_id).cte("up", recursive=True)
-    parent = artifacts.alias("parent")
+    up = sa.select(t.artifacts.c.id, t.artifacts.c.parent_artifact_id, sa.literal(0).label("depth"))
+    up_all = up.where(t.artifacts.c.id == artifact_id).cte("up", recursive=True)
+    parent = t.artifacts.alias("parent")
     up_all = up_all.union_all(
         sa.select(parent.c.id, parent.c.parent_artifact_id, up_all.c.depth + 1).where(
             parent.c.id == up_all.c.parent_artifact_id, up_all.c.depth < _LINEAGE_DEPTH
         )
     )
     root = sa.select(up_all.c.id).order_by(up_all.c.depth.desc()).limit(1).scalar_subquery()
-    down = sa.select(artifacts.c.id, sa.literal(0).label("depth")).where(artifacts.c.id == root)
+    down = sa.select(t.artifacts.c.id, sa.literal(0).label("depth")).where(t.artifacts.c.id == root)
     down_all = down.cte("down", recursive=True)
-    child = artifacts.alias("child")
+    child = t.artifacts.alias("child")
     down_all = down_all.union_all(
         sa.select(child.c.id, down_all.c.depth + 1).where(
             child.c.parent_artifact_id == down_all.c.id, down_all.c.depth < _LINEAGE_DEPTH
         )
     )
-    query = sa.select(artifacts).where(artifacts.c.id.in_(sa.select(down_all.c.id)))
-    return [record(row) for row in await session.fetch_all(query.order_by(artifacts.c.version, artifacts.c.id))]
+    query = sa.select(t.artifacts).where(t.artifacts.c.id.in_(sa.select(down_all.c.id)))
+    return [record(row) for row in await session.fetch_all(query.order_by(t.artifacts.c.version, t.artifacts.c.id))]
 
 
 async def update_artifact_latest_flag(session: Session, artifact_id: str, is_latest: bool) -> Record | None:
@@ -367,19 +370,19 @@ async def update_artifact_latest_flag(session: Session, artifact_id: str, is_lat
 
 
 async def _highest_other(session: Session, artifact: Record) -> str | None:
-    query = sa.select(artifacts.c.id).where(
-        artifacts.c.workflow_id == artifact["workflow_id"],
-        artifacts.c.name == artifact["name"],
-        artifacts.c.id != artifact["id"],
+    query = sa.select(t.artifacts.c.id).where(
+        t.artifacts.c.workflow_id == artifact["workflow_id"],
+        t.artifacts.c.name == artifact["name"],
+        t.artifacts.c.id != artifact["id"],
     )
-    row = await session.fetch_one(query.order_by(artifacts.c.version.desc()).limit(1))
+    row = await session.fetch_one(query.order_by(t.artifacts.c.version.desc()).limit(1))
     return None if row is None else str(row["id"])
 
 
 async def _make_latest(session: Session, workflow_id: str, name: str, artifact_id: str) -> None:
     await _unset_latest(session, workflow_id, name)
     await session.execute(
-        sa.update(artifacts).where(artifacts.c.id == artifact_id).values(is_latest=1, updated_at=now())
+        sa.update(t.artifacts).where(t.artifacts.c.id == artifact_id).values(is_latest=1, updated_at=now())
     )
     await _point_at_latest(session, workflow_id, name, artifact_id)
 
@@ -397,8 +400,8 @@ async def reject_artifact(session: Session, artifact_id: str, rejected_by: str, 
 
 
 async def _judge(session: Session, artifact_id: str, values: dict[str, Any]) -> Record | None:
-    change = sa.update(artifacts).where(artifacts.c.id == artifact_id)
-    return record_or_none(await session.fetch_one(change.values(**values, updated_at=now()).returning(artifacts)))
+    change = sa.update(t.artifacts).where(t.artifacts.c.id == artifact_id)
+    return record_or_none(await session.fetch_one(change.values(**values, updated_at=now()).returning(t.artifacts)))
 
 
 async def list_artifacts(
@@ -411,16 +414,16 @@ async def list_artifacts(
     chain_id: str | None = None,
 ) -> list[Record]:
     """Artifacts, newest first."""
-    query = sa.select(artifacts).order_by(artifacts.c.created_at.desc(), artifacts.c.id.desc())
+    query = sa.select(t.artifacts).order_by(t.artifacts.c.created_at.desc(), t.artifacts.c.id.desc())
     if workflow_id is not None:
-        query = query.where(artifacts.c.workflow_id == workflow_id)
+        query = query.where(t.artifacts.c.workflow_id == workflow_id)
     if chain_id is not None:
-        query = query.join(workflows, workflows.c.id == artifacts.c.workflow_id)
-        query = query.where(workflows.c.chain_id == chain_id)
+        query = query.join(t.workflows, t.workflows.c.id == t.artifacts.c.workflow_id)
+        query = query.where(t.workflows.c.chain_id == chain_id)
     if approval_status is not None:
-        query = query.where(artifacts.c.approval_status == transitions.status(ArtifactApproval, approval_status))
+        query = query.where(t.artifacts.c.approval_status == transitions.status(ArtifactApproval, approval_status))
     if is_latest is not None:
-        query = query.where(artifacts.c.is_latest == int(is_latest))
+        query = query.where(t.artifacts.c.is_latest == int(is_latest))
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 
@@ -431,14 +434,18 @@ async def delete_artifact(session: Session, artifact_id: str) -> bool:
     if found is None:
         return False
     workflow_id, name = found["workflow_id"], found["name"]
-    pointed = sa.update(workflows).where(workflows.c.id == workflow_id, workflows.c.latest_artifact_id == artifact_id)
+    pointed = sa.update(t.workflows).where(
+        t.workflows.c.id == workflow_id, t.workflows.c.latest_artifact_id == artifact_id
+    )
     moved = await session.execute(pointed.values(latest_artifact_id=None, updated_at=now()))
     gone = {"workflow_id": workflow_id, "name": name, "version": found["version"], "deleted_at": now()}
-    await session.execute(sa.insert(artifact_deletions).values(gone))
+    await session.execute(sa.insert(t.artifact_deletions).values(gone))
     heir = await _highest_other(session, found)
-    await session.execute(sa.delete(artifacts).where(artifacts.c.id == artifact_id))
+    await session.execute(sa.delete(t.artifacts).where(t.artifacts.c.id == artifact_id))
     if found["is_latest"] and heir is not None:
-        await session.execute(sa.update(artifacts).where(artifacts.c.id == heir).values(is_latest=1, updated_at=now()))
+        await session.execute(
+            sa.update(t.artifacts).where(t.artifacts.c.id == heir).values(is_latest=1, updated_at=now())
+        )
     if moved:
         await _point_at_any(session, workflow_id, heir)
     await gates.relist(session, workflow_id, name)
@@ -447,10 +454,10 @@ async def delete_artifact(session: Session, artifact_id: str) -> bool:
 
 async def _point_at_any(session: Session, workflow_id: str, heir: str | None) -> None:
     """After the primary output was deleted, point the workflow at the version before it, else at its first output."""
-    older = artifacts.alias("older")
-    same_output = sa.and_(older.c.workflow_id == artifacts.c.workflow_id, older.c.name == artifacts.c.name)
+    older = t.artifacts.alias("older")
+    same_output = sa.and_(older.c.workflow_id == t.artifacts.c.workflow_id, older.c.name == t.artifacts.c.name)
     made_first = sa.select(sa.func.min(older.c.id)).where(same_output).scalar_subquery()
-    latest = sa.select(artifacts.c.id).where(artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1)
+    latest = sa.select(t.artifacts.c.id).where(t.artifacts.c.workflow_id == workflow_id, t.artifacts.c.is_latest == 1)
     first = latest.order_by(made_first).limit(1)
-    change = sa.update(workflows).where(workflows.c.id == workflow_id)
+    change = sa.update(t.workflows).where(t.workflows.c.id == workflow_id)
     await session.execute(change.values(latest_artifact_id=heir or first.scalar_subquery(), updated_at=now()))

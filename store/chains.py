@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
-
-import sqlalchemy as sa
 
 from towpath.model import ChainStatus, Json
 
 from . import levels, transitions
 from .clock import new_id, now
-from .definitions import elsewhere
-from .idempotency import insert_once, page
+from .core import sa, t
+from .definitions import FIND, elsewhere
+from .idempotency import check_page, insert_once
 from .rows import Record, decode, encode, record, record_or_none
 from .run_tree import inside
 from .session import Session, of_one_moment
-from .statements import json_object, json_text, one_of
-from .tables import artifacts, chains, definitions, events, workflows
+from .statements import Statement, each, json_object, json_text, one_of
+from .statements import param as b
+
+_ONE = Statement(lambda: sa.select(t.chains).where(t.chains.c.id == b("run")))
+
+
+def _newest(by_status: bool, inner: bool | None) -> sa.Select[*tuple[Any, ...]]:
+    query = sa.select(t.chains).order_by(t.chains.c.started_at.desc(), t.chains.c.id.desc())
+    if by_status:
+        query = query.where(t.chains.c.status == b("status"))
+    if inner is not None:
+        parent = t.chains.c.parent_workflow_id
+        query = query.where(parent.is_not(None) if inner else parent.is_(None))
+    return query.limit(b("limit")).offset(b("offset"))
+
+
+_NEWEST = each(product((False, True), (None, False, True)), lambda filters: _newest(*filters))
 
 
 async def create_chain(
@@ -57,17 +72,18 @@ async def create_chain(
         "idempotency_key": idempotency_key,
         **columns,
     }
-    return await insert_once(session, chains, values)
+    return await insert_once(session, t.chains, values)
 
 
 @of_one_moment
 async def get_chain(session: Session, chain_id: str) -> Record | None:
     """The chain run of that id, or None."""
-    found = record_or_none(await session.fetch_one(sa.select(chains).where(chains.c.id == chain_id)))
+    rows = await session.select(_ONE(run=chain_id))
+    found = record(rows[0]) if rows else None
     digest = None if found is None else elsewhere(found["chain_definition"])
     if found is not None and digest is not None:
-        large = await session.fetch_one(sa.select(definitions).where(definitions.c.sha256 == digest))
-        found["chain_definition"] = None if large is None else decode(large["definition"])
+        large = await session.select(FIND(sha256=digest))
+        found["chain_definition"] = decode(large[0]["definition"]) if large else None
     if found is not None:
         await levels.shown(session, [found])
     return found
@@ -76,7 +92,7 @@ async def get_chain(session: Session, chain_id: str) -> Record | None:
 @of_one_moment
 async def get_chain_by_temporal_id(session: Session, temporal_workflow_id: str) -> Record | None:
     """The chain run that a Temporal workflow executes, or None."""
-    found = sa.select(chains).where(chains.c.temporal_workflow_id == temporal_workflow_id)
+    found = sa.select(t.chains).where(t.chains.c.temporal_workflow_id == temporal_workflow_id)
     row = record_or_none(await session.fetch_one(found))
     if row is not None:
         await levels.shown(session, [row])
@@ -103,8 +119,8 @@ async def update_chain_status(
         values["error_message"] = error_message
     if new.final:
         values["completed_at"] = at
-    change = sa.update(chains).where(chains.c.id == chain_id, one_of(chains.c.status, transitions.CHAIN[new]))
-    changed = await session.fetch_one(change.values(values).returning(chains))
+    change = sa.update(t.chains).where(t.chains.c.id == chain_id, one_of(t.chains.c.status, transitions.CHAIN[new]))
+    changed = await session.fetch_one(change.values(values).returning(t.chains))
     if changed is not None:
         return record(changed)
     current = await get_chain(session, chain_id)
@@ -118,13 +134,10 @@ async def list_chains(
     session: Session, limit: int = 100, offset: int = 0, status: str | None = None, *, inner: bool | None = None
 ) -> list[Record]:
     """Chain runs, newest first. With `inner` only those inside steps of others, or (False) only the outermost."""
-    query = sa.select(chains).order_by(chains.c.started_at.desc(), chains.c.id.desc())
-    if status is not None:
-        query = query.where(chains.c.status == transitions.status(ChainStatus, status))
-    if inner is not None:
-        parent = chains.c.parent_workflow_id
-        query = query.where(parent.is_not(None) if inner else parent.is_(None))
-    found = [record(row) for row in await session.fetch_all(page(query, limit, offset))]
+    check_page(limit, offset)
+    word = None if status is None else transitions.status(ChainStatus, status)
+    listed = _NEWEST[word is not None, inner](status=word, limit=limit, offset=offset)
+    found = [record(row) for row in await session.select(listed)]
     await levels.shown(session, found)
     return found
 
@@ -136,16 +149,16 @@ async def delete_chain(session: Session, chain_id: str) -> bool:
     grace time.
     """
     await _keep_names(session, chain_id)
-    return await session.execute(sa.delete(chains).where(chains.c.id == chain_id)) > 0
+    return await session.execute(sa.delete(t.chains).where(t.chains.c.id == chain_id)) > 0
 
 
 async def _keep_names(session: Session, chain_id: str) -> None:
     """Keep the audit lines that name a person, of the run and of runs inside it: who, what and when, but no data of the
     run.
     """
-    by = json_text(events.c.data, "by")
-    kept = json_object(by=by, run_id=events.c.chain_id, step=json_text(events.c.data, "step"))
-    named = sa.update(events).where(events.c.chain_id.in_(inside(sa.literal(chain_id))), by.is_not(None))
+    by = json_text(t.events.c.data, "by")
+    kept = json_object(by=by, run_id=t.events.c.chain_id, step=json_text(t.events.c.data, "step"))
+    named = sa.update(t.events).where(t.events.c.chain_id.in_(inside(sa.literal(chain_id))), by.is_not(None))
     await session.execute(named.values(data=kept, chain_id=None, workflow_id=None))
 
 
@@ -155,13 +168,17 @@ async def get_chain_details(session: Session, chain_id: str) -> Record | None:
     chain = await get_chain(session, chain_id)
     if chain is None:
         return None
-    rows = sa.select(workflows).where(workflows.c.chain_id == chain_id).order_by(workflows.c.queued_at, workflows.c.id)
+    rows = (
+        sa.select(t.workflows)
+        .where(t.workflows.c.chain_id == chain_id)
+        .order_by(t.workflows.c.queued_at, t.workflows.c.id)
+    )
     steps = [record(row) for row in await session.fetch_all(rows)]
     latest = (
-        sa.select(artifacts)
-        .join(workflows, workflows.c.id == artifacts.c.workflow_id)
-        .where(workflows.c.chain_id == chain_id, artifacts.c.is_latest == 1)
-        .order_by(artifacts.c.id)
+        sa.select(t.artifacts)
+        .join(t.workflows, t.workflows.c.id == t.artifacts.c.workflow_id)
+        .where(t.workflows.c.chain_id == chain_id, t.artifacts.c.is_latest == 1)
+        .order_by(t.artifacts.c.id)
     )
     by_step: dict[str, list[Record]] = {}
     for row in await session.fetch_all(latest):

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus, Json
 from towpath.ports import Lease
@@ -17,61 +15,78 @@ from towpath.ports import Lease
 from . import crashes, gates, levels, rows
 from .backend import Row, Script
 from .clock import now
+from .core import sa, t
+from .ended_tree import end_tree
 from .event_log import line
-from .journal import end_tree
 from .owners import Owner, parse
 from .run_rows import missing
 from .run_tree import inside
-from .statements import Statement
+from .statements import Statement, each
 from .statements import param as b
-from .tables import chains
 
 FOREVER = 2**62  # microseconds: the lease of a service never expires
 
 _OWNER = Statement(
-    sa.select(chains.c.status, chains.c.owner, chains.c.lease_until, chains.c.epoch)
-    .where(chains.c.id == b("run"))
-    .with_for_update()
+    lambda: (
+        sa.select(t.chains.c.status, t.chains.c.owner, t.chains.c.lease_until, t.chains.c.epoch)
+        .where(t.chains.c.id == b("run"))
+        .with_for_update()
+    )
 )
-_INSIDE = Statement(inside(b("run")))
-_SHORTEN = Statement(sa.update(chains).where(chains.c.id == b("run")).values(lease_until=b("until")))
+_INSIDE = Statement(lambda: inside(b("run")))
+_SHORTEN = Statement(lambda: sa.update(t.chains).where(t.chains.c.id == b("run")).values(lease_until=b("until")))
 _CLAIM = Statement(
-    sa.update(chains)
-    .where(chains.c.id == b("run"))
-    .values(
-        owner=b("new_owner"), epoch=b("new_epoch"), lease_until=b("until"), pause_requested_at=None, updated_at=b("at")
+    lambda: (
+        sa.update(t.chains)
+        .where(t.chains.c.id == b("run"))
+        .values(
+            owner=b("new_owner"),
+            epoch=b("new_epoch"),
+            lease_until=b("until"),
+            pause_requested_at=None,
+            updated_at=b("at"),
+        )
     )
 )
-_of_lease = sa.and_(chains.c.id == b("run"), chains.c.epoch == b("lease_epoch"))
+
+
+def _of_lease() -> sa.ColumnElement[bool]:
+    return sa.and_(t.chains.c.id == b("run"), t.chains.c.epoch == b("lease_epoch"))
+
+
 _RENEW = Statement(
-    sa.update(chains)
-    .where(_of_lease)
-    # A run that has just ended or paused has no owner: it was released, not lost.
-    .values(
-        owner=sa.case((chains.c.owner.is_(None), None), else_=b("new_owner")),
-        lease_until=b("until"),
-        current_level=sa.case((chains.c.current_level < b("level"), b("level")), else_=chains.c.current_level),
+    lambda: (
+        sa.update(t.chains)
+        .where(_of_lease())
+        # A run that has just ended or paused has no owner: it was released, not lost.
+        .values(
+            owner=sa.case((t.chains.c.owner.is_(None), None), else_=b("new_owner")),
+            lease_until=b("until"),
+            current_level=sa.case((t.chains.c.current_level < b("level"), b("level")), else_=t.chains.c.current_level),
+        )
     )
 )
-RELEASE = Statement(sa.update(chains).where(_of_lease).values(owner=None, lease_until=None))
-_REQUEST = {
-    kind: Statement(
-        sa.update(chains)
-        .where(chains.c.id == b("run"))
+RELEASE = Statement(lambda: sa.update(t.chains).where(_of_lease()).values(owner=None, lease_until=None))
+_REQUEST: dict[str, Statement] = each(
+    ("cancel", "pause"),
+    lambda kind: (
+        sa.update(t.chains)
+        .where(t.chains.c.id == b("run"))
         .values({f"{kind}_requested_at": b("at"), "updated_at": b("at")})
-    )
-    for kind in ("cancel", "pause")
-}
+    ),
+)
 _PAUSE_UNOWNED = Statement(
-    sa.update(chains)
-    .where(chains.c.id == b("run"))
-    .values(
-        status=ChainStatus.PAUSED,
-        status_reason="requested",
-        pause_requested_at=None,
-        owner=None,
-        lease_until=None,
-        epoch=chains.c.epoch + 1,
+    lambda: (
+        sa.update(t.chains)
+        .where(t.chains.c.id == b("run"))
+        .values(
+            status=ChainStatus.PAUSED,
+            status_reason="requested",
+            pause_requested_at=None,
+            owner=None,
+            lease_until=None,
+            epoch=t.chains.c.epoch + 1,
+        )
     )
 )
 

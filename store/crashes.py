@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import sqlalchemy as sa
-
 from towpath.events import GateFact
 from towpath.model import StepStatus
 
 from .backend import Row
+from .core import sa, t
 from .statements import Statement
 from .statements import param as b
-from .tables import chains, events, workflows
 
 RELEASED = "RunReleased"  # a process left a run that had neither ended nor paused
 _START = "StepStarted"
@@ -24,33 +22,37 @@ _ROW_WORDS = ("StepRetried", "AttemptReleased", str(GateFact.APPLIED))
 _RUN_WORDS = ("ChainPaused", RELEASED)
 
 STARTS = Statement(
-    sa.select(events.c.type, events.c.workflow_id)
-    .select_from(events.outerjoin(workflows, workflows.c.id == events.c.workflow_id))
-    .where(
-        events.c.chain_id == b("run"),
-        events.c.type.in_((_START, *_ROW_WORDS, *_RUN_WORDS)),
-        sa.or_(events.c.workflow_id.is_(None), workflows.c.status == StepStatus.EXECUTING),
+    lambda: (
+        sa.select(t.events.c.type, t.events.c.workflow_id)
+        .select_from(t.events.outerjoin(t.workflows, t.workflows.c.id == t.events.c.workflow_id))
+        .where(
+            t.events.c.chain_id == b("run"),
+            t.events.c.type.in_((_START, *_ROW_WORDS, *_RUN_WORDS)),
+            sa.or_(t.events.c.workflow_id.is_(None), t.workflows.c.status == StepStatus.EXECUTING),
+        )
+        .order_by(t.events.c.seq)
     )
-    .order_by(events.c.seq)
 )
 LET_GO = Statement(
-    # One line is enough, because a run that cannot be resumed is claimed and released many times. No line is added if
-    # another process has taken the run over.
-    sa.insert(events).from_select(
-        ["chain_id", "type", "at", "data"],
-        sa.select(chains.c.id, sa.literal(RELEASED), b("at"), sa.literal("{}")).where(
-            chains.c.id == b("run"),
-            chains.c.epoch == b("epoch"),
-            sa.func.coalesce(
-                sa.select(events.c.type)
-                .where(events.c.chain_id == b("run"))
-                .order_by(events.c.seq.desc())
-                .limit(1)
-                .scalar_subquery(),
-                "",
-            )
-            != RELEASED,
-        ),
+    lambda: (
+        # One line is enough, because a run that cannot be resumed is claimed and released many times. No line is added
+        # if another process has taken the run over.
+        sa.insert(t.events).from_select(
+            ["chain_id", "type", "at", "data"],
+            sa.select(t.chains.c.id, sa.literal(RELEASED), b("at"), sa.literal("{}")).where(
+                t.chains.c.id == b("run"),
+                t.chains.c.epoch == b("epoch"),
+                sa.func.coalesce(
+                    sa.select(t.events.c.type)
+                    .where(t.events.c.chain_id == b("run"))
+                    .order_by(t.events.c.seq.desc())
+                    .limit(1)
+                    .scalar_subquery(),
+                    "",
+                )
+                != RELEASED,
+            ),
+        )
     )
 )
 

@@ -11,23 +11,22 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import msgspec
-import sqlalchemy as sa
 
 from towpath.model import Plan
 
 from .backend import Write, write
-from .statements import Statement, param
-from .tables import definitions
+from .core import sa, t
+from .statements import Statement, Upsert, param
 
 INLINE = 16 * 1024  # bytes of JSON
 _MARK = '{"$definition":"'
 
-_KEEP = Statement(
+_KEEP = Upsert(
     lambda insert: (
-        insert(definitions).values(sha256=param("sha256"), definition=param("definition")).on_conflict_do_nothing()
+        insert(t.definitions).values(sha256=param("sha256"), definition=param("definition")).on_conflict_do_nothing()
     )
 )
-FIND = Statement(sa.select(definitions.c.definition).where(definitions.c.sha256 == param("sha256")))
+FIND = Statement(lambda: sa.select(t.definitions.c.definition).where(t.definitions.c.sha256 == param("sha256")))
 
 
 @dataclass(frozen=True, slots=True)

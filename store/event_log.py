@@ -7,22 +7,22 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Protocol
 
-import sqlalchemy as sa
-
 from towpath.model import Json
 
 from .backend import Write, add
 from .clock import now
+from .core import sa, t
 from .rows import Record, encode, record
 from .session import Session
 from .statements import Phase, Query, Statement
 from .statements import param as b
-from .tables import chains, events, step_logs, webhook_cursors, workflows
 
 MOST = 1_000  # lines read at once
 
 LINE = Statement(
-    sa.insert(events).values(chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data")),
+    lambda: sa.insert(t.events).values(
+        chain_id=b("run"), workflow_id=b("row"), type=b("type"), at=b("at"), data=b("data")
+    ),
     "run row type at data",
     Phase.TOLD,
 )
@@ -93,7 +93,7 @@ async def note(session: Session, kind: str, by: str, *, run: str | None = None, 
 
 async def last_event(session: Session) -> int:
     """The highest number of a line of the audit trail; 0 before the first."""
-    row = await session.fetch_one(sa.select(sa.func.coalesce(sa.func.max(events.c.seq), 0).label("seq")))
+    row = await session.fetch_one(sa.select(sa.func.coalesce(sa.func.max(t.events.c.seq), 0).label("seq")))
     assert row is not None
     return int(row["seq"])
 
@@ -106,12 +106,12 @@ async def events_after(
     A line gets its number when it is committed, by one writer at a time. So no line appears later below a number
     that was read.
     """
-    query = sa.select(events).where(events.c.seq > seq)
+    query = sa.select(t.events).where(t.events.c.seq > seq)
     if chain_id is not None:
-        query = query.where(events.c.chain_id == chain_id)
+        query = query.where(t.events.c.chain_id == chain_id)
     if types:
-        query = query.where(events.c.type.in_(types))
-    return [record(row) for row in await session.fetch_all(query.order_by(events.c.seq).limit(limit))]
+        query = query.where(t.events.c.type.in_(types))
+    return [record(row) for row in await session.fetch_all(query.order_by(t.events.c.seq).limit(limit))]
 
 
 async def logs_after(
@@ -121,21 +121,21 @@ async def logs_after(
 
     `after` is the attempt and workflow id of the last text that was read. A text is at most as long as a log may be.
     """
-    row, attempt = workflows.c.id, step_logs.c.attempt
+    row, attempt = t.workflows.c.id, t.step_logs.c.attempt
     query = (
         sa.select(
             row.label("workflow_id"),
-            workflows.c.step_id,
-            workflows.c.item_index,
+            t.workflows.c.step_id,
+            t.workflows.c.item_index,
             attempt,
-            step_logs.c.text,
-            step_logs.c.updated_at,
+            t.step_logs.c.text,
+            t.step_logs.c.updated_at,
         )
-        .join(workflows, row == step_logs.c.workflow_id)
-        .where(workflows.c.chain_id == chain_id)
+        .join(t.workflows, row == t.step_logs.c.workflow_id)
+        .where(t.workflows.c.chain_id == chain_id)
     )
     if step_id is not None:
-        query = query.where(workflows.c.step_id == step_id)
+        query = query.where(t.workflows.c.step_id == step_id)
     if after is not None:
         query = query.where(sa.and_(row >= after[1], sa.or_(row > after[1], attempt > after[0])))
     return [record(found) for found in await session.fetch_all(query.order_by(row, attempt).limit(limit))]
@@ -143,13 +143,13 @@ async def logs_after(
 
 async def outermost(session: Session, chain_id: str) -> bool:
     """Is this a run that is not inside another one's step?"""
-    row = await session.fetch_one(sa.select(chains.c.parent_workflow_id).where(chains.c.id == chain_id))
+    row = await session.fetch_one(sa.select(t.chains.c.parent_workflow_id).where(t.chains.c.id == chain_id))
     return row is not None and row["parent_workflow_id"] is None
 
 
 async def cursor_of(session: Session, target_sha256: str) -> int:
     """The last line that a webhook has received. A new webhook starts after the last line there is."""
-    query = sa.select(webhook_cursors.c.seq).where(webhook_cursors.c.target_sha256 == target_sha256)
+    query = sa.select(t.webhook_cursors.c.seq).where(t.webhook_cursors.c.target_sha256 == target_sha256)
     row = await session.fetch_one(query)
     if row is None:
         await session.begin()
@@ -158,13 +158,13 @@ async def cursor_of(session: Session, target_sha256: str) -> int:
         return int(row["seq"])
     start = await last_event(session)
     values = {"target_sha256": target_sha256, "seq": start, "updated_at": now()}
-    await session.execute(sa.insert(webhook_cursors).values(values))
+    await session.execute(sa.insert(t.webhook_cursors).values(values))
     return start
 
 
 async def move_cursor(session: Session, target_sha256: str, seq: int) -> None:
     """Move the cursor of a webhook forward to `seq`; never back."""
-    change = sa.update(webhook_cursors).where(
-        webhook_cursors.c.target_sha256 == target_sha256, webhook_cursors.c.seq < seq
+    change = sa.update(t.webhook_cursors).where(
+        t.webhook_cursors.c.target_sha256 == target_sha256, t.webhook_cursors.c.seq < seq
     )
     await session.execute(change.values(seq=seq, updated_at=now()))

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
-from towpath import records
+from towpath.late import LateNames, meant
 
-from . import approvals, artifacts, chains, transfers, workflows
-from .rows import Record
-from .runs import RunStore
-from .session import Session
+if TYPE_CHECKING:
+    from towpath import records
+
+    from . import approvals, artifacts, chains, transfers, workflows
+    from .rows import Record
+    from .runs import RunStore
+    from .session import Session
+else:
+    records = LateNames("towpath.records")
+    approvals, artifacts = LateNames("towpath.store.approvals"), LateNames("towpath.store.artifacts")
+    chains, transfers = LateNames("towpath.store.chains"), LateNames("towpath.store.transfers")
+    workflows = LateNames("towpath.store.workflows")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-N = TypeVar("N", bound=records.FrozenRow)
+N = TypeVar("N", bound="records.FrozenRow")
 
 
 class StoreMethod(Generic[P, T_co]):
@@ -25,9 +33,18 @@ class StoreMethod(Generic[P, T_co]):
     def __init__(self, function: Callable[..., Awaitable[Any]], shape: Callable[[Any], T_co]) -> None:
         self._function = function
         self._shape = shape
-        self.__doc__ = function.__doc__
-        self.__name__: str = function.__name__
-        self.__wrapped__ = function
+
+    @property
+    def __wrapped__(self) -> Callable[..., Awaitable[Any]]:
+        return meant(self._function)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.__wrapped__.__doc__
+
+    @property
+    def __name__(self) -> str:
+        return self.__wrapped__.__name__
 
     @overload
     def __get__(self, instance: None, owner: type) -> StoreMethod[P, T_co]: ...

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import sqlalchemy as sa
 from anyio.to_thread import run_sync
 
 from towpath.artifact import KeptFile
@@ -19,17 +18,19 @@ from towpath.model import ArtifactRow
 
 from .backend import Backend
 from .blobs import Blob, FileBlobs
+from .core import sa, t
 from .disk import write_whole
 from .statements import Statement, param
-from .tables import artifacts, blobs, workflows
 
 INLINE = 16 * 1024  # bytes; up to this size, writing a row durably is 10 to 66 times faster than a file
 
-_INLINE = Statement(sa.select(blobs.c.data).where(blobs.c.sha256 == param("sha256")))
+_INLINE = Statement(lambda: sa.select(t.blobs.c.data).where(t.blobs.c.sha256 == param("sha256")))
 _PLACE = Statement(
-    sa.select(workflows.c.chain_id, workflows.c.step_id, workflows.c.item_index)
-    .join(artifacts, artifacts.c.workflow_id == workflows.c.id)
-    .where(artifacts.c.id == param("artifact_id"))
+    lambda: (
+        sa.select(t.workflows.c.chain_id, t.workflows.c.step_id, t.workflows.c.item_index)
+        .join(t.artifacts, t.artifacts.c.workflow_id == t.workflows.c.id)
+        .where(t.artifacts.c.id == param("artifact_id"))
+    )
 )
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from towpath.errors import StoreFailed
 
 from .backend import Row, Script
-from .statements import Statement
+from .statements import Made
 from .statements import param as b
 
 PAGE = 1_000  # rows read at once
@@ -52,7 +52,7 @@ class Pages:
 
     def __init__(self, select: sa.Select[*tuple[Any, ...]], key: sa.Column[Any], first: Any) -> None:
         after_last = select.where(key > b("after")).order_by(key)
-        self._page = Statement(after_last.limit(b("size")).offset(b("skipped")))
+        self._page = Made(after_last.limit(b("size")).offset(b("skipped")))
         self._key = key.key
         self._after = first
         self._skipped = 0

@@ -26,7 +26,7 @@ from .clock import now
 from .findings import Check, Finding, each, unreadable
 from .invariants import ORPHANED, ROW_CHECKS, WRONG_LATEST, WRONG_POINTER, inline_bytes
 from .runs import RunStore
-from .statements import Statement
+from .statements import Made
 from .statements import param as b
 from .tables import artifacts, blobs, chains, metadata, workflows
 from .trails import decisions, trails
@@ -92,10 +92,9 @@ async def fsck(store: RunStore, *, repair: bool = False, grace: float = 3600.0, 
 
 
 _COUNTS = {
-    table.name: Statement(sa.select(sa.func.count().label("many")).select_from(table))
-    for table in metadata.sorted_tables
+    table.name: Made(sa.select(sa.func.count().label("many")).select_from(table)) for table in metadata.sorted_tables
 }
-_RUNNING = Statement(sa.select(chains.c.id).where(chains.c.status == "running"))
+_RUNNING = Made(sa.select(chains.c.id).where(chains.c.status == "running"))
 _NAMED = sa.select(artifacts.c.id, artifacts.c.sha256, artifacts.c.file_size, blobs.c.size.label("inside")).select_from(
     artifacts.outerjoin(blobs, blobs.c.sha256 == artifacts.c.sha256)
 )
@@ -172,7 +171,7 @@ async def _damage(blobs: FileBlobs, digest: str, size: int, deep: bool) -> tuple
     return None
 
 
-_BY_ID = Statement(sa.select(artifacts.c.id).where(artifacts.c.id == b("row")))
+_BY_ID = Made(sa.select(artifacts.c.id).where(artifacts.c.id == b("row")))
 
 
 async def _still_there(store: RunStore, row: str) -> bool:
@@ -260,7 +259,7 @@ async def _mended(store: RunStore, found: list[Finding]) -> list[Finding]:
     return found
 
 
-_MARK_LATEST = Statement(
+_MARK_LATEST = Made(
     sa.update(artifacts)
     .where(
         artifacts.c.workflow_id == b("row"), artifacts.c.name == b("output"), artifacts.c.version == b("new_version")
@@ -288,13 +287,13 @@ _another_name = sa.case(
 _made_first = sa.select(sa.func.min(_first.c.id)).where(
     _first.c.workflow_id == artifacts.c.workflow_id, _first.c.name == artifacts.c.name
 )
-_RIGHT_POINTER = Statement(
+_RIGHT_POINTER = Made(
     sa.select(artifacts.c.id)
     .where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1)
     .order_by(_another_name, _made_first.scalar_subquery())
     .limit(1)
 )
-_POINT = Statement(
+_POINT = Made(
     sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact"), updated_at=b("at"))
 )
 
@@ -307,7 +306,7 @@ def _mend_pointers() -> Script[set[str]]:
     return {row["id"] for row in (yield WRONG_POINTER()).rows}
 
 
-_DROP_ORPHANS = Statement(sa.delete(blobs).where(ORPHANED))
+_DROP_ORPHANS = Made(sa.delete(blobs).where(ORPHANED))
 
 
 def _drop_orphans() -> Script[set[str]]:
@@ -315,7 +314,7 @@ def _drop_orphans() -> Script[set[str]]:
     return set()
 
 
-_NAMING = Statement(sa.select(artifacts.c.id).where(artifacts.c.sha256 == b("sha256")).limit(1))
+_NAMING = Made(sa.select(artifacts.c.id).where(artifacts.c.sha256 == b("sha256")).limit(1))
 
 
 async def _collected(store: RunStore, orphans: list[Stray], before: int) -> list[Stray]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.errors import ApprovalRefused
 from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ArtifactApproval, GateAction, Json
@@ -22,15 +20,19 @@ from towpath.ports import Request
 from . import event_log, run_tree
 from .backend import Row, Script
 from .clock import now, since_boot
+from .core import sa, t
 from .owners import this_boot
 from .rows import Record, decode, encode, record, record_or_none
 from .session import Session
 from .statements import Statement, any_of
 from .statements import param as b
-from .tables import approvals, artifacts
 
 OF_RUN = Statement(
-    sa.select(approvals).where(approvals.c.chain_id == b("run")).order_by(approvals.c.attempt, approvals.c.id)
+    lambda: (
+        sa.select(t.approvals)
+        .where(t.approvals.c.chain_id == b("run"))
+        .order_by(t.approvals.c.attempt, t.approvals.c.id)
+    )
 )
 
 
@@ -47,8 +49,10 @@ def boot(at: int) -> tuple[str | None, int]:
 
 def is_late() -> sa.ColumnElement[bool]:
     """Is the timeout of a pending gate over? Needs the values of `clock`."""
-    by_its_clock = sa.case((approvals.c.boot == b("this_boot"), approvals.c.booted_at + b("since_boot")), else_=b("at"))
-    return sa.and_(approvals.c.status == ApprovalStatus.PENDING, approvals.c.expires_at <= by_its_clock)
+    by_its_clock = sa.case(
+        (t.approvals.c.boot == b("this_boot"), t.approvals.c.booted_at + b("since_boot")), else_=b("at")
+    )
+    return sa.and_(t.approvals.c.status == ApprovalStatus.PENDING, t.approvals.c.expires_at <= by_its_clock)
 
 
 def clock(at: int) -> dict[str, Any]:
@@ -57,11 +61,15 @@ def clock(at: int) -> dict[str, Any]:
 
 
 LATE = Statement(
-    sa.select(approvals.c.id, approvals.c.chain_id, approvals.c.expires_at)
-    .where(is_late())
-    .order_by(approvals.c.expires_at, approvals.c.id)
+    lambda: (
+        sa.select(t.approvals.c.id, t.approvals.c.chain_id, t.approvals.c.expires_at)
+        .where(is_late())
+        .order_by(t.approvals.c.expires_at, t.approvals.c.id)
+    )
 )
-_LATE_ONE = Statement(sa.select(approvals).where(approvals.c.id == b("approval"), is_late()).with_for_update())
+_LATE_ONE = Statement(
+    lambda: sa.select(t.approvals).where(t.approvals.c.id == b("approval"), is_late()).with_for_update()
+)
 
 
 def expired(run_ids: Iterable[str], at: int) -> Script[list[str]]:
@@ -101,32 +109,40 @@ _MARKS = {
     ApprovalStatus.REJECTED: ArtifactApproval.REJECTED,
 }
 _GATE = Statement(
-    sa.select(approvals, is_late().label("late")).where(approvals.c.id == b("approval")).with_for_update(of=approvals)
+    lambda: (
+        sa.select(t.approvals, is_late().label("late"))
+        .where(t.approvals.c.id == b("approval"))
+        .with_for_update(of=t.approvals)
+    )
 )
 _CLOSE = Statement(
-    sa.update(approvals)
-    .where(approvals.c.id == b("approval"), approvals.c.status == ApprovalStatus.PENDING)
-    .values(
-        status=b("new_status"),
-        action=b("new_action"),
-        decided_at=b("at"),
-        decided_by=b("by"),
-        reason=b("new_reason"),
-        decision_parameters=b("parameters"),
-        delivered=0,
-        updated_at=b("at"),
+    lambda: (
+        sa.update(t.approvals)
+        .where(t.approvals.c.id == b("approval"), t.approvals.c.status == ApprovalStatus.PENDING)
+        .values(
+            status=b("new_status"),
+            action=b("new_action"),
+            decided_at=b("at"),
+            decided_by=b("by"),
+            reason=b("new_reason"),
+            decision_parameters=b("parameters"),
+            delivered=0,
+            updated_at=b("at"),
+        )
+        .returning(t.approvals)
     )
-    .returning(approvals)
 )
 _MARK = Statement(
-    sa.update(artifacts)
-    .where(any_of(artifacts.c.id, "artifacts"))
-    .values(
-        approval_status=b("mark"),
-        approved_by=sa.func.coalesce(b("by"), artifacts.c.approved_by),
-        approved_at=b("at"),
-        rejection_reason=b("why"),
-        updated_at=b("at"),
+    lambda: (
+        sa.update(t.artifacts)
+        .where(any_of(t.artifacts.c.id, "artifacts"))
+        .values(
+            approval_status=b("mark"),
+            approved_by=sa.func.coalesce(b("by"), t.artifacts.c.approved_by),
+            approved_at=b("at"),
+            rejection_reason=b("why"),
+            updated_at=b("at"),
+        )
     )
 )
 
@@ -190,8 +206,8 @@ def _close(gate: Record, decision: Decision, mark: ArtifactApproval | None, why:
 
 async def pending_of(session: Session, workflow_id: str) -> Record | None:
     """The pending gate of a workflow, or None."""
-    query = sa.select(approvals).where(
-        approvals.c.workflow_id == workflow_id, approvals.c.status == ApprovalStatus.PENDING
+    query = sa.select(t.approvals).where(
+        t.approvals.c.workflow_id == workflow_id, t.approvals.c.status == ApprovalStatus.PENDING
     )
     return record_or_none(await session.fetch_one(query))
 
@@ -199,7 +215,7 @@ async def pending_of(session: Session, workflow_id: str) -> Record | None:
 async def regenerations(session: Session, workflow_id: str) -> int:
     """How many rejections of a workflow asked for a regeneration."""
     count = sa.select(sa.func.count().label("n")).where(
-        approvals.c.workflow_id == workflow_id, approvals.c.action == GateAction.REGENERATE
+        t.approvals.c.workflow_id == workflow_id, t.approvals.c.action == GateAction.REGENERATE
     )
     row = await session.fetch_one(count)
     assert row is not None
@@ -212,16 +228,16 @@ async def relist(session: Session, workflow_id: str, name: str) -> None:
     if gate is None:
         return
     listed = await session.fetch_all(
-        sa.select(artifacts.c.id, artifacts.c.name).where(artifacts.c.id.in_(gate["artifact_ids"]))
+        sa.select(t.artifacts.c.id, t.artifacts.c.name).where(t.artifacts.c.id.in_(gate["artifact_ids"]))
     )
     order = {row["id"]: row["name"] for row in listed}
     names = [order[artifact] for artifact in gate["artifact_ids"] if artifact in order]
     names += [] if name in names else [name]
-    latest = sa.select(artifacts.c.id, artifacts.c.name).where(
-        artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1, artifacts.c.name.in_(names)
+    latest = sa.select(t.artifacts.c.id, t.artifacts.c.name).where(
+        t.artifacts.c.workflow_id == workflow_id, t.artifacts.c.is_latest == 1, t.artifacts.c.name.in_(names)
     )
     ids = {row["name"]: row["id"] for row in await session.fetch_all(latest)}
-    change = sa.update(approvals).where(approvals.c.id == gate["id"])
+    change = sa.update(t.approvals).where(t.approvals.c.id == gate["id"])
     now_listed = encode([ids[n] for n in names if n in ids])
     await session.execute(change.values(artifact_ids=now_listed, updated_at=now()))
 

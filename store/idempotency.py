@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.errors import InputInvalid
 
+from .core import sa
 from .rows import Record, record
 from .session import Session
 
@@ -28,9 +27,14 @@ async def insert_once(session: Session, table: sa.Table, values: dict[str, Any])
 
 
 def page(query: sa.Select[Any], limit: int, offset: int) -> sa.Select[Any]:
-    """`limit` rows from `offset`. Raises InputInvalid (E_PAGE) outside 1 to 10,000 and below 0."""
+    """`limit` rows from `offset`. Raises as `check_page`."""
+    check_page(limit, offset)
+    return query.limit(limit).offset(offset)
+
+
+def check_page(limit: int, offset: int) -> None:
+    """Raises InputInvalid (E_PAGE) for a limit outside 1 to 10,000 or an offset below 0."""
     if not (0 < limit <= MAX_PAGE and offset >= 0):
         raise InputInvalid(
             "E_PAGE", "limit or offset out of range", found=(limit, offset), allowed=f"1 to {MAX_PAGE}; 0 up"
         )
-    return query.limit(limit).offset(offset)

@@ -22,7 +22,7 @@ from .clock import now
 from .definitions import FIND, elsewhere
 from .findings import Check, Finding, each
 from .owners import parse
-from .statements import Statement, one_of
+from .statements import Made, one_of
 from .statements import param as b
 from .tables import (
     approvals,
@@ -34,10 +34,10 @@ from .tables import (
     events,
     workflows,
 )
-from .versions import GIVEN
+from .versions import given
 
 
-def _rows(statement: Statement, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:
+def _rows(statement: Made, judge: Callable[[Row], Finding]) -> Script[list[Finding]]:
     """One finding for each row of a select that returns only wrong rows."""
     return [judge(row) for row in (yield statement()).rows]
 
@@ -53,7 +53,7 @@ _STATUSES = (
     (artifacts.c.approval_status, ArtifactApproval),
 )
 _WORDS = [
-    (column, Statement(sa.select(column.table.c.id, column.label("word")).where(column.not_in(list(kind)))))
+    (column, Made(sa.select(column.table.c.id, column.label("word")).where(column.not_in(list(kind)))))
     for column, kind in _STATUSES
 ]
 _JSON = (
@@ -123,18 +123,19 @@ def kept_definitions() -> Script[list[Finding]]:
 
 # ---- I3 to I6: versions of artifacts
 
-_many, _distinct = sa.func.count(), sa.func.count(GIVEN.c.version.distinct())
-_lowest, _highest = sa.func.min(GIVEN.c.version), sa.func.max(GIVEN.c.version)
-_NUMBERS = Statement(
+_given = given().c
+_many, _distinct = sa.func.count(), sa.func.count(_given.version.distinct())
+_lowest, _highest = sa.func.min(_given.version), sa.func.max(_given.version)
+_NUMBERS = Made(
     sa.select(
-        GIVEN.c.workflow_id,
-        GIVEN.c.name,
+        _given.workflow_id,
+        _given.name,
         _many.label("many"),
         _distinct.label("distinct"),
         _lowest.label("lowest"),
         _highest.label("highest"),
     )
-    .group_by(GIVEN.c.workflow_id, GIVEN.c.name)
+    .group_by(_given.workflow_id, _given.name)
     .having(sa.or_(_many != _distinct, _distinct != _highest, _lowest < 1))
 )
 
@@ -156,7 +157,7 @@ def _wrong_numbers(row: Row) -> Finding:
 
 _marked = sa.func.coalesce(sa.func.sum(sa.case((artifacts.c.is_latest == 1, 1), else_=0)), 0)
 _unclear = sa.func.sum(sa.case((artifacts.c.is_latest.not_in((0, 1)), 1), else_=0))
-WRONG_LATEST = Statement(
+WRONG_LATEST = Made(
     sa.select(
         artifacts.c.workflow_id,
         artifacts.c.name,
@@ -180,7 +181,7 @@ def _wrong_latest(row: Row) -> Finding:
 
 _pointed = sa.and_(artifacts.c.id == workflows.c.latest_artifact_id, artifacts.c.workflow_id == workflows.c.id)
 _any = artifacts.alias("any_artifact")
-WRONG_POINTER = Statement(
+WRONG_POINTER = Made(
     sa.select(workflows.c.id, workflows.c.latest_artifact_id, artifacts.c.is_latest)
     .select_from(workflows.outerjoin(artifacts, _pointed))
     .where(
@@ -212,7 +213,7 @@ def _wrong_pointer(row: Row) -> Finding:
 
 _parent = artifacts.alias("parent")
 _another_output = sa.or_(_parent.c.workflow_id != artifacts.c.workflow_id, _parent.c.name != artifacts.c.name)
-_WRONG_PARENT = Statement(
+_WRONG_PARENT = Made(
     sa.select(artifacts.c.id, _parent.c.id.label("parent"), sa.case((_another_output, 1), else_=0).label("stranger"))
     .select_from(artifacts.outerjoin(_parent, _parent.c.id == artifacts.c.parent_artifact_id))
     .where(
@@ -238,13 +239,13 @@ def _wrong_parent(row: Row) -> Finding:
 # ---- I7 and I8: bytes in the database
 
 _length = sa.func.length(blobs.c.data)
-_WRONG_SIZE = Statement(
+_WRONG_SIZE = Made(
     sa.select(artifacts.c.id, artifacts.c.file_size, _length.label("there"))
     .join(blobs, blobs.c.sha256 == artifacts.c.sha256)
     .where(sa.or_(blobs.c.size != artifacts.c.file_size, _length != artifacts.c.file_size))
 )
 ORPHANED = sa.not_(sa.exists().where(artifacts.c.sha256 == blobs.c.sha256))
-_ORPHANS = Statement(sa.select(blobs.c.sha256, blobs.c.size).where(ORPHANED))
+_ORPHANS = Made(sa.select(blobs.c.sha256, blobs.c.size).where(ORPHANED))
 
 
 def inline_sizes() -> Script[list[Finding]]:
@@ -281,8 +282,8 @@ def _orphan(row: Row) -> Finding:
 
 _sent = artifact_transfers.c
 _completed = _sent.status == TransferStatus.COMPLETED
-_NEVER_SENT = Statement(sa.select(_sent.id).where(_completed, _sent.uploaded_at.is_(None)))
-_SENT_TWICE = Statement(
+_NEVER_SENT = Made(sa.select(_sent.id).where(_completed, _sent.uploaded_at.is_(None)))
+_SENT_TWICE = Made(
     sa.select(sa.func.max(_sent.id).label("id"), sa.func.count().label("many"), _sent.target_server)
     .where(_completed)
     .group_by(_sent.artifact_id, _sent.target_server, _sent.target_subfolder, _sent.target_workflow_id)
@@ -304,7 +305,7 @@ def _transfer(row: Row, why: str) -> Finding:
 
 _FINAL_CHAINS = [word for word in ChainStatus if word.final]
 _OPEN_STEPS = [word for word in StepStatus if not word.final]
-_OPEN_ROWS = Statement(
+_OPEN_ROWS = Made(
     sa.select(workflows.c.id, workflows.c.status, chains.c.status.label("chain"))
     .join(chains, chains.c.id == workflows.c.chain_id)
     .where(
@@ -324,10 +325,10 @@ def _open_row(row: Row) -> Finding:
     return Finding("I12", "E_FSCK_STATUS", "workflows", row["id"], why)
 
 
-def _wrong_ends(table: sa.Table, final: list[Any]) -> Statement:
+def _wrong_ends(table: sa.Table, final: list[Any]) -> Made:
     ended, over = table.c.completed_at.is_not(None), one_of(table.c.status, final)
     wrong = sa.or_(sa.and_(over, sa.not_(ended)), sa.and_(sa.not_(over), ended))
-    return Statement(sa.select(table.c.id, table.c.status, table.c.completed_at).where(wrong))
+    return Made(sa.select(table.c.id, table.c.status, table.c.completed_at).where(wrong))
 
 
 _WRONG_ENDS = {
@@ -347,7 +348,7 @@ def ended_at() -> Script[list[Finding]]:
 
 _item = workflows.alias("item")
 _found, _top = sa.func.count(_item.c.id), sa.func.coalesce(sa.func.max(_item.c.item_index), -1)
-_ITEMS = Statement(
+_ITEMS = Made(
     sa.select(workflows.c.id, workflows.c.item_count, _found.label("found"), _top.label("top"))
     .select_from(
         workflows.outerjoin(
@@ -386,13 +387,13 @@ _WITH_FILES = sa.select(workflows.c.id, workflows.c.chain_id, workflows.c.step_i
     one_of(workflows.c.status, (StepStatus.COMPLETED, StepStatus.CACHED)),
     sa.or_(*(workflows.c.value.contains(f'"{mark}"', autoescape=True) for mark in (REFERENCE, STORED_VALUE))),
 )
-_ITEM_ROW = Statement(
+_ITEM_ROW = Made(
     sa.select(workflows.c.id).where(
         workflows.c.chain_id == b("run"), workflows.c.step_id == b("step"), workflows.c.item_index == b("item")
     )
 )
 _OUTPUTS = {
-    table.name: Statement(
+    table.name: Made(
         sa.select(sa.literal(1).label("there")).where(table.c.workflow_id == b("row"), table.c.name == b("output"))
     )
     for table in (artifacts, artifact_deletions)
@@ -445,7 +446,7 @@ def _named_in(value: Any) -> Iterator[tuple[str, int | None]]:
 
 # ---- I13 and I14: owners and approvals
 
-_RUNNING = Statement(
+_RUNNING = Made(
     sa.select(chains.c.id, chains.c.owner, chains.c.lease_until).where(
         chains.c.status == ChainStatus.RUNNING,
         sa.or_(chains.c.owner.is_not(None), chains.c.chain_definition.is_not(None)),
@@ -511,7 +512,7 @@ _APPROVALS = (
         ),
     ),
 )
-_WRONG_APPROVALS = [(table, why, Statement(select)) for table, why, select in _APPROVALS]
+_WRONG_APPROVALS = [(table, why, Made(select)) for table, why, select in _APPROVALS]
 
 
 def gates() -> Script[list[Finding]]:

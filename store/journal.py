@@ -11,8 +11,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.errors import Fenced
 from towpath.events import (
     AttemptReleased,
@@ -38,15 +36,26 @@ from towpath.ports import Lease
 
 from . import gates, server_facts, transitions
 from .backend import Guard, Refuse, Write, add, write
+from .core import sa, t
+from .ended_tree import close_gates, end_tree
 from .event_log import about, log_event, log_step
 from .rows import encode
-from .run_tree import inside
-from .statements import Expression, InsertInto, Phase, Query, Statement, Values, json_object, one_of, word_of
+from .statements import (
+    Expression,
+    InsertInto,
+    Phase,
+    Query,
+    Statement,
+    Upsert,
+    Values,
+    each,
+    one_of,
+    word_of,
+)
 from .statements import param as b
-from .tables import approvals, artifacts, blobs, chains, events, step_logs, workflows
 
 _INSERT_ROW = Statement(
-    sa.insert(workflows).values(
+    lambda: sa.insert(t.workflows).values(
         id=b("row"),
         chain_id=b("run"),
         step_id=b("step"),
@@ -67,22 +76,25 @@ _INSERT_ROW = Statement(
     Phase.ROW_BORN,
 )
 _START_ROW = Statement(
-    sa.update(workflows)
-    .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[StepStatus.EXECUTING]))
-    .values(
-        status=word_of(StepStatus.EXECUTING),
-        attempt=b("new_attempt"),
-        parameters=b("new_parameters"),
-        started_at=sa.func.coalesce(workflows.c.started_at, b("at")),
-        updated_at=b("at"),
+    lambda: (
+        sa.update(t.workflows)
+        .where(t.workflows.c.id == b("row"), one_of(t.workflows.c.status, transitions.STEP[StepStatus.EXECUTING]))
+        .values(
+            status=word_of(StepStatus.EXECUTING),
+            attempt=b("new_attempt"),
+            parameters=b("new_parameters"),
+            started_at=sa.func.coalesce(t.workflows.c.started_at, b("at")),
+            updated_at=b("at"),
+        )
     ),
     "row new_attempt new_parameters at",
     Phase.ROW_STARTED,
 )
-_END_ROW: dict[StepStatus, Statement] = {
-    status: Statement(
-        sa.update(workflows)
-        .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[status]))
+_END_ROW: dict[StepStatus, Statement] = each(
+    [status for status in StepStatus if status is not StepStatus.QUEUED],
+    lambda status: (
+        sa.update(t.workflows)
+        .where(t.workflows.c.id == b("row"), one_of(t.workflows.c.status, transitions.STEP[status]))
         .values(
             status=word_of(status),
             value=b("new_value"),
@@ -92,17 +104,16 @@ _END_ROW: dict[StepStatus, Statement] = {
             error=b("new_error"),
             completed_at=b("completed"),
             updated_at=b("at"),
-        ),
-        "row new_value new_attempt new_message new_code new_error completed at",
-        Phase.ROW_COMPLETED if status is StepStatus.COMPLETED else None,
-    )
-    for status in StepStatus
-    if status is not StepStatus.QUEUED
-}
-_DECIDED_ROW = {
-    status: Statement(
-        sa.update(workflows)
-        .where(workflows.c.id == b("row"), one_of(workflows.c.status, transitions.STEP[status]))
+        )
+    ),
+    "row new_value new_attempt new_message new_code new_error completed at",
+    {StepStatus.COMPLETED: Phase.ROW_COMPLETED},
+)
+_DECIDED_ROW: dict[StepStatus, Statement] = each(
+    (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.EXECUTING),
+    lambda status: (
+        sa.update(t.workflows)
+        .where(t.workflows.c.id == b("row"), one_of(t.workflows.c.status, transitions.STEP[status]))
         .values(
             status=word_of(status),
             error_message=b("new_message"),
@@ -110,21 +121,24 @@ _DECIDED_ROW = {
             error=b("new_error"),
             completed_at=b("completed"),
             # A regeneration needs a new prompt; the old one stays in the audit trail.
-            prompt_id=sa.null() if status is StepStatus.EXECUTING else workflows.c.prompt_id,
+            prompt_id=sa.null() if status is StepStatus.EXECUTING else t.workflows.c.prompt_id,
             updated_at=b("at"),
-        ),
-        "row new_message new_code new_error completed at",
-    )
-    for status in (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.EXECUTING)
-}
-_POINT_ROW = Statement(sa.update(workflows).where(workflows.c.id == b("row")).values(latest_artifact_id=b("artifact")))
+        )
+    ),
+    "row new_message new_code new_error completed at",
+)
+_POINT_ROW = Statement(
+    lambda: sa.update(t.workflows).where(t.workflows.c.id == b("row")).values(latest_artifact_id=b("artifact"))
+)
 _OLD_VERSION = Statement(
-    sa.update(artifacts)
-    .where(artifacts.c.workflow_id == b("row"), artifacts.c.name == b("output"), artifacts.c.is_latest == 1)
-    .values(is_latest=0, updated_at=b("at"))
+    lambda: (
+        sa.update(t.artifacts)
+        .where(t.artifacts.c.workflow_id == b("row"), t.artifacts.c.name == b("output"), t.artifacts.c.is_latest == 1)
+        .values(is_latest=0, updated_at=b("at"))
+    )
 )
 _NEW_VERSION = Statement(
-    sa.insert(artifacts).values(
+    lambda: sa.insert(t.artifacts).values(
         id=b("artifact"),
         workflow_id=b("row"),
         name=b("output"),
@@ -150,11 +164,11 @@ _NEW_VERSION = Statement(
         updated_at=b("at"),
     )
 )
-_INLINE_BLOB = Statement(
-    lambda insert: insert(blobs).values(sha256=b("sha256"), size=b("size"), data=b("data")).on_conflict_do_nothing()
+_INLINE_BLOB = Upsert(
+    lambda insert: insert(t.blobs).values(sha256=b("sha256"), size=b("size"), data=b("data")).on_conflict_do_nothing()
 )
 _ASK = Statement(
-    sa.insert(approvals).values(
+    lambda: sa.insert(t.approvals).values(
         id=b("approval"),
         chain_id=b("run"),
         workflow_id=b("row"),
@@ -173,51 +187,43 @@ _ASK = Statement(
     )
 )
 _DELIVERED = Statement(
-    sa.update(approvals)
-    .where(approvals.c.id == b("approval"), approvals.c.status != "pending")
-    .values(delivered=1, updated_at=b("at"))
+    lambda: (
+        sa.update(t.approvals)
+        .where(t.approvals.c.id == b("approval"), t.approvals.c.status != "pending")
+        .values(delivered=1, updated_at=b("at"))
+    )
 )
 
 
-def _close_gates(where: sa.ColumnElement[bool]) -> Statement:
-    """Close gates that no owner can act on any more. A decision that came too late stays recorded."""
-    return Statement(
-        sa.update(approvals)
-        .where(where, approvals.c.delivered == 0)
-        .values(
-            status=sa.case((approvals.c.status == "pending", "cancelled"), else_=approvals.c.status),
-            decided_at=sa.func.coalesce(approvals.c.decided_at, b("at")),
-            delivered=1,
-            updated_at=b("at"),
-        )
-    )
-
-
-_CLOSE_GATES = _close_gates(approvals.c.workflow_id == b("row"))
+_CLOSE_GATES = Statement(lambda: close_gates(t.approvals.c.workflow_id == b("row")))
 _LEVEL = Statement(
-    sa.update(chains)
-    # Several processes may work on the steps of a run: a late fact must not lower the level.
-    .where(chains.c.id == b("run"), chains.c.current_level < b("level"))
-    .values(current_level=b("level"), updated_at=b("at")),
+    lambda: (
+        sa.update(t.chains)
+        # Several processes may work on the steps of a run: a late fact must not lower the level.
+        .where(t.chains.c.id == b("run"), t.chains.c.current_level < b("level"))
+        .values(current_level=b("level"), updated_at=b("at"))
+    ),
     "run level at",
     Phase.LEVEL_REACHED,
 )
 _CHAIN = Statement(
-    sa.update(chains)
-    .where(chains.c.id == b("run"), one_of(chains.c.status, ("pending", "running", "paused")))
-    .values(
-        status=b("new_status"),
-        status_reason=b("new_reason"),
-        error_message=b("new_message"),
-        error_code=b("new_code"),
-        completed_at=b("completed"),
-        # A pause requested between the claim and this fact must still take effect.
-        pause_requested_at=sa.case(
-            (b("keep_owner") == sa.literal_column("1"), chains.c.pause_requested_at), else_=None
-        ),
-        owner=sa.case((b("keep_owner") == sa.literal_column("1"), chains.c.owner), else_=None),
-        lease_until=sa.case((b("keep_owner") == sa.literal_column("1"), chains.c.lease_until), else_=None),
-        updated_at=b("at"),
+    lambda: (
+        sa.update(t.chains)
+        .where(t.chains.c.id == b("run"), one_of(t.chains.c.status, ("pending", "running", "paused")))
+        .values(
+            status=b("new_status"),
+            status_reason=b("new_reason"),
+            error_message=b("new_message"),
+            error_code=b("new_code"),
+            completed_at=b("completed"),
+            # A pause requested between the claim and this fact must still take effect.
+            pause_requested_at=sa.case(
+                (b("keep_owner") == sa.literal_column("1"), t.chains.c.pause_requested_at), else_=None
+            ),
+            owner=sa.case((b("keep_owner") == sa.literal_column("1"), t.chains.c.owner), else_=None),
+            lease_until=sa.case((b("keep_owner") == sa.literal_column("1"), t.chains.c.lease_until), else_=None),
+            updated_at=b("at"),
+        )
     ),
     "run new_status new_reason new_message new_code completed keep_owner at",
     Phase.RUN_CHANGED,
@@ -226,14 +232,15 @@ _CHAIN = Statement(
 
 def _log(insert: InsertInto) -> Expression:
     log = {"text": b("text"), "updated_at": b("at")}
-    new = insert(step_logs).values(workflow_id=b("row"), attempt=b("attempt"), **log)
+    new = insert(t.step_logs).values(workflow_id=b("row"), attempt=b("attempt"), **log)
     made: Expression = new.on_conflict_do_update(index_elements=["workflow_id", "attempt"], set_=log)
     return made
 
 
-_LOG = Statement(_log)
+_LOG = Upsert(_log)
 _OWNED = Statement(
-    sa.select(sa.literal_column("1")).where(chains.c.id == b("run"), chains.c.epoch == b("epoch")), "run epoch"
+    lambda: sa.select(sa.literal_column("1")).where(t.chains.c.id == b("run"), t.chains.c.epoch == b("epoch")),
+    "run epoch",
 )
 
 
@@ -473,51 +480,6 @@ def _chain_ended(fact: ChainEnded, run: str, at: int, out: list[Write]) -> None:
     )
     if fact.status in (ChainStatus.CANCELLED, ChainStatus.FAILED):
         out.extend(map(write, end_tree(run, at)))  # runs inside its steps no longer wait for a person
-
-
-_INSIDE = inside(b("run"))
-_OPEN_ROWS = sa.and_(
-    workflows.c.chain_id.in_(_INSIDE), one_of(workflows.c.status, ("queued", "executing", "waiting_approval"))
-)
-_OPEN_CHAINS = sa.and_(chains.c.id.in_(_INSIDE), one_of(chains.c.status, ("pending", "running", "paused")))
-_ABOUT_ROW = sa.case(
-    (workflows.c.item_index.is_(None), json_object(step=workflows.c.step_id)),
-    else_=json_object(step=workflows.c.step_id, item=workflows.c.item_index),
-)
-_ROW_EVENTS = sa.select(workflows.c.chain_id, workflows.c.id, sa.literal_column("'StepCancelled'"), b("at"), _ABOUT_ROW)
-_CHAIN_EVENTS = sa.select(
-    chains.c.id, sa.literal_column("'ChainEnded'"), b("at"), sa.literal_column("""'{"status":"cancelled"}'""")
-)
-_END_TREE = (
-    Statement(
-        sa.insert(events).from_select(
-            ["chain_id", "workflow_id", "type", "at", "data"], _ROW_EVENTS.where(_OPEN_ROWS).order_by(workflows.c.id)
-        )
-    ),
-    _close_gates(approvals.c.chain_id.in_(_INSIDE)),
-    server_facts.close(sa.select(workflows.c.id).where(_OPEN_ROWS), "cancelled"),
-    Statement(
-        sa.update(workflows).where(_OPEN_ROWS).values(status="cancelled", completed_at=b("at"), updated_at=b("at"))
-    ),
-    Statement(sa.insert(events).from_select(["chain_id", "type", "at", "data"], _CHAIN_EVENTS.where(_OPEN_CHAINS))),
-    Statement(
-        sa.update(chains)
-        .where(_OPEN_CHAINS)
-        .values(
-            status="cancelled",
-            completed_at=b("at"),
-            updated_at=b("at"),
-            owner=None,
-            lease_until=None,
-            epoch=chains.c.epoch + 1,
-        )
-    ),
-)
-
-
-def end_tree(run: str, at: int) -> list[Query]:
-    """End everything open in a run and in the runs inside its steps as cancelled."""
-    return [statement(run=run, at=at) for statement in _END_TREE]
 
 
 def _change_chain(

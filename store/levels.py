@@ -9,39 +9,42 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import msgspec
-import sqlalchemy as sa
 
 from towpath.events import ChainEnded, ChainPaused, Fact, LevelReached
 from towpath.model import ChainStatus
 
 from .backend import Script
+from .core import sa, t
 from .definitions import FIND, elsewhere
 from .rows import Record
 from .session import Session
 from .statements import Statement, any_of, word_of
 from .statements import param as b
-from .tables import chains, workflows
 
 _RUNNING = Statement(
-    sa.select(chains.c.id, chains.c.current_level, chains.c.chain_definition).where(
-        any_of(chains.c.id, "runs"), chains.c.status == word_of(ChainStatus.RUNNING)
+    lambda: sa.select(t.chains.c.id, t.chains.c.current_level, t.chains.c.chain_definition).where(
+        any_of(t.chains.c.id, "runs"), t.chains.c.status == word_of(ChainStatus.RUNNING)
     )
 )
 _STARTED = Statement(
-    # Rows that a rerun took over have not started in it; the row of a mapped step stands for its items.
-    sa.select(workflows.c.step_id)
-    .where(
-        workflows.c.chain_id == b("run"),
-        workflows.c.item_index.is_(None),
-        workflows.c.attempt > 0,
-        workflows.c.workflow_name != "cached",
+    lambda: (
+        # Rows that a rerun took over have not started in it; the row of a mapped step stands for its items.
+        sa.select(t.workflows.c.step_id)
+        .where(
+            t.workflows.c.chain_id == b("run"),
+            t.workflows.c.item_index.is_(None),
+            t.workflows.c.attempt > 0,
+            t.workflows.c.workflow_name != "cached",
+        )
+        .distinct()
     )
-    .distinct()
 )
 _WRITE = Statement(
-    sa.update(chains)
-    .where(chains.c.id == b("run"), chains.c.current_level < b("level"))
-    .values(current_level=b("level"))
+    lambda: (
+        sa.update(t.chains)
+        .where(t.chains.c.id == b("run"), t.chains.c.current_level < b("level"))
+        .values(current_level=b("level"))
+    )
 )
 _KINDS = {LevelReached, ChainPaused, ChainEnded}
 

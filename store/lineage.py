@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.values import REFERENCE
 
 from .artifacts import get_artifact, get_artifact_versions
+from .core import sa, t
 from .rows import Record, record
 from .session import Session, of_one_moment
-from .tables import artifact_transfers, artifacts, chains, workflows
 
 _AT_ONCE = 1_000  # ids in one query
 _STEP = ("id", "chain_id", "step_id", "item_index", "workflow_name", "status", "attempt", "server_address", "prompt_id")
@@ -28,10 +26,10 @@ async def lineage_of(session: Session, artifact_id: str) -> Record | None:
     made = await get_artifact(session, artifact_id)
     if made is None:
         return None
-    columns = [workflows.c[name] for name in _STEP]
-    step = await session.fetch_one(sa.select(*columns).where(workflows.c.id == made["workflow_id"]))
+    columns = [t.workflows.c[name] for name in _STEP]
+    step = await session.fetch_one(sa.select(*columns).where(t.workflows.c.id == made["workflow_id"]))
     assert step is not None, "its artifact refers to it"
-    query = sa.select(chains.c.id, chains.c.name, chains.c.status).where(chains.c.id == step["chain_id"])
+    query = sa.select(t.chains.c.id, t.chains.c.name, t.chains.c.status).where(t.chains.c.id == step["chain_id"])
     chain = await session.fetch_one(query)
     return Record(
         artifact=made,
@@ -65,7 +63,7 @@ def references(value: Any) -> list[str]:
 async def _listed(session: Session, ids: list[str]) -> list[Record]:
     rows: dict[str, Record] = {}
     for begin in range(0, len(ids), _AT_ONCE):
-        query = sa.select(artifacts).where(artifacts.c.id.in_(ids[begin : begin + _AT_ONCE]))
+        query = sa.select(t.artifacts).where(t.artifacts.c.id.in_(ids[begin : begin + _AT_ONCE]))
         rows.update({row["id"]: record(row) for row in await session.fetch_all(query)})
     return [rows[one] for one in ids if one in rows]
 
@@ -73,12 +71,12 @@ async def _listed(session: Session, ids: list[str]) -> list[Record]:
 async def _users(session: Session, artifact_id: str, chain_id: str | None) -> list[Record]:
     if chain_id is None:
         return []
-    query = sa.select(*(workflows.c[name] for name in _STEP)).where(
-        workflows.c.chain_id == chain_id, workflows.c.parameters.contains(artifact_id, autoescape=True)
+    query = sa.select(*(t.workflows.c[name] for name in _STEP)).where(
+        t.workflows.c.chain_id == chain_id, t.workflows.c.parameters.contains(artifact_id, autoescape=True)
     )
-    return [Record(row) for row in await session.fetch_all(query.order_by(workflows.c.queued_at, workflows.c.id))]
+    return [Record(row) for row in await session.fetch_all(query.order_by(t.workflows.c.queued_at, t.workflows.c.id))]
 
 
 async def _transfers(session: Session, artifact_id: str) -> list[Record]:
-    query = sa.select(artifact_transfers).where(artifact_transfers.c.artifact_id == artifact_id)
-    return [record(row) for row in await session.fetch_all(query.order_by(artifact_transfers.c.id))]
+    query = sa.select(t.artifact_transfers).where(t.artifact_transfers.c.artifact_id == artifact_id)
+    return [record(row) for row in await session.fetch_all(query.order_by(t.artifact_transfers.c.id))]

@@ -1,6 +1,6 @@
 """Pages of rows for the API and the pages: each table has fixed filters, operators and sorts, and keyset paging.
 
-No text of a caller becomes part of a statement: names are looked up in `LISTINGS`, values are bound.
+No text of a caller becomes part of a statement: names are looked up in `listings`, values are bound.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Any, NamedTuple
-
-import sqlalchemy as sa
 
 from towpath.errors import InputInvalid
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
 
 from . import levels
+from .core import sa, t
 from .rows import Record, record
 from .session import Session, of_one_moment
-from .tables import api_keys, approvals, artifact_transfers, artifacts, chains, workflows
 
 MAX_PAGE = 500
 MAX_OFFSET = 100_000
@@ -104,136 +103,143 @@ def _only(table: sa.Table, names: str) -> tuple[sa.ColumnElement[Any], ...]:
     return tuple(table.c[name] for name in names.split())
 
 
-_OF_STEP = _only(workflows, "chain_id step_id item_index")
-
-LISTINGS: dict[str, Listing] = {
-    "chains": Listing(
-        chains,
-        _only(
-            chains,
-            "id name description status status_reason current_level started_at completed_at error_message error_code "
-            "definition_hash parent_run_id regenerated_from_step_id parent_workflow_id created_at updated_at",
-        ),
-        {
-            "name": Field(chains.c.name, Kind.TEXT),
-            "status": Field(chains.c.status, Kind.WORD, tuple(ChainStatus)),
-            "started_at": Field(chains.c.started_at, Kind.TIME),
-            "parent_run_id": Field(chains.c.parent_run_id, Kind.ID, about="the run that this is a rerun of"),
-            "inner": Field(chains.c.parent_workflow_id.is_not(None), Kind.FLAG, about="runs inside steps of others"),
-        },
-        {"started_at": chains.c.started_at, "updated_at": chains.c.updated_at, "name": chains.c.name},
-        chains.c.id,
-        (chains.c.name, chains.c.id),
-    ),
-    "workflows": Listing(
-        workflows,
-        _only(
-            workflows,
-            "id chain_id step_id item_index workflow_name server_address prompt_id status latest_artifact_id attempt "
-            "item_count queued_at started_at completed_at error_message error_code created_at updated_at",
-        ),
-        {
-            "chain_id": Field(workflows.c.chain_id, Kind.TEXT),
-            "step_id": Field(workflows.c.step_id, Kind.TEXT),
-            "status": Field(workflows.c.status, Kind.WORD, tuple(StepStatus)),
-            "workflow_name": Field(workflows.c.workflow_name, Kind.TEXT),
-            "queued_at": Field(workflows.c.queued_at, Kind.TIME),
-            "item": Field(workflows.c.item_index.is_not(None), Kind.FLAG, about="items of mapped steps"),
-        },
-        {
-            "queued_at": workflows.c.queued_at,
-            "updated_at": workflows.c.updated_at,
-            "workflow_name": workflows.c.workflow_name,
-        },
-        workflows.c.id,
-        (workflows.c.workflow_name, workflows.c.step_id),
-    ),
-    "artifacts": Listing(
-        artifacts.join(workflows, workflows.c.id == artifacts.c.workflow_id),
-        (
-            *_only(
-                artifacts,
-                "id workflow_id name version is_latest filename file_type file_format file_size media_type sha256 "
-                "parent_artifact_id approval_status approved_by approved_at rejection_reason attempt created_by "
-                "extra_metadata created_at updated_at",
+@cache
+def listings() -> dict[str, Listing]:
+    """What can be listed, by name."""
+    transfers = t.artifact_transfers
+    return {
+        "chains": Listing(
+            t.chains,
+            _only(
+                t.chains,
+                "id name description status status_reason current_level started_at completed_at error_message "
+                "error_code definition_hash parent_run_id regenerated_from_step_id parent_workflow_id created_at "
+                "updated_at",
             ),
-            *_OF_STEP,
+            {
+                "name": Field(t.chains.c.name, Kind.TEXT),
+                "status": Field(t.chains.c.status, Kind.WORD, tuple(ChainStatus)),
+                "started_at": Field(t.chains.c.started_at, Kind.TIME),
+                "parent_run_id": Field(t.chains.c.parent_run_id, Kind.ID, about="the run that this is a rerun of"),
+                "inner": Field(
+                    t.chains.c.parent_workflow_id.is_not(None), Kind.FLAG, about="runs inside steps of others"
+                ),
+            },
+            {"started_at": t.chains.c.started_at, "updated_at": t.chains.c.updated_at, "name": t.chains.c.name},
+            t.chains.c.id,
+            (t.chains.c.name, t.chains.c.id),
         ),
-        {
-            "chain_id": Field(workflows.c.chain_id, Kind.TEXT),
-            "workflow_id": Field(artifacts.c.workflow_id, Kind.ID),
-            "step_id": Field(workflows.c.step_id, Kind.TEXT),
-            "name": Field(artifacts.c.name, Kind.TEXT),
-            "filename": Field(artifacts.c.filename, Kind.TEXT),
-            "file_type": Field(artifacts.c.file_type, Kind.TEXT, about="image, video, audio, text, model or file"),
-            "media_type": Field(artifacts.c.media_type, Kind.TEXT),
-            "sha256": Field(artifacts.c.sha256, Kind.ID),
-            "version": Field(artifacts.c.version, Kind.NUMBER),
-            "file_size": Field(artifacts.c.file_size, Kind.NUMBER, about="bytes"),
-            "is_latest": Field(artifacts.c.is_latest == 1, Kind.FLAG),
-            "approval_status": Field(artifacts.c.approval_status, Kind.WORD, tuple(ArtifactApproval)),
-            "created_at": Field(artifacts.c.created_at, Kind.TIME),
-        },
-        {
-            "created_at": artifacts.c.created_at,
-            "filename": artifacts.c.filename,
-            "file_size": artifacts.c.file_size,
-            "version": artifacts.c.version,
-        },
-        artifacts.c.id,
-        (artifacts.c.filename, artifacts.c.name),
-    ),
-    "transfers": Listing(
-        artifact_transfers,
-        _only(
-            artifact_transfers,
-            "id artifact_id source_workflow_id target_workflow_id target_server target_subfolder target_name status "
-            "attempt bytes duration_us uploaded_at error_message created_at updated_at",
+        "workflows": Listing(
+            t.workflows,
+            _only(
+                t.workflows,
+                "id chain_id step_id item_index workflow_name server_address prompt_id status latest_artifact_id "
+                "attempt item_count queued_at started_at completed_at error_message error_code created_at updated_at",
+            ),
+            {
+                "chain_id": Field(t.workflows.c.chain_id, Kind.TEXT),
+                "step_id": Field(t.workflows.c.step_id, Kind.TEXT),
+                "status": Field(t.workflows.c.status, Kind.WORD, tuple(StepStatus)),
+                "workflow_name": Field(t.workflows.c.workflow_name, Kind.TEXT),
+                "queued_at": Field(t.workflows.c.queued_at, Kind.TIME),
+                "item": Field(t.workflows.c.item_index.is_not(None), Kind.FLAG, about="items of mapped steps"),
+            },
+            {
+                "queued_at": t.workflows.c.queued_at,
+                "updated_at": t.workflows.c.updated_at,
+                "workflow_name": t.workflows.c.workflow_name,
+            },
+            t.workflows.c.id,
+            (t.workflows.c.workflow_name, t.workflows.c.step_id),
         ),
-        {
-            "artifact_id": Field(artifact_transfers.c.artifact_id, Kind.ID),
-            "source_workflow_id": Field(artifact_transfers.c.source_workflow_id, Kind.ID),
-            "target_workflow_id": Field(artifact_transfers.c.target_workflow_id, Kind.ID),
-            "target_server": Field(artifact_transfers.c.target_server, Kind.TEXT),
-            "status": Field(artifact_transfers.c.status, Kind.WORD, tuple(TransferStatus)),
-            "created_at": Field(artifact_transfers.c.created_at, Kind.TIME),
-        },
-        {"created_at": artifact_transfers.c.created_at, "updated_at": artifact_transfers.c.updated_at},
-        artifact_transfers.c.id,
-    ),
-    "approvals": Listing(
-        approvals,
-        _only(
-            approvals,
-            "id chain_id workflow_id step_id item_index attempt status artifact_ids policy requested_at expires_at "
-            "decided_at decided_by reason action decision_parameters link_expires_at created_at updated_at",
+        "artifacts": Listing(
+            t.artifacts.join(t.workflows, t.workflows.c.id == t.artifacts.c.workflow_id),
+            (
+                *_only(
+                    t.artifacts,
+                    "id workflow_id name version is_latest filename file_type file_format file_size media_type sha256 "
+                    "parent_artifact_id approval_status approved_by approved_at rejection_reason attempt created_by "
+                    "extra_metadata created_at updated_at",
+                ),
+                *_only(t.workflows, "chain_id step_id item_index"),
+            ),
+            {
+                "chain_id": Field(t.workflows.c.chain_id, Kind.TEXT),
+                "workflow_id": Field(t.artifacts.c.workflow_id, Kind.ID),
+                "step_id": Field(t.workflows.c.step_id, Kind.TEXT),
+                "name": Field(t.artifacts.c.name, Kind.TEXT),
+                "filename": Field(t.artifacts.c.filename, Kind.TEXT),
+                "file_type": Field(
+                    t.artifacts.c.file_type, Kind.TEXT, about="image, video, audio, text, model or file"
+                ),
+                "media_type": Field(t.artifacts.c.media_type, Kind.TEXT),
+                "sha256": Field(t.artifacts.c.sha256, Kind.ID),
+                "version": Field(t.artifacts.c.version, Kind.NUMBER),
+                "file_size": Field(t.artifacts.c.file_size, Kind.NUMBER, about="bytes"),
+                "is_latest": Field(t.artifacts.c.is_latest == 1, Kind.FLAG),
+                "approval_status": Field(t.artifacts.c.approval_status, Kind.WORD, tuple(ArtifactApproval)),
+                "created_at": Field(t.artifacts.c.created_at, Kind.TIME),
+            },
+            {
+                "created_at": t.artifacts.c.created_at,
+                "filename": t.artifacts.c.filename,
+                "file_size": t.artifacts.c.file_size,
+                "version": t.artifacts.c.version,
+            },
+            t.artifacts.c.id,
+            (t.artifacts.c.filename, t.artifacts.c.name),
         ),
-        {
-            "chain_id": Field(approvals.c.chain_id, Kind.TEXT),
-            "workflow_id": Field(approvals.c.workflow_id, Kind.ID),
-            "step_id": Field(approvals.c.step_id, Kind.TEXT),
-            "status": Field(approvals.c.status, Kind.WORD, tuple(ApprovalStatus)),
-            "decided_by": Field(approvals.c.decided_by, Kind.TEXT),
-            "requested_at": Field(approvals.c.requested_at, Kind.TIME),
-        },
-        {
-            "requested_at": approvals.c.requested_at,
-            "updated_at": approvals.c.updated_at,
-            "expires_at": sa.func.coalesce(approvals.c.expires_at, sa.literal(_NEVER, sa.BigInteger)),
-        },
-        approvals.c.id,
-        (approvals.c.step_id,),
-        descending=False,
-    ),
-    "keys": Listing(
-        api_keys,
-        _only(api_keys, "id name role created_at revoked_at"),
-        {"name": Field(api_keys.c.name, Kind.TEXT)},
-        {"created_at": api_keys.c.created_at, "name": api_keys.c.name},
-        api_keys.c.id,
-        descending=False,
-    ),
-}
+        "transfers": Listing(
+            transfers,
+            _only(
+                transfers,
+                "id artifact_id source_workflow_id target_workflow_id target_server target_subfolder target_name "
+                "status attempt bytes duration_us uploaded_at error_message created_at updated_at",
+            ),
+            {
+                "artifact_id": Field(transfers.c.artifact_id, Kind.ID),
+                "source_workflow_id": Field(transfers.c.source_workflow_id, Kind.ID),
+                "target_workflow_id": Field(transfers.c.target_workflow_id, Kind.ID),
+                "target_server": Field(transfers.c.target_server, Kind.TEXT),
+                "status": Field(transfers.c.status, Kind.WORD, tuple(TransferStatus)),
+                "created_at": Field(transfers.c.created_at, Kind.TIME),
+            },
+            {"created_at": transfers.c.created_at, "updated_at": transfers.c.updated_at},
+            transfers.c.id,
+        ),
+        "approvals": Listing(
+            t.approvals,
+            _only(
+                t.approvals,
+                "id chain_id workflow_id step_id item_index attempt status artifact_ids policy requested_at expires_at "
+                "decided_at decided_by reason action decision_parameters link_expires_at created_at updated_at",
+            ),
+            {
+                "chain_id": Field(t.approvals.c.chain_id, Kind.TEXT),
+                "workflow_id": Field(t.approvals.c.workflow_id, Kind.ID),
+                "step_id": Field(t.approvals.c.step_id, Kind.TEXT),
+                "status": Field(t.approvals.c.status, Kind.WORD, tuple(ApprovalStatus)),
+                "decided_by": Field(t.approvals.c.decided_by, Kind.TEXT),
+                "requested_at": Field(t.approvals.c.requested_at, Kind.TIME),
+            },
+            {
+                "requested_at": t.approvals.c.requested_at,
+                "updated_at": t.approvals.c.updated_at,
+                "expires_at": sa.func.coalesce(t.approvals.c.expires_at, sa.literal(_NEVER, sa.BigInteger)),
+            },
+            t.approvals.c.id,
+            (t.approvals.c.step_id,),
+            descending=False,
+        ),
+        "keys": Listing(
+            t.api_keys,
+            _only(t.api_keys, "id name role created_at revoked_at"),
+            {"name": Field(t.api_keys.c.name, Kind.TEXT)},
+            {"created_at": t.api_keys.c.created_at, "name": t.api_keys.c.name},
+            t.api_keys.c.id,
+            descending=False,
+        ),
+    }
 
 
 @of_one_moment
@@ -243,7 +249,7 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
     Raises:
         InputInvalid: E_FILTER_FIELD, E_FILTER_OP, E_SORT_FIELD, E_PAGE.
     """
-    listing = LISTINGS[what]
+    listing = listings()[what]
     if not (0 < page.limit <= MAX_PAGE and 0 <= page.offset <= MAX_OFFSET):
         allowed = f"limit 1 to {MAX_PAGE}, offset 0 to {MAX_OFFSET}"
         raise InputInvalid("E_PAGE", "limit or offset out of range", found=(page.limit, page.offset), allowed=allowed)
@@ -273,7 +279,7 @@ async def find_ids(session: Session, what: str, part: str, most: int = 6) -> lis
 
     A whole id is the only result, also if other ids end with it. Fewer than 4 characters find nothing.
     """
-    key = LISTINGS[what].key
+    key = listings()[what].key
     matches = key == part
     if len(part) >= LEAST_PART and "\0" not in part:  # a NUL would end the pattern
         matches = sa.or_(matches, key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import sqlalchemy as sa
+from typing import Any
 
 from towpath.events import GateFact
 from towpath.model import ApprovalStatus, ChainStatus
@@ -12,35 +11,51 @@ from towpath.ports import Request
 
 from . import gates, run_tree
 from .backend import Row, Script
+from .core import sa, t
 from .owners import Owner
 from .statements import Statement, any_of
 from .statements import param as b
-from .tables import approvals, chains, events, workflows
 
-_DECIDED = sa.and_(approvals.c.status != ApprovalStatus.PENDING, approvals.c.delivered == 0)
-_REQUESTED = (chains.c.cancel_requested_at, chains.c.pause_requested_at)
 
-_UNDELIVERED = Statement(sa.select(approvals).where(_DECIDED).order_by(approvals.c.decided_at, approvals.c.id))
-_ASKED_OF = Statement(sa.select(chains.c.id, *_REQUESTED).where(any_of(chains.c.id, "runs")))
+def _requested() -> Sequence[sa.ColumnElement[Any]]:
+    return t.chains.c.cancel_requested_at, t.chains.c.pause_requested_at
+
+
+_UNDELIVERED = Statement(
+    lambda: (
+        sa.select(t.approvals)
+        .where(t.approvals.c.status != ApprovalStatus.PENDING, t.approvals.c.delivered == 0)
+        .order_by(t.approvals.c.decided_at, t.approvals.c.id)
+    )
+)
+_ASKED_OF = Statement(lambda: sa.select(t.chains.c.id, *_requested()).where(any_of(t.chains.c.id, "runs")))
 _ASKED = Statement(
-    sa.select(chains.c.id, *_REQUESTED).where(
-        chains.c.completed_at.is_(None), sa.or_(*(column.is_not(None) for column in _REQUESTED))
+    lambda: sa.select(t.chains.c.id, *_requested()).where(
+        t.chains.c.completed_at.is_(None), sa.or_(*(column.is_not(None) for column in _requested()))
     )
 )
 _ENDING = Statement(
-    sa.select(chains.c.id).where(any_of(chains.c.id, "runs"), chains.c.cancel_requested_at.is_not(None))
+    lambda: sa.select(t.chains.c.id).where(any_of(t.chains.c.id, "runs"), t.chains.c.cancel_requested_at.is_not(None))
 )
 _RUNNING_IN = Statement(
-    sa.select(chains.c.id)
-    .where(chains.c.status == ChainStatus.RUNNING, chains.c.parent_workflow_id.is_(None), chains.c.owner == b("owner"))
-    .order_by(chains.c.id)
+    lambda: (
+        sa.select(t.chains.c.id)
+        .where(
+            t.chains.c.status == ChainStatus.RUNNING,
+            t.chains.c.parent_workflow_id.is_(None),
+            t.chains.c.owner == b("owner"),
+        )
+        .order_by(t.chains.c.id)
+    )
 )
-_LAST_EVENT = Statement(sa.select(sa.func.coalesce(sa.func.max(events.c.seq), 0).label("seq")))
+_LAST_EVENT = Statement(lambda: sa.select(sa.func.coalesce(sa.func.max(t.events.c.seq), 0).label("seq")))
 _EDITED = Statement(
-    sa.select(workflows.c.step_id, workflows.c.item_index)
-    .join(events, events.c.workflow_id == workflows.c.id)
-    .where(events.c.chain_id == b("run"), events.c.seq > b("after"), events.c.type == GateFact.EDITED)
-    .distinct()
+    lambda: (
+        sa.select(t.workflows.c.step_id, t.workflows.c.item_index)
+        .join(t.events, t.events.c.workflow_id == t.workflows.c.id)
+        .where(t.events.c.chain_id == b("run"), t.events.c.seq > b("after"), t.events.c.type == GateFact.EDITED)
+        .distinct()
+    )
 )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
-import sqlalchemy as sa
 
 from towpath.errors import RunRefused, StoreFailed
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
@@ -14,45 +13,62 @@ from towpath.ports import NewRun, RunRow, RunStatus, StepRow
 
 from . import definitions, gates, levels, rows, run_tree
 from .backend import Row, Script
+from .core import sa, t
 from .statements import Statement, any_of
 from .statements import param as b
-from .tables import approvals, artifacts, chains, events, workflows
-from .versions import GIVEN, highest
+from .versions import given, highest
 
-_RUN = Statement(sa.select(chains).where(chains.c.id == b("run")))
+_RUN = Statement(lambda: sa.select(t.chains).where(t.chains.c.id == b("run")))
 _STATUS = Statement(
-    sa.select(
-        chains.c.status, chains.c.status_reason, chains.c.epoch, chains.c.owner, chains.c.cancel_requested_at
-    ).where(chains.c.id == b("run"))
+    lambda: sa.select(
+        t.chains.c.status, t.chains.c.status_reason, t.chains.c.epoch, t.chains.c.owner, t.chains.c.cancel_requested_at
+    ).where(t.chains.c.id == b("run"))
 )
-_of_run = workflows.c.chain_id == b("run")
-_STEPS = Statement(sa.select(workflows).where(_of_run).order_by(workflows.c.id))
+
+
+def _of_run() -> sa.ColumnElement[bool]:
+    return t.workflows.c.chain_id == b("run")
+
+
+_STEPS = Statement(lambda: sa.select(t.workflows).where(_of_run()).order_by(t.workflows.c.id))
 _FILES = Statement(
-    sa.select(artifacts)
-    .join(workflows, workflows.c.id == artifacts.c.workflow_id)
-    .where(_of_run, artifacts.c.is_latest == 1)
-    .order_by(artifacts.c.id)
+    lambda: (
+        sa.select(t.artifacts)
+        .join(t.workflows, t.workflows.c.id == t.artifacts.c.workflow_id)
+        .where(_of_run(), t.artifacts.c.is_latest == 1)
+        .order_by(t.artifacts.c.id)
+    )
 )
 _OPEN_VERSIONS = Statement(
-    highest(GIVEN.c.workflow_id.in_(sa.select(workflows.c.id).where(_of_run, workflows.c.completed_at.is_(None))))
+    lambda: highest(
+        given().c.workflow_id.in_(sa.select(t.workflows.c.id).where(_of_run(), t.workflows.c.completed_at.is_(None)))
+    )
 )
 _CHILDREN = Statement(
-    sa.select(chains.c.id, chains.c.parent_workflow_id)
-    .join(workflows, workflows.c.id == chains.c.parent_workflow_id)
-    .where(_of_run)
-    .order_by(sa.select(sa.func.min(events.c.seq)).where(events.c.chain_id == chains.c.id).scalar_subquery())
+    lambda: (
+        sa.select(t.chains.c.id, t.chains.c.parent_workflow_id)
+        .join(t.workflows, t.workflows.c.id == t.chains.c.parent_workflow_id)
+        .where(_of_run())
+        .order_by(sa.select(sa.func.min(t.events.c.seq)).where(t.events.c.chain_id == t.chains.c.id).scalar_subquery())
+    )
 )
-_ROWS_OF_STEPS = Statement(sa.select(workflows).where(_of_run, any_of(workflows.c.step_id, "steps")))
+_ROWS_OF_STEPS = Statement(lambda: sa.select(t.workflows).where(_of_run(), any_of(t.workflows.c.step_id, "steps")))
 _ROWS_OF_ITEMS = Statement(
-    sa.select(workflows).where(_of_run, workflows.c.step_id == b("step"), any_of(workflows.c.item_index, "items"))
+    lambda: sa.select(t.workflows).where(
+        _of_run(), t.workflows.c.step_id == b("step"), any_of(t.workflows.c.item_index, "items")
+    )
 )
 _FILES_OF_ROWS = Statement(
-    sa.select(artifacts)
-    .where(any_of(artifacts.c.workflow_id, "rows"), artifacts.c.is_latest == 1)
-    .order_by(artifacts.c.id)
+    lambda: (
+        sa.select(t.artifacts)
+        .where(any_of(t.artifacts.c.workflow_id, "rows"), t.artifacts.c.is_latest == 1)
+        .order_by(t.artifacts.c.id)
+    )
 )
-_GATES_OF_ROWS = Statement(sa.select(approvals).where(any_of(approvals.c.workflow_id, "rows")).order_by(approvals.c.id))
-_VERSIONS_OF_ROWS = Statement(highest(any_of(GIVEN.c.workflow_id, "rows")))
+_GATES_OF_ROWS = Statement(
+    lambda: sa.select(t.approvals).where(any_of(t.approvals.c.workflow_id, "rows")).order_by(t.approvals.c.id)
+)
+_VERSIONS_OF_ROWS = Statement(lambda: highest(any_of(given().c.workflow_id, "rows")))
 
 
 # ---- a whole run

@@ -7,17 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
 from towpath.model import ArtifactRow, ChainStatus
 from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
-from . import claims, crashes, definitions, gates, listing, owners, requests, rows, run_rows
+from . import claims, crashes, definitions, gates, owners, requests, rows, run_rows
 from .backend import Backend, Guard, Row, Write, add, write
 from .blobs import FileBlobs
 from .clock import new_id, now
+from .core import sa, t
 from .event_log import log_event
 from .files import StoredFiles
 from .group_commit import waiting
@@ -30,11 +29,10 @@ from .sqlite.database import SqliteDatabase
 from .sqlite.file import there
 from .statements import Phase, Statement, word_of
 from .statements import param as b
-from .tables import artifacts, chains, events, step_logs, workflows
-from .versions import GIVEN, highest
+from .versions import given, highest
 
 _NEW_RUN = Statement(
-    sa.insert(chains).values(
+    lambda: sa.insert(t.chains).values(
         id=b("run"),
         name=b("name"),
         description=b("description"),
@@ -53,7 +51,7 @@ _NEW_RUN = Statement(
     )
 )
 _BORN = Statement(
-    sa.insert(chains).values(
+    lambda: sa.insert(t.chains).values(
         id=b("run"),
         name=b("name"),
         description=b("description"),
@@ -74,28 +72,36 @@ _BORN = Statement(
     "run name description owner until at definition hash inputs parent_run regenerated_from",
     Phase.RUN_BORN,
 )
-_IS_THERE = Statement(sa.select(chains.c.id).where(chains.c.id == b("run")))
+_IS_THERE = Statement(lambda: sa.select(t.chains.c.id).where(t.chains.c.id == b("run")))
 _LATEST = Statement(
-    sa.select(artifacts).where(artifacts.c.workflow_id == b("row"), artifacts.c.is_latest == 1).order_by(artifacts.c.id)
+    lambda: (
+        sa.select(t.artifacts)
+        .where(t.artifacts.c.workflow_id == b("row"), t.artifacts.c.is_latest == 1)
+        .order_by(t.artifacts.c.id)
+    )
 )
-_VERSIONS = Statement(highest(GIVEN.c.workflow_id == b("row")))
+_VERSIONS = Statement(lambda: highest(given().c.workflow_id == b("row")))
 _EVENTS = Statement(
-    sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.at, events.c.data)
-    .where(events.c.chain_id == b("run"), events.c.seq > b("after"))
-    .order_by(events.c.seq)
-    .limit(b("most"))
+    lambda: (
+        sa.select(t.events.c.seq, t.events.c.workflow_id, t.events.c.type, t.events.c.at, t.events.c.data)
+        .where(t.events.c.chain_id == b("run"), t.events.c.seq > b("after"))
+        .order_by(t.events.c.seq)
+        .limit(b("most"))
+    )
 )
 _LOGS = Statement(
-    sa.select(
-        workflows.c.step_id,
-        workflows.c.item_index,
-        step_logs.c.attempt,
-        step_logs.c.text,
-        step_logs.c.updated_at,
+    lambda: (
+        sa.select(
+            t.workflows.c.step_id,
+            t.workflows.c.item_index,
+            t.step_logs.c.attempt,
+            t.step_logs.c.text,
+            t.step_logs.c.updated_at,
+        )
+        .join(t.workflows, t.workflows.c.id == t.step_logs.c.workflow_id)
+        .where(t.workflows.c.chain_id == b("run"))
+        .order_by(t.workflows.c.id, t.step_logs.c.attempt)
     )
-    .join(workflows, workflows.c.id == step_logs.c.workflow_id)
-    .where(workflows.c.chain_id == b("run"))
-    .order_by(workflows.c.id, step_logs.c.attempt)
 )
 _owned_here: set[tuple[str, str]] = set()
 """The runs that this process works on now, by database. If it has a lease on any other run, the lease is stale."""
@@ -315,6 +321,8 @@ class RunStore:
 
     async def find_ids(self, what: str, part: str) -> list[str]:
         """The ids among `chains`, `artifacts` or `approvals` that `part` may mean, in one query."""
+        from . import listing  # noqa: PLC0415 - columns and filters, which a run needs not
+
         async with self.session() as session:
             return await listing.find_ids(session, what, part)
 

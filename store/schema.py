@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from towpath.errors import StoreFailed
 
-from .tables import SCHEMA_VERSION, metadata
+from .core import sa, t
+
+SCHEMA_VERSION = 4
+APPLICATION_ID = 0x746F7770  # "towp"
 
 
 def definitions(dialect: sa.Dialect) -> list[str]:
     """The whole schema in one dialect, tables before indexes."""
-    made = [str(sa.schema.CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables]
-    for table in metadata.sorted_tables:
+    made = [str(sa.schema.CreateTable(table).compile(dialect=dialect)) for table in t.metadata.sorted_tables]
+    for table in t.metadata.sorted_tables:
         made.extend(str(sa.schema.CreateIndex(index).compile(dialect=dialect)) for index in _indexes(table))
     return made
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.events import PromptSent, TransferMade
 from towpath.model import StepStatus, TransferStatus
 
 from . import transitions
 from .backend import Write, add
+from .core import sa, t
 from .event_log import about, log_event
 from .rows import encode
-from .statements import Statement, one_of
+from .statements import Expression, Statement, Upsert, each, one_of
 from .statements import param as b
-from .tables import artifact_transfers as transfers
-from .tables import artifacts, workflows
 
-_FIRST = Statement(
+_FIRST = Upsert(
     lambda insert: (
-        insert(transfers)
+        insert(t.artifact_transfers)
         .values(
             id=b("transfer"),
             artifact_id=b("artifact"),
@@ -38,65 +35,73 @@ _FIRST = Statement(
     )
 )
 _AGAIN = Statement(
-    # A retry of the step sends again: a failed transfer becomes pending again.
-    sa.update(transfers)
-    .where(
-        transfers.c.idempotency_key == b("key"),
-        one_of(transfers.c.status, transitions.TRANSFER[TransferStatus.PENDING]),
-    )
-    .values(status=TransferStatus.PENDING, error_message=None, updated_at=b("at"))
-)
-_STANDS = {
-    # A completed row stays completed. If the server has lost the file, it is sent again without a new row.
-    status: Statement(
-        sa.update(transfers)
+    lambda: (
+        # A retry of the step sends again: a failed transfer becomes pending again.
+        sa.update(t.artifact_transfers)
         .where(
-            transfers.c.idempotency_key == b("key"), one_of(transfers.c.status, (*transitions.TRANSFER[status], status))
+            t.artifact_transfers.c.idempotency_key == b("key"),
+            one_of(t.artifact_transfers.c.status, transitions.TRANSFER[TransferStatus.PENDING]),
+        )
+        .values(status=TransferStatus.PENDING, error_message=None, updated_at=b("at"))
+    )
+)
+_STANDS = each(
+    (TransferStatus.UPLOADING, TransferStatus.COMPLETED, TransferStatus.FAILED),
+    lambda status: (
+        # A completed row stays completed. If the server has lost the file, it is sent again without a new row.
+        sa.update(t.artifact_transfers)
+        .where(
+            t.artifact_transfers.c.idempotency_key == b("key"),
+            one_of(t.artifact_transfers.c.status, (*transitions.TRANSFER[status], status)),
         )
         .values(
             status=status,
-            attempt=transfers.c.attempt + int(status is TransferStatus.UPLOADING),
-            target_name=sa.func.coalesce(b("name"), transfers.c.target_name),
-            bytes=sa.func.coalesce(b("size"), transfers.c.bytes),
-            duration_us=sa.func.coalesce(b("duration"), transfers.c.duration_us),
+            attempt=t.artifact_transfers.c.attempt + int(status is TransferStatus.UPLOADING),
+            target_name=sa.func.coalesce(b("name"), t.artifact_transfers.c.target_name),
+            bytes=sa.func.coalesce(b("size"), t.artifact_transfers.c.bytes),
+            duration_us=sa.func.coalesce(b("duration"), t.artifact_transfers.c.duration_us),
             uploaded_at=b("at") if status is TransferStatus.COMPLETED else None,
             error_message=b("message"),
             updated_at=b("at"),
         )
-    )
-    for status in (TransferStatus.UPLOADING, TransferStatus.COMPLETED, TransferStatus.FAILED)
-}
+    ),
+)
 
 
-def close(rows: Any, why: str) -> Statement:
+def close(rows: Any, why: str) -> Expression:
     """Fail the transfers to these rows (a select of ids) that have not ended."""
+    transfers = t.artifact_transfers
     on_their_way = one_of(transfers.c.status, (TransferStatus.PENDING, TransferStatus.UPLOADING))
     failed = {"status": TransferStatus.FAILED, "error_message": why, "updated_at": b("at")}
-    return Statement(sa.update(transfers).where(transfers.c.target_workflow_id.in_(rows), on_their_way).values(failed))
+    return sa.update(transfers).where(transfers.c.target_workflow_id.in_(rows), on_their_way).values(failed)
 
 
-_CLOSE = close([b("row")], "the step ended before it was sent")
+_CLOSE = Statement(lambda: close([b("row")], "the step ended before it was sent"))
 _SENT = Statement(
-    sa.update(workflows)
-    .where(workflows.c.id == b("row"), workflows.c.status == StepStatus.EXECUTING)
-    .values(
-        server_address=b("server"),
-        prompt_id=b("prompt"),
-        workflow_definition=b("definition"),
-        updated_at=b("at"),
+    lambda: (
+        sa.update(t.workflows)
+        .where(t.workflows.c.id == b("row"), t.workflows.c.status == StepStatus.EXECUTING)
+        .values(
+            server_address=b("server"),
+            prompt_id=b("prompt"),
+            workflow_definition=b("definition"),
+            updated_at=b("at"),
+        )
     )
 )
 SENT_BEFORE = Statement(
-    sa.select(transfers.c.target_name)
-    .join(artifacts, artifacts.c.id == transfers.c.artifact_id)
-    .where(
-        artifacts.c.sha256 == b("digest"),
-        transfers.c.target_server == b("server"),
-        transfers.c.status == TransferStatus.COMPLETED,
-        transfers.c.target_name.is_not(None),
+    lambda: (
+        sa.select(t.artifact_transfers.c.target_name)
+        .join(t.artifacts, t.artifacts.c.id == t.artifact_transfers.c.artifact_id)
+        .where(
+            t.artifacts.c.sha256 == b("digest"),
+            t.artifact_transfers.c.target_server == b("server"),
+            t.artifact_transfers.c.status == TransferStatus.COMPLETED,
+            t.artifact_transfers.c.target_name.is_not(None),
+        )
+        .order_by(t.artifact_transfers.c.uploaded_at.desc())
+        .limit(1)
     )
-    .order_by(transfers.c.uploaded_at.desc())
-    .limit(1)
 )
 """The name under which a server got the same bytes before."""
 

@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-import sqlalchemy as sa
-
 from .backend import Backend, Result, Row, Script, Transaction
+from .core import sa
 from .files import StoredFiles
-from .statements import Expression, Query, Statement
+from .statements import Expression, Made, Query
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -48,7 +47,7 @@ class Session:
 
     async def _run(self, statement: Expression) -> Result:
         self.queries += 1
-        return await self._transaction.execute(Statement(statement)())
+        return await self._transaction.execute(Made(statement)())
 
     async def read(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a script that only reads, in one hop."""
@@ -65,6 +64,11 @@ class Session:
         await self.begin()
         self.queries += 1
         await self._transaction.execute(query)
+
+    async def select(self, query: Query) -> list[Row]:
+        """The rows of a prepared select."""
+        self.queries += 1
+        return (await self._transaction.execute(query)).rows
 
     async def begin(self) -> None:
         """Take the write lock now, so that what is read next cannot change before it is written."""

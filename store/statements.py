@@ -1,22 +1,36 @@
-"""Statements: SQLAlchemy Core, compiled once for each database that runs them. Also the few expressions that databases
-spell differently.
+"""Statements: SQLAlchemy Core, as each database spells it. Also the few expressions that databases spell differently.
+
+    _CLAIM = Statement(lambda: sa.update(t.chains).where(t.chains.c.id == b("run")).values(epoch=b("new_epoch")))
+
+The expression is a function, so that it is only made where its SQL was not rendered ahead (see `rendered.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-import sqlalchemy as sa
+from towpath.late import Late
 
-Expression = sa.sql.expression.ClauseElement
+from .core import sa
+from .rendered import Form, Rendered
+
+if TYPE_CHECKING:
+    from . import spellings
+
+    Expression = sa.sql.expression.ClauseElement
+    InsertInto = Callable[[sa.Table], Any]
+    """`insert` of a dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+else:
+    Expression = InsertInto = Any
+    spellings = Late("towpath.store.spellings")
+
 Values = Mapping[str, Any] | tuple[Any, ...]
 """By name; or as a tuple, for a statement that names its parameters in order."""
-InsertInto = Callable[[sa.Table], Any]
-"""`insert` of a dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+K = TypeVar("K")
 
 
 class Phase(IntEnum):
@@ -31,18 +45,25 @@ class Phase(IntEnum):
     TOLD = 6
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: it is a key that is looked up at each write
+class Spelling(Protocol):
+    """How one database spells statements: its Core dialect, and its `insert`. A module, imported late."""
+
+    @property
+    def core(self) -> sa.Dialect: ...
+
+    @property
+    def insert(self) -> InsertInto: ...
+
+
 class Dialect:
-    """How one database spells statements: its Core dialect, its `insert`, and how it binds a list."""
+    """One kind of database: how it spells statements, what is rendered ahead for it, and how it binds a list."""
 
-    core: sa.Dialect
-    insert: InsertInto
-    bind_list: Callable[[Sequence[Any]], Any]
+    __slots__ = ("bind_list", "rendered", "spelling")
 
-
-def param(name: str) -> sa.BindParameter[Any]:
-    """A place for a value in a `Statement`."""
-    return sa.bindparam(name, required=False)
+    def __init__(self, spelling: Spelling, rendered: Rendered, bind_list: Callable[[Sequence[Any]], Any]) -> None:
+        self.spelling = spelling
+        self.rendered = rendered
+        self.bind_list = bind_list
 
 
 class Query(NamedTuple):
@@ -53,25 +74,29 @@ class Query(NamedTuple):
 
 
 class Statement:
-    """A Core statement, or a function that makes one with the `insert` of a dialect.
+    """A Core statement of a module, as a function that makes its expression.
 
     Calling it with values gives a `Query`; missing values are NULL. With `order`, the names of all its parameters, its
     values are a tuple in this order: for statements that are written very often. A database uses its own `compiled`
-    form, which is made on first use.
+    form, which is read from what was rendered, or made on first use.
 
     With a `phase`, the rows of a batch are written together with `executemany`, phase by phase. Such a statement must
     not depend on what other statements of its batch do, except through the order of phases.
     """
 
-    __slots__ = ("_expression", "_forms", "order", "phase")
+    __slots__ = ("_expression", "_forms", "name", "order", "phase")
 
     def __init__(
-        self, expression: Expression | Callable[[InsertInto], Expression], order: str = "", phase: Phase | None = None
+        self, expression: Callable[[], Expression], order: str = "", phase: Phase | None = None, module: str = ""
     ) -> None:
         self.order = tuple(order.split())
         self.phase = phase
         self._expression = expression
         self._forms: dict[Dialect, Compiled] = {}
+        of_module = STATEMENTS.setdefault(module or expression.__module__, [])
+        self.name: tuple[str, int] | None = (module or expression.__module__, len(of_module))
+        """Its module, and its number there: what was rendered is used for the same source only."""
+        of_module.append(self)
 
     def __call__(self, **values: Any) -> Query:
         if self.order:
@@ -83,10 +108,61 @@ class Statement:
         """The statement as this dialect spells it."""
         form = self._forms.get(dialect)
         if form is None:
-            made = self._expression
-            expression = made if isinstance(made, Expression) else made(dialect.insert)
-            form = self._forms[dialect] = Compiled(expression, dialect, self.order)
+            ahead = None if self.name is None else dialect.rendered.form(*self.name)
+            form = self._forms[dialect] = Compiled(ahead or self.rendered(dialect.spelling), dialect, self.order)
         return form
+
+    def rendered(self, spelling: Spelling) -> Form:
+        """The expression, made and compiled by Core."""
+        compiled = self._expressed(spelling).compile(dialect=spelling.core, compile_kwargs={"render_postcompile": True})
+        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
+        names = tuple(compiled.positiontup or ())
+        # A `str` of Python's own: for a StrEnum, sqlite3 looks for an adapter each time.
+        params = ((name, compiled.params[name]) for name in names)
+        fixed = {name: str(value) if isinstance(value, str) else value for name, value in params}
+        lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, spellings.Listed))
+        return Form(compiled.string, names, fixed, lists)
+
+    def _expressed(self, spelling: Spelling) -> Expression:
+        return self._expression()
+
+
+class Upsert(Statement):
+    """A statement that needs the `insert` of a dialect."""
+
+    __slots__ = ("_with_insert",)
+
+    def __init__(self, expression: Callable[[InsertInto], Expression]) -> None:
+        super().__init__(expression)  # type: ignore[arg-type]
+        self._with_insert = expression
+
+    def _expressed(self, spelling: Spelling) -> Expression:
+        return self._with_insert(spelling.insert)
+
+
+class Made(Statement):
+    """A statement whose expression is there: where callers choose columns and filters, and for the checks of `fsck`."""
+
+    __slots__ = ()
+
+    def __init__(self, expression: Expression) -> None:
+        self.order = ()
+        self.phase = None
+        self.name = None
+        self._forms = {}
+        self._expression = lambda: expression
+
+
+def each(
+    keys: Iterable[K], expression: Callable[[K], Expression], order: str = "", phases: Mapping[K, Phase] | None = None
+) -> dict[K, Statement]:
+    """A statement for each of these keys, from a function of it."""
+    of, phase = expression.__module__, phases or {}
+    return {key: Statement(partial(expression, key), order, phase.get(key), of) for key in keys}
+
+
+STATEMENTS: dict[str, list[Statement]] = {}
+"""All statements of the modules that were imported, in order: `render.py` renders them."""
 
 
 class Compiled:
@@ -97,22 +173,17 @@ class Compiled:
 
     __slots__ = ("_bind_list", "_defaults", "_lists", "_pick", "bind", "sql")
 
-    def __init__(self, expression: Expression, dialect: Dialect, order: tuple[str, ...] = ()) -> None:
-        compiled = expression.compile(dialect=dialect.core, compile_kwargs={"render_postcompile": True})
-        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)
-        self.sql = compiled.string
-        names: tuple[str, ...] = tuple(compiled.positiontup or ())
+    def __init__(self, form: Form, dialect: Dialect, order: tuple[str, ...] = ()) -> None:
+        self.sql = form.sql
         self.bind: Callable[[Any], Sequence[Any]]
         if order:
-            assert {*names} == {*order}, f"not the parameters of {self.sql}: {order}"
-            self.bind = itemgetter(*map(order.index, names))
+            assert {*form.names} == {*order}, f"not the parameters of {self.sql}: {order}"
+            self.bind = itemgetter(*map(order.index, form.names))
             return
-        # A `str` of Python's own: for a StrEnum, sqlite3 looks for an adapter each time.
-        params = ((name, compiled.params[name]) for name in names)
-        self._defaults = {name: str(value) if isinstance(value, str) else value for name, value in params}
-        self._lists = tuple(name for name, bind in compiled.binds.items() if isinstance(bind.type, _Listed))
+        self._defaults = form.defaults
+        self._lists = form.lists
         self._bind_list = dialect.bind_list
-        self._pick = _picker(names)
+        self._pick = _picker(form.names)
         self.bind = self._by_name
 
     def _by_name(self, values: Mapping[str, Any]) -> Sequence[Any]:
@@ -122,61 +193,30 @@ class Compiled:
         return self._pick(given)
 
 
-def _picker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], Sequence[Any]]:
+def _picker(names: Sequence[str]) -> Callable[[dict[str, Any]], Sequence[Any]]:
     """`itemgetter`, for any number of names."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda given: [given[name] for name in names]
 
 
-# ---- what databases spell differently: each backend compiles it with `sqlalchemy.ext.compiler`
+# ---- parts of expressions
 
 
-class _Listed(sa.types.TypeEngine[Any]):
-    """A list as one value: an array, or JSON text for databases without arrays."""
-
-
-class AnyOf(sa.sql.expression.ColumnElement[bool]):
-    """Is `column` one of the values in the list `values`?"""
-
-    inherit_cache = False
-    type = sa.Boolean()
-
-    def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
-        self.column = column
-        self.values = sa.bindparam(name, type_=_Listed(), required=False)
+def param(name: str) -> sa.BindParameter[Any]:
+    """A place for a value in a `Statement`."""
+    return sa.bindparam(name, required=False)
 
 
 def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     """Is the column one of the values in the list `name`? The list may be empty and of any length."""
-    return AnyOf(column, name)
-
-
-class JsonText(sa.sql.expression.ColumnElement[str]):
-    """The text under `key` of the JSON object in `column`."""
-
-    inherit_cache = False
-    type = sa.Text()
-
-    def __init__(self, column: sa.ColumnElement[Any], key: str) -> None:
-        self.column = column
-        self.key = key
+    return spellings.AnyOf(column, name)
 
 
 def json_text(column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
     """The text under a key of the JSON object in a text column, or NULL. `key` is a fixed word, never a caller's."""
     assert key.isidentifier()
-    return JsonText(column, key)
-
-
-class JsonObject(sa.sql.expression.ColumnElement[str]):
-    """A JSON object as text, made of columns."""
-
-    inherit_cache = False
-    type = sa.Text()
-
-    def __init__(self, items: Iterable[tuple[str, sa.ColumnElement[Any]]]) -> None:
-        self.items = tuple(items)
+    return spellings.JsonText(column, key)
 
 
 def one_of(column: sa.ColumnElement[Any], words: Iterable[str]) -> sa.ColumnElement[bool]:
@@ -195,4 +235,4 @@ def word_of(word: str) -> sa.BindParameter[str]:
 
 def json_object(**items: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     """A JSON object as text, its keys in the given order."""
-    return JsonObject(items.items())
+    return spellings.JsonObject(items.items())

@@ -10,9 +10,6 @@ import sqlalchemy as sa
 
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, GateAction, StepStatus, TransferStatus
 
-SCHEMA_VERSION = 4
-APPLICATION_ID = 0x746F7770  # "towp"
-
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -15,7 +15,7 @@ from towpath.model import GateAction, StepStatus
 from .backend import Row, Script
 from .findings import PAGE, Finding, Pages, each, unreadable
 from .invariants import approval_finding
-from .statements import Statement, any_of
+from .statements import Made, any_of
 from .statements import param as b
 from .tables import approvals, chains, events, workflows
 
@@ -27,7 +27,7 @@ _ENDS = {
     "StepCached": "cached",
 }
 _RUNS = sa.select(chains.c.id, chains.c.status)
-_LINES = Statement(
+_LINES = Made(
     sa.select(events.c.seq, events.c.workflow_id, events.c.type, events.c.data, workflows.c.status)
     .select_from(events.outerjoin(workflows, workflows.c.id == events.c.workflow_id))
     .where(events.c.chain_id == b("run"), events.c.seq > b("after"))
@@ -125,7 +125,7 @@ def _decoded(data: str) -> dict[str, Any]:
 _DECISIONS = sa.select(events.c.seq, events.c.type, events.c.data).where(
     events.c.type.in_((GateFact.RECORDED, GateFact.TIMED_OUT, GateFact.APPLIED))
 )
-_ACTIONS = Statement(sa.select(approvals.c.id, approvals.c.action).where(any_of(approvals.c.id, "approvals")))
+_ACTIONS = Made(sa.select(approvals.c.id, approvals.c.action).where(any_of(approvals.c.id, "approvals")))
 _COMES_TO = {
     GateAction.APPROVE: (StepStatus.COMPLETED,),
     GateAction.SKIP: (StepStatus.SKIPPED,),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.model import TransferStatus
 
 from . import transitions
 from .clock import new_id, now
+from .core import sa, t
 from .idempotency import insert_once, page
 from .rows import Record, record, record_or_none
 from .session import Session
 from .statements import one_of
-from .tables import artifact_transfers as transfers
 
 
 async def create_transfer(
@@ -50,12 +48,14 @@ async def create_transfer(
         "updated_at": at,
         "idempotency_key": idempotency_key,
     }
-    return await insert_once(session, transfers, values)
+    return await insert_once(session, t.artifact_transfers, values)
 
 
 async def get_transfer(session: Session, transfer_id: str) -> Record | None:
     """The transfer of that id, or None."""
-    return record_or_none(await session.fetch_one(sa.select(transfers).where(transfers.c.id == transfer_id)))
+    return record_or_none(
+        await session.fetch_one(sa.select(t.artifact_transfers).where(t.artifact_transfers.c.id == transfer_id))
+    )
 
 
 async def update_transfer_status(
@@ -76,15 +76,15 @@ async def update_transfer_status(
     at = now()
     values: dict[str, Any] = {"status": new, "updated_at": at, "error_message": error_message}
     if new is TransferStatus.UPLOADING:
-        values["attempt"] = transfers.c.attempt + 1
+        values["attempt"] = t.artifact_transfers.c.attempt + 1
     if new is TransferStatus.COMPLETED:
         values["uploaded_at"] = at
     optional = {"bytes": size, "duration_us": duration_us, "target_name": target_name}
     values.update({name: value for name, value in optional.items() if value is not None})
-    change = sa.update(transfers).where(
-        transfers.c.id == transfer_id, one_of(transfers.c.status, transitions.TRANSFER[new])
+    change = sa.update(t.artifact_transfers).where(
+        t.artifact_transfers.c.id == transfer_id, one_of(t.artifact_transfers.c.status, transitions.TRANSFER[new])
     )
-    changed = await session.fetch_one(change.values(values).returning(transfers))
+    changed = await session.fetch_one(change.values(values).returning(t.artifact_transfers))
     if changed is not None:
         return record(changed)
     current = await get_transfer(session, transfer_id)
@@ -101,14 +101,14 @@ async def list_transfers(
     offset: int = 0,
 ) -> list[Record]:
     """Transfers, oldest first."""
-    query = sa.select(transfers).order_by(transfers.c.created_at, transfers.c.id)
+    query = sa.select(t.artifact_transfers).order_by(t.artifact_transfers.c.created_at, t.artifact_transfers.c.id)
     if artifact_id is not None:
-        query = query.where(transfers.c.artifact_id == artifact_id)
+        query = query.where(t.artifact_transfers.c.artifact_id == artifact_id)
     if status is not None:
-        query = query.where(transfers.c.status == transitions.status(TransferStatus, status))
+        query = query.where(t.artifact_transfers.c.status == transitions.status(TransferStatus, status))
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 
 async def delete_transfer(session: Session, transfer_id: str) -> bool:
     """Delete a transfer; was it there?"""
-    return await session.execute(sa.delete(transfers).where(transfers.c.id == transfer_id)) > 0
+    return await session.execute(sa.delete(t.artifact_transfers).where(t.artifact_transfers.c.id == transfer_id)) > 0

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from towpath.model import ChainStatus
 
 from . import requests, run_tree
 from .backend import Script
 from .clock import now
+from .core import sa, t
 from .session import Session
 from .statements import Statement, any_of, one_of
-from .tables import chains
 
 _STARTED = Statement(
-    sa.select(chains.c.id)
-    .where(
-        chains.c.parent_workflow_id.is_(None),
-        sa.or_(
-            one_of(chains.c.status, [ChainStatus.PENDING, ChainStatus.RUNNING]),
-            sa.and_(chains.c.status == ChainStatus.PAUSED, chains.c.status_reason == "interrupted"),
-        ),
+    lambda: (
+        sa.select(t.chains.c.id)
+        .where(
+            t.chains.c.parent_workflow_id.is_(None),
+            sa.or_(
+                one_of(t.chains.c.status, [ChainStatus.PENDING, ChainStatus.RUNNING]),
+                sa.and_(t.chains.c.status == ChainStatus.PAUSED, t.chains.c.status_reason == "interrupted"),
+            ),
+        )
+        .order_by(t.chains.c.started_at, t.chains.c.id)
     )
-    .order_by(chains.c.started_at, chains.c.id)
 )
 _AT_A_GATE = Statement(
-    sa.select(chains.c.id)
-    .where(any_of(chains.c.id, "runs"), chains.c.status == ChainStatus.PAUSED, chains.c.status_reason == "approval")
-    .order_by(chains.c.started_at, chains.c.id)
+    lambda: (
+        sa.select(t.chains.c.id)
+        .where(
+            any_of(t.chains.c.id, "runs"),
+            t.chains.c.status == ChainStatus.PAUSED,
+            t.chains.c.status_reason == "approval",
+        )
+        .order_by(t.chains.c.started_at, t.chains.c.id)
+    )
 )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-import sqlalchemy as sa
+from .core import sa, t
 
-from .tables import artifact_deletions, artifacts
 
-GIVEN = sa.union_all(
-    *(sa.select(t.c.workflow_id, t.c.name, t.c.version) for t in (artifacts, artifact_deletions))
-).subquery()
-"""Every version that is or was there: `workflow_id name version`."""
+@cache
+def given() -> sa.Subquery:
+    """Every version that is or was there: `workflow_id name version`."""
+    tables = (t.artifacts, t.artifact_deletions)
+    return sa.union_all(*(sa.select(one.c.workflow_id, one.c.name, one.c.version) for one in tables)).subquery()
 
 
 def highest(*where: sa.ColumnElement[bool]) -> sa.Select[*tuple[Any, ...]]:
     """The highest number per output: `workflow_id name highest`."""
-    columns = (GIVEN.c.workflow_id, GIVEN.c.name)
-    return sa.select(*columns, sa.func.max(GIVEN.c.version).label("highest")).where(*where).group_by(*columns)
+    versions = given().c
+    columns = (versions.workflow_id, versions.name)
+    return sa.select(*columns, sa.func.max(versions.version).label("highest")).where(*where).group_by(*columns)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import sqlalchemy as sa
-
 from towpath.errors import StoreFailed
 from towpath.model import Json, StepStatus
 
 from . import event_log, transitions
 from .backend import Row
 from .clock import new_id, now
+from .core import sa, t
 from .idempotency import insert_once, page
 from .rows import Record, encode, record, record_or_none
 from .session import Session, of_one_moment
-from .statements import one_of
-from .tables import approvals, artifacts, workflows
+from .statements import Statement, one_of
+from .statements import param as b
 
-_ITEM = sa.func.coalesce(workflows.c.item_index, sa.literal_column("-1"))  # as in the unique index
-_FILES = sa.select(sa.func.count()).where(artifacts.c.workflow_id == workflows.c.id, artifacts.c.is_latest == 1)
-_GATE = sa.select(approvals.c.id).where(approvals.c.workflow_id == workflows.c.id, approvals.c.status == "pending")
+_OF_RUN = Statement(
+    lambda: (
+        sa.select(t.workflows)
+        .where(t.workflows.c.chain_id == b("run"))
+        .order_by(t.workflows.c.queued_at, t.workflows.c.id)
+    )
+)
 
 
 async def create_workflow(
@@ -69,17 +72,17 @@ async def create_workflow(
         "updated_at": at,
         "idempotency_key": idempotency_key,
     }
-    return await insert_once(session, workflows, values)
+    return await insert_once(session, t.workflows, values)
 
 
 async def get_workflow(session: Session, id: str) -> Record | None:  # noqa: A002 - the seed's name
     """The workflow of that id, or None."""
-    return record_or_none(await session.fetch_one(sa.select(workflows).where(workflows.c.id == id)))
+    return record_or_none(await session.fetch_one(sa.select(t.workflows).where(t.workflows.c.id == id)))
 
 
 async def get_workflow_by_prompt(session: Session, prompt_id: str) -> Record | None:
     """The workflow that a server knows under `prompt_id`, or None."""
-    found = sa.select(workflows).where(workflows.c.prompt_id == prompt_id).order_by(workflows.c.id.desc())
+    found = sa.select(t.workflows).where(t.workflows.c.prompt_id == prompt_id).order_by(t.workflows.c.id.desc())
     return record_or_none(await session.fetch_one(found.limit(1)))
 
 
@@ -87,18 +90,17 @@ async def get_workflow_by_step(
     session: Session, chain_id: str, step_id: str, item_index: int | None = None
 ) -> Record | None:
     """The row of a step of a run (or of one item of it), or None."""
-    found = sa.select(workflows).where(
-        workflows.c.chain_id == chain_id,
-        workflows.c.step_id == step_id,
-        workflows.c.item_index.is_(None) if item_index is None else workflows.c.item_index == item_index,
+    found = sa.select(t.workflows).where(
+        t.workflows.c.chain_id == chain_id,
+        t.workflows.c.step_id == step_id,
+        t.workflows.c.item_index.is_(None) if item_index is None else t.workflows.c.item_index == item_index,
     )
     return record_or_none(await session.fetch_one(found))
 
 
 async def get_workflows_by_chain(session: Session, chain_id: str) -> list[Record]:
     """All rows of a run, in the order they came to be."""
-    query = sa.select(workflows).where(workflows.c.chain_id == chain_id)
-    return [record(row) for row in await session.fetch_all(query.order_by(workflows.c.queued_at, workflows.c.id))]
+    return [record(row) for row in await session.select(_OF_RUN(run=chain_id))]
 
 
 async def list_items(
@@ -108,25 +110,28 @@ async def list_items(
 
     Beside the columns `files` counts the latest files of an item, and `approval` is the gate that waits behind it.
     """
-    columns = [column for column in workflows.c if column.name not in ("value", "parameters", "workflow_definition")]
+    columns = [column for column in t.workflows.c if column.name not in ("value", "parameters", "workflow_definition")]
+    row, item = t.workflows.c.id, sa.func.coalesce(t.workflows.c.item_index, sa.literal_column("-1"))  # as in the index
+    files = sa.select(sa.func.count()).where(t.artifacts.c.workflow_id == row, t.artifacts.c.is_latest == 1)
+    gate = sa.select(t.approvals.c.id).where(t.approvals.c.workflow_id == row, t.approvals.c.status == "pending")
     query = sa.select(
-        *columns, _FILES.scalar_subquery().label("files"), _GATE.limit(1).scalar_subquery().label("approval")
+        *columns, files.scalar_subquery().label("files"), gate.limit(1).scalar_subquery().label("approval")
     )
-    query = query.where(workflows.c.chain_id == chain_id, workflows.c.step_id == step_id, after < _ITEM)
+    query = query.where(t.workflows.c.chain_id == chain_id, t.workflows.c.step_id == step_id, after < item)
     if status is not None:
-        query = query.where(workflows.c.status == status)
-    return [record(row) for row in await session.fetch_all(query.order_by(_ITEM).limit(limit))]
+        query = query.where(t.workflows.c.status == status)
+    return [record(row) for row in await session.fetch_all(query.order_by(item).limit(limit))]
 
 
 @of_one_moment
 async def count_items(session: Session, chain_id: str, step_id: str) -> tuple[dict[str, int], int]:
     """How many items of a mapped step have which status, and how many latest files the step has in all."""
-    of_step = (workflows.c.chain_id == chain_id, workflows.c.step_id == step_id)
+    of_step = (t.workflows.c.chain_id == chain_id, t.workflows.c.step_id == step_id)
     many = sa.func.count().label("many")
-    query = sa.select(workflows.c.status, many).where(*of_step, workflows.c.item_index.is_not(None))
-    rows = await session.fetch_all(query.group_by(workflows.c.status))
-    joined = artifacts.join(workflows, workflows.c.id == artifacts.c.workflow_id)
-    files = await session.fetch_one(sa.select(many).select_from(joined).where(*of_step, artifacts.c.is_latest == 1))
+    query = sa.select(t.workflows.c.status, many).where(*of_step, t.workflows.c.item_index.is_not(None))
+    rows = await session.fetch_all(query.group_by(t.workflows.c.status))
+    joined = t.artifacts.join(t.workflows, t.workflows.c.id == t.artifacts.c.workflow_id)
+    files = await session.fetch_one(sa.select(many).select_from(joined).where(*of_step, t.artifacts.c.is_latest == 1))
     assert files is not None
     return {row["status"]: row["many"] for row in rows}, int(files["many"])
 
@@ -148,15 +153,15 @@ async def update_workflow_status(
     at = now()
     values: dict[str, Any] = {"status": new, "updated_at": at}
     if new is StepStatus.EXECUTING:
-        values["started_at"] = sa.func.coalesce(workflows.c.started_at, at)
+        values["started_at"] = sa.func.coalesce(t.workflows.c.started_at, at)
     if new.final:
         values["completed_at"] = at
     optional = {"error_message": error_message, "server_address": server_address, "prompt_id": prompt_id}
     values.update({name: value for name, value in optional.items() if value is not None})
-    change = sa.update(workflows).where(
-        workflows.c.id == workflow_id, one_of(workflows.c.status, transitions.STEP[new])
+    change = sa.update(t.workflows).where(
+        t.workflows.c.id == workflow_id, one_of(t.workflows.c.status, transitions.STEP[new])
     )
-    changed = await session.fetch_one(change.values(values).returning(workflows))
+    changed = await session.fetch_one(change.values(values).returning(t.workflows))
     if changed is not None:
         await _log_status(session, changed, new, at)
         return record(changed)
@@ -178,12 +183,12 @@ async def update_workflow_latest_artifact(session: Session, workflow_id: str, ar
 
     Returns None if there is no such workflow. Raises StoreFailed (E_DB_REFERENCE) for any other artifact.
     """
-    latest = sa.select(artifacts.c.id).where(
-        artifacts.c.id == artifact_id, artifacts.c.workflow_id == workflow_id, artifacts.c.is_latest == 1
+    latest = sa.select(t.artifacts.c.id).where(
+        t.artifacts.c.id == artifact_id, t.artifacts.c.workflow_id == workflow_id, t.artifacts.c.is_latest == 1
     )
-    change = sa.update(workflows).where(workflows.c.id == workflow_id, latest.exists())
+    change = sa.update(t.workflows).where(t.workflows.c.id == workflow_id, latest.exists())
     values = {"latest_artifact_id": artifact_id, "updated_at": now()}
-    changed = await session.fetch_one(change.values(values).returning(workflows))
+    changed = await session.fetch_one(change.values(values).returning(t.workflows))
     if changed is None and await get_workflow(session, workflow_id) is not None:
         raise StoreFailed(
             "E_DB_REFERENCE", f"this is not a latest version of workflow {workflow_id}", found=artifact_id
@@ -199,14 +204,14 @@ async def list_workflows(
     chain_id: str | None = None,
 ) -> list[Record]:
     """Workflows, newest first."""
-    query = sa.select(workflows).order_by(workflows.c.queued_at.desc(), workflows.c.id.desc())
+    query = sa.select(t.workflows).order_by(t.workflows.c.queued_at.desc(), t.workflows.c.id.desc())
     if status is not None:
-        query = query.where(workflows.c.status == transitions.status(StepStatus, status))
+        query = query.where(t.workflows.c.status == transitions.status(StepStatus, status))
     if chain_id is not None:
-        query = query.where(workflows.c.chain_id == chain_id)
+        query = query.where(t.workflows.c.chain_id == chain_id)
     return [record(row) for row in await session.fetch_all(page(query, limit, offset))]
 
 
 async def delete_workflow(session: Session, workflow_id: str) -> bool:
     """Delete a workflow with its artifacts, transfers and approvals; was it there?"""
-    return await session.execute(sa.delete(workflows).where(workflows.c.id == workflow_id)) > 0
+    return await session.execute(sa.delete(t.workflows).where(t.workflows.c.id == workflow_id)) > 0

@@ -8,13 +8,13 @@ import sqlalchemy as sa
 
 from towpath.store import RunStore
 from towpath.store.backend import Row, Script
-from towpath.store.statements import Query, Statement
+from towpath.store.statements import Made, Query
 
 
 def query(sql: str, *values: Any) -> Query:
     first, *rest = sql.split("?")
     named = first + "".join(f":v{n}{part}" for n, part in enumerate(rest))
-    return Statement(sa.text(named))(**{f"v{n}": value for n, value in enumerate(values)})
+    return Made(sa.text(named))(**{f"v{n}": value for n, value in enumerate(values)})
 
 
 async def raw(store: RunStore, sql: str, *values: Any) -> list[Row]:

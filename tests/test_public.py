@@ -38,7 +38,7 @@ def test_nothing_public_is_missing_from_all() -> None:
 
 def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
-        _ = towpath.nope
+        _ = towpath.nope  # type: ignore[attr-defined]
 
 
 def test_D4_importing_towpath_loads_nothing_heavy() -> None:

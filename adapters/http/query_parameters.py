@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.store.listing import (
-    LISTINGS,
     MAX_OFFSET,
     MAX_PAGE,
     OPERATORS,
@@ -22,6 +21,7 @@ from towpath.store.listing import (
     Listing,
     Page,
     field_of,
+    listings,
     sort_of,
 )
 
@@ -37,7 +37,7 @@ _KEY = re.compile(r"([a-z_0-9]+)(?:\[([^\]]*)\])?")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 MAX_PARAMETERS = 100
-_WORDS = frozenset(name for one in LISTINGS.values() for name, f in one.fields.items() if f.kind is Kind.WORD)
+_WORDS = frozenset(name for one in listings().values() for name, f in one.fields.items() if f.kind is Kind.WORD)
 _PAGING = frozenset({"limit", "offset", "after", "sort", "order", "search"})
 
 
@@ -59,7 +59,7 @@ def page_of(request: Request, what: str, **fixed: Any) -> Page:
     Raises Refused: 400 E_CURSOR, 422 E_PARAM_…, E_FILTER_SIZE; InputInvalid: E_FILTER_FIELD, E_FILTER_OP,
     E_SORT_FIELD.
     """
-    listing = LISTINGS[what]
+    listing = listings()[what]
     given = request.query_params
     conditions = [Condition(name, "", value) for name, value in fixed.items()]
     filters = [key for key in dict.fromkeys(given.keys()) if key not in _PAGING]
@@ -214,7 +214,7 @@ class _Compact:
 
 def list_parameters(what: str) -> tuple[QueryParameter, ...]:
     """Every query parameter that a list takes."""
-    listing = LISTINGS[what]
+    listing = listings()[what]
     found = [
         QueryParameter(
             "limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50}, "rows of a page"

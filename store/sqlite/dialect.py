@@ -1,36 +1,26 @@
-"""How SQLite spells the statements of the store."""
+"""SQLite as a dialect: its spelling is imported late, its statements are rendered ahead in `rendered.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy.dialects.sqlite import insert, pysqlite
-from sqlalchemy.ext.compiler import compiles
 
-from ..statements import AnyOf, Dialect, JsonObject, JsonText
+from towpath.late import Late
+
+from ..rendered import Rendered
+from ..statements import Dialect
+
+if TYPE_CHECKING:
+    from . import spelling
+else:
+    spelling = Late("towpath.store.sqlite.spelling")
 
 
 def _as_json(values: Sequence[Any]) -> str:
     return msgspec.json.encode(list(values)).decode()
 
 
-DIALECT = Dialect(pysqlite.dialect(paramstyle="qmark"), insert, _as_json)
-
-
-@compiles(AnyOf, "sqlite")
-def _any_of(element: AnyOf, compiler: Any, **kw: Any) -> str:
-    column, values = compiler.process(element.column, **kw), compiler.process(element.values, **kw)
-    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled by Core
-
-
-@compiles(JsonText, "sqlite")
-def _json_text(element: JsonText, compiler: Any, **kw: Any) -> str:
-    return f"json_extract({compiler.process(element.column, **kw)}, '$.{element.key}')"
-
-
-@compiles(JsonObject, "sqlite")
-def _json_object(element: JsonObject, compiler: Any, **kw: Any) -> str:
-    pairs = (f"'{key}', {compiler.process(value, **kw)}" for key, value in element.items)
-    return f"json_object({', '.join(pairs)})"
+DIALECT = Dialect(spelling, Rendered("sqlite", Path(__file__).with_name("rendered.json")), _as_json)

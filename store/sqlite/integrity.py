@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 
+from ..core import t
 from ..schema import names
-from ..tables import metadata
 
 Fault = tuple[str, str, str, str]
 
@@ -45,7 +45,7 @@ def _pages(connection: sqlite3.Connection, pragma: str) -> Iterator[Fault]:
 def _schema(connection: sqlite3.Connection) -> Iterator[Fault]:
     """A missing table or index is a fault."""
     there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    for table in metadata.sorted_tables:
+    for table in t.metadata.sorted_tables:
         for name in names(table):
             if name not in there:
                 yield "E_FSCK_SCHEMA", table.name, name, f"{name} was dropped from the database"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..clock import now
-from ..schema import check_version, definitions, not_ours
-from ..tables import APPLICATION_ID, SCHEMA_VERSION
+from ..schema import APPLICATION_ID, SCHEMA_VERSION, check_version, definitions, not_ours
 from .dialect import DIALECT
 
 
@@ -25,7 +24,7 @@ def create(connection: sqlite3.Connection) -> None:
     """Make all tables and indexes, inside a write transaction."""
     if is_there(connection):  # another process has made them
         return
-    for statement in definitions(DIALECT.core):
+    for statement in DIALECT.rendered.schema or definitions(DIALECT.spelling.core):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("INSERT INTO schema_version (version, applied_at) VALUES (?, ?)", (SCHEMA_VERSION, now()))

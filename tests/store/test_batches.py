@@ -48,7 +48,7 @@ Given = tuple[str, int, list[Fact]]  # the run, the epoch, the facts of a unit
 
 def _tables() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in definitions(DIALECT.core):
+    for statement in definitions(DIALECT.spelling.core):
         connection.execute(statement)
     connection.execute("PRAGMA foreign_keys=ON")
     for run in ("r0", "r1"):

@@ -58,7 +58,7 @@ class Tables:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         connection.row_factory = sqlite3.Row
-        for statement in definitions(DIALECT.core):
+        for statement in definitions(DIALECT.spelling.core):
             connection.execute(statement)
         connection.execute("PRAGMA foreign_keys=ON")
         for run in ("run", "other"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from towpath import store as api
-from towpath.store import journal
+from towpath.store import ended_tree, journal
 from towpath.store.schema import definitions
 from towpath.store.sqlite.dialect import DIALECT
 from towpath.store.statements import Statement
@@ -23,7 +23,7 @@ READS_ALL = {"fsck", "invariants", "findings", "trails"}  # they check every row
 @pytest.fixture
 def empty() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:")) as connection:
-        for statement in definitions(DIALECT.core):
+        for statement in definitions(DIALECT.spelling.core):
             connection.execute(statement)
         yield connection
 
@@ -64,7 +64,7 @@ def test_no_statement_reads_every_row_of_a_step(empty: sqlite3.Connection) -> No
 
 
 def test_the_open_rows_of_a_run_are_found_by_its_id(empty: sqlite3.Connection) -> None:
-    for statement in journal._END_TREE:
+    for statement in ended_tree._END_TREE:
         plan = [row[3] for row in explained(empty, "EXPLAIN QUERY PLAN", statement)]
         rows = [line for line in plan if " workflows " in line]
         assert all("(chain_id=?)" in line or "(id=?)" in line for line in rows), plan
