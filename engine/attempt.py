@@ -171,7 +171,7 @@ async def _keep(
     metadata: Json = None
     if isinstance(file.data, Artifact):
         row = file.data.row
-        kept = KeptFile(row.filename, row.media_type, row.size, row.digest, files.path_of(row))
+        kept = KeptFile(row.filename, row.media_type, row.size, row.digest, files.key_of(row))
         metadata = {"same_as": row.id}
     elif isinstance(file.data, KeptFile):
         kept = file.data
