@@ -75,10 +75,11 @@ class Upload:
 
     def __init__(self, file: SteadyFile, limit: int | None) -> None:
         self._file, self._limit = file, limit
-        self._pending, self._seen, self._size = bytearray(), hashlib.sha256(), 0
+        self._pending: bytes | bytearray = b""
+        self._seen, self._size = hashlib.sha256(), 0
 
     @property
-    def whole(self) -> bytearray | None:
+    def whole(self) -> bytes | bytearray | None:
         """All bytes so far, None after the first write."""
         return self._pending if self._size == len(self._pending) else None
 
@@ -90,6 +91,11 @@ class Upload:
         if self._limit is not None and self._size > self._limit:
             cure = "make the data smaller or raise the limit"
             raise StoreFailed("E_BLOB_SIZE", f"more than {self._limit} bytes", cure=cure)
+        if self._size <= CHUNK and not self._pending and isinstance(chunk, bytes):
+            self._pending = chunk  # most small files come in one piece: it is not copied
+            return
+        if isinstance(self._pending, bytes):
+            self._pending = bytearray(self._pending)
         if self._size <= CHUNK:
             self._pending += view
             return

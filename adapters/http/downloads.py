@@ -217,7 +217,6 @@ class _ArtifactBytes:
     def __init__(self, request: Request, row: ArtifactRow) -> None:
         self.row = row
         self.files = engine_of(request).store.files
-        self.path: Path | None = None  # found by `_fingerprint`
         self._data: bytes | None = None
 
     async def head(self) -> bytes:
@@ -225,7 +224,7 @@ class _ArtifactBytes:
         if self.row.size <= WHOLE:
             return (await self._all())[:HEAD]
         await self._fingerprint()
-        async with await anyio.open_file(self.path, "rb") as file:
+        async with await anyio.open_file(await self._path(), "rb") as file:
             return await file.read(HEAD)
 
     async def whole(self, headers: dict[str, str]) -> Response:
@@ -255,10 +254,8 @@ class _ArtifactBytes:
 
     async def _fingerprint(self) -> tuple[Any, ...]:
         """Changes when the file changes. Raises StoreFailed if the file is missing or has another size."""
-        self.path = await self.files.place(self.row)
-        assert self.path is not None
         try:
-            found = await anyio.Path(self.path).stat()
+            found = await anyio.Path(await self._path()).stat()
         except FileNotFoundError:
             raise StoreFailed("E_BLOB_MISSING", "the bytes of this artifact are missing") from None
         if found.st_size != self.row.size:
@@ -267,10 +264,14 @@ class _ArtifactBytes:
             raise error
         return self.row.digest, found.st_ino, found.st_mtime_ns, found.st_size
 
+    async def _path(self) -> Path:
+        path = await self.files.place(self.row)
+        assert path is not None, "bytes in the database are sent whole"
+        return path
+
     async def _slice(self, first: int, last: int) -> AsyncIterator[bytes]:
-        assert self.path is not None
         left = last - first + 1
-        async with await anyio.open_file(self.path, "rb") as file:
+        async with await anyio.open_file(await self._path(), "rb") as file:
             await file.seek(first, os.SEEK_SET)
             while left and (data := await file.read(min(CHUNK, left))):
                 left -= len(data)
