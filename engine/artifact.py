@@ -86,7 +86,10 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """A file whose bytes are durable, or are in `inline` until they are recorded with its row."""
+    """A file whose bytes are durable, or are in `inline` until they are recorded with its row.
+
+    `local_path` is the key of its blob, relative to the store's blobs; None for bytes in the database.
+    """
 
     filename: str
     media_type: str

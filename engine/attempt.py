@@ -112,7 +112,7 @@ async def _tried(
     versions: dict[str, int],
 ) -> Outcome:
     value = await call()
-    return await _kept(_parts(value, context), context, files, new_id, versions)
+    return await _outcome_of(_parts(value, context), context, files, new_id, versions)
 
 
 def outcome_now(value: object, error: BaseException | None, context: StepContext) -> Outcome | Found | BaseException:
@@ -145,7 +145,7 @@ async def outcome_later(
     async def made() -> Outcome:
         if isinstance(found, BaseException):
             raise StepRaised(found)
-        return await _kept(found, context, files, new_id, versions)
+        return await _outcome_of(found, context, files, new_id, versions)
 
     return await _settled(made, files)
 
@@ -157,7 +157,7 @@ def _parts(value: object, context: StepContext) -> Found:
         raise StepRaised(error) from None
 
 
-async def _kept(
+async def _outcome_of(
     parts: Found, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
 ) -> Outcome:
     keep = partial(_keep_parts, parts, context, files, new_id, versions)
@@ -215,24 +215,54 @@ async def _keep_parts(
         twice = next(name for name in names if names.count(name) > 1)
         message = f"two files would both be called {twice}"
         raise ValueRefused("E_ARTIFACT_NAME_TWICE", message, place=_place(context))
-    kept = [await _keep(file, context, files, new_id, versions) for file in found]
+    bytes_of = await _stored(found, context, files)
+    kept = [_kept(file, one, context, new_id, versions) for file, one in zip(found, bytes_of, strict=True)]
     _check_texts(kept, context)
     return Outcome(data, (*kept, *stored))
 
 
-async def _keep(
-    file: NewFile, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
-) -> NewArtifact:
-    metadata: Json = None
+async def _stored(found: list[NewFile], context: StepContext, files: Files) -> list[KeptFile]:
+    """Store the bytes of files: several at a time, but streams, which run code of the user, one after the other.
+
+    Raises the first error, in the order of the files, when no file is being written any more.
+    """
+    if len(found) < 2 or any(isinstance(file.data, AsyncIterable) for file in found):
+        return [await _keep(file, context, files) for file in found]
+    # A task that the user's code cancels leaves this error in its place.
+    done: list[KeptFile | BaseException] = [asyncio.CancelledError()] * len(found)
+
+    async def keep(number: int) -> None:
+        try:
+            done[number] = await _keep(found[number], context, files)
+        except Exception as error:
+            done[number] = error
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(len(found)):
+            tasks.start_soon(keep, number)
+    return [_or_raise(one) for one in done]
+
+
+def _or_raise(kept: KeptFile | BaseException) -> KeptFile:
+    if isinstance(kept, BaseException):
+        raise kept
+    return kept
+
+
+async def _keep(file: NewFile, context: StepContext, files: Files) -> KeptFile:
     if isinstance(file.data, Artifact):
         row = file.data.row
-        kept = KeptFile(row.filename, row.media_type, row.size, row.digest, files.path_of(row))
-        metadata = {"same_as": row.id}
-    elif isinstance(file.data, KeptFile):
-        kept = file.data
-    else:
-        stem = context.step_id if file.name == "output" else f"{context.step_id}-{file.name}"
-        kept = await files.keep(file.data, file.filename, file.media_type, stem)
+        return KeptFile(row.filename, row.media_type, row.size, row.digest, files.key_of(row))
+    if isinstance(file.data, KeptFile):
+        return file.data
+    stem = context.step_id if file.name == "output" else f"{context.step_id}-{file.name}"
+    return await files.keep(file.data, file.filename, file.media_type, stem)
+
+
+def _kept(
+    file: NewFile, kept: KeptFile, context: StepContext, new_id: Callable[[], str], versions: dict[str, int]
+) -> NewArtifact:
+    metadata: Json = {"same_as": file.data.row.id} if isinstance(file.data, Artifact) else None
     return msgspec.structs.replace(_new(file.name, kept, context, new_id, versions, metadata), origin=file.origin)
 
 

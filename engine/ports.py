@@ -160,8 +160,12 @@ class Files(ArtifactFiles, Protocol):
         """Are writes failing now? So a full or broken disk is not taken for an error of a step."""
         ...
 
-    def path_of(self, row: ArtifactRow) -> str | None:
-        """The path of the blob that holds an artifact's bytes; None for bytes in the database."""
+    def key_of(self, row: ArtifactRow) -> str | None:
+        """The name within the store of the blob that holds an artifact's bytes; None for bytes in the database."""
+        ...
+
+    async def place(self, row: ArtifactRow) -> Path | None:
+        """The file that holds an artifact's bytes, whether or not it exists; None for bytes in the database."""
         ...
 
     async def write_to(self, row: ArtifactRow, target: Path) -> None:

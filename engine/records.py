@@ -128,7 +128,8 @@ class ItemRecord(StepColumns):
 class ArtifactRecord(FrozenRow):
     """One version of one output file: a row of `artifacts`. `file_size` is bytes, `sha256` is in hex.
 
-    `approval_status` is a word of `ArtifactApproval`.
+    `approval_status` is a word of `ArtifactApproval`. `local_path` is the file with the bytes, only to be read; None if
+    they are in the database.
     """
 
     id: str

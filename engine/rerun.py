@@ -155,7 +155,6 @@ def _cached(store: Store, row: StepRow) -> list[Fact]:
 
 
 def _shared(store: Store, artifact: ArtifactRow, stored: bool) -> NewArtifact:
-    path = store.files.path_of(artifact)
     return NewArtifact(
         id=store.new_id(),
         name=artifact.name,
@@ -164,7 +163,7 @@ def _shared(store: Store, artifact: ArtifactRow, stored: bool) -> NewArtifact:
         media_type=artifact.media_type,
         size=artifact.size,
         digest=artifact.digest,
-        local_path=path,
+        local_path=store.files.key_of(artifact),
         attempt=artifact.attempt,
         metadata={"value": True} if stored else {"same_as": artifact.id},
     )

@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -65,13 +66,22 @@ def disk_error(error: OSError, path: Path) -> StoreFailed:
 
 
 class Upload:
-    """Cuts a stream into writes of at least 1 MiB, and counts and hashes it."""
+    """Cuts a stream into writes of at least 1 MiB, and counts and hashes it.
+
+    The first MiB is held back: if nothing follows, `whole` has all bytes, and the file was never opened.
+    """
 
     __slots__ = ("_file", "_limit", "_pending", "_seen", "_size")
 
     def __init__(self, file: SteadyFile, limit: int | None) -> None:
         self._file, self._limit = file, limit
-        self._pending, self._seen, self._size = bytearray(), hashlib.sha256(), 0
+        self._pending: bytes | bytearray = b""
+        self._seen, self._size = hashlib.sha256(), 0
+
+    @property
+    def whole(self) -> bytes | bytearray | None:
+        """All bytes so far, None after the first write."""
+        return self._pending if self._size == len(self._pending) else None
 
     async def take(self, chunk: bytes) -> None:
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
@@ -81,6 +91,14 @@ class Upload:
         if self._limit is not None and self._size > self._limit:
             cure = "make the data smaller or raise the limit"
             raise StoreFailed("E_BLOB_SIZE", f"more than {self._limit} bytes", cure=cure)
+        if self._size <= CHUNK and not self._pending and isinstance(chunk, bytes):
+            self._pending = chunk  # most small files come in one piece: it is not copied
+            return
+        if isinstance(self._pending, bytes):
+            self._pending = bytearray(self._pending)
+        if self._size <= CHUNK:
+            self._pending += view
+            return
         if self._pending:
             room = CHUNK - len(self._pending)
             self._pending += view[:room]
@@ -99,6 +117,7 @@ class Upload:
         return Blob(self._seen.hexdigest(), self._size)
 
     async def _write(self, data: memoryview) -> None:
+        await self._file.opened()
         await self._file.write(data, run_sync(self._seen.update, data))
 
 
@@ -115,11 +134,6 @@ class SteadyFile:
         self._file: AsyncFileIO | None = None
 
     async def __aenter__(self) -> Self:
-        try:
-            await to_end(self._open())
-        except BaseException:
-            await self.__aexit__()
-            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -127,11 +141,17 @@ class SteadyFile:
             with disk_errors(self._path):
                 await to_end(self._file.close())
 
+    async def opened(self) -> None:
+        """Open the file if it is not. Leaving its `async with` closes it."""
+        if self._file is None:
+            await to_end(self._open())
+
     async def _open(self) -> None:
         with disk_errors(self._path):
             self._file = await aiofiles.open(self._path, self._mode, buffering=0, opener=lambda *_: self._opener())
 
     def fileno(self) -> int:
+        """The descriptor of the file, which must be open."""
         assert self._file is not None
         return self._file.fileno()
 
@@ -174,17 +194,35 @@ async def to_end(work: Awaitable[T]) -> T:
 async def source_chunks(source: Path) -> AsyncGenerator[bytes, None]:
     """A user's file in chunks. Raises `E_VALUE_FILE` if its size or time changes meanwhile."""
     async with SteadyFile(source, lambda: _open_source(source), "rb") as file:
+        await file.opened()
         before, total = os.fstat(file.fileno()), 0
         while chunk := await file.read(CHUNK):
             total += len(chunk)
             if total > before.st_size:
                 break  # the file grows, perhaps faster than it is read
             yield chunk
-        if total != before.st_size or os.fstat(file.fileno()).st_mtime_ns != before.st_mtime_ns:
-            raise refused(source, "changed while it was read", "return it when it is complete")
+        _refuse_changed(source, file.fileno(), before, total)
+
+
+def whole_file(source: Path, most: int) -> bytes | None:
+    """All bytes of a user's file, None if there are more than `most`. Raises as `source_chunks`. Blocks."""
+    with disk_errors(source), os.fdopen(_open_source(source), "rb") as file:
+        before = os.fstat(file.fileno())
+        if before.st_size > most:
+            return None
+        data = file.read(before.st_size + 1)
+        _refuse_changed(source, file.fileno(), before, len(data))
+    return data
+
+
+def _refuse_changed(source: Path, fd: int, before: os.stat_result, total: int) -> None:
+    if total != before.st_size or os.fstat(fd).st_mtime_ns != before.st_mtime_ns:
+        raise refused(source, "changed while it was read", "return it when it is complete")
 
 
 def _open_source(source: Path) -> int:
+    if "\0" in str(source):  # Python refuses it before the file is opened
+        raise refused(source, "is not a valid path")
     try:
         fd = os.open(source, READ)
     except OSError as error:
@@ -273,6 +311,7 @@ async def write_stream(chunks: AsyncIterable[bytes], target: Path) -> Blob:
             async for chunk in chunks:
                 await upload.take(chunk)
             blob = await upload.finish()
+            await file.opened()  # also for a stream without bytes
             await to_end(run_sync(_publish, file.fileno(), temp, target))
     except BaseException:
         await to_end(run_sync(remove, temp))
@@ -285,6 +324,49 @@ def _publish(fd: int, temp: Path, target: Path) -> None:
         os.fsync(fd)
         os.replace(temp, target)
         fsync_folder(target.parent)
+
+
+class FolderSyncs:
+    """fsync of folders for many threads: one call answers all who asked for the folder before it began.
+
+    A call that began before a thread renamed its file proves nothing for that file: the thread waits for the next one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._coming: dict[Path, _Round] = {}  # for each folder the round that has not begun
+        self._running: dict[Path, threading.Lock] = {}
+
+    def sync(self, folder: Path) -> None:
+        """Return when the entries that are in `folder` now are durable. Raises the OSError of the call."""
+        with self._lock:
+            one = self._coming.setdefault(folder, _Round())
+            running = self._running.setdefault(folder, threading.Lock())
+        with running:
+            if not one.over:
+                self._make(folder, one)
+        if one.error is not None:
+            raise OSError(one.error.errno, one.error.strerror)
+
+    def _make(self, folder: Path, one: _Round) -> None:
+        with self._lock:
+            del self._coming[folder]  # who asks from now on may have renamed too late for this call
+        try:
+            fsync_folder(folder)
+        except OSError as error:
+            one.error = error
+        finally:
+            one.over = True
+
+
+class _Round:
+    """One fsync of a folder: not begun, running or over; how it failed."""
+
+    __slots__ = ("error", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self.error: OSError | None = None
 
 
 def fsync_folder(folder: Path) -> None:

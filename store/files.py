@@ -12,17 +12,19 @@ import anyio
 from anyio.to_thread import run_sync
 
 from towpath.artifact import KeptFile
-from towpath.errors import StoreFailed, ValueRefused
+from towpath.errors import StoreFailed
 from towpath.media import HEAD, extension, media_type, safe_filename
 from towpath.model import ArtifactRow
 
-from .backend import Backend
-from .blobs import Blob, FileBlobs
+from .backend import Backend, Row
+from .blobs import Blob, FileBlobs, is_digest
 from .core import sa, t
 from .disk import write_whole
 from .statements import Statement, param
 
 INLINE = 16 * 1024  # bytes; up to this size, writing a row durably is 10 to 66 times faster than a file
+
+_Stored = tuple[Blob, bytes, bytes | None]  # the blob, its first bytes, all bytes if they go into the database
 
 _INLINE = Statement(lambda: sa.select(t.blobs.c.data).where(t.blobs.c.sha256 == param("sha256")))
 _PLACE = Statement(
@@ -54,33 +56,37 @@ class StoredFiles:
         Raises:
             ValueRefused: E_VALUE_FILE for a path that is not a plain file. StoreFailed: E_DISK_….
         """
-        small: bytes | None = None
-        if isinstance(data, Path):
-            data = await _loaded(data)
-        if isinstance(data, bytes):
-            blob, head, small = await self._keep_bytes(data)
-        elif isinstance(data, Path):
-            blob = await self.blobs.put_file(data)
-            head = await self._head(blob)
-        else:
-            peeked = _Peek(aiter(data))
-            small = await peeked.whole()
-            blob = (
-                (await self._keep_bytes(small))[0]
-                if small is not None
-                else await self.blobs.put_stream(peeked.chunks())
-            )
-            head = peeked.head[:HEAD]
+        blob, head, small = await (
+            self._keep_file(data)
+            if isinstance(data, Path)
+            else self._keep_bytes(data)
+            if isinstance(data, bytes)
+            else self._keep_stream(data)
+        )
         media = media or media_type(filename, head)
         named = safe_filename(filename) if filename else f"{safe_filename(stem)}{extension(media)}"
-        path = None if small is not None else str(self.blobs.path(blob.digest))
-        return KeptFile(named, media, blob.size, blob.digest, path, small)
+        key = None if small is not None else self.blobs.key(blob.digest)
+        return KeptFile(named, media, blob.size, blob.digest, key, small)
 
-    async def _keep_bytes(self, data: bytes) -> tuple[Blob, bytes, bytes | None]:
-        """Store bytes. Returns the blob, its first bytes, and all bytes again if they go into the database."""
+    async def _keep_bytes(self, data: bytes) -> _Stored:
         if len(data) <= INLINE:
             return Blob(hashlib.sha256(data).hexdigest(), len(data)), data[:HEAD], data
         return await self.blobs.put(data), data[:HEAD], None
+
+    async def _keep_file(self, source: Path) -> _Stored:
+        small = await self.blobs.put_small_file(source, unless=INLINE)
+        if small is None:
+            blob = await self.blobs.put_file(source)
+            return blob, await self._head(blob), None
+        blob, data = small
+        return blob, data[:HEAD], data if len(data) <= INLINE else None
+
+    async def _keep_stream(self, stream: AsyncIterable[bytes]) -> _Stored:
+        peeked = _Peek(aiter(stream))
+        whole = await peeked.whole()
+        if whole is not None:
+            return await self._keep_bytes(whole)
+        return await self.blobs.put_stream(peeked.chunks()), peeked.head[:HEAD], None
 
     async def _head(self, blob: Blob) -> bytes:
         async with aclosing(self.blobs.open(blob.digest, chunk=HEAD)) as chunks:
@@ -94,9 +100,25 @@ class StoredFiles:
             return True
         return False
 
-    def path_of(self, row: ArtifactRow) -> str | None:
-        """The path of the blob that holds an artifact's bytes; None for bytes in the database."""
-        return None if row.size <= INLINE else str(self.blobs.path(row.digest))
+    def key_of(self, row: ArtifactRow) -> str | None:
+        """The name within the store of the blob that holds an artifact's bytes; None for bytes in the database."""
+        return None if row.size <= INLINE else self.blobs.key(row.digest)
+
+    async def place(self, row: ArtifactRow) -> Path | None:
+        """The file that holds an artifact's bytes, whether or not it exists; None for bytes in the database."""
+        return None if row.size <= INLINE else (await self.blobs.places([row.digest]))[0]
+
+    async def located(self, rows: list[Row]) -> list[Row]:
+        """Rows of artifacts whose `local_path` is the file that holds the bytes now.
+
+        The column has a key below the store's blobs, in older rows a path; neither leads to a store that was moved.
+        """
+        kept = [row for row in rows if row.get("local_path") is not None and is_digest(row["sha256"])]
+        if kept:
+            places = await self.blobs.places([row["sha256"] for row in kept])
+            for row, place in zip(kept, places, strict=True):
+                row["local_path"] = str(place)
+        return rows
 
     async def read_bytes(self, row: ArtifactRow) -> bytes:
         """All bytes of an artifact, verified. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT)."""
@@ -151,18 +173,6 @@ class StoredFiles:
             parts.append(str(where["item_index"]))
         suffix = Path(row.filename).suffix or extension(row.media_type)
         return Path(*parts) / f"{safe_filename(row.name)}.v{row.version}{suffix}"
-
-
-async def _loaded(source: Path) -> bytes | Path:
-    """The bytes of a file that is small enough for the database; a larger one stays a path."""
-    path = anyio.Path(source)
-    try:
-        if not await path.is_file():
-            raise ValueRefused("E_VALUE_FILE", "not a plain file", found=source.name, allowed="an existing file")
-        return source if (await path.stat()).st_size > INLINE else await path.read_bytes()
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise ValueRefused("E_VALUE_FILE", f"a file cannot be read: {why}", found=source.name) from error
 
 
 class _Peek:

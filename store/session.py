@@ -38,7 +38,7 @@ class Session:
         """The rows of a select (or of a statement with RETURNING) as dicts by column name."""
         if not isinstance(statement, sa.sql.Select | sa.sql.CompoundSelect):
             await self.begin()
-        return (await self._run(statement)).rows
+        return await self.files.located((await self._run(statement)).rows)
 
     async def fetch_one(self, statement: Expression) -> Row | None:
         """The first row of a select, or None."""

@@ -12,6 +12,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -216,25 +217,24 @@ class _ArtifactBytes:
     def __init__(self, request: Request, row: ArtifactRow) -> None:
         self.row = row
         self.files = engine_of(request).store.files
-        self.path = self.files.path_of(row)
         self._data: bytes | None = None
 
     async def head(self) -> bytes:
         """The first bytes. Raises StoreFailed."""
-        if self.path is None or self.row.size <= WHOLE:
+        if self.row.size <= WHOLE:
             return (await self._all())[:HEAD]
         await self._fingerprint()
-        async with await anyio.open_file(self.path, "rb") as file:
+        async with await anyio.open_file(await self._path(), "rb") as file:
             return await file.read(HEAD)
 
     async def whole(self, headers: dict[str, str]) -> Response:
-        if self.path is None or self.row.size <= WHOLE:
+        if self.row.size <= WHOLE:
             return Response(await self._all(), headers=headers)
         await self._fingerprint()
         return StreamingResponse(self._logged(self.files.open(self.row)), headers=headers)
 
     async def part(self, first: int, last: int, headers: dict[str, str]) -> Response:
-        if self.path is None or self.row.size <= WHOLE:
+        if self.row.size <= WHOLE:
             return Response((await self._all())[first : last + 1], 206, headers)
         fingerprint = await self._fingerprint()
         if self.row.size <= CHECKED and not _checked.knows(fingerprint):
@@ -254,9 +254,8 @@ class _ArtifactBytes:
 
     async def _fingerprint(self) -> tuple[Any, ...]:
         """Changes when the file changes. Raises StoreFailed if the file is missing or has another size."""
-        assert self.path is not None
         try:
-            found = await anyio.Path(self.path).stat()
+            found = await anyio.Path(await self._path()).stat()
         except FileNotFoundError:
             raise StoreFailed("E_BLOB_MISSING", "the bytes of this artifact are missing") from None
         if found.st_size != self.row.size:
@@ -265,10 +264,14 @@ class _ArtifactBytes:
             raise error
         return self.row.digest, found.st_ino, found.st_mtime_ns, found.st_size
 
+    async def _path(self) -> Path:
+        path = await self.files.place(self.row)
+        assert path is not None, "bytes in the database are sent whole"
+        return path
+
     async def _slice(self, first: int, last: int) -> AsyncIterator[bytes]:
-        assert self.path is not None
         left = last - first + 1
-        async with await anyio.open_file(self.path, "rb") as file:
+        async with await anyio.open_file(await self._path(), "rb") as file:
             await file.seek(first, os.SEEK_SET)
             while left and (data := await file.read(min(CHUNK, left))):
                 left -= len(data)

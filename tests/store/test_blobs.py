@@ -10,8 +10,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ from tests.conformance.blobs import *  # noqa: F403
 from tests.conformance.blobs import MIB, Damage, chunked, joined, kinds, readers, sha
 from tests.reliability.conftest import needs
 from towpath.errors import StoreFailed
+from towpath.store import disk
 from towpath.store.blobs import FileBlobs, disk_error
+from towpath.store.disk import FolderSyncs
 
 pytestmark = pytest.mark.anyio
 
@@ -65,9 +69,10 @@ both = pytest.mark.parametrize("streamed", [False, True], ids=["put", "put_strea
 async def test_place_and_modes(blobs: FileBlobs) -> None:
     blob = await blobs.put(b"x")
     path = blobs.path(blob.digest)
-    assert path == blobs.root / blob.digest[:2] / blob.digest[2:4] / blob.digest
+    assert path == blobs.root / blob.digest[:2] / blob.digest
+    assert blobs.key(blob.digest) == f"{blob.digest[:2]}/{blob.digest}"
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
-    for folder in (path.parent, path.parent.parent, blobs.root, blobs.root / "tmp", blobs.root.parent):
+    for folder in (path.parent, blobs.root, blobs.root / "tmp", blobs.root.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -147,16 +152,15 @@ async def test_scan_tells_temp_and_foreign_files_and_follows_no_link(blobs: File
     (tmp_path / "outside" / "secret").write_bytes(b"x")
     (blobs.root / "tmp" / "left-over").write_bytes(b"123")
     (blobs.root / "note.txt").write_bytes(b"")
-    (blobs.root / blob.digest[:2] / blob.digest).write_bytes(b"x")  # right name, wrong folder
+    (blobs.root / blob.digest).write_bytes(b"x")  # right name, wrong folder
     (blobs.root / "link").symlink_to(tmp_path / "outside")
     (blobs.root / "zz").symlink_to(blobs.root)
     found = {f.path.relative_to(blobs.root).as_posix(): (f.kind, f.digest) async for f in blobs.scan()}
     assert found.pop(blobs.path(blob.digest).relative_to(blobs.root).as_posix()) == ("blob", blob.digest)
     assert found.pop("tmp/left-over") == ("temp", "")
-    wrong = f"{blob.digest[:2]}/{blob.digest}"
     assert found == {
         "note.txt": ("foreign", ""),
-        wrong: ("foreign", ""),
+        blob.digest: ("foreign", ""),
         "link": ("foreign", ""),
         "zz": ("foreign", ""),
     }
@@ -240,8 +244,8 @@ async def test_R05_a_failed_fsync_fails_the_put_and_is_not_retried(
 async def test_R05_every_fsync_counts(tmp_path: Path, faults: Faults, streamed: bool) -> None:
     """Whichever fsync fails, the put fails; and the next put of the content writes it anew."""
     data = os.urandom(5000)
-    # the root's entry, the file, ab/cd, the entry of cd, the entry of ab
-    for at in range(1, 6):
+    # the root's entry, the file, ab, the entry of ab
+    for at in range(1, 5):
         blobs = FileBlobs(tmp_path / f"store{at}", durable=True)
         faults.arm("fsync", errno.EIO, at, once=True)
         with pytest.raises(StoreFailed, match="E_DISK_IO"):
@@ -254,9 +258,9 @@ async def test_R05_every_fsync_counts(tmp_path: Path, faults: Faults, streamed: 
         assert path.stat().st_ino != before
         assert await blobs.read(sha(data)) == data
         faults.patch.undo()
-    faults.arm("fsync", errno.EIO, 6)
+    faults.arm("fsync", errno.EIO, 5)
     await put(FileBlobs(tmp_path / "all", durable=True), data, streamed)
-    assert faults.calls == 5
+    assert faults.calls == 4
 
 
 async def test_R05_known_content_is_synced_again_for_the_new_row(durable: FileBlobs, faults: Faults) -> None:
@@ -392,3 +396,151 @@ async def test_figures(tmp_path: Path) -> None:
     await blobs.put_stream(source())
     ratio = plain / (time.perf_counter() - start)
     print(f"\nput of 4 KiB: {sorted(times)[100] * 1e6:.0f} us; stream of 64 MiB: {ratio:.2f} of a plain loop")
+
+
+# ---- stores made before: two levels of folders
+
+
+def keep_as_before(blobs: FileBlobs, data: bytes) -> tuple[str, Path]:
+    """A blob where older versions put it."""
+    digest = sha(data)
+    path = blobs.root / digest[:2] / digest[2:4] / digest
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(0o444)
+    return digest, path
+
+
+async def test_a_blob_of_an_older_store_is_found_by_every_reader(blobs: FileBlobs, tmp_path: Path) -> None:
+    data = os.urandom(2 * MIB + 5)
+    digest, path = keep_as_before(blobs, data)
+    assert await blobs.read(digest) == data
+    assert await joined(blobs.open(digest, size=len(data))) == data
+    await blobs.verify(digest)
+    await blobs.export(digest, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert (await blobs.exists(digest), await blobs.size(digest)) == (True, len(data))
+    assert await blobs.places([digest, sha(b"never put")]) == [path, blobs.path(sha(b"never put"))]
+    assert [(f.kind, f.digest, f.path) async for f in blobs.scan()] == [("blob", digest, path)]
+    path.chmod(0o644)
+    path.write_bytes(data[:-1] + b"!")
+    for work in readers(blobs, digest, tmp_path / "out"):
+        with pytest.raises(StoreFailed, match="E_BLOB_CORRUPT"):
+            await work
+    assert await blobs.delete(digest)
+    assert not await blobs.delete(digest)
+    assert await kinds(blobs) == []
+
+
+@both
+async def test_both_layouts_in_one_store_never_hold_the_same_content_twice(blobs: FileBlobs, streamed: bool) -> None:
+    data = os.urandom(2 * MIB)
+    digest, path = keep_as_before(blobs, data)
+    os.utime(path, (0, 0))
+    new = await put(blobs, os.urandom(2 * MIB), streamed)
+    assert (await put(blobs, data, streamed)).digest == digest
+    assert {f.path async for f in blobs.scan()} == {path, blobs.path(new.digest)}
+    assert path.stat().st_mtime > time.time() - 60  # so that a collector's grace time starts anew
+    path.chmod(0o644)
+    path.write_bytes(b"short")
+    await put(blobs, data, streamed)
+    assert await blobs.read(digest) == data
+    assert {f.path async for f in blobs.scan()} == {blobs.path(digest), blobs.path(new.digest)}
+
+
+async def test_collecting_from_an_older_store(blobs: FileBlobs) -> None:
+    digest, path = keep_as_before(blobs, b"forgotten")
+    await blobs.put(b"makes the folder for temp files")
+    now = int(time.time() * 1e6)
+    assert not blobs.collect(digest, now - 60_000_000)
+    assert path.exists()
+    assert blobs.collect(digest, now + 60_000_000)
+    assert not path.exists()
+
+
+@both
+async def test_R05_every_fsync_counts_for_a_blob_of_an_older_store(
+    tmp_path: Path, faults: Faults, streamed: bool
+) -> None:
+    data = os.urandom(5000)
+    # the file, ab/cd, the entry of cd, the entry of ab
+    for at in range(1, 5):
+        blobs = FileBlobs(tmp_path / f"store{at}")
+        digest, path = keep_as_before(blobs, data)
+        faults.arm("fsync", errno.EIO, at, once=True)
+        with pytest.raises(StoreFailed, match="E_DISK_IO"):
+            await put(blobs, data, streamed)
+        assert faults.calls == at
+        await put(blobs, data, streamed)
+        assert await blobs.read(digest) == data
+        assert [f.path async for f in blobs.scan()] == [blobs.path(digest)]
+        assert not path.exists()
+        faults.patch.undo()
+
+
+# ---- shared fsyncs of folders
+
+
+async def test_R05_a_folder_of_an_earlier_process_is_anchored_once(durable: FileBlobs, faults: Faults) -> None:
+    """The first put syncs the entries of all folders that are there: one fsync of the root."""
+    contents = [os.urandom(100) for _ in range(50)]
+    for data in contents:
+        await durable.put(data)
+    again = FileBlobs(durable.root)
+    for data in contents:
+        await durable.delete(sha(data))
+    faults.arm("fsync", errno.EIO, 10_000)
+    for data in contents:
+        await again.put(data)
+    assert faults.calls == 2 * len(contents) + 1  # each file, its folder, and the root
+
+
+class Counted(dict[Any, Any]):
+    """A dict that counts who looked for a round."""
+
+    asked = 0
+
+    def setdefault(self, *given: Any) -> Any:
+        self.asked += 1
+        return super().setdefault(*given)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_R05_one_fsync_of_a_folder_answers_all_who_asked_before_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    began, go_on = [], threading.Semaphore(0)
+
+    def slow(folder: Path) -> None:
+        began.append(folder)
+        assert go_on.acquire(timeout=60)
+        if fails and began.count(tmp_path) == 2 and folder == tmp_path:
+            raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(disk, "fsync_folder", slow)
+    syncs = FolderSyncs()
+    waiting = syncs._coming = Counted()
+    with ThreadPoolExecutor(10) as pool:
+        first = pool.submit(syncs.sync, tmp_path)
+        until(lambda: len(began) == 1)
+        # The running call may have begun before their renames.
+        later = [pool.submit(syncs.sync, tmp_path) for _ in range(8)]
+        until(lambda: waiting.asked == 9)
+        assert began == [tmp_path]
+        go_on.release()
+        assert first.exception(60) is None
+        until(lambda: len(began) == 2)
+        other = pool.submit(syncs.sync, tmp_path / "other")
+        until(lambda: len(began) == 3)  # another folder does not wait
+        go_on.release(2)
+        assert other.exception(60) is None
+        assert [one.exception(60) is not None for one in later] == [fails] * 8
+    assert began == [tmp_path, tmp_path, tmp_path / "other"]
+    assert waiting == {}

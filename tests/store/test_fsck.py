@@ -52,7 +52,7 @@ class House:
 
     def blob(self) -> Path:
         """The one blob file."""
-        (found,) = [path for path in self.blobs.glob("??/??/*") if path.is_file()]
+        (found,) = [path for path in self.blobs.glob("??/*") if path.is_file()]
         return found
 
     @property

@@ -86,8 +86,8 @@ async def content_of(files: Files, row: ArtifactRow) -> Content:
 
 async def _check(files: Files, row: ArtifactRow) -> None:
     """Raises StoreFailed for a damaged file. Of a large file only the size is checked."""
-    where = files.path_of(row)
-    if row.size <= CHECKED or where is None:
+    where = None if row.size <= CHECKED else await files.place(row)
+    if where is None:
         await files.read_bytes(row)
         return
     try:
