@@ -19,6 +19,7 @@ from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, Ste
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import EngineStore, Listener, Store
+from towpath.retry_rules import RetryRule
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
 from towpath.user_code import call_step
@@ -86,7 +87,8 @@ class Resources:
     """What an engine or worker opens once, for all its runs.
 
     `threads` limits plain functions that run at the same time. `farm`: the ComfyUI servers; None without any.
-    `listeners` may change at any time. `spans`: None without OpenTelemetry.
+    `listeners` may change at any time. `spans`: None without OpenTelemetry. `limits`: the named limits, and how many
+    steps that name one may run at the same time.
     """
 
     store: EngineStore
@@ -94,6 +96,7 @@ class Resources:
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
     listeners: list[Listener] = field(default_factory=list)
     spans: Spans | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 def needs_farm(plan: Plan, farm: Farm | None) -> bool:
@@ -176,11 +179,16 @@ class StepExecutor:
             self._store.new_id,
             self._ledger.versions(row),
             timeout,
+            self._retry_rule(step),
         )
         if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT":
             await self.abandon(work)
             return failure(total_timeout(step)) if timeout == left else outcome
         return outcome
+
+    def _retry_rule(self, step: StepPlan) -> RetryRule | None:
+        predicate = self._functions[step.target].options.retry_if if step.kind == "python" else None
+        return RetryRule(step.retry_on, predicate) if step.retry_on or predicate is not None else None
 
     def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
         arguments = copied(work.arguments) if work.step.retry.attempts > 1 else work.arguments

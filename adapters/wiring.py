@@ -47,6 +47,7 @@ def open_engine(
     concurrency: int | None = None,
     servers: Sequence[str | Mapping[str, Any]] | None = None,
     workflows: str | os.PathLike[str] | None = None,
+    limits: Mapping[str, int] | None = None,
     threads: int = THREADS,
     lease_seconds: float = LEASE_SECONDS,
     busy_timeout: float = 30.0,
@@ -71,6 +72,8 @@ def open_engine(
         servers: ComfyUI servers: addresses, or mappings with the keys of `[[servers]]` in `towpath.toml`
             (`name url tags headers query slots verify`). Default: those of `towpath.toml`.
         workflows: folder of ComfyUI workflow files that are not beside their chain; default `workflows`.
+        limits: named limits: how many steps with `limit="gpu"` run at the same time in this process, over all runs:
+            `{"gpu": 2}`. Default: `limits` of `towpath.toml`.
         threads: threads for steps that are plain functions.
         lease_seconds: after this time without renewal another process may take over a run.
         busy_timeout: seconds to wait for another process that writes to the same database.
@@ -93,6 +96,7 @@ def open_engine(
         concurrency=concurrency,
         servers=servers,
         workflows=workflows,
+        limits=limits,
     )
     if readonly:  # nothing is executed: neither Temporal nor ComfyUI is needed
         settings = replace(settings, adapter="local", servers=())
@@ -174,7 +178,11 @@ async def _engine(
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         _adapter(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans), settings, lease_seconds, worker, temporal
+            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits),
+            settings,
+            lease_seconds,
+            worker,
+            temporal,
         ) as chosen,
         background_tasks() as tasks,
     ):
@@ -209,6 +217,7 @@ async def open_worker(
     *,
     adapter: str | None = None,
     concurrency: int | None = None,
+    limits: Mapping[str, int] | None = None,
     threads: int = THREADS,
     grace: float = 30.0,
     metrics_port: int | None = None,
@@ -218,7 +227,7 @@ async def open_worker(
 
     `functions` are additional activities by name. Raises as `open_engine`.
     """
-    settings = settle(store, adapter=adapter, concurrency=concurrency)
+    settings = settle(store, adapter=adapter, concurrency=concurrency, limits=limits)
     if settings.adapter == "local":
         cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
         raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
@@ -229,7 +238,7 @@ async def open_worker(
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         temporal_worker(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans),
+            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits),
             settings.adapter,
             metrics_port=metrics_port,
             concurrency=settings.concurrency or CONCURRENCY,

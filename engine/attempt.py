@@ -25,6 +25,7 @@ from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
 from .redaction import redacted, redacted_end
+from .retry_rules import RetryRule
 from .secrets import MARK, sealed
 from .user_code import StepRaised, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
@@ -62,8 +63,10 @@ async def attempt(
     new_id: Callable[[], str],
     versions: dict[str, int],
     timeout: float | None,
+    rule: RetryRule | None = None,
 ) -> Outcome:
-    """Make one attempt by `call`. `versions` are the highest version numbers that its outputs have already.
+    """Make one attempt by `call`. `versions` are the highest version numbers that its outputs have already. `rule` says
+    which exceptions of the function are worth a retry, and whether a timeout is; without it, all are.
 
     A cancellation is raised. So is an error of the store's disk: it fails no step, and the run stays as recorded, to be
     resumed. All other errors, of the step or of towpath, become an outcome.
@@ -75,16 +78,16 @@ async def attempt(
             return await _tried(call, context, files, new_id, versions)
         assert scope.cancel_called
         limit = StepTimedOut("E_STEP_TIMEOUT", f"the attempt took longer than {timeout:g} s", place=_place(context))
-        return failure(limit)
+        return failure(limit, rule)
     except StepRaised as raised:
         if disk_failed(raised.error) and await files.is_failing():
             raise raised.error from None
-        return failure(_told_apart(raised.error))
+        return failure(_told_apart(raised.error), rule)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        return failure(_told_apart(error))
+        return failure(_told_apart(error), rule)
     except Exception as error:
         if disk_failed(error):
             raise
@@ -240,28 +243,45 @@ def disk_failed(error: BaseException) -> bool:
     return isinstance(error, StoreFailed) and error.code.startswith(trouble) and not error.retryable
 
 
-def failure(error: BaseException) -> Outcome:
-    """The outcome of an attempt that raised. Errors of a user's code are retryable.
+def failure(error: BaseException, rule: RetryRule | None = None) -> Outcome:
+    """The outcome of an attempt that raised. Errors of a user's code are retryable, as far as `rule` allows it.
 
-    A group of exceptions is reported as its first one. It is not retried if any of its exceptions must not be. Never
-    raises, whatever the methods of the exception do.
+    A group with one exception is reported as that exception, a larger one as its first, with the number of the others.
+    It is not retried if any of its exceptions must not be. Never raises, whatever the methods of the exception do.
     """
     causes = list(_causes(error))
     first = causes[0]
     more = f" (and {len(causes) - 1} more)" if len(causes) > 1 else ""
-    group = f"{type(error).__name__}: " if more else ""
+    final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
+    allowed, why = (True, "") if final or rule is None else _judged(rule, error, causes)
+    told = error if more else first
+    shown = user_traceback(told) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
+    info = _described(first, f"{type(error).__name__}: " if more else "", more + why)
+    return Outcome(error=replace(info, traceback=shown), retryable=allowed and not final)
+
+
+def _described(first: BaseException, group: str, more: str) -> ErrorInfo:
     name = _safe(lambda: type(first).__name__)
     try:
         ours = _ours(first, name, more)
     except Exception:  # a subclass whose __init__ does not call ours
         ours = None
-    final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
-    shown = user_traceback(error) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
     if ours is not None:
-        return Outcome(error=replace(ours, traceback=shown), retryable=not final)
+        return ours
     text = _safe(lambda: str(first))
     message = redacted(f"{group}{name}: {text}" if text else group + name, MESSAGE_LIMIT)
-    return Outcome(error=ErrorInfo("E_STEP_RAISED", message + more, name, shown), retryable=not final)
+    return ErrorInfo("E_STEP_RAISED", message + more, name)
+
+
+def _judged(rule: RetryRule, error: BaseException, causes: list[BaseException]) -> tuple[bool, str]:
+    """Does the rule allow a retry? If its predicate raises, the answer is no, and the reason is in the message."""
+    try:
+        return rule.allows(error, causes), ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:
+        name, text = type(raised).__name__, _safe(partial(str, raised))
+        return False, redacted(f" (not tried again: retry_if raised {name}: {text}", MESSAGE_LIMIT) + ")"
 
 
 def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
