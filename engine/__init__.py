@@ -27,6 +27,7 @@ from .errors import PromptFailed as PromptFailed
 from .errors import RunRefused as RunRefused
 from .errors import SecretMissing as SecretMissing
 from .errors import ServerFailed as ServerFailed
+from .errors import StepCancelled as StepCancelled
 from .errors import StepFailed as StepFailed
 from .errors import StepNotCompleted as StepNotCompleted
 from .errors import StepNotRegistered as StepNotRegistered
@@ -70,6 +71,7 @@ __all__ = [
     "SecretMissing",
     "ServerFailed",
     "Step",
+    "StepCancelled",
     "StepContext",
     "StepFailed",
     "StepNotCompleted",

@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from . import user_code
 from .artifact import Artifact, KeptFile
 from .context import StepContext
 from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
@@ -27,6 +28,7 @@ from .ports import Files
 from .redaction import redacted, redacted_end
 from .retry_rules import RetryRule
 from .secrets import MARK, sealed
+from .step_threads import earlier_attempts_end
 from .user_code import StepRaised, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
 
@@ -72,6 +74,7 @@ async def attempt(
     resumed. All other errors, of the step or of towpath, become an outcome.
     """
     try:
+        await earlier_attempts_end(context, user_code.GRACE)
         if timeout is None:  # most steps: they do not need a cancel scope
             return await _tried(call, context, files, new_id, versions)
         with anyio.move_on_after(timeout) as scope:
@@ -93,7 +96,7 @@ async def attempt(
             raise
         return failure(error)
     finally:
-        context.close()
+        context.end()
 
 
 async def _tried(

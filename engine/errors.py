@@ -203,6 +203,14 @@ class StepFailed(TowpathError):
         super().__init__(code, message, retryable=retryable)
 
 
+class StepCancelled(BaseException):
+    """`context().check()` and `progress()` raise it in a function whose attempt is over. Let it pass.
+
+    As with `asyncio.CancelledError`, it is no `Exception`, so that `except Exception` does not stop it by accident. It
+    fails no step: the outcome of the attempt is decided already.
+    """
+
+
 class StepCrashed(TowpathError):
     """The process died again and again while it tried a step."""
 
