@@ -26,6 +26,7 @@ from towpath.user_code import call_step
 from towpath.values import copied
 
 from .comfyui.workflow_try import RecordFacts, WorkflowTry
+from .process_pool import ProcessPool
 from .slots import ServerSlots
 from .telemetry import Spans
 
@@ -86,9 +87,9 @@ class Farm(ServerSlots, Protocol):
 class Resources:
     """What an engine or worker opens once, for all its runs.
 
-    `threads` limits plain functions that run at the same time. `farm`: the ComfyUI servers; None without any.
-    `listeners` may change at any time. `spans`: None without OpenTelemetry. `limits`: the named limits, and how many
-    steps that name one may run at the same time.
+    `threads` limits plain functions that run at the same time; `processes` are for steps with `process=True`.
+    `farm`: the ComfyUI servers; None without any. `listeners` may change at any time. `spans`: None without
+    OpenTelemetry. `limits`: the named limits, and how many steps that name one may run at the same time.
     """
 
     store: EngineStore
@@ -97,6 +98,7 @@ class Resources:
     listeners: list[Listener] = field(default_factory=list)
     spans: Spans | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    processes: ProcessPool = field(default_factory=ProcessPool)
 
 
 def needs_farm(plan: Plan, farm: Farm | None) -> bool:
@@ -156,6 +158,7 @@ class StepExecutor:
         self._ledger = ledger
         self._functions = functions
         self._threads = resources.threads
+        self._processes = resources.processes
         self._farm = resources.farm
         self._record = record
         self._work_folder = resources.store.files.folder / "work"
@@ -199,7 +202,10 @@ class StepExecutor:
         secrets = function.secrets_among(arguments)
         if secrets or self._ledger.has_secrets:
             arguments = opened(arguments, secrets)
-        call = partial(call_step, function, arguments, context, self._threads, self.variables, span)
+        if work.step.process:
+            call = partial(self._processes.call, function, arguments, context, work.step.retry_on)
+        else:
+            call = partial(call_step, function, arguments, context, self._threads, self.variables, span)
         return partial(_in_secret, call) if work.step.secret or function.is_secret else call
 
     def _span(self, work: Work) -> AbstractContextManager[None]:

@@ -58,6 +58,15 @@ class Outcome:
         return {STORED_VALUE: "value"} if stored else self.value
 
 
+class Reported(Exception):
+    """The function raised in another process, which says what the outcome is."""
+
+    def __init__(self, error: ErrorInfo, retryable: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.retryable = retryable
+
+
 async def attempt(
     call: Callable[[], Awaitable[Any]],
     context: StepContext,
@@ -252,6 +261,8 @@ def failure(error: BaseException, rule: RetryRule | None = None) -> Outcome:
     A group with one exception is reported as that exception, a larger one as its first, with the number of the others.
     It is not retried if any of its exceptions must not be. Never raises, whatever the methods of the exception do.
     """
+    if isinstance(error, Reported):
+        return Outcome(error=error.error, retryable=error.retryable)
     causes = list(_causes(error))
     first = causes[0]
     more = f" (and {len(causes) - 1} more)" if len(causes) > 1 else ""

@@ -118,7 +118,7 @@ class StepContext:
         self.lasts = False  # a thread still works for the attempt, which is over: it removes the work folder at its end
         self._over = False
         self._logger: logging.Logger | None = None
-        self._folder = folder
+        self.folder = folder
         self._made: Path | None = None
 
     @property
@@ -139,11 +139,11 @@ class StepContext:
     def work_folder(self) -> Path:
         """An empty folder for this attempt, removed after it. Files returned from it are kept."""
         if self._made is None:
-            if self._folder is None:
+            if self.folder is None:
                 raise RuntimeError("this step runs without a store and has no work folder")
             # A run's id may be longer than a file name can be.
             run = hashlib.sha256(self.run_id.encode()).hexdigest()[:16]
-            self._made = self._folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
+            self._made = self.folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
             shutil.rmtree(self._made, ignore_errors=True)
             self._made.mkdir(parents=True, mode=0o700)
         return self._made

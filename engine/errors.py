@@ -221,6 +221,10 @@ class ProcessEnded(TowpathError):
     exit_code = 4
 
 
+class StepProcessFailed(TowpathError):
+    """The process of a step with `process=True` cannot be started, or died, or what it needs cannot be sent to it."""
+
+
 class StepUnkept(TowpathError):
     """The outcome of a step could not be stored; its function is not the cause."""
 

@@ -66,6 +66,12 @@ class Step(Alike, Generic[P, R]):
         """Computed at each call, because a test may replace the function."""
         return inspect.iscoroutinefunction(self.function)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A step is pickled by its name: another process imports its module, and takes the step that is there."""
+        known = _registry.get(self.name)
+        changed = None if known is not None and known.options is self.options else self.options
+        return _found_again, (self.name, changed)
+
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As an attribute of an object it is a method, for unit tests. A chain cannot store the object."""
         if instance is None or self._static:
@@ -377,6 +383,16 @@ def find_step(name: str) -> Step[..., Any]:
     if is_ambiguous(name):
         raise _ambiguous_name(name)
     return found
+
+
+def _found_again(name: str, options: StepOptions | None) -> Step[..., Any]:
+    """A step that was pickled, with its options if they were not those of its function."""
+    found = find_step(name)
+    if options is None:
+        return found
+    changed = found.with_options()
+    changed.options = options
+    return changed
 
 
 def is_ambiguous(name: str) -> bool:
