@@ -13,9 +13,9 @@ from anyio import CancelScope, CapacityLimiter
 from anyio.abc import TaskGroup
 
 from towpath.errors import FeatureMissing, InputInvalid
+from towpath.forks import refuse_while_importing
 from towpath.ports import Adapter, EngineStore, Listener
 from towpath.service import RunService
-from towpath.step_process import refuse_while_importing
 from towpath.store.facade import Records, StoreFunctions
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.runs import RunStore, open_store

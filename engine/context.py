@@ -139,14 +139,21 @@ class StepContext:
     def work_folder(self) -> Path:
         """An empty folder for this attempt, removed after it. Files returned from it are kept."""
         if self._made is None:
-            if self.folder is None:
-                raise RuntimeError("this step runs without a store and has no work folder")
-            # A run's id may be longer than a file name can be.
-            run = hashlib.sha256(self.run_id.encode()).hexdigest()[:16]
-            self._made = self.folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
+            self._made = self._folder_path()
             shutil.rmtree(self._made, ignore_errors=True)
             self._made.mkdir(parents=True, mode=0o700)
         return self._made
+
+    def made_elsewhere(self) -> None:
+        """Another process has made the work folder of this attempt. It is removed here, with the attempt."""
+        self._made = self._folder_path()
+
+    def _folder_path(self) -> Path:
+        if self.folder is None:
+            raise RuntimeError("this step runs without a store and has no work folder")
+        # A run's id may be longer than a file name can be.
+        run = hashlib.sha256(self.run_id.encode()).hexdigest()[:16]
+        return self.folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
 
     @property
     def cancelled(self) -> bool:

@@ -24,7 +24,8 @@ from typing import Any
 from .artifact import Artifact
 from .attempt import failure
 from .context import StepContext
-from .errors import InputInvalid, StepProcessFailed, StoreFailed
+from .errors import StepProcessFailed, StoreFailed
+from .forks import main_is_imported
 from .logs import step_logger
 from .model import ArtifactRow, ErrorInfo
 from .redaction import without_secrets
@@ -33,10 +34,7 @@ from .secrets import Secret
 from .steps import Step, find_step
 from .values import NewFile
 
-NAME = "towpath step process"
 _CHUNK = 1024 * 1024
-
-_ready = threading.Event()  # set in a child process that has imported the program's main module
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,22 +188,9 @@ class _Sending(logging.Handler):
         self._context.send(Logged({**kept, "msg": text, "args": None}))
 
 
-def refuse_while_importing() -> None:
-    """Refuse to open an engine while a step's process imports the main module of its program again.
-
-    Raises InputInvalid (E_STEP_PROCESS): the script lacks its `if __name__ == "__main__":`.
-    """
-    if multiprocessing.current_process().name == NAME and not _ready.is_set():
-        message = "the process of a step imports this script, and the script opens an engine when it is imported"
-        raise InputInvalid("E_STEP_PROCESS", message, cure=GUARD)
-
-
-GUARD = 'put the call that opens the engine below `if __name__ == "__main__":`'
-
-
 def serve(connection: Connection) -> None:
     """Answer requests until the parent is gone. This is the main function of the child process."""
-    _ready.set()
+    main_is_imported.set()
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the parent, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection.send_bytes(pickled(Ready()))
