@@ -13,7 +13,7 @@ import keyword
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from .errors import InputInvalid, StepTimedOut, shown, similar
 from .step_names import module_name
@@ -67,8 +67,7 @@ def retry_predicate(given: Any) -> Predicate | None:
     if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
         allowed = "a plain function of the exception that returns True or False"
         raise InputInvalid("E_FIELD_TYPE", "retry_if cannot be this", found=given, allowed=allowed)
-    predicate: Predicate | None = given
-    return predicate
+    return cast("Predicate | None", given)
 
 
 def check_importable(names: Iterable[str]) -> None:
