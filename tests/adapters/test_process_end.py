@@ -52,7 +52,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "towpath.db"
 
 
-def test_S16_after_a_timeout_the_process_ends_and_names_the_step(store: Path) -> None:
+def test_after_a_timeout_the_process_ends_and_names_the_step(store: Path) -> None:
     process = started(store, "0.2s", "0.3")
     out, error = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out.split()) == (0, ["began", "failed"]), error
@@ -61,14 +61,14 @@ def test_S16_after_a_timeout_the_process_ends_and_names_the_step(store: Path) ->
     assert "it is cut off" in error
 
 
-def test_S16_a_function_that_looks_for_its_end_delays_nothing(store: Path) -> None:
+def test_a_function_that_looks_for_its_end_delays_nothing(store: Path) -> None:
     process = started(store, "0.2s", "60", "polite")
     out, error = process.communicate(timeout=PATIENCE)
     assert (process.returncode, sorted(out.split())) == (0, ["began", "failed", "went"]), error
     assert "cut off" not in error
 
 
-def test_S16_ctrl_c_ends_a_script_with_a_blocked_function(store: Path) -> None:
+def test_ctrl_c_ends_a_script_with_a_blocked_function(store: Path) -> None:
     process = started(store, "1h", "0.3")
     assert process.stdout is not None
     assert process.stdout.readline() == "began\n"

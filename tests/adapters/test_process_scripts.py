@@ -79,20 +79,20 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def test_P19_a_step_of_a_script_runs_in_a_process(tmp_path: Path) -> None:
+def test_a_step_of_a_script_runs_in_a_process(tmp_path: Path) -> None:
     """What it prints goes where it always goes."""
     done = run(tmp_path, GUARDED, str(tmp_path / "t.db"), "one")
     assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["inside __mp_main__", "completed 5"]), done.stderr
 
 
-def test_P19_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
     """The process imports the script, which opens an engine: that is refused, before anything is done twice."""
     done = run(tmp_path, UNGUARDED, str(tmp_path / "t.db"), "one")
     assert done.stdout.split("\n")[0] == "failed E_STEP_PROCESS", done.stdout + done.stderr
     assert 'below `if __name__ == "__main__":`' in done.stderr
 
 
-def test_P19_no_process_outlives_a_killed_engine(tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_engine(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(GUARDED)
     command = [sys.executable, str(tmp_path / "flow.py"), str(tmp_path / "t.db"), "never"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
@@ -113,12 +113,12 @@ def is_alive(pid: int) -> bool:
     return state != "Z"  # in a container nobody may collect it
 
 
-def test_P19_a_step_runs_in_the_process_pools_of_others(tmp_path: Path) -> None:
+def test_a_step_runs_in_the_process_pools_of_others(tmp_path: Path) -> None:
     done = run(tmp_path, POOLS)
     assert done.stdout.splitlines() == ["[2, 4, 6] [8]"] * 2, done.stderr
 
 
-def test_P19_a_step_is_pickled_by_its_name() -> None:
+def test_a_step_is_pickled_by_its_name() -> None:
     assert pickle.loads(pickle.dumps(chain_steps.number)) is chain_steps.number
     changed = process_steps.where.with_options(retries=3)
     again = pickle.loads(pickle.dumps(changed))
@@ -127,5 +127,5 @@ def test_P19_a_step_is_pickled_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_P19_in_every_protocol(protocol: int) -> None:
+def test_a_step_is_pickled_in_every_protocol(protocol: int) -> None:
     assert pickle.loads(pickle.dumps(chain_steps.number, protocol)) is chain_steps.number

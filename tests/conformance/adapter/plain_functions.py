@@ -12,7 +12,7 @@ from tests.conformance.runs import CANCELLED, DONE, FAILED, OpenEngine, settled,
 from towpath import chain
 
 
-async def test_S16_a_function_sees_that_it_timed_out(open_engine: OpenEngine, folder: str) -> None:
+async def test_a_function_sees_that_it_timed_out(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def late(folder: str):
         return steps.looks_for_its_end(folder)
@@ -27,7 +27,7 @@ async def test_S16_a_function_sees_that_it_timed_out(open_engine: OpenEngine, fo
         assert await settled(engine, run) == {"looks_for_its_end": FAILED}
 
 
-async def test_S16_a_function_sees_that_it_is_cancelled(open_engine: OpenEngine, folder: str) -> None:
+async def test_a_function_sees_that_it_is_cancelled(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def late(folder: str):
         return steps.looks_for_a_cancel(folder)
@@ -47,7 +47,7 @@ async def _noted(folder: str, name: str) -> bool:
     return bool(noted(folder, name))
 
 
-async def test_S16_attempts_of_one_step_do_not_overlap(open_engine: OpenEngine, folder: str) -> None:
+async def test_attempts_of_one_step_do_not_overlap(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def slow(folder: str):
         return steps.takes_its_time(folder)
@@ -63,7 +63,7 @@ async def _all_ended(folder: str) -> bool:
     return noted(folder, "order").count("end") == 3
 
 
-async def test_S16_after_the_grace_they_do_and_the_log_says_so(
+async def test_after_the_grace_they_do_and_the_log_says_so(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("towpath.user_code.GRACE", 0.3)
@@ -85,7 +85,7 @@ async def test_S16_after_the_grace_they_do_and_the_log_says_so(
         assert await settled(engine, run) == {"overlaps": DONE}
 
 
-async def test_S16_a_thread_keeps_its_work_folder_until_its_end(open_engine: OpenEngine, folder: str) -> None:
+async def test_a_thread_keeps_its_work_folder_until_its_end(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def late(folder: str):
         return steps.keeps_its_folder(folder)
@@ -104,7 +104,7 @@ async def _gone(path: str) -> bool:
     return not steps.exists(path)
 
 
-async def test_S16_a_step_that_shields_itself_is_left_after_the_grace(
+async def test_a_step_that_shields_itself_is_left_after_the_grace(
     open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is waited for, then recorded as cancelled."""

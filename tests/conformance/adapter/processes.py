@@ -22,7 +22,7 @@ def alive(pid: str) -> bool:
     return True
 
 
-async def test_P19_it_runs_elsewhere_and_a_process_is_used_again(open_engine: OpenEngine) -> None:
+async def test_it_runs_elsewhere_and_a_process_is_used_again(open_engine: OpenEngine) -> None:
     @chain
     def both():
         first = steps.where(1)
@@ -37,7 +37,7 @@ async def test_P19_it_runs_elsewhere_and_a_process_is_used_again(open_engine: Op
     assert not alive(str(there)), "the engine leaves no process"
 
 
-async def test_P19_items_run_at_the_same_time_and_the_loop_goes_on(open_engine: OpenEngine, folder: str) -> None:
+async def test_items_run_at_the_same_time_and_the_loop_goes_on(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def two(folder: str):
         return [steps.busy(folder, name).named(name) for name in ("a", "b")]
@@ -51,7 +51,7 @@ async def test_P19_items_run_at_the_same_time_and_the_loop_goes_on(open_engine: 
         assert (await handle.result()).value == ["a", "b"]
 
 
-async def test_P19_a_cancel_and_a_timeout_kill_the_process(open_engine: OpenEngine, folder: str) -> None:
+async def test_a_cancel_and_a_timeout_kill_the_process(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def endless(folder: str):
         return steps.busy(folder, "a")
@@ -77,7 +77,7 @@ async def _dead(pid: str) -> bool:
     return not alive(pid)
 
 
-async def test_P19_a_process_that_dies_fails_the_attempt_only(open_engine: OpenEngine, folder: str) -> None:
+async def test_a_process_that_dies_fails_the_attempt_only(open_engine: OpenEngine, folder: str) -> None:
     @chain
     def dying(folder: str):
         return steps.dies_once(folder), steps.dies()
@@ -92,7 +92,7 @@ async def test_P19_a_process_that_dies_fails_the_attempt_only(open_engine: OpenE
         assert await settled(engine, run) == {"dies_once": DONE, "dies": FAILED}
 
 
-async def test_P19_files_logs_and_secrets_work_there(open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_files_logs_and_secrets_work_there(open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROCESS_KEY", "12345")
 
     @chain
@@ -122,7 +122,7 @@ async def test_P19_files_logs_and_secrets_work_there(open_engine: OpenEngine, mo
     ],
     ids=str,
 )
-async def test_P19_what_it_raises_is_told_as_ever(
+async def test_what_it_raises_is_told_as_ever(
     open_engine: OpenEngine, folder: str, what: str, tries: int, code: str
 ) -> None:
     @chain
@@ -138,7 +138,7 @@ async def test_P19_what_it_raises_is_told_as_ever(
         assert "step_process.py" not in error.traceback
 
 
-async def test_P19_a_value_that_cannot_leave_says_so(open_engine: OpenEngine) -> None:
+async def test_a_value_that_cannot_leave_says_so(open_engine: OpenEngine) -> None:
     @chain
     def stuck():
         return steps.cannot_leave()
