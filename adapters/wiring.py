@@ -16,6 +16,7 @@ from towpath.errors import FeatureMissing, InputInvalid
 from towpath.forks import refuse_while_importing
 from towpath.ports import Adapter, EngineStore, Listener
 from towpath.service import RunService
+from towpath.step_threads import end_idle_threads
 from towpath.store.facade import Records, StoreFunctions
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.runs import RunStore, open_store
@@ -184,7 +185,7 @@ async def _engine(
         ) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
-        _process_pool(processes) as pool,
+        _threads_and_processes(processes) as pool,
         _adapter(
             Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
             settings,
@@ -246,7 +247,7 @@ async def open_worker(
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
-        _process_pool(processes) as pool,
+        _threads_and_processes(processes) as pool,
         temporal_worker(
             Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
             settings.adapter,
@@ -267,13 +268,15 @@ async def _entered(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
 
 
 @asynccontextmanager
-async def _process_pool(size: int | None) -> AsyncIterator[ProcessPool]:
+async def _threads_and_processes(size: int | None) -> AsyncIterator[ProcessPool]:
+    """The processes for steps. At the end these, and the idle threads for steps, are ended."""
     if size is not None and size < 1:
         raise InputInvalid("E_SETTING", "processes", found=size, allowed="1 or more")
     pool = ProcessPool(size)
     try:
         yield pool
     finally:
+        end_idle_threads()
         with CancelScope(shield=True):
             await pool.close()
 

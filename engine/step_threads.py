@@ -85,7 +85,7 @@ class _Worker(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="towpath step", daemon=True)
-        self.calls: SimpleQueue[_Call] = SimpleQueue()
+        self.calls: SimpleQueue[_Call | None] = SimpleQueue()
 
     def run(self) -> None:
         while (call := self._next()) is not None:
@@ -121,6 +121,14 @@ async def in_step_thread(function: Callable[[], Any], context: StepContext) -> A
     except asyncio.CancelledError:
         call.leave()
         raise
+
+
+def end_idle_threads() -> None:
+    """End the threads that have no work, as an engine is closed. Other engines start new ones."""
+    with _lock:
+        idle, _idle[:] = list(_idle), []
+    for worker in idle:
+        worker.calls.put(None)
 
 
 async def earlier_attempts_end(context: StepContext, grace: float) -> None:
