@@ -16,10 +16,11 @@ from typing import Any, Generic, TypeVar
 import anyio
 import anyio.abc
 
+from towpath import user_code
 from towpath.attempt import Outcome, failure
 from towpath.errors import TowpathError
 from towpath.logs import guarded_logger
-from towpath.user_code import GRACE, leave, returned
+from towpath.user_code import leave, returned
 
 from .step_executor import StepExecutor, Work, fault, limit_of
 
@@ -142,7 +143,7 @@ class RunningSteps(Generic[T]):
 
     def _stopped(self, work: Work) -> Outcome | None:
         if work.context is not None:
-            work.context.close()
+            work.context.end()
         return self._executor.timed_out(work) if work.timed_out and not work.cancelled else None
 
     def _over(self, work: Work, outcome: Outcome | T | None) -> None:
@@ -201,7 +202,7 @@ class RunningSteps(Generic[T]):
     def _cancel(self, work: Work) -> None:
         if work.task is not None:
             work.task.cancel()
-            work.set_timer(self._loop.call_later(GRACE, self._leave, work, context=self._context))
+            work.set_timer(self._loop.call_later(user_code.GRACE, self._leave, work, context=self._context))
         elif work.scope is not None:
             work.scope.cancel()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_address
 from towpath.errors import InputInvalid, Place
+from towpath.step_options import LIMIT_NAMES, MAX_CONCURRENCY, limit_name, step_concurrency
 
 FILE = "towpath.toml"
 _KEYS = {
@@ -23,6 +24,7 @@ _KEYS = {
     "workflows": str,
     "comfyui": dict,
     "server": dict,
+    "limits": dict,
 }
 WORKFLOWS = "workflows"  # folder of ComfyUI workflow files that are not beside their chain
 
@@ -33,6 +35,7 @@ class Settings:
 
     `store` is the database file; `blobs` the folder of files, or None for the default beside the database.
     `servers` are addresses or the tables of `[[servers]]`, not yet checked; `comfyui` and `server` are those tables.
+    `limits` says for each named limit how many steps that name it may run at the same time in one process.
     """
 
     store: Path
@@ -44,6 +47,7 @@ class Settings:
     workflows: Path = Path(WORKFLOWS)
     comfyui: Mapping[str, Any] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 def settle(
@@ -55,6 +59,7 @@ def settle(
     concurrency: int | None = None,
     servers: Sequence[Any] | None = None,
     workflows: str | os.PathLike[str] | None = None,
+    limits: Mapping[str, int] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> Settings:
@@ -88,7 +93,19 @@ def settle(
         workflows=Path(folder),
         comfyui=saved.get("comfyui", {}),
         server=saved.get("server", {}),
+        limits=_limits(saved.get("limits", {}) if limits is None else limits),
     )
+
+
+def _limits(given: Mapping[str, Any]) -> dict[str, int]:
+    allowed = f"a name ({LIMIT_NAMES}) and a whole number from 1 to {MAX_CONCURRENCY}: gpu = 2"
+    for name, size in given.items():
+        try:
+            holds = limit_name(name) is not None and step_concurrency(size) is not None
+        except InputInvalid:
+            holds = False
+        _check(holds, f"limits.{name}", size, allowed)
+    return dict(given)
 
 
 def _check(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -29,12 +29,14 @@ from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, Ste
 from towpath.ledger import Ledger, LedgerRow
 from towpath.model import ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import EngineStore, Listener, Store
+from towpath.retry_rules import RetryRule
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
 from towpath.user_code import call_step, own_task, prepared_call
 from towpath.values import Found, copied
 
 from .comfyui.workflow_try import RecordFacts, WorkflowTry
+from .process_pool import ProcessPool
 from .slots import ServerSlots
 from .telemetry import Spans
 
@@ -104,8 +106,9 @@ class Farm(ServerSlots, Protocol):
 class Resources:
     """What an engine or worker opens once, for all its runs.
 
-    `threads` limits plain functions that run at the same time. `farm`: the ComfyUI servers; None without any.
-    `listeners` may change at any time. `spans`: None without OpenTelemetry.
+    `threads` limits plain functions that run at the same time; `processes` are for steps with `process=True`.
+    `farm`: the ComfyUI servers; None without any. `listeners` may change at any time. `spans`: None without
+    OpenTelemetry. `limits`: the named limits, and how many steps that name one may run at the same time.
     """
 
     store: EngineStore
@@ -113,6 +116,8 @@ class Resources:
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
     listeners: list[Listener] = field(default_factory=list)
     spans: Spans | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    processes: ProcessPool = field(default_factory=ProcessPool)
 
 
 def needs_farm(plan: Plan, farm: Farm | None) -> bool:
@@ -172,6 +177,7 @@ class StepExecutor:
         self._ledger = ledger
         self._functions = functions
         self._threads = resources.threads
+        self._processes = resources.processes
         self._farm = resources.farm
         self._record = record
         self._work_folder = resources.store.files.folder / "work"
@@ -190,6 +196,7 @@ class StepExecutor:
             self._store.new_id,
             self._ledger.versions(work.row),
             timeout,
+            self._retry_rule(work.step),
         )
         if outcome.error is not None and outcome.error.code == "E_STEP_TIMEOUT":
             await self.abandon(work)
@@ -214,13 +221,20 @@ class StepExecutor:
         total = work.deadline is not None and work.deadline <= time.monotonic()
         return failure(total_timeout(work.step)) if total else outcome
 
+    def _retry_rule(self, step: StepPlan) -> RetryRule | None:
+        predicate = self._functions[step.target].options.retry_if if step.kind == "python" else None
+        return RetryRule(step.retry_on, predicate) if step.retry_on or predicate is not None else None
+
     def _call(self, work: Work, context: StepContext) -> Callable[[], Awaitable[Any]]:
         if work.step.kind == "workflow":
             revealed(work.arguments)  # raises SecretMissing before the attempt, so the step does not fail
             return partial(self._on_server, work, self._arguments(work), context)
         function = self._functions[work.step.target]
         arguments = self._arguments(work, function)
-        call = partial(call_step, function, arguments, context, self._threads, self.variables, self._span(work))
+        if work.step.process:
+            call = partial(self._processes.call, function, arguments, context, work.step.retry_on)
+        else:
+            call = partial(call_step, function, arguments, context, self._threads, self.variables, self._span(work))
         return partial(_in_secret, call) if work.step.secret or function.is_secret else call
 
     def _arguments(self, work: Work, function: Step[..., Any] | None = None) -> dict[str, Any]:
@@ -248,9 +262,9 @@ class StepExecutor:
         assert work.context is not None
         if error is None and value is not None and (work.step.secret or self._functions[work.step.target].is_secret):
             value = _secret(value)
-        outcome = outcome_now(value, error, work.context)
+        outcome = outcome_now(value, error, work.context, self._retry_rule(work.step))
         if isinstance(outcome, Outcome):
-            work.context.close()
+            work.context.end()
         return outcome
 
     async def outcome_later(self, work: Work, found: Found | BaseException) -> Outcome:
@@ -258,14 +272,15 @@ class StepExecutor:
         assert work.context is not None
         try:
             files, versions = self._store.files, self._ledger.versions(work.row)
-            return await outcome_later(found, work.context, files, self._store.new_id, versions)
+            rule = self._retry_rule(work.step)
+            return await outcome_later(found, work.context, files, self._store.new_id, versions, rule)
         finally:
-            work.context.close()
+            work.context.end()
 
     def timed_out(self, work: Work) -> Outcome:
         """The outcome of an attempt that was stopped because of its limit."""
         assert work.context is not None
-        return self._timed_out(work, timed_out(work.context, work.step.timeout or 0))
+        return self._timed_out(work, timed_out(work.context, work.step.timeout or 0, self._retry_rule(work.step)))
 
     def _span(self, work: Work) -> AbstractContextManager[None]:
         """Inside this block, spans that the step makes are inside the span of the attempt."""

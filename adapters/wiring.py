@@ -9,12 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter
+from anyio import CancelScope, CapacityLimiter
 from anyio.abc import TaskGroup
 
 from towpath.errors import FeatureMissing, InputInvalid
+from towpath.forks import refuse_while_importing
 from towpath.ports import Adapter, EngineStore, Listener
 from towpath.service import RunService
+from towpath.step_threads import end_idle_threads
 from towpath.store.facade import Records, StoreFunctions
 from towpath.store.owners import LEASE_SECONDS
 from towpath.store.runs import RunStore, open_store
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from towpath.store.fsck import Report
 
 from towpath.adapters.local import CONCURRENCY, local_adapter
+from towpath.adapters.process_pool import ProcessPool
 from towpath.adapters.settings import Settings, settle
 from towpath.adapters.step_executor import THREADS, Resources
 from towpath.adapters.task_group import HeldOpen, background_tasks
@@ -47,7 +50,9 @@ def open_engine(
     concurrency: int | None = None,
     servers: Sequence[str | Mapping[str, Any]] | None = None,
     workflows: str | os.PathLike[str] | None = None,
+    limits: Mapping[str, int] | None = None,
     threads: int = THREADS,
+    processes: int | None = None,
     lease_seconds: float = LEASE_SECONDS,
     busy_timeout: float = 30.0,
     listener: Listener | None = None,
@@ -71,7 +76,10 @@ def open_engine(
         servers: ComfyUI servers: addresses, or mappings with the keys of `[[servers]]` in `towpath.toml`
             (`name url tags headers query slots verify`). Default: those of `towpath.toml`.
         workflows: folder of ComfyUI workflow files that are not beside their chain; default `workflows`.
+        limits: named limits: how many steps with `limit="gpu"` run at the same time in this process, over all runs:
+            `{"gpu": 2}`. Default: `limits` of `towpath.toml`.
         threads: threads for steps that are plain functions.
+        processes: processes for steps with `process=True` (default: one per CPU); each starts when it is needed.
         lease_seconds: after this time without renewal another process may take over a run.
         busy_timeout: seconds to wait for another process that writes to the same database.
         listener: called with (run id, fact) for every fact that this process records. It runs in the event loop and
@@ -85,6 +93,7 @@ def open_engine(
         InputInvalid, FeatureMissing: a setting is wrong, or its part is not installed.
         StoreFailed: E_DB_…, E_SCHEMA_…. ServerFailed: E_TEMPORAL_….
     """
+    refuse_while_importing()
     settings = settle(
         store,
         blobs=blobs,
@@ -93,6 +102,7 @@ def open_engine(
         concurrency=concurrency,
         servers=servers,
         workflows=workflows,
+        limits=limits,
     )
     if readonly:  # nothing is executed: neither Temporal nor ComfyUI is needed
         settings = replace(settings, adapter="local", servers=())
@@ -104,6 +114,7 @@ def open_engine(
             lease_seconds=lease_seconds,
             readonly=readonly,
             threads=threads,
+            processes=processes,
             listener=listener,
             worker=worker,
             temporal=temporal,
@@ -157,6 +168,7 @@ async def _engine(
     lease_seconds: float,
     readonly: bool,
     threads: int,
+    processes: int | None,
     listener: Listener | None,
     worker: bool,
     temporal: Any,
@@ -173,8 +185,13 @@ async def _engine(
         ) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
+        _threads_and_processes(processes) as pool,
         _adapter(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans), settings, lease_seconds, worker, temporal
+            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
+            settings,
+            lease_seconds,
+            worker,
+            temporal,
         ) as chosen,
         background_tasks() as tasks,
     ):
@@ -209,7 +226,9 @@ async def open_worker(
     *,
     adapter: str | None = None,
     concurrency: int | None = None,
+    limits: Mapping[str, int] | None = None,
     threads: int = THREADS,
+    processes: int | None = None,
     grace: float = 30.0,
     metrics_port: int | None = None,
     functions: Mapping[str, Callable[..., Awaitable[Any]]] | None = None,
@@ -218,7 +237,7 @@ async def open_worker(
 
     `functions` are additional activities by name. Raises as `open_engine`.
     """
-    settings = settle(store, adapter=adapter, concurrency=concurrency)
+    settings = settle(store, adapter=adapter, concurrency=concurrency, limits=limits)
     if settings.adapter == "local":
         cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
         raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
@@ -228,8 +247,9 @@ async def open_worker(
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
+        _threads_and_processes(processes) as pool,
         temporal_worker(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans),
+            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
             settings.adapter,
             metrics_port=metrics_port,
             concurrency=settings.concurrency or CONCURRENCY,
@@ -245,6 +265,20 @@ async def _entered(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
     """A plain context manager as an async one."""
     with manager as value:
         yield value
+
+
+@asynccontextmanager
+async def _threads_and_processes(size: int | None) -> AsyncIterator[ProcessPool]:
+    """The processes for steps. At the end these, and the idle threads for steps, are ended."""
+    if size is not None and size < 1:
+        raise InputInvalid("E_SETTING", "processes", found=size, allowed="1 or more")
+    pool = ProcessPool(size)
+    try:
+        yield pool
+    finally:
+        end_idle_threads()
+        with CancelScope(shield=True):
+            await pool.close()
 
 
 @contextmanager

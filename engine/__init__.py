@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .errors import RunRefused as RunRefused
     from .errors import SecretMissing as SecretMissing
     from .errors import ServerFailed as ServerFailed
+    from .errors import StepCancelled as StepCancelled
     from .errors import StepFailed as StepFailed
     from .errors import StepNotCompleted as StepNotCompleted
     from .errors import StepNotRegistered as StepNotRegistered
@@ -71,6 +72,7 @@ __all__ = [
     "SecretMissing",
     "ServerFailed",
     "Step",
+    "StepCancelled",
     "StepContext",
     "StepFailed",
     "StepNotCompleted",

@@ -20,6 +20,7 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
+from . import user_code
 from .artifact import Artifact, KeptFile
 from .context import StepContext
 from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
@@ -27,7 +28,9 @@ from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
 from .redaction import redacted, redacted_end
+from .retry_rules import RetryRule
 from .secrets import MARK, sealed
+from .step_threads import earlier_attempts_end
 from .user_code import StepRaised, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
 
@@ -57,6 +60,15 @@ class Outcome(Struct, frozen=True, gc=False):
         return {STORED_VALUE: "value"} if stored else self.value
 
 
+class Reported(Exception):
+    """The function raised in another process, which says what the outcome is."""
+
+    def __init__(self, error: ErrorInfo, retryable: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.retryable = retryable
+
+
 async def attempt(
     call: Callable[[], Awaitable[Any]],
     context: StepContext,
@@ -64,40 +76,43 @@ async def attempt(
     new_id: Callable[[], str],
     versions: dict[str, int],
     timeout: float | None,
+    rule: RetryRule | None = None,
 ) -> Outcome:
-    """Make one attempt by `call`. `versions` are the highest version numbers that its outputs have already.
+    """Make one attempt by `call`. `versions` are the highest version numbers that its outputs have already. `rule` says
+    which exceptions of the function are worth a retry, and whether a timeout is; without it, all are.
 
     A cancellation is raised. So is an error of the store's disk: it fails no step, and the run stays as recorded, to be
     resumed. All other errors, of the step or of towpath, become an outcome.
     """
-    limit = None if timeout is None else anyio.move_on_after(timeout)
     try:
+        await earlier_attempts_end(context, user_code.GRACE)
+        limit = None if timeout is None else anyio.move_on_after(timeout)
         with limit or nullcontext():
-            return await _settled(partial(_tried, call, context, files, new_id, versions), files)
-        return timed_out(context, timeout or 0)
+            return await _settled(partial(_tried, call, context, files, new_id, versions), files, rule)
+        return timed_out(context, timeout or 0, rule)
     finally:
-        context.close()
+        context.end()
 
 
-def timed_out(context: StepContext, timeout: float) -> Outcome:
+def timed_out(context: StepContext, timeout: float, rule: RetryRule | None) -> Outcome:
     """The outcome of an attempt that took longer than its limit, in seconds."""
     message = f"the attempt took longer than {timeout:g} s"
-    return failure(StepTimedOut("E_STEP_TIMEOUT", message, place=_place(context)))
+    return failure(StepTimedOut("E_STEP_TIMEOUT", message, place=_place(context)), rule)
 
 
-async def _settled(outcome: Callable[[], Awaitable[Outcome]], files: Files) -> Outcome:
+async def _settled(outcome: Callable[[], Awaitable[Outcome]], files: Files, rule: RetryRule | None) -> Outcome:
     """The outcome, also where it cannot be had because of an error. Raises as `attempt`."""
     try:
         return await outcome()
     except StepRaised as raised:
         if disk_failed(raised.error) and await files.is_failing():
             raise raised.error from None
-        return failure(_told_apart(raised.error))
+        return failure(_told_apart(raised.error), rule)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        return failure(_told_apart(error))
+        return failure(_told_apart(error), rule)
     except Exception as error:
         if disk_failed(error):
             raise
@@ -115,19 +130,21 @@ async def _tried(
     return await _outcome_of(_parts(value, context), context, files, new_id, versions)
 
 
-def outcome_now(value: object, error: BaseException | None, context: StepContext) -> Outcome | Found | BaseException:
+def outcome_now(
+    value: object, error: BaseException | None, context: StepContext, rule: RetryRule | None
+) -> Outcome | Found | BaseException:
     """The outcome of a call that returned `value` or raised `error`, if nothing must be written or awaited for it.
 
     Else what `outcome_later` makes it from: the parts of the value, or an error that may be the disk's.
     """
     if error is not None:
-        return error if disk_failed(error) else failure(_told_apart(error))
+        return error if disk_failed(error) else failure(_told_apart(error), rule)
     try:
         parts = _parts(value, context)
         if parts.files or parts.secrets or context.saved or context.asks_approval or not fits_in_row(parts.data):
             return parts
     except StepRaised as raised:
-        return failure(_told_apart(raised.error))
+        return failure(_told_apart(raised.error), rule)
     except Exception as refused:
         return failure(refused)
     return Outcome(parts.data)
@@ -139,6 +156,7 @@ async def outcome_later(
     files: Files,
     new_id: Callable[[], str],
     versions: dict[str, int],
+    rule: RetryRule | None,
 ) -> Outcome:
     """The outcome of a call for which something must be written or awaited. Raises as `attempt`."""
 
@@ -147,7 +165,7 @@ async def outcome_later(
             raise StepRaised(found)
         return await _outcome_of(found, context, files, new_id, versions)
 
-    return await _settled(made, files)
+    return await _settled(made, files, rule)
 
 
 def _parts(value: object, context: StepContext) -> Found:
@@ -329,28 +347,47 @@ def disk_failed(error: BaseException) -> bool:
     return isinstance(error, StoreFailed) and error.code.startswith(trouble) and not error.retryable
 
 
-def failure(error: BaseException) -> Outcome:
-    """The outcome of an attempt that raised. Errors of a user's code are retryable.
+def failure(error: BaseException, rule: RetryRule | None = None) -> Outcome:
+    """The outcome of an attempt that raised. Errors of a user's code are retryable, as far as `rule` allows it.
 
-    A group of exceptions is reported as its first one. It is not retried if any of its exceptions must not be. Never
-    raises, whatever the methods of the exception do.
+    A group with one exception is reported as that exception, a larger one as its first, with the number of the others.
+    It is not retried if any of its exceptions must not be. Never raises, whatever the methods of the exception do.
     """
+    if isinstance(error, Reported):
+        return Outcome(error=error.error, retryable=error.retryable)
     causes = list(_causes(error))
     first = causes[0]
     more = f" (and {len(causes) - 1} more)" if len(causes) > 1 else ""
-    group = f"{type(error).__name__}: " if more else ""
+    final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
+    allowed, why = (True, "") if final or rule is None else _judged(rule, error, causes)
+    told = error if more else first
+    shown = user_traceback(told) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
+    info = _described(first, f"{type(error).__name__}: " if more else "", more + why)
+    return Outcome(error=replace(info, traceback=shown), retryable=allowed and not final)
+
+
+def _described(first: BaseException, group: str, more: str) -> ErrorInfo:
     name = _safe(lambda: type(first).__name__)
     try:
         ours = _ours(first, name, more)
     except Exception:  # a subclass whose __init__ does not call ours
         ours = None
-    final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
-    shown = user_traceback(error) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
     if ours is not None:
-        return Outcome(error=replace(ours, traceback=shown), retryable=not final)
+        return ours
     text = _safe(lambda: str(first))
     message = redacted(f"{group}{name}: {text}" if text else group + name, MESSAGE_LIMIT)
-    return Outcome(error=ErrorInfo("E_STEP_RAISED", message + more, name, shown), retryable=not final)
+    return ErrorInfo("E_STEP_RAISED", message + more, name)
+
+
+def _judged(rule: RetryRule, error: BaseException, causes: list[BaseException]) -> tuple[bool, str]:
+    """Does the rule allow a retry? If its predicate raises, the answer is no, and the reason is in the message."""
+    try:
+        return rule.allows(error, causes), ""
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:
+        name, text = type(raised).__name__, _safe(partial(str, raised))
+        return False, redacted(f" (not tried again: retry_if raised {name}: {text}", MESSAGE_LIMIT) + ")"
 
 
 def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:

@@ -169,7 +169,7 @@ def of_item(binding: Json) -> bool:
     if not isinstance(binding, dict) or "$literal" in binding:
         return False
     if "$template" in binding:
-        template, _ = parse_template(binding["$template"], None, Place())
+        template, _ = expressions.parse_template(binding["$template"], None, Place())
         return template is None or any(ref.root in ("item", "index") for ref in template.references)
     return "$item" in binding or ("$ref" not in binding and any(map(of_item, binding.values())))
 

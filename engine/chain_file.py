@@ -22,15 +22,19 @@ from .errors import ChainInvalid, InputInvalid, Place, Problem, shown, similar
 from .graph import compile_plan, cycle_problem, levels_of
 from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, StepPlan, secret_inputs
 from .retry import seconds
+from .retry_rules import check_importable, exception_names
 from .secrets import secret_problems
+from .step_options import StepOptions, attempts, check_retried, retry_policy
 from .step_references import Expressions
-from .steps import Step, StepOptions, attempts, retry_policy
+from .steps import Step, check_process
 from .yaml_source import MAX_PROBLEMS, Document, Keys, read_yaml
 
 T = TypeVar("T")
 
 MAX_NESTING = 20  # chains inside each other
 WORKFLOW_ATTEMPTS = 3  # a server may be gone for a moment; only retryable errors are tried again
+_PLAIN_OPTIONS = ("on_item_failure", "cheap", "cache", "secret", "limit", "concurrency", "process")
+_OF_FUNCTIONS = ("retry_on", "limit", "concurrency", "process")
 _GUESSES = 20  # problems that get a "did you mean"
 
 
@@ -332,12 +336,37 @@ class _Draft:
         if fields.get("secret") and "workflow" in entry.written:
             message = "a ComfyUI step makes files, and a file cannot be secret"
             self._problem("E_SECRET_PLACE", message, entry.place(("secret",)), cure="remove `secret`")
-        options = {key: fields.get(key, getattr(base, key)) for key in ("on_item_failure", "cheap", "cache", "secret")}
+        options = {key: fields.get(key, getattr(base, key)) for key in _PLAIN_OPTIONS}
         for key in ("timeout", "total_timeout"):
             options[key] = getattr(base, key)
             if key in fields:
                 options[key] = self._checked(entry, (key,), seconds, fields[key])
-        return {**options, "retry": self._retry(entry, base.retry), "approval": _approval(fields, base.approval)}
+        retry = self._retry(entry, base.retry)
+        retry_on = self._retry_on(entry, retry) if "retry_on" in fields else base.retry_on
+        self._for_functions(entry)
+        return {**options, "retry": retry, "retry_on": retry_on, "approval": _approval(fields, base.approval)}
+
+    def _for_functions(self, entry: _Entry) -> None:
+        for key in _OF_FUNCTIONS:
+            if key in entry.written and "python" not in entry.written:
+                message = f"{key} is for steps that are Python functions"
+                self._problem("E_FIELD_CONFLICT", message, entry.place((key,), of_key=True), cure=f"remove `{key}`")
+
+    def _retry_on(self, entry: _Entry, retry: RetryPolicy) -> tuple[str, ...]:
+        names = self._checked(entry, ("retry_on",), exception_names, entry.fields["retry_on"]) or ()
+        if names:
+            self._checked(entry, ("retry_on",), check_retried, retry)
+        if self.loading.imports:
+            self._checked(entry, ("retry_on",), check_importable, names)
+        return names
+
+    def _process(self, entry: _Entry, step: Step[..., Any]) -> None:
+        """Refuse `process: true` for a function that cannot run in a process of its own."""
+        if entry.fields.get("process"):
+            try:
+                check_process(step.function, named=step.name)
+            except ChainInvalid as error:
+                self.problems += (replace(problem, place=entry.place(("process",))) for problem in error.problems)
 
     def _retry(self, entry: _Entry, policy: RetryPolicy) -> RetryPolicy:
         if "retries" in entry.fields:
@@ -362,6 +391,7 @@ class _Draft:
         step = self._checked(entry, ("python",), lambda given: self.loading.function(given, self.folder), name)
         if step is not None:
             self.functions[name] = step
+            self._process(entry, step)
             parameters = step.signature.parameters.values()
             named = {
                 p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

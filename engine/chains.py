@@ -17,7 +17,8 @@ from .late import Late
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
 from .secrets import check_annotations, secret_problems
 from .step_names import named_twice, same_function
-from .steps import ItemMark, Step, StepOptions
+from .step_options import StepOptions
+from .steps import ItemMark, Step
 from .tracing import (
     InputRef,
     Node,
@@ -355,8 +356,12 @@ class _Described:
             on_item_failure=options.on_item_failure,
             approval=node.approval or options.approval,
             retry=options.retry,
+            retry_on=options.retry_on,
             timeout=options.timeout,
             total_timeout=options.total_timeout,
+            limit=options.limit,
+            concurrency=options.concurrency,
+            process=options.process,
             cheap=options.cheap,
             cache=options.cache,
             description=called.description,

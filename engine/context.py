@@ -14,7 +14,7 @@ from contextvars import Context, ContextVar
 from pathlib import Path
 
 from .artifact import Artifact, File
-from .errors import Place, ValueRefused
+from .errors import Place, StepCancelled, ValueRefused
 from .logs import guarded_logger, report, step_logger
 from .redaction import without_secrets
 from .values import NewFile
@@ -115,8 +115,10 @@ class StepContext:
         self.regeneration = 0
         self.lend: Callable[[], AbstractContextManager[None]] | None = None
         self.variables: Context | None = None  # the context variables of the function
+        self.lasts = False  # a thread still works for the attempt, which is over: it removes the work folder at its end
+        self._over = False
         self._logger: logging.Logger | None = None
-        self._folder = folder
+        self.folder = folder
         self._made: Path | None = None
 
     @property
@@ -137,17 +139,43 @@ class StepContext:
     def work_folder(self) -> Path:
         """An empty folder for this attempt, removed after it. Files returned from it are kept."""
         if self._made is None:
-            if self._folder is None:
-                raise RuntimeError("this step runs without a store and has no work folder")
-            # A run's id may be longer than a file name can be.
-            run = hashlib.sha256(self.run_id.encode()).hexdigest()[:16]
-            self._made = self._folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
+            self._made = self._folder_path()
             shutil.rmtree(self._made, ignore_errors=True)
             self._made.mkdir(parents=True, mode=0o700)
         return self._made
 
+    def made_elsewhere(self) -> None:
+        """Another process has made the work folder of this attempt. It is removed here, with the attempt."""
+        self._made = self._folder_path()
+
+    def _folder_path(self) -> Path:
+        if self.folder is None:
+            raise RuntimeError("this step runs without a store and has no work folder")
+        # A run's id may be longer than a file name can be.
+        run = hashlib.sha256(self.run_id.encode()).hexdigest()[:16]
+        return self.folder / f"{run}-{self.step_id}-{self.item or 0}-{self.attempt}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Is the attempt over: timed out, cancelled, or its run has ended? What the function still returns is lost.
+
+        For plain functions and for threads: a thread cannot be stopped from outside. An async function is cancelled by
+        `asyncio.CancelledError`.
+        """
+        return self._over
+
+    def check(self) -> None:
+        """Raises StepCancelled if the attempt is over; see `cancelled`. Call it now and then in a long function."""
+        if self._over:
+            message = f"attempt {self.attempt} at step {self.step_id} is over: it timed out, or was cancelled"
+            raise StepCancelled(message)
+
     def progress(self, done: float, total: float | None = None) -> None:
-        """Report how far the step is. Values that are not finite numbers are ignored."""
+        """Report how far the step is. Values that are not finite numbers are ignored.
+
+        Raises StepCancelled if the attempt is over, as `check` does.
+        """
+        self.check()
         so_far, whole = _number(done), _number(total)
         if so_far is None or (whole is None and total is not None):
             return
@@ -180,6 +208,12 @@ class StepContext:
             self.saved.append(NewFile(name, data, data.filename, data.media_type))
         else:
             raise ValueRefused("E_VALUE_TYPE", "save() keeps files", place=place, found=type(data).__name__)
+
+    def end(self) -> None:
+        """The attempt is over: its function is told so, and its work folder goes."""
+        self._over = True
+        if not self.lasts:
+            self.close()
 
     def close(self) -> None:
         """Remove the work folder, if one was made."""

@@ -204,6 +204,14 @@ class StepFailed(TowpathError):
         super().__init__(code, message, retryable=retryable)
 
 
+class StepCancelled(BaseException):
+    """`context().check()` and `progress()` raise it in a function whose attempt is over. Let it pass.
+
+    As with `asyncio.CancelledError`, it is no `Exception`, so that `except Exception` does not stop it by accident. It
+    fails no step: the outcome of the attempt is decided already.
+    """
+
+
 class StepCrashed(TowpathError):
     """The process died again and again while it tried a step."""
 
@@ -212,6 +220,10 @@ class ProcessEnded(TowpathError):
     """A step ended the whole event loop. Runs are left as recorded, to be resumed."""
 
     exit_code = 4
+
+
+class StepProcessFailed(TowpathError):
+    """The process of a step with `process=True` cannot be started, or died, or what it needs cannot be sent to it."""
 
 
 class StepUnkept(TowpathError):

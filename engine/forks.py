@@ -1,4 +1,4 @@
-"""A child process that a step forks never continues as a second engine.
+"""A child process that a step forks, or is run in, never continues as a second engine.
 
 Code that forks should replace the child (`subprocess`) or end it (`multiprocessing`). If the child returned from the
 step's function, it would be a copy of the engine with the same connections, leases and runs, but without its threads.
@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import threading
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
+from .errors import InputInvalid
+
+STEP_PROCESS = "towpath step process"  # the name of a process of a step with `process=True`
+MAIN_GUARD = 'put the call that opens the engine below `if __name__ == "__main__":`'
+
+main_is_imported = threading.Event()  # set in such a process, when it has imported the main module of its program
 _loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
@@ -35,6 +43,19 @@ class OneProcess:
 def keep_to_this_process(loop: asyncio.AbstractEventLoop) -> None:
     """From now on the loop runs in this process only: a forked child that returns to it ends (code 70)."""
     _loops.add(loop)
+
+
+def refuse_while_importing() -> None:
+    """Refuse to open an engine while a step's process imports the main module of its program again.
+
+    Raises InputInvalid (E_STEP_PROCESS): the script lacks its `if __name__ == "__main__":`.
+    """
+    multiprocessing = sys.modules.get("multiprocessing")  # such a process has loaded it
+    if multiprocessing is None or multiprocessing.current_process().name != STEP_PROCESS:
+        return
+    if not main_is_imported.is_set():
+        message = "the process of a step imports this script, and the script opens an engine when it is imported"
+        raise InputInvalid("E_STEP_PROCESS", message, cure=MAIN_GUARD)
 
 
 def _exit_code(error: BaseException | None) -> int:

@@ -158,6 +158,10 @@ class StepPlan:
     dependencies whose `.status` or `.error` the condition names. A step with `pairs_with` maps over a
     mapped step and starts item i when item i of that step is recorded. `secret` says that the value is one, and
     `secrets` names the parameters that are: of what they get only that it is secret is recorded.
+
+    `retry_on` names the exceptions that are worth a retry; empty: all. `limit` is a limit of the process that all
+    steps with its name share; `concurrency` limits the attempts of this function alone. `process`: the function runs
+    in a process of its own.
     """
 
     id: str
@@ -173,8 +177,12 @@ class StepPlan:
     on_item_failure: str = "fail"
     approval: ApprovalPolicy | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_on: tuple[str, ...] = ()
     timeout: float | None = None
     total_timeout: float | None = None
+    limit: str | None = None
+    concurrency: int | None = None
+    process: bool = False
     server: str | None = None
     requires: dict[str, Json] = field(default_factory=dict)
     cheap: bool = False

@@ -19,6 +19,7 @@ from .errors import InputInvalid, Place, Problem, shown
 
 ALLOWED = "letters, digits, _ and -, at most 100, the first one not -"
 CURE = 'give each a name of its own, @step(name="…"); in a decorator, use functools.wraps'
+MAINS = ("__main__", "__mp_main__")
 _PLAIN = (str, bytes, int, float, bool, complex, type(None))
 _DEPTH = 20  # closures inside closures that are compared
 
@@ -44,11 +45,17 @@ def step_name(function: Callable[..., Any], given: str | None = None) -> str:
     """
     if given is not None and not _allowed(given):
         raise InputInvalid("E_FIELD_TYPE", "this is not a valid name for a step", found=given, allowed=ALLOWED)
-    module = function.__module__
-    if module == "__main__":
-        file = getattr(sys.modules["__main__"], "__file__", None)
-        module = Path(file).stem if file else "__main__"
-    return f"{module}:{given or function.__qualname__}"
+    return f"{module_name(function)}:{given or function.__qualname__}"
+
+
+def module_name(defined: Callable[..., Any]) -> str:
+    """The module of a function or class. For a script it is the stem of its file, also in a child process that
+    `multiprocessing` made, which calls the script `__mp_main__`.
+    """
+    if defined.__module__ not in MAINS:
+        return defined.__module__
+    file = getattr(sys.modules.get(defined.__module__), "__file__", None)
+    return Path(file).stem if file else "__main__"
 
 
 def _allowed(name: object) -> bool:

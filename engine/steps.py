@@ -8,17 +8,15 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
-from .model import ApprovalPolicy, Json, RetryPolicy
-from .retry import MAX_ATTEMPTS, seconds
 from .secrets import check_annotations, secret_names
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
+from .step_options import StepOptions, StepSettings, step_options
 from .tracing import Node, Ref, current_trace, is_reference, user_place
 
 P = ParamSpec("P")
@@ -27,38 +25,10 @@ R = TypeVar("R")
 V = TypeVar("V")
 X = TypeVar("X")
 
+
 _registry: dict[str, Step[..., Any]] = {}
 _ambiguous: set[str] = set()  # names that two functions in this process have
 _replaced: set[str] = set()  # names that were defined again
-
-
-@dataclass(frozen=True, slots=True)
-class StepOptions:
-    """How a step runs; the same keys as in YAML. Times are seconds."""
-
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    timeout: float | None = None
-    total_timeout: float | None = None
-    approval: ApprovalPolicy | None = None
-    on_item_failure: str = "fail"
-    cheap: bool = False
-    cache: Json = None
-    secret: bool = False
-
-
-class StepSettings(TypedDict, total=False):
-    """The options of `@step` and of `with_options`. Times are seconds, or texts such as `"30m"`."""
-
-    retries: int | None
-    retry: RetryPolicy | dict[str, Any] | None
-    timeout: float | str | None
-    total_timeout: float | str | None
-    requires_approval: bool
-    approval: ApprovalPolicy | None
-    on_item_failure: str
-    cheap: bool
-    cache: Json
-    secret: bool
 
 
 class Step(Alike, Generic[P, R]):
@@ -86,6 +56,7 @@ class Step(Alike, Generic[P, R]):
         self.spec: object = spec_now(function)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
+        self.check_process()
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
@@ -94,6 +65,12 @@ class Step(Alike, Generic[P, R]):
     def is_async(self) -> bool:
         """Computed at each call, because a test may replace the function."""
         return inspect.iscoroutinefunction(self.function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A step is pickled by its name: another process imports its module, and takes the step that is there."""
+        known = _registry.get(self.name)
+        changed = None if known is not None and known.options is self.options else self.options
+        return _found_again, (self.name, changed)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As an attribute of an object it is a method, for unit tests. A chain cannot store the object."""
@@ -162,13 +139,23 @@ class Step(Alike, Generic[P, R]):
     def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R]:
         """The same step with other options (`retries`, `timeout`, …), for one place in one chain.
 
-        Raises InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN.
+        Raises InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN, E_FIELD_CONFLICT. ChainInvalid: E_STEP_KIND.
         """
+        if "retry_if" in options:
+            message = "retry_if belongs to the function: a plan has only the name of the function"
+            cure = "give it to @step; `retry_on` may differ from place to place"
+            raise InputInvalid("E_FIELD_CONFLICT", message, place=Place(step=self.name), cure=cure)
         changed = object.__new__(Step)
         changed.__dict__.update(self.__dict__)
         changed.__dict__.pop("is_secret", None)
         changed.options = step_options(self.options, **options)
+        changed.check_process()
         return changed
+
+    def check_process(self) -> None:
+        """Refuse `process=True` for a function that another process cannot run. Raises ChainInvalid (E_STEP_KIND)."""
+        if self.options.process:
+            check_process(self.function, named=self.name)
 
     def call_arguments(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments in the way of a plain call: by position as far as possible, the rest by name.
@@ -293,6 +280,23 @@ def _check_kind(function: Any) -> None:
     raise ChainInvalid([problem])
 
 
+def check_process(function: Callable[..., Any], *, named: str) -> None:
+    """Refuse a function for `process=True` that another process cannot run. Raises ChainInvalid (E_STEP_KIND)."""
+    short = named.rpartition(":")[2]
+    if inspect.iscoroutinefunction(function):
+        found, cure = (
+            "an async function",
+            "write a plain `def`, or leave out process=True: async functions share a loop",
+        )
+    elif "<lambda>" in short or "<locals>" in short:
+        found, cure = "a function inside a function", "move it to the top level of its module"
+    else:
+        return
+    message = f"{named} cannot run in a process of its own: the process imports it by its name"
+    problem = Problem("E_STEP_KIND", message, user_place(named), f"it is {found}", "a plain `def` of a module", cure)
+    raise ChainInvalid([problem])
+
+
 class ItemMark:
     """Placeholder for the element of a mapped step among its arguments."""
 
@@ -314,16 +318,24 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         name: its name instead of the function's, `module:name`; for functions that a factory makes.
         retries: further tries after the first one fails; default none.
         retry: the whole policy, `RetryPolicy(...)` or a dict of its fields.
+        retry_on: only these exceptions are tried again: types, or names such as `"httpx.TransportError"`. A timeout
+            counts as `TimeoutError`. Needs retries.
+        retry_if: a function of the exception; only if it returns True, the step is tried again. Needs retries. It must
+            be quick. If it raises, the step fails.
         timeout: seconds (or `"30m"`) for one attempt.
         total_timeout: the same for all attempts together, waits included.
         requires_approval: the step waits for a person after it ran.
         on_item_failure: `"keep"` lets a mapped step complete although items failed (their places are None).
         secret: what it returns is shown nowhere and kept encrypted, as with `-> Secret[…]`.
         cheap: several such steps may share one unit of work where that saves overhead.
+        limit: the name of a limit (`limits` of `open_engine` or `towpath.toml`), which all steps with this name share.
+        concurrency: how many attempts of this function run at the same time in a process, over all its runs.
+        process: run the function in a process of its own, for what keeps the CPU busy; only for a plain `def`.
 
     Raises:
-        InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN for an option.
-        ChainInvalid: E_STEP_KIND if it is not a function, E_SECRET_INPUT for a parameter with secrets inside.
+        InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN, E_FIELD_MISSING for an option.
+        ChainInvalid: E_STEP_KIND if it is not a function, or cannot run in a process of its own; E_SECRET_INPUT for a
+            parameter with secrets inside.
     """
     name = options.pop("name", None)
     settled = step_options(StepOptions(), **options)
@@ -332,60 +344,6 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         return register(Step(f, settled, inspect.getdoc(f) or "", name))
 
     return made if function is None else made(function)
-
-
-def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOptions:
-    """`base` with some options changed, checked."""
-    changes: dict[str, Any] = {}
-    given: dict[str, Any] = {**options}
-    for key, value in given.items():
-        if key == "retries":
-            if value is not None:
-                changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
-        elif key == "retry":
-            if value is not None:
-                changes["retry"] = value if isinstance(value, RetryPolicy) else retry_policy(value)
-        elif key in ("timeout", "total_timeout"):
-            changes[key] = None if value is None else seconds(value)
-        elif key == "requires_approval":
-            changes["approval"] = ApprovalPolicy() if value else None
-        elif key == "on_item_failure" and value not in ("fail", "keep"):
-            raise InputInvalid("E_FIELD_TYPE", "on_item_failure", found=value, allowed="fail, keep")
-        elif key in StepOptions.__slots__:
-            changes[key] = value
-        else:
-            allowed = "retries " + " ".join(StepOptions.__slots__)
-            raise InputInvalid("E_FIELD_UNKNOWN", f"a step has no option {key}", allowed=allowed)
-    return replace(base, **changes)
-
-
-def attempts(value: Any, more: int = 0) -> int:
-    """A number of attempts, checked; `more` is 1 where the user gives the number of retries."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputInvalid("E_FIELD_TYPE", "this is not a number of attempts", found=value, allowed="a whole number")
-    if not 1 - more <= value <= MAX_ATTEMPTS:
-        raise InputInvalid(
-            "E_FIELD_RANGE", "the number of attempts is out of range", found=value, allowed=f"up to {MAX_ATTEMPTS}"
-        )
-    return value + more
-
-
-def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
-    """A retry policy from plain data (`attempts delay backoff max_delay jitter`)."""
-    known = RetryPolicy.__slots__
-    changes: dict[str, Any] = {}
-    for key, value in fields.items():
-        if key not in known:
-            raise InputInvalid("E_FIELD_UNKNOWN", f"retry has no key {key}", allowed=" ".join(known))
-        if key == "attempts":
-            changes[key] = attempts(value)
-        elif key in ("delay", "max_delay"):
-            changes[key] = seconds(value) if value else 0.0
-        elif key == "backoff" and not (isinstance(value, int | float) and 1 <= value <= 100):
-            raise InputInvalid("E_FIELD_RANGE", "backoff", found=value, allowed="1 to 100")
-        else:
-            changes[key] = value
-    return RetryPolicy(**changes)
 
 
 def register(step: Step[P, R]) -> Step[P, R]:
@@ -425,6 +383,16 @@ def find_step(name: str) -> Step[..., Any]:
     if is_ambiguous(name):
         raise _ambiguous_name(name)
     return found
+
+
+def _found_again(name: str, options: StepOptions | None) -> Step[..., Any]:
+    """A step that was pickled, with its options if they were not those of its function."""
+    found = find_step(name)
+    if options is None:
+        return found
+    changed = found.with_options()
+    changed.options = options
+    return changed
 
 
 def is_ambiguous(name: str) -> bool:

@@ -17,11 +17,11 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
-import anyio.to_thread
 
 from .context import StepContext
 from .forks import OneProcess, keep_to_this_process
 from .logs import guarded_logger
+from .step_threads import in_step_thread
 from .steps import Step
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ async def call_step(
 
     `variables` are the context variables that it sees (default: those of the caller); it gets a copy. `around` is
     entered there, around the call. If this is cancelled, an async function has 10 s to end; a thread cannot be stopped
-    and is abandoned.
+    and is left behind (see `step_threads`).
 
     Raises:
         StepRaised: whatever the function raised, `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` too.
@@ -63,9 +63,8 @@ async def call_step(
     entered = around or nullcontext()
     if step.is_async:
         return await in_own_task(call, own, entered)
-    value, error = await anyio.to_thread.run_sync(
-        lambda: own.run(_called, call, entered), abandon_on_cancel=True, limiter=limiter
-    )
+    async with limiter or nullcontext():
+        value, error = await in_step_thread(lambda: own.run(_called, call, entered), context)
     if error is not None:
         raise StepRaised(error)
     return await in_own_task(lambda: value, own) if inspect.isawaitable(value) else value

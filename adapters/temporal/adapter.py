@@ -14,6 +14,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError
 
+from towpath.adapters.limits import refuse_unknown_limits
 from towpath.adapters.run_facts import first_error
 from towpath.adapters.step_executor import Resources, abandon_left, with_resources
 from towpath.adapters.task_group import background_tasks
@@ -57,7 +58,8 @@ class TemporalAdapter:
     # ---- before a run
 
     def with_resources(self, plan: Plan) -> Plan:
-        """The plan of a new run with its ComfyUI workflows. Raises ChainInvalid, FeatureMissing."""
+        """The plan of a new run with its ComfyUI workflows. Raises ChainInvalid, FeatureMissing, InputInvalid."""
+        refuse_unknown_limits(plan, self._resources.limits)
         return with_resources(plan, self._resources.farm)
 
     def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> Mapping[str, Step[..., Any]]:

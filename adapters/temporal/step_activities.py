@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from temporalio import activity
@@ -86,13 +86,14 @@ class StepActivities:
         """The result of a step that must not start here: it is cancelled, or ended while it waited for a slot."""
         if await self._is_cancelled(attempt.task):
             return await attempt.drop()
-        if attempt.needs_slot and not await self._take_slot(attempt):
-            return await attempt.drop()
-        return await attempt.recorded() if attempt.needs_slot else None
+        for needed, take in ((attempt.needs_slot, attempt.take_slot), (attempt.needs_limit, attempt.take_limit)):
+            if needed and not await self._taken(attempt, take):
+                return await attempt.drop()
+        return await attempt.recorded() if attempt.needs_slot or attempt.needs_limit else None
 
-    async def _take_slot(self, attempt: StepAttempt) -> bool:
+    async def _taken(self, attempt: StepAttempt, take: Callable[[], Awaitable[bool]]) -> bool:
         try:
-            return await attempt.take_slot()
+            return await take()
         except asyncio.CancelledError:
             if not await self._is_requested_cancel(attempt.task):
                 raise

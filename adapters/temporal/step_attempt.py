@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from towpath.adapters.limits import Limits, refuse_unknown_limit
 from towpath.adapters.listening import Audience
 from towpath.adapters.run_facts import Key
 from towpath.adapters.step_executor import LOST_LIMIT, Resources, StepExecutor, Work, crashed, total_timeout
@@ -49,6 +50,7 @@ class Recorder:
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self.store = resources.store
+        self.limits = Limits(resources.limits)
         self._audiences = [Audience(resources.listeners)]
         if resources.spans is not None:
             self._audiences.append(Audience([resources.spans.on_fact]))
@@ -93,6 +95,7 @@ class StepAttempt:
         self._scope = anyio.CancelScope()
         self._slot_scope = anyio.CancelScope()
         self._slot: Any = None
+        self._counted = False  # under the step's limits
         self._recorder = recorder
         self._farm = recorder.resources.farm
         self._lease = Lease(task.run, task.epoch)
@@ -131,8 +134,26 @@ class StepAttempt:
             self._farm.settle(waiter.wake, wants=False)
         return self._slot is not None
 
+    @property
+    def needs_limit(self) -> bool:
+        """Does the step share a limit with other steps?"""
+        return self.step.limit is not None or self.step.concurrency is not None
+
+    async def take_limit(self) -> bool:
+        """Wait until the step's limits allow it; the row is `queued` meanwhile. False if the attempt is cancelled."""
+        self._counted = self._recorder.limits.take(self.step)
+        if not self._counted:
+            await self._queue()
+            with self._slot_scope:
+                await self._recorder.limits.wait(self.step)
+                self._counted = True
+        return self._counted
+
     def give_back_slot(self) -> None:
-        """Give the slot back, if the attempt has one."""
+        """Give back the slot and the place under a limit, if the attempt has them."""
+        if self._counted:
+            self._counted = False
+            self._recorder.limits.give_back(self.step)
         slot = self.work.seat if self.work is not None else self._slot
         if slot is not None and self._farm is not None:
             self._farm.give_back(slot)
@@ -228,6 +249,7 @@ class StepAttempt:
         """Execute the step. None if the attempt was cancelled meanwhile."""
         assert self.work is not None
         outcome: Outcome | None = None
+        refuse_unknown_limit(self.step, self._recorder.resources.limits)
         executor = self._executor()
         with self._scope:
             outcome = await executor.attempt(self.work)

@@ -383,7 +383,8 @@ def test_the_schema_explains_every_key_and_allows_no_other() -> None:
         list(whole["definitions"]["step"]["properties"])
         == (
             "id description workflow python chain parameters depends_on condition foreach on_item_failure "
-            "requires_approval approval retry retries timeout total_timeout server requires secret cheap cache"
+            "requires_approval approval retry retries retry_on timeout total_timeout limit concurrency process "
+            "server requires secret cheap cache"
         ).split()
     )
 
@@ -435,6 +436,10 @@ STEP_KEYS: list[tuple[dict[str, Any], str, Any]] = [
     ({"foreach": []}, "mapped", True),
     ({}, "mapped", False),
     ({"foreach": [], "on_item_failure": "keep"}, "on_item_failure", "keep"),
+    ({"retries": 1, "retry_on": "OSError"}, "retry_on", ("OSError",)),
+    ({"limit": "gpu"}, "limit", "gpu"),
+    ({"concurrency": 2}, "concurrency", 2),
+    ({"python": WORK, "process": True}, "process", True),
     ({"requires_approval": True}, "approval", ApprovalPolicy()),
     ({"requires_approval": False}, "approval", None),
     (

@@ -1,0 +1,102 @@
+"""Limits of steps, counted over all runs of a process: named ones, and one per function (`concurrency=`)."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+import anyio
+
+from towpath.errors import InputInvalid, Place, shown
+from towpath.model import Plan, StepPlan
+
+
+class Limits:
+    """Counts the running steps. `sizes` says how many steps may share each named limit.
+
+    A step that waits keeps its place: a step behind it overtakes it only where the two share no limit.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._sizes = sizes
+        self._running: Counter[str] = Counter()
+        self._waiting: deque[tuple[StepPlan, anyio.Event]] = deque()
+
+    def take(self, step: StepPlan) -> bool:
+        """Count a step that starts now. False if a limit is reached, or other steps wait for it already."""
+        names = self._of(step).keys()
+        first = not any(names & self._of(other).keys() for other, _ in self._waiting)
+        return first and self._count(step)
+
+    async def wait(self, step: StepPlan) -> None:
+        """Count a step as soon as its limits allow it."""
+        woken = anyio.Event()
+        self._waiting.append((step, woken))
+        try:
+            self._wake()  # a step may have ended since `take`
+            await woken.wait()
+        except BaseException:
+            if woken.is_set():
+                self.give_back(step)
+            else:
+                self._waiting.remove((step, woken))
+                self._wake()
+            raise
+
+    def give_back(self, step: StepPlan) -> None:
+        """A counted step has ended."""
+        names = self._of(step)
+        self._running.subtract(names.keys())
+        if names:
+            self._wake()
+
+    def _count(self, step: StepPlan) -> bool:
+        limits = self._of(step)
+        if any(self._running[name] >= most for name, most in limits.items()):
+            return False
+        self._running.update(limits.keys())
+        return True
+
+    def _wake(self) -> None:
+        """Start what may start, in the order in which it came."""
+        blocked: set[str] = set()
+        for waiting in list(self._waiting):
+            step, woken = waiting
+            names = self._of(step).keys()
+            if not names & blocked and self._count(step):
+                self._waiting.remove(waiting)
+                woken.set()
+            else:
+                blocked |= names
+
+    def _of(self, step: StepPlan) -> dict[str, int]:
+        """The limits of a step. One whose name is not known counts nothing: such a step is refused, not started."""
+        limits: dict[str, int] = {}
+        if step.limit is not None and step.limit in self._sizes:
+            limits[step.limit] = self._sizes[step.limit]
+        if step.concurrency is not None:
+            limits[f"function {step.target}"] = step.concurrency  # no named limit has a space in its name
+        return limits
+
+
+def refuse_unknown_limits(plan: Plan, sizes: Mapping[str, int]) -> None:
+    """Refuse a chain that names a limit which this process does not have. Raises InputInvalid (E_LIMIT_UNKNOWN)."""
+    for step in plan.steps:
+        refuse_unknown_limit(step, sizes)
+        if step.chain is not None:
+            refuse_unknown_limits(step.chain, sizes)
+
+
+def refuse_unknown_limit(step: StepPlan, sizes: Mapping[str, int]) -> None:
+    """The same for one step."""
+    if step.limit is None or step.limit in sizes:
+        return
+    name = shown(step.limit)
+    raise InputInvalid(
+        "E_LIMIT_UNKNOWN",
+        f"there is no limit {name} here",
+        place=Place(step=step.id, field="limit"),
+        found=step.limit,
+        allowed=" ".join(sorted(sizes)) or "no limit is set",
+        cure=f'limits = {{ {name} = 2 }} in towpath.toml, or open_engine(limits={{"{name}": 2}})',
+    )

@@ -1,0 +1,164 @@
+"""How a step runs: the options of `@step`, checked. Chain files have the same keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict, Unpack
+
+from .errors import InputInvalid
+from .model import ApprovalPolicy, Json, RetryPolicy
+from .retry import MAX_ATTEMPTS, seconds
+from .retry_rules import Predicate, exception_names, retry_predicate
+
+MAX_CONCURRENCY = 100_000
+LIMIT_NAMES = "letters, digits, _ and -, at most 100, the first one not -"
+_LIMIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step runs; the same keys as in YAML. Times are seconds."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    total_timeout: float | None = None
+    approval: ApprovalPolicy | None = None
+    on_item_failure: str = "fail"
+    cheap: bool = False
+    cache: Json = None
+    secret: bool = False
+    retry_on: tuple[str, ...] = ()
+    retry_if: Predicate | None = None
+    limit: str | None = None
+    concurrency: int | None = None
+    process: bool = False
+
+
+class StepSettings(TypedDict, total=False):
+    """The options of `@step` and of `with_options`. Times are seconds, or texts such as `"30m"`."""
+
+    retries: int | None
+    retry: RetryPolicy | dict[str, Any] | None
+    timeout: float | str | None
+    total_timeout: float | str | None
+    requires_approval: bool
+    approval: ApprovalPolicy | None
+    on_item_failure: str
+    cheap: bool
+    cache: Json
+    secret: bool
+    retry_on: type[BaseException] | str | Iterable[type[BaseException] | str] | None
+    retry_if: Callable[[BaseException], bool] | None
+    limit: str | None
+    concurrency: int | None
+    process: bool
+
+
+def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOptions:
+    """`base` with some options changed, checked."""
+    changes: dict[str, Any] = {}
+    given: dict[str, Any] = {**options}
+    for key, value in given.items():
+        if key == "retries":
+            if value is not None:
+                changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
+        elif key == "requires_approval":
+            changes["approval"] = ApprovalPolicy() if value else None
+        elif key not in StepOptions.__slots__:
+            allowed = "retries " + " ".join(StepOptions.__slots__)
+            raise InputInvalid("E_FIELD_UNKNOWN", f"a step has no option {key}", allowed=allowed)
+        elif key != "retry" or value is not None:
+            changes[key] = _CHECKS[key](value) if key in _CHECKS else value
+    settled = replace(base, **changes)
+    if changes.get("retry_on") or changes.get("retry_if"):
+        check_retried(settled.retry)
+    return settled
+
+
+def check_retried(policy: RetryPolicy) -> None:
+    """Refuse `retry_on` and `retry_if` of a step that is never tried again. Raises InputInvalid (E_FIELD_MISSING)."""
+    if policy.attempts == 1:
+        message = "retry_on and retry_if say which failures are tried again, and this step has no retries"
+        raise InputInvalid("E_FIELD_MISSING", message, allowed="retries: 1 or more", cure="add retries=3")
+
+
+def limit_name(value: Any) -> str | None:
+    """The name of a limit, checked. Raises InputInvalid (E_FIELD_TYPE)."""
+    if value is not None and (not isinstance(value, str) or not _LIMIT.fullmatch(value)):
+        raise InputInvalid("E_FIELD_TYPE", "this cannot be the name of a limit", found=value, allowed=LIMIT_NAMES)
+    return value
+
+
+def step_concurrency(value: Any) -> int | None:
+    """A number of simultaneous attempts, checked. Raises InputInvalid (E_FIELD_TYPE, E_FIELD_RANGE)."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputInvalid("E_FIELD_TYPE", "concurrency", found=value, allowed="a whole number")
+    if not 1 <= value <= MAX_CONCURRENCY:
+        raise InputInvalid("E_FIELD_RANGE", "concurrency", found=value, allowed=f"1 to {MAX_CONCURRENCY}")
+    return value
+
+
+def _policy(value: Any) -> RetryPolicy:
+    return value if isinstance(value, RetryPolicy) else retry_policy(value)
+
+
+def _kept_or_failed(value: Any) -> str:
+    if value not in ("fail", "keep"):
+        raise InputInvalid("E_FIELD_TYPE", "on_item_failure", found=value, allowed="fail, keep")
+    return str(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputInvalid("E_FIELD_TYPE", "process", found=value, allowed="True, False")
+    return value
+
+
+def _limited(value: Any) -> float | None:
+    return None if value is None else seconds(value)
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "retry": _policy,
+    "timeout": _limited,
+    "total_timeout": _limited,
+    "on_item_failure": _kept_or_failed,
+    "retry_on": exception_names,
+    "retry_if": retry_predicate,
+    "limit": limit_name,
+    "concurrency": step_concurrency,
+    "process": _flag,
+}
+
+
+def attempts(value: Any, more: int = 0) -> int:
+    """A number of attempts, checked; `more` is 1 where the user gives the number of retries."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputInvalid("E_FIELD_TYPE", "this is not a number of attempts", found=value, allowed="a whole number")
+    if not 1 - more <= value <= MAX_ATTEMPTS:
+        raise InputInvalid(
+            "E_FIELD_RANGE", "the number of attempts is out of range", found=value, allowed=f"up to {MAX_ATTEMPTS}"
+        )
+    return value + more
+
+
+def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
+    """A retry policy from plain data (`attempts delay backoff max_delay jitter`)."""
+    known = RetryPolicy.__slots__
+    changes: dict[str, Any] = {}
+    for key, value in fields.items():
+        if key not in known:
+            raise InputInvalid("E_FIELD_UNKNOWN", f"retry has no key {key}", allowed=" ".join(known))
+        if key == "attempts":
+            changes[key] = attempts(value)
+        elif key in ("delay", "max_delay"):
+            changes[key] = seconds(value) if value else 0.0
+        elif key == "backoff" and not (isinstance(value, int | float) and 1 <= value <= 100):
+            raise InputInvalid("E_FIELD_RANGE", "backoff", found=value, allowed="1 to 100")
+        else:
+            changes[key] = value
+    return RetryPolicy(**changes)

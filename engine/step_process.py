@@ -1,0 +1,239 @@
+"""What runs in a process of its own: the functions of steps with `process=True`, one call at a time.
+
+The parent (`adapters/process_pool.py`) sends a `Request`; the answers are messages, the last of them `Returned` or
+`Raised`. Both sides pickle, because they are one program. Artifacts travel as the path of a copy, never as bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from .artifact import Artifact
+from .attempt import failure
+from .context import StepContext
+from .errors import StepProcessFailed, StoreFailed
+from .forks import main_is_imported
+from .logs import step_logger
+from .model import ArtifactRow, ErrorInfo
+from .redaction import without_secrets
+from .retry_rules import RetryRule
+from .secrets import Secret
+from .steps import Step, find_step
+from .values import NewFile
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of a step's function. `arguments` are pickled apart: they may need modules from `path`."""
+
+    step: str
+    arguments: bytes
+    path: tuple[str, ...]
+    retry_on: tuple[str, ...]
+    run_id: str
+    step_id: str
+    item: int | None
+    attempt: int
+    regeneration: int
+    folder: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The process waits for its first request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    done: float
+    total: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line of the step's log, as the fields of a `logging.LogRecord`."""
+
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFolder:
+    """The function asked for its work folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    value: Any
+    saved: tuple[NewFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    error: ErrorInfo
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """The bytes of an artifact in a child process: a copy, which the parent has made. Implements `ArtifactFiles`."""
+
+    copy: Path
+
+    async def read_bytes(self, row: ArtifactRow) -> bytes:
+        """All bytes, verified. Raises StoreFailed (E_BLOB_CORRUPT) if the copy was changed."""
+        data = self.copy.read_bytes()
+        if hashlib.sha256(data).hexdigest() != row.digest:
+            raise StoreFailed("E_BLOB_CORRUPT", f"the copy of {row.filename} is not what the store has")
+        return data
+
+    async def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
+        """The bytes in chunks, verified at the end."""
+        digest = hashlib.sha256()
+        with self.copy.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != row.digest:
+            raise StoreFailed("E_BLOB_CORRUPT", f"the copy of {row.filename} is not what the store has")
+
+    async def path(self, row: ArtifactRow) -> Path:
+        return self.copy
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles secrets, which others may not, and artifacts as the paths of their copies."""
+
+    def __init__(self, file: io.BytesIO, copies: dict[str, Path]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._copies = copies
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is Secret:
+            return Secret, (value.reveal(),)
+        if type(value) is Artifact and value.row.id in self._copies:
+            return Artifact, (value.row, CopiedFile(self._copies[value.row.id]))
+        return NotImplemented
+
+
+def pickled(value: Any, copies: dict[str, Path] | None = None) -> bytes:
+    """A value for the other process. `copies` are the paths of artifacts by id."""
+    file = io.BytesIO()
+    _Pickler(file, copies or {}).dump(value)
+    return file.getvalue()
+
+
+class ChildContext(StepContext):
+    """`context()` in the child process: it reports to the parent."""
+
+    def __init__(self, request: Request, connection: Connection) -> None:
+        super().__init__(request.run_id, request.step_id, request.item, request.attempt, request.folder)
+        self.regeneration = request.regeneration
+        self._connection = connection
+        self._sending = threading.Lock()  # the function may have threads
+
+    def send(self, message: Any) -> None:
+        data = pickled(message)
+        with self._sending:
+            self._connection.send_bytes(data)
+
+    @property
+    def logger(self) -> logging.Logger:
+        if self._logger is None:
+            self._logger = without_secrets(step_logger(self.step_id))
+            self._logger.propagate = False  # handlers of the program are in the parent
+            self._logger.addHandler(_Sending(self))
+        return self._logger
+
+    @property
+    def work_folder(self) -> Path:
+        if self._made is None:
+            self.send(MadeFolder())
+        return super().work_folder
+
+    def report(self) -> None:
+        self.send(Progressed(self.done, self.total))
+
+
+class _Sending(logging.Handler):
+    """Sends lines to the parent, whose loggers treat them like those of any step."""
+
+    def __init__(self, context: ChildContext) -> None:
+        super().__init__()
+        self._context = context
+        self._format = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self._format.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        fields = ("name", "levelno", "levelname", "pathname", "lineno", "created", "msecs")
+        kept = {field: getattr(record, field) for field in fields}
+        self._context.send(Logged({**kept, "msg": text, "args": None}))
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the parent is gone. This is the main function of the child process."""
+    main_is_imported.set()
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the parent, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    connection.send_bytes(pickled(Ready()))
+    while True:
+        try:
+            request = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
+        except (EOFError, OSError):
+            return
+        _answer(request, connection)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _answer(request: Request, connection: Connection) -> None:
+    context = ChildContext(request, connection)
+    context.on_progress = context.report
+    step: Step[..., Any] | None = None
+    try:
+        sys.path[:] = request.path
+        step = find_step(request.step)
+        answer = _called(step, request, context)
+    except BaseException as error:
+        rule = RetryRule(request.retry_on, None if step is None else step.options.retry_if)
+        outcome = failure(error, rule)
+        assert outcome.error is not None
+        answer = pickled(Raised(outcome.error, outcome.retryable))
+    connection.send_bytes(answer)
+
+
+def _called(step: Step[..., Any], request: Request, context: ChildContext) -> bytes:
+    args, kwargs = step.call_arguments(pickle.loads(request.arguments))  # noqa: S301 - from our own parent
+    context.enter()
+    value = step.function(*args, **kwargs)
+    try:
+        return pickled(Returned(value, tuple(context.saved)))
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        cure = "return data, bytes or paths"
+        raise StepProcessFailed(
+            "E_STEP_PROCESS", f"what it returned cannot leave its process: {what}", cure=cure
+        ) from None

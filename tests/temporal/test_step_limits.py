@@ -1,0 +1,12 @@
+"""Limits of steps on a worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.adapter.named_limits import *  # noqa: F403
+from tests.conformance.runs import folder
+
+__all__ = ["folder"]
+
+pytestmark = pytest.mark.anyio
