@@ -14,6 +14,7 @@ import asyncio
 import pickle
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -151,8 +152,7 @@ class CopyLoop(System):
     """Keeps the same files under their digests, one after another."""
 
     async def run(self, workload: Workload) -> int:
-        folder = self.folder / f"files-{workload.size}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         return len(set(keep_all((block(i) for i in range(workload.size)), folder)))
 
 

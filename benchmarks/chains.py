@@ -137,7 +137,7 @@ def as_chain(graph: Graph, *, barriers: bool = False) -> Chain[[], Any]:
 
 
 def _described(graph: Graph, i: int, level: int, refs: dict[int, Ref[Any]], barrier: Ref[Any] | None) -> Ref[Any]:
-    values = [refs[n] for n in graph.needs[i]]
+    values: list[Any] = [refs[n] for n in graph.needs[i]]
     made = nap(graph.nap(i), values) if graph.naps else node(level, graph.adds[i], values)
     made = made.named(f"s{i}")
     return made.after(barrier) if barrier is not None else made

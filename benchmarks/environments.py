@@ -51,8 +51,8 @@ def _install(folder: Path, needs: list[Path]) -> None:
 
 
 def _call(command: list[str], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         raise NotInstalled(f"{command[0]}: {error.strerror}") from error

@@ -39,6 +39,7 @@ class Taken:
     runs: list[Measured] = field(default_factory=list)
     missing: str = ""
     spent: float = 0.0
+    commits: float | None = None  # of the recorded run
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ def _prepared(workload: Workload, taken: list[Taken], folder: Path, plan: Plan) 
             mode = "record map" if place.name == "map" else "record"
             with _empty(folder) as empty:
                 order = Order(workload.name, workload.size, str(empty), mode, str(place))
-                _carry_out(_command(TOWPATH, workload, order), TOWPATH, empty, plan.seconds)
+                recorded = _carry_out(_command(TOWPATH, workload, order), TOWPATH, empty, plan.seconds)
+            for other in taken:
+                if other.system.module == TOWPATH.module and mode == f"record {other.system.mode}".strip():
+                    other.commits = recorded.extra["commits"]
     if any(module_of(one.system, workload.name) == "benchmarks.transfers" for one in taken):
         command = [sys.executable, "-m", "benchmarks.transfers", "prepare", workload.name]
         subprocess.run([*command, str(workload.size), str(shared / "a")], cwd=ROOT, check=True)

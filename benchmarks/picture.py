@@ -79,8 +79,8 @@ def _head(results: Results) -> str:
     key = "".join(f"<span>{dot.format(kind)}{text}</span>" for kind, text in keys.items())
     return (
         "<h1>How fast towpath is</h1>\n"
-        "<p>The same work, done by towpath, by other engines, and by plain programs that are no engine. They took turns "
-        "on one machine, each run in a process of its own, and every outcome was checked. A dot is the median of "
+        "<p>The same work, done by towpath, by other engines, and by plain programs that are no engine. They took "
+        "turns on one machine, each run in a process of its own, and every outcome was checked. A dot is the median of "
         f"{results['repeats']} runs.{size}</p>\n"
         f'<p class="key">{key}</p>\n'
         f'<p class="soft">towpath {escape(results["towpath"])}, Python {at["python"]}, SQLite {at["sqlite"]}, '

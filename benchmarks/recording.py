@@ -46,7 +46,8 @@ class Recording:
             said: list[Said] = []
             self._heard.append(said)
             options["factory"] = heard(options.get("factory", sqlite3.Connection), said)
-            return connect(*args, **options)
+            connection: sqlite3.Connection = connect(*args, **options)
+            return connection
 
         sqlite3.connect = listening  # type: ignore[assignment]
         self._connect = connect
@@ -73,6 +74,11 @@ class Recording:
                 sizes.append(size)
                 size = 0
         return max(sizes)
+
+    @property
+    def commits(self) -> int:
+        """All transactions; the engine's own counter leaves out those that are no group commit."""
+        return sum(sql == "COMMIT" for _, sql, _ in self._writer[1])
 
     @property
     def statements(self) -> int:

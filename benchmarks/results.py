@@ -68,9 +68,13 @@ def row_of(taken: Taken) -> Row:
     per = {"steps/s": workload.steps, "MB/s": workload.megabytes}
 
     def median(name: str) -> float:
-        return statistics.median([getattr(run, name) for run in runs] or [0.0])
+        values: list[float] = [getattr(run, name) for run in runs]
+        return statistics.median(values or [0.0])
 
     names = set().union(*(run.extra for run in runs)) if runs else set()
+    extra = {name: statistics.median(run.extra.get(name, 0.0) for run in runs) for name in sorted(names)}
+    if taken.commits is not None and runs:
+        extra["commits"] = taken.commits
     return Row(
         workload=workload.name,
         what=workload.title,
@@ -90,7 +94,7 @@ def row_of(taken: Taken) -> Row:
         memory=median("memory"),
         grown=median("grown"),
         disk=median("disk"),
-        extra={name: statistics.median(run.extra.get(name, 0.0) for run in runs) for name in sorted(names)},
+        extra=extra,
         missing=taken.missing,
     )
 

@@ -75,6 +75,7 @@ class Towpath(System):
             cuts = statistics.quantiles(gaps, n=100, method="inclusive")
             self.extra |= {"wait_p50": cuts[49], "wait_p99": cuts[98]}
         if self._recording is not None:
+            self.extra["commits"] = self._recording.commits
             self.extra["largest"] = self._recording.largest
             self.extra["statements"] = self._recording.statements
         if workload.name == "static":

@@ -31,7 +31,7 @@ async def flow(ctx: restate.Context, asked: list[Any]) -> int:
     names = (f"step{number}" for number in itertools.count())
 
     async def together(calls: list[Awaitable[Any]]) -> list[Any]:
-        await restate.gather(*calls)  # type: ignore[arg-type]
+        await restate.gather(*calls)
         return [await call for call in calls]
 
     if name == "W7":
