@@ -43,7 +43,8 @@ class Order:
 class Measured:
     """One measurement, from describing the run until the last row is durable. Seconds and bytes.
 
-    `cpu` is that of all processes of the system, `memory` the peak of the process, `grown` how far the run raised it.
+    `cpu` is that of all processes of the system, `memory` the sum of their peaks, `grown` how far the run raised the
+    peak of the measured process.
     """
 
     wall: float
@@ -58,6 +59,7 @@ class System:
     """What is measured: `run` alone. A system overrides what it needs."""
 
     warms = True  # runs something small before it is measured
+    serves = True  # processes below are its own; else they stand for other machines
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -123,12 +125,14 @@ def _ticks(pid: int) -> int:
     return sum(map(int, fields[11:15]))
 
 
-def peak() -> int:
-    """The most memory that this process ever had, in bytes."""
-    status = Path("/proc/self/status")
+def peak(process: int | str = "self") -> int:
+    """The most memory that a process ever had, in bytes. Elsewhere than on Linux only this process is known."""
+    status = Path(f"/proc/{process}/status")
     if status.exists():  # ru_maxrss would count what the parent had when it forked
-        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(found.split()[1]) * 1024
+        found = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(found[0].split()[1]) * 1024 if found else 0
+    if process != "self":
+        return 0
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
@@ -150,13 +154,15 @@ async def measure(system: System, order: Order) -> Measured:
         clock = Clock()
         found = await system.run(workload)
         wall, cpu = clock.read()
-        memory = peak()
+        grown, memory = peak() - before, peak()
+        if system.serves:
+            memory += sum(peak(process) for process in _below(os.getpid()))
         await system.after(workload)
     finally:
         await system.close()
     _check(found, workload)
     cpu -= system.extra.get("servers", 0.0)  # stand for other machines
-    return Measured(wall, cpu, memory, memory - before, size_of(Path(order.folder)), dict(system.extra))
+    return Measured(wall, cpu, memory, grown, size_of(Path(order.folder)), dict(system.extra))
 
 
 def _check(found: int, workload: Workload) -> None:

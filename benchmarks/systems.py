@@ -33,11 +33,6 @@ class System:
     source: Path | None = None  # another towpath than the installed one
     lacks: dict[str, str] = field(default_factory=dict)  # why it cannot do a workload
 
-    @property
-    def durable(self) -> bool:
-        """Does it keep each step before the next one starts?"""
-        return self.kind is Kind.PEER
-
 
 def _peer(name: str, folder: str, keeps: str, workloads: str, **lacks: str) -> System:
     place = HERE / "peers" / folder
@@ -120,7 +115,7 @@ PEERS = (
     _peer(
         "Restate",
         "restate",
-        "a journal entry per step in its server's log (RocksDB) before the value is handed on",
+        "a journal entry per step in its server's log before the value is handed on: RocksDB, fdatasync",
         "W1 W2 W3 W4 W5 W6 W7",
         uneven=_OUR_LEVELS,
     ),
@@ -134,7 +129,7 @@ PEERS = (
     _peer(
         "Temporal, by hand",
         "temporal",
-        "history events per activity in the dev server's SQLite file",
+        "history events per activity in the dev server's database: SQLite, fsync",
         "W1 W2 W3 W4 W5 uneven W6",
         W7="a value may have 2 MB and a history 50 MB",
     ),

@@ -90,7 +90,7 @@ def show_keeps(console: Console, rows: Iterable[Row]) -> None:
     console.print()
 
 
-def show_targets(console: Console, checked: Sequence[Checked]) -> None:
+def show_targets(console: Console, checked: Sequence[Checked], *, quick: bool) -> None:
     """Target, figure, met or not."""
     words = {True: ("met", "green"), False: ("MISSED", "bold red"), None: ("–", "dim")}
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -101,6 +101,8 @@ def show_targets(console: Console, checked: Sequence[Checked]) -> None:
         target = one.target
         table.add_row(target.workload, target.what, target.wanted, one.found, Text(text, style=style))
     console.print(table)
+    if quick:
+        console.print("Other sizes than those of the targets: these figures say little.")
     console.print()
 
 

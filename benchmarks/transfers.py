@@ -107,6 +107,7 @@ class _Transfer(System):
     """Moves the prepared files; `run` of a subclass does it."""
 
     warms = False
+    serves = False
 
     def __init__(self, order: Order) -> None:
         super().__init__(order)

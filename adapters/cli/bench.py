@@ -55,7 +55,7 @@ def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **option
         told = {"targets": [_told(one) for one in checked], "ratios": command.ratios(results["rows"])}
         print_json({**results, **told, "fallen": [_change(change) for change in lost]})
     else:
-        _show(command, checked, changes, lost, options)
+        _show(command, checked, changes, lost, {**options, "quick": results["quick"]})
     return 1 if lost or any(one.met is False for one in checked) else 0
 
 
@@ -105,7 +105,7 @@ def _measured(command: Any, workloads: tuple[str, ...], options: dict[str, Any],
 
 def _show(command: Any, checked: Any, changes: Any, lost: Any, options: dict[str, Any]) -> None:
     if checked:
-        command.terminal.show_targets(terminal(), checked)
+        command.terminal.show_targets(terminal(), checked, quick=options["quick"])
     if options["baseline"]:
         command.terminal.show_changes(terminal(), changes, lost, options["tolerance"])
     if options["picture"]:
