@@ -39,7 +39,7 @@ class Wanted:
     peers: str = "all"
     against: str | None = None
     folder: Path | None = None
-    seconds: float = 300.0
+    nice: int = 0
 
     def plan(self) -> Plan:
         """What shall be measured. Raises Refused."""
@@ -48,13 +48,8 @@ class Wanted:
             others = (towpath_of(self.against),) if self.against else ()
         except NotInstalled as error:
             raise Refused(str(error), "a commit, branch or tag of this repository") from error
-        return Plan(
-            tuple(_workloads(self)),
-            lambda name: systems_for(name, peers, others),
-            self.repeats,
-            self.folder,
-            self.seconds,
-        )
+        chosen = tuple(_workloads(self))
+        return Plan(chosen, lambda name: systems_for(name, peers, others), self.repeats, self.folder, nice=self.nice)
 
 
 def _peers(text: str) -> frozenset[str]:

@@ -44,13 +44,17 @@ class Taken:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, how often, and where files are made. `seconds` is the most that one run may take."""
+    """What is measured, how often, and where files are made.
+
+    `seconds` is the most that one run may take, `nice` the niceness of all measured processes.
+    """
 
     workloads: tuple[Workload, ...]
     systems: Callable[[str], list[System]]
     repeats: int
     folder: Path | None = None
     seconds: float = 300.0
+    nice: int = 0
 
 
 Progress = Callable[[Workload, System, int], None]
@@ -74,7 +78,7 @@ def measure(plan: Plan, progress: Progress) -> Iterator[list[Taken]]:
 def _once(one: Taken, folder: Path, shared: Path, plan: Plan) -> None:
     began = time.monotonic()
     try:
-        one.runs.append(run(one.system, one.workload, folder, _place(one.system, shared), plan.seconds))
+        one.runs.append(run(one.system, one.workload, folder, _place(one.system, shared), plan))
     except NotInstalled as error:
         one.missing = f"not installed: {error}"
     except Failed as error:
@@ -100,7 +104,7 @@ def _prepared(workload: Workload, taken: list[Taken], folder: Path, plan: Plan) 
             mode = "record map" if place.name == "map" else "record"
             with _empty(folder) as empty:
                 order = Order(workload.name, workload.size, str(empty), mode, str(place))
-                recorded = _carry_out(_command(TOWPATH, workload, order), TOWPATH, empty, plan.seconds)
+                recorded = _carry_out(_command(TOWPATH, workload, order), TOWPATH, empty, plan)
             for other in taken:
                 if other.system.module == TOWPATH.module and mode == f"record {other.system.mode}".strip():
                     other.commits = recorded.extra["commits"]
@@ -111,11 +115,11 @@ def _prepared(workload: Workload, taken: list[Taken], folder: Path, plan: Plan) 
     return shared
 
 
-def run(system: System, workload: Workload, folder: Path, place: Path, seconds: float) -> Measured:
+def run(system: System, workload: Workload, folder: Path, place: Path, plan: Plan) -> Measured:
     """One run in a process of its own. Raises Failed, NotInstalled."""
     with _empty(folder) as empty:
         order = Order(workload.name, workload.size, str(empty), system.mode, str(place))
-        return _carry_out(_command(system, workload, order), system, empty, seconds)
+        return _carry_out(_command(system, workload, order), system, empty, plan)
 
 
 @contextmanager
@@ -132,10 +136,10 @@ def _command(system: System, workload: Workload, order: Order) -> list[str]:
     return [python, "-m", module_of(system, workload.name), json.dumps(asdict(order))]
 
 
-def _carry_out(command: list[str], system: System, folder: Path, seconds: float) -> Measured:
+def _carry_out(command: list[str], system: System, folder: Path, plan: Plan) -> Measured:
     ours = system.kind is not Kind.PEER
     process = subprocess.Popen(
-        command,
+        ["nice", "-n", str(plan.nice), *command] if plan.nice else command,
         cwd=folder,
         env=_variables(system, folder),
         stdout=subprocess.PIPE,
@@ -144,10 +148,10 @@ def _carry_out(command: list[str], system: System, folder: Path, seconds: float)
         start_new_session=True,
     )
     try:
-        output, errors = process.communicate(timeout=seconds)
+        output, errors = process.communicate(timeout=plan.seconds)
         return told(output)
     except subprocess.TimeoutExpired:
-        raise Failed(f"not done after {seconds:g} s", ours) from None
+        raise Failed(f"not done after {plan.seconds:g} s", ours) from None
     except LookupError:
         said = [line for line in errors.splitlines() if line.strip()] or [f"exit code {process.returncode}"]
         raise Failed(f"{system.name}: {said[-1].strip()[:300]}", ours) from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from .results import Results, Row, order_of
+from .results import Results, Row, busy, order_of
 from .systems import Kind
 from .targets import Checked
 
@@ -70,6 +70,7 @@ def _panel_of(row: Row) -> str:
 def _head(results: Results) -> str:
     at = results["machine"]
     size = " Small sizes: a quick look, not a result." if results["quick"] else ""
+    size += " The machine was busy with other work as well." if busy(results) else ""
     dot = '<svg viewBox="0 0 12 12" aria-hidden="true"><circle cx="6" cy="6" r="4.5" class="{0}"/></svg> '
     keys = {
         "towpath": "towpath",

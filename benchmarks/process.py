@@ -149,6 +149,7 @@ async def measure(system: System, order: Order) -> Measured:
     try:
         if system.warms:
             _check(await system.run(workload.warm()), workload.warm())
+        workload.prepare()
         gc.collect()
         before = peak()
         clock = Clock()

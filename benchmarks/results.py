@@ -163,6 +163,11 @@ def machine(folder: Path | None) -> dict[str, Any]:
     }
 
 
+def busy(results: Results) -> bool:
+    """Did other programs want the processors too when it began?"""
+    return bool(results["machine"]["load"] > results["machine"]["cpus"])
+
+
 def _fsync(folder: Path | None, tries: int = 50) -> float:
     taken = []
     with tempfile.NamedTemporaryFile(dir=folder) as file:

@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 MODULUS = 1_000_003  # keeps sums of sums small
 MIB = 1 << 20
@@ -32,13 +33,13 @@ class Graph:
         """The seconds that step i sleeps; most graphs have no naps."""
         return self.naps[i] if self.naps else 0.0
 
-    @property
+    @cached_property
     def last(self) -> list[int]:
         """The steps on which no other depends."""
         used = {dependency for needed in self.needs for dependency in needed}
         return [i for i in range(len(self.needs)) if i not in used]
 
-    @property
+    @cached_property
     def levels(self) -> list[list[int]]:
         """The steps by the length of the longest way that leads to them."""
         level: list[int] = []
@@ -63,17 +64,20 @@ def outcome(graph: Graph) -> int:
     return sum(values[i] for i in graph.last)
 
 
+@cache
 def line(length: int) -> Graph:
     """Each step depends on the one before it and adds 1."""
     return Graph(tuple((i - 1,) if i else () for i in range(length)), (1,) * length)
 
 
+@cache
 def fan(width: int) -> Graph:
     """One step, `width` steps that depend on it, and one that depends on all of these."""
     needs = ((), *((0,) for _ in range(width)), tuple(range(1, width + 1)))
     return Graph(needs, (1, *range(width), 0))
 
 
+@cache
 def layers(width: int, levels: int = LEVELS) -> Graph:
     """Levels of `width` steps; each depends on three steps of the level before, drawn with a fixed seed."""
     drawn = random.Random(SEED)
@@ -85,11 +89,13 @@ def layers(width: int, levels: int = LEVELS) -> Graph:
     return Graph(tuple(needs), tuple(range(1, width + 1)) * levels)
 
 
+@cache
 def naps(width: int) -> Graph:
     """Steps of 100 ms that wait for nothing."""
     return Graph(((),) * width, (1,) * width, (NAP,) * width)
 
 
+@cache
 def uneven(lines: int) -> Graph:
     """As many lines as each has steps. Each line takes 100 ms, and most of that is its long step, each time another.
 
@@ -103,6 +109,7 @@ def uneven(lines: int) -> Graph:
     return Graph(needs, (1,) * len(steps), tuple(long if at == level else short for at, level in steps))
 
 
+@cache
 def files(count: int) -> Graph:
     """Steps that wait for nothing; each keeps a file."""
     return Graph(((),) * count, (0,) * count)
@@ -140,6 +147,10 @@ class Workload:
     def title(self) -> str:
         """In words, with its size."""
         return self.what.format(n=f"{self.size:,}")
+
+    def prepare(self) -> None:
+        """Draw the graph, so that nobody's time is spent on that. It is kept."""
+        assert self.shape.levels and self.expected >= 0
 
     @property
     def runs(self) -> int:

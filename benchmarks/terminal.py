@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .baseline import Change
-from .results import Results, Row, order_of
+from .results import Results, Row, busy, order_of
 from .shapes import WORKLOADS
 from .systems import Kind
 from .targets import Checked
@@ -77,6 +77,8 @@ def show_machine(console: Console, results: Results) -> None:
         f"towpath {results['towpath']}, Python {at['python']}, SQLite {at['sqlite']}, {at['system']}, {at['cpus']}"
         f" CPUs, load {at['load']:.1f}, fsync of 4 KiB {at['fsync_ms']:.2f} ms"
     )
+    if busy(results):
+        console.print(Text("The machine is busy: measure again when it is not.", style="bold yellow"))
     console.print("Medians; each run is a process of its own, systems take turns. Compare ratios, not seconds.\n")
 
 

@@ -31,6 +31,7 @@ _MARK = Path("benchmarks", "systems.py")  # tells the folder from another one of
 @click.option("--save", type=click.Path(path_type=Path), help="Save the results as a baseline.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Write a page with charts (HTML).")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where files are made.")
+@click.option("--nice", default=0, help="Niceness of measured processes; below 0 needs root.")
 @click.option("--list", "listed", is_flag=True, help="List the workloads and measure nothing.")
 @json_option
 def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **options: Any) -> int:
@@ -93,7 +94,7 @@ def _measured(command: Any, workloads: tuple[str, ...], options: dict[str, Any],
         workloads=workloads,
         repeats=options["repeats"] or (QUICK_RUNS if quick else RUNS),
         quick=quick,
-        **{name: options[name] for name in ("sizes", "peers", "against", "folder")},
+        **{name: options[name] for name in ("sizes", "peers", "against", "folder", "nice")},
     )
     try:
         return command.take(wanted, shown, terminal(stderr=True))
