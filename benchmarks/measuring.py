@@ -147,6 +147,9 @@ def _carry_out(command: list[str], system: System, folder: Path, plan: Plan) -> 
         text=True,
         start_new_session=True,
     )
+    if plan.nice:  # Linux weighs sessions against each other, and niceness only within a session
+        with suppress(OSError):
+            Path(f"/proc/{process.pid}/autogroup").write_text(str(plan.nice))
     try:
         output, errors = process.communicate(timeout=plan.seconds)
         return told(output)
