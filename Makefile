@@ -48,8 +48,7 @@ check-format:
 	$(BIN)/ruff format --check .
 
 bench: $(DEV)
-	$(BIN)/python -m benchmarks.steps_per_second
-	$(BIN)/python -m benchmarks.growth
+	$(BIN)/towpath bench --check $(BENCH)
 
 mutants: $(DEV)
 	$(BIN)/python -m tests.mutants

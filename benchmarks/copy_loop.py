@@ -1,7 +1,7 @@
-"""What moving files costs without an engine, a database or a network: the plainest program that keeps them as safely.
+"""What files cost without an engine, a database or a network: the plainest programs that keep them as safely.
 
-Pass in: read a file, hash it, write it under its digest, with the calls of fsync that make file and name durable.
-Pass out: read it, compare the digest, write it to where it is wanted; no fsync, as a server takes uploads.
+Pass in: hash the bytes, write them under their digest, with the calls of fsync that make file and name durable.
+Pass out: read, compare the digest, write to where it is wanted; no fsync, as a server takes uploads.
 One file after another, in chunks of 1 MiB.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 CHUNK = 1 << 20
@@ -19,39 +19,47 @@ def copy_in_and_out(sources: Sequence[Path], store: Path, out: Path) -> list[str
     """Move files into a store and out of it again; their digests."""
     store.mkdir()
     out.mkdir(parents=True)
-    digests = [_take_in(source, store) for source in sources]
+    digests = [_keep(_pieces(source), store) for source in sources]
     for number, digest in enumerate(digests):
-        _give_out(store / digest[:2] / digest[2:4] / digest, digest, out / f"{number:05}")
+        with open(out / f"{number:05}", "wb", buffering=0) as file:
+            assert _written(_pieces(store / digest[:2] / digest), file.fileno()) == digest
     return digests
 
 
-def _take_in(source: Path, store: Path) -> str:
+def keep_all(contents: Iterable[bytes], store: Path) -> list[str]:
+    """Keep each of these as a file; their digests."""
+    return [_keep([content], store) for content in contents]
+
+
+def _keep(pieces: Iterable[bytes | memoryview], store: Path) -> str:
     temp = store / "incoming"
     with open(temp, "wb", buffering=0) as target:
-        digest = _copied(source, target.fileno())
+        digest = _written(pieces, target.fileno())
         os.fsync(target.fileno())
-    folder = store / digest[:2] / digest[2:4]
-    made = [each for each in (folder.parent, folder) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = store / digest[:2]
+    new = not folder.exists()
+    folder.mkdir(exist_ok=True)
     temp.rename(folder / digest)
-    for each in (folder, *(new.parent for new in made)):
-        _sync_folder(each)
+    _sync_folder(folder)
+    if new:
+        _sync_folder(store)
     return digest
 
 
-def _give_out(blob: Path, digest: str, target: Path) -> None:
-    with open(target, "wb", buffering=0) as file:
-        assert _copied(blob, file.fileno()) == digest
-
-
-def _copied(source: Path, target: int) -> str:
-    seen, buffer = hashlib.sha256(), bytearray(CHUNK)
+def _pieces(source: Path) -> Iterator[memoryview]:
+    buffer = bytearray(CHUNK)
     with open(source, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            piece = memoryview(buffer)[:count]
-            seen.update(piece)
-            while piece:
-                piece = piece[os.write(target, piece) :]
+            yield memoryview(buffer)[:count]
+
+
+def _written(pieces: Iterable[bytes | memoryview], target: int) -> str:
+    seen = hashlib.sha256()
+    for each in pieces:
+        seen.update(each)
+        piece = memoryview(each)
+        while piece:
+            piece = piece[os.write(target, piece) :]
     return seen.hexdigest()
 
 

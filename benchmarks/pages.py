@@ -29,7 +29,8 @@ from towpath import Chain, File, chain, open_engine, step
 from towpath.adapters.http.application import create_app
 from towpath.adapters.http.settings import HttpSettings
 
-from .workloads import Graph, as_chain, fan, layers, line
+from .chains import as_chain
+from .shapes import Graph, fan, layers, line
 
 STEPS = 1_000
 FILES = 5_000
@@ -58,7 +59,7 @@ def shapes() -> dict[str, Chain[..., Any]]:
     graphs: dict[str, Graph] = {
         "a line of 1,000": line(STEPS),
         "1 to 998 to 1": fan(STEPS - 2),
-        "25 levels of 40, three dependencies each": layers(25, 40),
+        "25 levels of 40, three dependencies each": layers(40, 25),
     }
     return {name: as_chain(graph) for name, graph in graphs.items()}
 

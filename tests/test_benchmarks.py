@@ -1,10 +1,7 @@
-"""The benchmark of transfers runs, and its server answers as the stand-in does."""
+"""Transfers are measured, and its server answers as the stand-in does."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,37 +11,27 @@ import httpx
 import pytest
 
 from benchmarks.file_server import SOURCE
+from benchmarks.measuring import Plan, measure
+from benchmarks.results import row_of
+from benchmarks.shapes import WORKLOADS
+from benchmarks.systems import systems_for
 from benchmarks.transfers import FileServer
 
-ROOT = Path(__file__).resolve().parent.parent
-SIZES = ("--files", "4", "--group", "2", "--size", "0.05", "--single", "2", "--large", "1", "--large-size", "2.5")
+SIZES = {"small": 4, "large": 3, "single": 2}
 
 
-def test_transfers_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every shape is moved by every system, checked, and synced as often by the copy loop as by the store."""
-    monkeypatch.setenv("BENCH_DIR", str(tmp_path))
-    found = tmp_path / "found.json"
-    command = [sys.executable, "-m", "benchmarks.transfers", *SIZES, "--repetitions", "1", "--json", str(found)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(found.read_text())["rows"]
-    assert [(row["name"], row["files"]) for row in rows] == [("small", 4), ("large", 1), ("single", 2)]
-    for row in rows:
-        towpath, loop, http = (row["systems"][name] for name in ("towpath", "copy loop", "http alone"))
-        assert row["ratio"] == pytest.approx(towpath["rate"] / loop["rate"])
-        assert min(towpath["rate"], loop["rate"], http["rate"]) > 0
-        # Making the store takes one more; files that come at the same time may each sync a new folder above them.
-        assert 0 <= towpath["fsyncs"] - loop["fsyncs"] <= 1 + row["files"]
-        assert f"{row['name']}: " in done.stdout
-    assert not list(tmp_path.glob("towpath-bench-*")), "files are left behind"
-
-
-def test_groups_are_whole() -> None:
-    """A number of files that cannot be grouped is refused before anything starts."""
-    command = [sys.executable, "-m", "benchmarks.transfers", "--files", "10", "--group", "4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "groups of 4" in done.stderr
+@pytest.mark.parametrize("name", list(SIZES))
+def test_transfers_are_measured(tmp_path: Path, name: str) -> None:
+    """Every shape is moved by every system and checked; towpath and the copy loop make each file durable."""
+    plan = Plan((WORKLOADS[name].sized(SIZES[name]),), lambda _: systems_for(name, frozenset()), 1, tmp_path)
+    (taken,) = measure(plan, lambda *_: None)
+    rows = {one.system.name: row_of(one) for one in taken}
+    assert set(rows) == {"towpath", "copy loop", "http alone"}
+    assert all(row["value"] and row["value"] > 0 and row["unit"] == "MB/s" for row in rows.values())
+    fsyncs = {system: row["extra"]["fsyncs"] for system, row in rows.items()}
+    assert min(fsyncs["towpath"], fsyncs["copy loop"]) >= rows["towpath"]["steps"]
+    assert fsyncs["http alone"] == 0
+    assert not list(tmp_path.iterdir()), "files are left behind"
 
 
 @contextmanager

@@ -42,6 +42,7 @@ _VERBS = {
     "workflows": ("comfyui", "List ComfyUI workflow files and their parameters."),
     "worker": ("temporal", "Start a Temporal worker."),
     "temporal": ("temporal", "`towpath temporal dev` starts a Temporal test server."),
+    "bench": ("bench", "Measure towpath beside other engines."),
     "fsck": ("control", "Check the store: rows, versions, blobs."),
 }
 

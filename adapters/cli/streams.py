@@ -37,7 +37,7 @@ _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 # Replacements for the signs of our own output in encodings that lack them; each has the width of its sign.
 _PLAIN = {
     "·": ".", "●": "*", "✋": "! ", "✓": "+", "✗": "x", "↺": "=", "–": "-", "■": "#", "○": "o", "↻": "~",
-    "→": ">", "…": "~", "━": "-", "╸": "-", "╺": "-",
+    "×": "x", "→": ">", "…": "~", "━": "-", "╸": "-", "╺": "-",
 }  # fmt: skip
 
 

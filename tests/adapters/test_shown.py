@@ -148,6 +148,7 @@ ELSEWHERE = {
     "serve": "answers by HTTP and logs",
     "worker": "needs a Temporal server",
     "temporal": "gives the terminal to another program",
+    "bench": "shows names of its own, and is asked in `tests/test_bench.py`",
     "demo": "shows what ships with it",
 }
 BAD = "[/x] [bold] :smile: \x1b]52;c;aGk=\x07 \x9b2J \u202e \u2066 \u200b \x7f \r"
