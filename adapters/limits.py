@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
-from towpath.errors import InputInvalid, Place, shown
+from towpath.errors import InputInvalid, shown
+from towpath.errors import Place as ErrorPlace
 from towpath.model import Plan, StepPlan
+
+
+class Place:
+    """A place in the queue of a step that waits. `granted`: the step is counted, and may start."""
+
+    __slots__ = ("granted", "on_granted", "step")
+
+    def __init__(self, step: StepPlan, on_granted: Callable[[], None]) -> None:
+        self.step = step
+        self.on_granted = on_granted
+        self.granted = False
 
 
 class Limits:
@@ -20,28 +32,38 @@ class Limits:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
         self._running: Counter[str] = Counter()
-        self._waiting: deque[tuple[StepPlan, anyio.Event]] = deque()
+        self._waiting: deque[Place] = deque()
 
     def take(self, step: StepPlan) -> bool:
         """Count a step that starts now. False if a limit is reached, or other steps wait for it already."""
         names = self._of(step).keys()
-        first = not any(names & self._of(other).keys() for other, _ in self._waiting)
+        first = not any(names & self._of(place.step).keys() for place in self._waiting)
         return first and self._count(step)
 
     async def wait(self, step: StepPlan) -> None:
         """Count a step as soon as its limits allow it."""
         woken = anyio.Event()
-        self._waiting.append((step, woken))
+        place = self.ask(step, woken.set)
         try:
-            self._wake()  # a step may have ended since `take`
             await woken.wait()
         except BaseException:
-            if woken.is_set():
-                self.give_back(step)
-            else:
-                self._waiting.remove((step, woken))
-                self._wake()
+            self.withdraw(place)
             raise
+
+    def ask(self, step: StepPlan, on_granted: Callable[[], None]) -> Place:
+        """A place in the queue. `on_granted` is called when the step is counted, at once or later."""
+        place = Place(step, on_granted)
+        self._waiting.append(place)
+        self._wake()
+        return place
+
+    def withdraw(self, place: Place) -> None:
+        """The step does not start."""
+        if place.granted:
+            self.give_back(place.step)
+        else:
+            self._waiting.remove(place)
+            self._wake()
 
     def give_back(self, step: StepPlan) -> None:
         """A counted step has ended."""
@@ -60,12 +82,12 @@ class Limits:
     def _wake(self) -> None:
         """Start what may start, in the order in which it came."""
         blocked: set[str] = set()
-        for waiting in list(self._waiting):
-            step, woken = waiting
-            names = self._of(step).keys()
-            if not names & blocked and self._count(step):
-                self._waiting.remove(waiting)
-                woken.set()
+        for place in list(self._waiting):
+            names = self._of(place.step).keys()
+            if not names & blocked and self._count(place.step):
+                self._waiting.remove(place)
+                place.granted = True
+                place.on_granted()
             else:
                 blocked |= names
 
@@ -95,7 +117,7 @@ def refuse_unknown_limit(step: StepPlan, sizes: Mapping[str, int]) -> None:
     raise InputInvalid(
         "E_LIMIT_UNKNOWN",
         f"there is no limit {name} here",
-        place=Place(step=step.id, field="limit"),
+        place=ErrorPlace(step=step.id, field="limit"),
         found=step.limit,
         allowed=" ".join(sorted(sizes)) or "no limit is set",
         cure=f'limits = {{ {name} = 2 }} in towpath.toml, or open_engine(limits={{"{name}": 2}})',

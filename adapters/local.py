@@ -21,6 +21,7 @@ from towpath.ports import Birth, Ended, EngineStore, Lease, NewRun, Request, Run
 from towpath.secrets import check_kept, marks_in
 from towpath.steps import Step, find_step
 
+from .limits import Limits, refuse_unknown_limits
 from .listening import Audience
 from .local_run import InnerEnd, LocalRun
 from .slots import Slots
@@ -43,6 +44,7 @@ class LocalAdapter:
         self._store = resources.store
         self.slots = Slots(concurrency)
         self.suspects = Slots(1)
+        self.limits = Limits(resources.limits)
         self._lease_seconds = lease_seconds
         self._closing = False
         self._runs: dict[str, LocalRun] = {}
@@ -60,6 +62,7 @@ class LocalAdapter:
 
     def with_resources(self, plan: Plan) -> Plan:
         """The plan of a new run, with its ComfyUI workflows in it. Raises ChainInvalid, FeatureMissing."""
+        refuse_unknown_limits(plan, self.resources.limits)
         return with_resources(plan, self.resources.farm)
 
     def adopt(self, new: NewRun) -> bool:
@@ -74,6 +77,7 @@ class LocalAdapter:
     def resolve_steps(self, plan: Plan, given: Mapping[str, Step[..., Any]]) -> dict[str, Step[..., Any]]:
         """The functions of all steps of a plan, by name. Raises StepNotRegistered, FeatureMissing."""
         needs_farm(plan, self.resources.farm)
+        refuse_unknown_limits(plan, self.resources.limits)
         return dict(_resolved(plan, given))
 
     def keep(self, run_id: str, functions: Mapping[str, Step[..., Any]]) -> None:

@@ -55,6 +55,7 @@ from towpath.ports import Birth, Lease, Listener, Request, RunRow
 from towpath.progress import RunState
 from towpath.steps import Step
 
+from .limits import Limits
 from .run_facts import RunFacts, asks, inner_failure, restored
 from .run_units import RunUnits
 from .running_steps import RunningSteps
@@ -87,6 +88,11 @@ class Inner(Protocol):
     @property
     def slots(self) -> Slots:
         """The slots of this process, one for each step that runs at the same time."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The places under limits."""
         ...
 
     @property
@@ -142,6 +148,7 @@ class LocalRun:
             inner.slots.for_run(run.plan.concurrency, self._slot_came),
             inner.suspects.for_run(None, self._slot_came),
             inner.resources.farm,
+            inner.limits,
             self._item,
             self._slot_came,
         )
@@ -506,7 +513,7 @@ class LocalRun:
         threads = self._inner.resources.threads
         work.lent += 1
         if work.lent == 1:
-            self._waiting.give_back(work)
+            self._waiting.lend(work)
             threads.total_tokens += self._holds_thread(work)
             self._slot_came()
         try:

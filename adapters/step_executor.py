@@ -63,6 +63,7 @@ class Work:
     context: StepContext | None = None
     cancelled: bool = False
     has_slot: bool = False
+    counted: bool = False  # it has a place under its limits
     lost: int = 0  # attempts during which the process died
     is_alone: bool = False  # it has the slot of suspects
     lend: Callable[[int], AbstractContextManager[None]] | None = None  # called with the number of the attempt

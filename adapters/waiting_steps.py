@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from towpath.model import StepPlan
 
+from .limits import Limits, Place
 from .slots import Lines, RunSlots, ServerSlots
 from .step_executor import Work
+
+_Key = tuple[str | None, int | None, str]
+"""What steps that wait under the same limits have in common."""
 
 
 class Items:
@@ -29,6 +33,14 @@ class Items:
         return self._next - 1
 
 
+class _Line:
+    """Entries that wait under the same limits, and their place in the queue of the process."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Work | Items] = deque()
+        self.place: Place | None = None
+
+
 class WaitingSteps:
     """Gives out work in the order in which it came, as slots become free.
 
@@ -41,6 +53,7 @@ class WaitingSteps:
         slots: RunSlots,
         alone: RunSlots,
         farm: ServerSlots | None,
+        limits: Limits,
         make: Callable[[StepPlan, int], Work | None],
         came: Callable[[], None],
     ) -> None:
@@ -48,6 +61,8 @@ class WaitingSteps:
         self._slots = slots
         self._alone = alone
         self._farm = farm
+        self._limits = limits
+        self._limited: dict[_Key, _Line] = {}
         self._make = make
         self._came = came
         self._waiting: deque[Work | Items] = deque()
@@ -58,67 +73,107 @@ class WaitingSteps:
 
     def add(self, work: Work) -> None:
         """The work waits from now on."""
-        if work.step.kind == "workflow" and self._farm is not None:
-            self._lines.add(self._farm.need(work.step), work)
-        elif work.suspect:
+        if work.suspect:
             self._suspects.append(work)
+        elif (key := _limits_of(work.step)) is not None:
+            self._limited.setdefault(key, _Line()).entries.append(work)
+        elif work.step.kind == "workflow" and self._farm is not None:
+            self._lines.add(self._farm.need(work.step), work)
         else:
             self._waiting.append(work)
 
     def add_items(self, items: Items) -> None:
         """The items wait from now on. They have no rows yet."""
-        self._waiting.append(items)
+        key = _limits_of(items.step)
+        (self._waiting if key is None else self._limited.setdefault(key, _Line()).entries).append(items)
 
     def started(self) -> Iterator[Work]:
         """Remove and yield the work that may start now; it has its slot."""
-        while (work := self._head()) is not None and self.take_slot(work):
+        while (work := self._head(self._waiting)) is not None and self._take(work):
             self._waiting.popleft()
             yield work
-        if self._suspects and self.take_slot(self._suspects[0]):
+        for line in list(self._limited.values()):
+            yield from self._started_of(line)
+        if self._suspects and self._take(self._suspects[0]):
             yield self._suspects.popleft()
         if self._lines:
-            yield from self._lines.starting(self.take_slot)
+            yield from self._lines.starting(self._take)
+
+    def _started_of(self, line: _Line) -> Iterator[Work]:
+        while (work := self._head(line.entries)) is not None:
+            line.place = line.place or self._limits.ask(work.step, self._came)
+            if not line.place.granted or not self._take(work):
+                return
+            line.place, work.counted = None, True
+            line.entries.popleft()
+            yield work
+        self._leave(line)
+
+    def _leave(self, line: _Line) -> None:
+        place, line.place = line.place, None
+        if place is not None:
+            self._limits.withdraw(place)
 
     def settle(self, *, pausing: bool) -> None:
         """Say which slots are still wanted; others that were set aside go to other runs."""
+        granted = False
+        for line in self._limited.values():
+            if pausing:
+                self._leave(line)
+            granted = granted or (line.place is not None and line.place.granted)
         self._alone.settle(wants=bool(self._suspects) and not pausing)
-        self._slots.settle(wants=bool(self._waiting) and not pausing and not self.quarantine)
+        self._slots.settle(wants=bool(self._waiting or granted) and not pausing and not self.quarantine)
         if self._farm is not None:
-            self._farm.settle(self._came, wants=bool(self._lines) and not pausing)
+            self._farm.settle(self._came, wants=(bool(self._lines) or granted) and not pausing)
 
     def clear(self) -> tuple[list[Work], list[tuple[str, int]]]:
         """Remove all that waits: work, and items that have no work yet."""
-        made = [entry for entry in self._waiting if isinstance(entry, Work)]
+        waiting = [*self._waiting, *(entry for line in self._limited.values() for entry in line.entries)]
+        made = [entry for entry in waiting if isinstance(entry, Work)]
         made += [*self._suspects, *self._lines]
-        items = [(entry.step.id, item) for entry in self._waiting if isinstance(entry, Items) for item in _rest(entry)]
+        items = [(entry.step.id, item) for entry in waiting if isinstance(entry, Items) for item in _rest(entry)]
+        for line in self._limited.values():
+            self._leave(line)
+        self._limited.clear()
         self._waiting.clear()
         self._suspects.clear()
         self._lines.clear()
         return made, items
 
-    def _head(self) -> Work | None:
-        """The work that has waited longest for a slot of the engine. That of an item is made now."""
-        while self._waiting:
-            first = self._waiting[0]
+    def _head(self, entries: deque[Work | Items]) -> Work | None:
+        """The work that has waited longest. That of an item is made now."""
+        while entries:
+            first = entries[0]
             if isinstance(first, Work):
                 return first
             item = first.take()
             if item is None:
-                self._waiting.popleft()
+                entries.popleft()
                 continue
             work = self._make(first.step, item)
             if work is None:
                 continue
-            if work.step.kind == "workflow":
+            if work.step.kind == "workflow" and entries is self._waiting:
                 self.add(work)
             else:
-                self._waiting.appendleft(work)
+                entries.appendleft(work)
         return None
 
     # ---- slots
 
     def take_slot(self, work: Work) -> bool:
-        """Take a slot for the work. False if there is none."""
+        """Take a slot for work that has not waited, and its place under limits. False if there is none."""
+        key = None if work.suspect else _limits_of(work.step)
+        if key is None:
+            return self._take(work)
+        if (key in self._limited and self._limited[key].entries) or not self._limits.take(work.step):
+            return False
+        work.counted = self._take(work)
+        if not work.counted:
+            self._limits.give_back(work.step)
+        return work.counted
+
+    def _take(self, work: Work) -> bool:
         if work.step.kind == "chain":
             return True  # it needs none: else it would wait for its own steps, and they for its slot
         if work.suspect:
@@ -134,7 +189,14 @@ class WaitingSteps:
         return work.has_slot
 
     def give_back(self, work: Work) -> None:
-        """Return the slot of work that has ended or waits, if it has one."""
+        """Return what work that has ended has: its slot, and its place under limits."""
+        if work.counted:
+            work.counted = False
+            self._limits.give_back(work.step)
+        self.lend(work)
+
+    def lend(self, work: Work) -> None:
+        """Return the slot of work that waits for a run."""
         if work.has_slot:
             work.has_slot = False
             self._slots.give_back()
@@ -150,17 +212,27 @@ class WaitingSteps:
         (self._alone if work.suspect else self._slots).take_back()
         work.is_alone, work.has_slot = work.suspect, not work.suspect
 
-    def close(self, working: Iterable[Work]) -> None:
+    def close(self, working: Collection[Work]) -> None:
         """Return all slots: the run is over, or this process leaves it."""
+        for work in working:
+            if work.counted:
+                work.counted = False
+                self._limits.give_back(work.step)
         self._slots.close()
         self._alone.close()
         if self._farm is not None:
             self._farm.settle(self._came, wants=False)
             for work in working:
                 if work.seat is not None:
-                    self.give_back(work)
+                    self.lend(work)
 
 
 def _rest(items: Items) -> Iterator[int]:
     while (item := items.take()) is not None:
         yield item
+
+
+def _limits_of(step: StepPlan) -> _Key | None:
+    if step.limit is None and step.concurrency is None:
+        return None
+    return step.limit, step.concurrency, step.target if step.concurrency is not None else ""

@@ -96,7 +96,7 @@ _HOMES = {
     "towpath.context": "StepContext context",
     "towpath.errors": (
         "ApprovalRefused ChainFailed ChainInvalid ExpressionFailed FeatureMissing Fenced InputInvalid "
-        "PromptFailed RunRefused SecretMissing ServerFailed StepFailed StepNotCompleted "
+        "PromptFailed RunRefused SecretMissing ServerFailed StepCancelled StepFailed StepNotCompleted "
         "StepNotRegistered StoreFailed TowpathError ValueRefused"
     ),
     "towpath.model": "ChainStatus RetryPolicy StepStatus",
