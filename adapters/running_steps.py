@@ -19,6 +19,7 @@ import anyio.abc
 from towpath import user_code
 from towpath.attempt import Outcome, failure
 from towpath.errors import TowpathError
+from towpath.forks import keep_to_this_process
 from towpath.logs import guarded_logger
 from towpath.user_code import leave, returned
 
@@ -64,6 +65,7 @@ class RunningSteps(Generic[T]):
     def open(self, tasks: anyio.abc.TaskGroup) -> None:
         """Work in this group from now on."""
         self._tasks = tasks
+        keep_to_this_process(self._loop)
 
     # ---- starting
 

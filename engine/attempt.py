@@ -32,7 +32,7 @@ from .retry_rules import RetryRule
 from .secrets import MARK, sealed
 from .step_threads import earlier_attempts_end
 from .user_code import StepRaised, in_own_task
-from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, take_apart_with_secrets
+from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, is_plain, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
 MOST_CAUSES = 1_000  # exceptions of a group that are read
@@ -139,6 +139,8 @@ def outcome_now(
     """
     if error is not None:
         return error if disk_failed(error) else failure(_told_apart(error), rule)
+    if is_plain(value) and not context.saved and not context.asks_approval and fits_in_row(value):
+        return Outcome(value)  # most steps
     try:
         parts = _parts(value, context)
         if parts.files or parts.secrets or context.saved or context.asks_approval or not fits_in_row(parts.data):

@@ -6,7 +6,7 @@ workers and workflow code get the finished plan, which is plain data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +77,13 @@ def compile_plan(plan: Plan, place: Place | None = None, levels: Sequence[Sequen
             raise ChainInvalid([cycle_problem(circles[0], place or Place())])
     by_id = {step.id: step for step in plan.steps}
     position = {step.id: i for i, step in enumerate(plan.steps)}
-    ordered = [
-        replace(by_id[step_id], level=number)
+    mapped = {step.id for step in plan.steps if step.mapped}
+    ordered = (
+        _placed(by_id[step_id], number, mapped)
         for number, level in enumerate(levels)
         for step_id in sorted(level, key=position.__getitem__)
-    ]
-    return replace(plan, steps=tuple(_paired(ordered)))
+    )
+    return replace(plan, steps=tuple(ordered))
 
 
 def cycle_problem(cycle: Sequence[str], place: Place) -> Problem:
@@ -96,22 +97,17 @@ def cycle_problem(cycle: Sequence[str], place: Place) -> Problem:
     )
 
 
-def _paired(steps: Sequence[StepPlan]) -> Iterable[StepPlan]:
-    """Set `pairs_with` where a step maps over exactly the whole value of another mapped step.
+def _placed(step: StepPlan, level: int, mapped: Collection[str]) -> StepPlan:
+    """The step with its level, and with `pairs_with` if it maps over exactly the whole value of another mapped step.
 
-    Its items start before that value is complete, so nothing else in the step may use it.
+    Then its items start before that value is complete, so nothing else in the step may use it.
     """
-    mapped = {step.id for step in steps if step.mapped}
-    for step in steps:
-        source = _whole_value(step.foreach)
-        pairs = (
-            step.mapped
-            and step.condition is None
-            and source in mapped
-            and source in step.depends_on
-            and not _names(step.parameters, source)
-        )
-        yield replace(step, pairs_with=source if pairs else None)
+    source = _whole_value(step.foreach) if step.mapped and step.condition is None else None
+    pairs = source in mapped and source in step.depends_on and not _names(step.parameters, source)
+    partner = source if pairs else None
+    if step.level == level and step.pairs_with == partner:
+        return step  # a copy costs more than all else here
+    return replace(step, level=level, pairs_with=partner)
 
 
 def _whole_value(binding: Any) -> str | None:

@@ -59,6 +59,7 @@ async def call_step(
     Raises:
         StepRaised: whatever the function raised, `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` too.
     """
+    keep_to_this_process(asyncio.get_running_loop())
     call, own = prepared_call(step, arguments, context, copy_context() if variables is None else variables)
     entered = around or nullcontext()
     if step.is_async:
@@ -78,7 +79,6 @@ def prepared_call(
     own = variables.copy()
     own.run(context.enter)
     context.variables = own
-    keep_to_this_process(asyncio.get_running_loop())
     return partial(step.function, *args, **kwargs), own
 
 

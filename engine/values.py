@@ -71,7 +71,7 @@ def take_apart(value: object, place: Place, what: str = RETURNED) -> tuple[Json,
 
 def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -> Found:
     """As `take_apart`, where secrets are allowed."""
-    if value is None or value is True or value is False or (type(value) is str and value.isascii()):
+    if is_plain(value):
         return Found(value, [], [])
     walk = _Walk([], place, what)
     data = walk.visit(value, "", 0)
@@ -80,6 +80,13 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueRefused("E_ARTIFACT_NAME_TWICE", f"two files would both be called {twice}", place=place)
     return Found(data, walk.files, walk.secrets)
+
+
+def is_plain(value: object) -> bool:
+    """Is the value stored as it is, without a look at its parts? False says nothing."""
+    if type(value) is int:
+        return -MAX_INTEGER <= value < MAX_INTEGER
+    return value is None or type(value) is bool or (type(value) is str and value.isascii())
 
 
 class _Walk:
