@@ -135,8 +135,8 @@ class Ledger:
         values: list[Json] = []
         for item in range(count):
             row = self._rows.get((step, item))
-            done = row is not None and row.status.done
-            values.append(of_item(row.value, item) if row is not None and done else None)
+            value = row.value if row is not None and row.status.done else None
+            values.append(value if type(value) in _SCALARS else of_item(value, item))
         return values
 
     # ---- the environment of bindings

@@ -9,7 +9,7 @@ always text, never a path.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -89,6 +89,24 @@ def is_plain(value: object) -> bool:
     return value is None or type(value) is bool or (type(value) is str and value.isascii())
 
 
+_SCALARS = frozenset({int, float, bool, str, type(None)})
+
+
+def holds_scalars(values: list[Any]) -> bool:
+    """Has the list no lists, mappings or files? Nothing has to be done then for each of its values."""
+    return set(map(type, values)) <= _SCALARS
+
+
+def _all_plain(values: Sequence[Any]) -> bool:
+    """Are all values stored as they are? A long list of numbers is common, and this is several times faster."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return bool(min(values) >= -MAX_INTEGER and max(values) < MAX_INTEGER)
+    if kinds == {float}:
+        return all(map(math.isfinite, values))
+    return kinds == {str} and all(map(str.isascii, values))
+
+
 class _Walk:
     """One walk over a returned value. The place is carried as text, for names and errors."""
 
@@ -114,6 +132,8 @@ class _Walk:
         if isinstance(value, dict):
             return self._mapping(value, path, depth)
         if isinstance(value, list | tuple):
+            if _all_plain(value):
+                return list(value)
             return [self.visit(v, f"{path or 'output'}[{i}]", depth + 1) for i, v in enumerate(value)]
         return self._file(value, path)
 
@@ -203,7 +223,7 @@ def restore(
             return secret(value)
         return {key: restore(inner, find, secret) for key, inner in value.items()}
     if isinstance(value, list):
-        return [restore(inner, find, secret) for inner in value]
+        return list(value) if holds_scalars(value) else [restore(inner, find, secret) for inner in value]
     return value
 
 
@@ -211,7 +231,9 @@ def copied(value: Any) -> Any:
     """A deep copy of lists and dicts, which the receiver may change."""
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
-    return [copied(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return list(value) if holds_scalars(value) else [copied(inner) for inner in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +327,7 @@ def of_item(value: Json, item: int) -> Json:
             return {**value, "item": item}
         return {key: of_item(inner, item) for key, inner in value.items()}
     if isinstance(value, list):
-        return [of_item(inner, item) for inner in value]
+        return value if holds_scalars(value) else [of_item(inner, item) for inner in value]
     return value
 
 
@@ -318,5 +340,5 @@ def recorded(value: object) -> Json:
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [recorded(inner) for inner in value]
+        return list(value) if holds_scalars(value) else [recorded(inner) for inner in value]
     return value
