@@ -130,16 +130,16 @@ class RunningSteps(Generic[T]):
         try:
             outcome = self._executor.outcome_now(work, *returned(task))
         except KeyboardInterrupt:
-            self._functions.discard(work)  # it has left the loop already, and the run is about to be cancelled
+            self._forget(work)  # it has left the loop already, and the run is about to be cancelled
             return
         except Exception as error:
-            self._functions.discard(work)
+            self._forget(work)
             self._faulty(work, error)
             return
         if isinstance(outcome, Outcome):
             self._over(work, outcome)
         else:
-            self._functions.discard(work)
+            self._forget(work)
             assert self._tasks is not None
             self._tasks.start_soon(self._perform, work, partial(self._executor.outcome_later, work, outcome))
 
@@ -149,11 +149,14 @@ class RunningSteps(Generic[T]):
         return self._executor.timed_out(work) if work.timed_out and not work.cancelled else None
 
     def _over(self, work: Work, outcome: Outcome | T | None) -> None:
-        self._functions.discard(work)
+        self._forget(work)
         work.set_timer(None)
         if not self._closed:
             self._report(work, outcome)
-        elif not self._functions:
+
+    def _forget(self, work: Work) -> None:
+        self._functions.discard(work)
+        if self._closed and not self._functions:
             self._idle.set()
 
     # ---- all other work

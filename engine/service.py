@@ -131,7 +131,7 @@ class RunService:
         """
         self._here()
         try:
-            run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+            run_id, _ = await self._create(chain, run_id, {**(inputs or {}), **named})
         except ChainInvalid as error:
             raise of_the_user(error) from None
         return await self._finish(run_id, wait)
@@ -169,21 +169,26 @@ class RunService:
         """Start a chain and return at once; the run continues in the background until the engine closes."""
         self._here()
         try:
-            run_id = await self._create(chain, run_id, {**(inputs or {}), **named})
+            run_id, recorded = await self._create(chain, run_id, {**(inputs or {}), **named})
         except ChainInvalid as error:
             raise of_the_user(error) from None
         self._failed.pop(run_id, None)
         await self._tasks.start(self._execute_quietly, run_id)
+        if not recorded and run_id in self._failed and not await self._recorded(run_id):
+            raise self._failed.pop(run_id)  # it could not be recorded: there is no run to come back to
         return RunHandle(self, run_id)
 
-    async def _create(self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]) -> str:
+    async def _create(
+        self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]
+    ) -> tuple[str, bool]:
+        """The id of a new run, or of the one with this id; and whether it is recorded, or an adapter will do it."""
         described = chain.compile() if isinstance(chain, Chain) else chain
         plan = described.plan
         refuse_unbuilt(plan)
         plan = self.adapter.with_resources(plan)
         if run_id is not None:
             check_run_id(run_id)
-        ours = run_id is None
+        ours, adopted = run_id is None, False
         found = None if run_id is None else await self._recorded(run_id)
         if found is not None:
             refuse_other_plan(found.id, found.plan, plan)
@@ -202,7 +207,7 @@ class RunService:
             refuse_other_functions(self.adapter.kept(run_id), functions)
         if found is None or not found.status.final:
             self.adapter.keep(run_id, functions)
-        return run_id
+        return run_id, not adopted
 
     async def _recorded(self, run_id: str) -> RunRow | None:
         try:

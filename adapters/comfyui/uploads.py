@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from towpath.artifact import Artifact
 from towpath.errors import ServerFailed, TowpathError
@@ -93,12 +94,12 @@ async def _send(
         known = await _existing(artifact, member, store)
         if known is not None:
             return _completed(transfer, known, 0, began)
-        await record([replace(transfer, status=TransferStatus.UPLOADING)])
+        await record([structs.replace(transfer, status=TransferStatus.UPLOADING)])
         try:
             name = await _upload(artifact, target)
         except TowpathError as error:
             info = ErrorInfo(error.code, error.problem.message)
-            await record([replace(transfer, status=TransferStatus.FAILED, error=info)])
+            await record([structs.replace(transfer, status=TransferStatus.FAILED, error=info)])
             raise
         member.sent[artifact.digest] = name
     return _completed(transfer, name, artifact.size, began)
@@ -106,7 +107,7 @@ async def _send(
 
 def _completed(transfer: TransferMade, name: str, size: int, began: float) -> TransferMade:
     took = int((time.monotonic() - began) * 1e6)
-    return replace(transfer, status=TransferStatus.COMPLETED, name=name, size=size, duration_us=took)
+    return structs.replace(transfer, status=TransferStatus.COMPLETED, name=name, size=size, duration_us=took)
 
 
 async def _existing(artifact: Artifact, member: Member, store: ReadingStore) -> str | None:

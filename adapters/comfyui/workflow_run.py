@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from towpath.artifact import File, KeptFile, Origin
 from towpath.errors import PromptFailed, ServerFailed
@@ -158,7 +159,7 @@ class WorkflowRunner:
     async def _submitted(self, work: WorkflowTry, prompt: Prompt, sent: PromptSent) -> PromptRecord:
         async def renamed(prompt_id: str) -> None:
             work.row.prompt = prompt_id
-            await work.record([replace(sent, prompt_id=prompt_id)])
+            await work.record([structs.replace(sent, prompt_id=prompt_id)])
 
         work.context.logger.info("submitting prompt %s to %s", prompt.id, prompt.member.server.name)
         return await prompt.submit(partial_outputs=self.rules.partial_outputs, renamed=renamed)

@@ -98,6 +98,8 @@ class Connection:
     def post(self, job: Job) -> None:
         """Call a function on the connection's thread, after those posted before. It must not raise."""
         self._jobs.put(job)
+        if self.task.done():  # cancelled with all tasks of a loop that ends: nothing serves the queue any more
+            _refuse(self._jobs)
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function on the connection's thread, in one hop. Raises StoreFailed (E_DB_…, E_DISK_…)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from towpath.artifact import Origin
 from towpath.errors import StoreFailed
@@ -389,21 +389,21 @@ def test_small_bytes_are_kept_in_the_database_once(tables: Tables) -> None:
     file = changed["artifacts"]["file"]
     assert {"local_path", "local_filename", "parameters", "extra_metadata", "node_id"} & file.keys() == set()
     assert (file["subfolder"], file["comfy_folder_type"]) == ("", "output")
-    same = StepEnded("again", "b", None, S.COMPLETED, artifacts=(replace(small, id="same"),))
+    same = StepEnded("again", "b", None, S.COMPLETED, artifacts=(structs.replace(small, id="same"),))
     assert "blobs" not in tables.changed(same)
 
 
 @pytest.mark.parametrize(("filename", "suffix"), [("a.b.png", "png"), ("plain", None), (".png", "png")])
 def test_the_format_of_a_file_is_what_follows_its_last_dot(tables: Tables, filename: str, suffix: str | None) -> None:
     tables.row("r")
-    changed = tables.changed(ended(S.COMPLETED, artifacts=(replace(made(), filename=filename),)))
+    changed = tables.changed(ended(S.COMPLETED, artifacts=(structs.replace(made(), filename=filename),)))
     assert changed["artifacts"]["file"].get("file_format") == suffix
 
 
 def test_a_row_points_at_its_first_output(tables: Tables) -> None:
     tables.row("r")
     tables.row("beside")
-    two = (made(), replace(made(), id="second", name="q"))
+    two = (made(), structs.replace(made(), id="second", name="q"))
     changed = tables.changed(ended(S.COMPLETED, artifacts=two))
     assert changed["workflows"]["r"]["latest_artifact_id"] == "file"
     assert changed["workflows"].keys() == {"r"}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.store.test_journal import WRONG, WRONG_JSON, S, Tables, ended, event, made, tables
 from towpath.events import DecisionApplied, NewApproval, StepEnded
@@ -57,7 +57,7 @@ def test_a_gate_is_asked_with_all_that_a_decision_needs(
 
 def test_a_gate_of_an_item_says_which(tables: Tables) -> None:
     tables.row("r", item_index=0)
-    gate = tables.changed(replace(asked_with(), item=0))["approvals"]["g"]
+    gate = tables.changed(structs.replace(asked_with(), item=0))["approvals"]["g"]
     assert gate["item_index"] == 0
     assert tables.told()[0][3] == {"step": "a", "item": 0, "approval": "g"}
 
