@@ -21,9 +21,10 @@ from towpath.ports import Birth, Ended, EngineStore, Lease, NewRun, Request, Run
 from towpath.secrets import check_kept, marks_in
 from towpath.steps import Step, find_step
 
+from .inner_runs import InnerEnd, Outer
 from .limits import Limits, refuse_unknown_limits
 from .listening import Audience
-from .local_run import InnerEnd, LocalRun
+from .local_run import LocalRun
 from .slots import Slots
 from .step_executor import Resources, Work, abandon_left, needs_farm, with_resources
 from .task_group import background_tasks
@@ -151,7 +152,7 @@ class LocalAdapter:
     async def _drive(
         self,
         run_id: str,
-        parent: LocalRun | None = None,
+        parent: Outer | None = None,
         work: Work | None = None,
         on_claimed: Callable[[], None] | None = None,
     ) -> LocalRun:
@@ -231,7 +232,7 @@ class LocalAdapter:
 
     # ---- chains inside steps
 
-    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd:
+    async def run_inner(self, parent: Outer, work: Work) -> InnerEnd:
         """Run or resume the chain inside a step. It is a run of its own, found again by the step's row."""
         assert work.step.chain is not None
         run_id = parent.children.get(work.row.id)
@@ -259,7 +260,7 @@ class LocalAdapter:
             return await self.run_inner(parent, work)  # cancelled since it was loaded
         return InnerEnd(run.status, _value(run.ledger, run.status), run.error, run.reason)
 
-    async def obey_inner(self, parent: LocalRun, work: Work, kind: str) -> None:
+    async def obey_inner(self, parent: Outer, work: Work, kind: str) -> None:
         """Cancel or pause the chain inside a step. A chain that has not started obeys when it starts."""
         run = self._runs.get(parent.children.get(work.row.id, ""))
         if run is not None:
@@ -308,7 +309,7 @@ class LocalAdapter:
         }
 
 
-def _standing(parent: LocalRun | None, work: Work | None) -> str:
+def _standing(parent: Outer | None, work: Work | None) -> str:
     """The request that the chain inside a step must obey from its start."""
     if work is not None and work.cancelled:
         return "cancel"

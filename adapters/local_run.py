@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -55,56 +54,14 @@ from towpath.ports import Birth, Lease, Listener, Request, RunRow
 from towpath.progress import RunState
 from towpath.steps import Step
 
-from .limits import Limits
+from .inner_runs import HELD, Inner, InnerEnd
 from .run_facts import RunFacts, asks, inner_failure, restored
 from .run_units import RunUnits
 from .running_steps import RunningSteps
-from .slots import Slots
-from .step_executor import LOST_LIMIT, SUSPECT, Key, Resources, StepExecutor, Work, crashed, total_timeout
+from .step_executor import LOST_LIMIT, SUSPECT, Key, StepExecutor, Work, crashed, total_timeout
 from .waiting_steps import Items, WaitingSteps
 
 _NAPS = Outcome()  # a retry follows after a delay
-
-
-@dataclass(frozen=True, slots=True)
-class InnerEnd:
-    """How the chain inside a step ended: its status, and its value with artifacts in place."""
-
-    status: ChainStatus
-    value: Any = None
-    error: ErrorInfo | None = None
-    reason: str = ""
-
-
-_HELD = InnerEnd(ChainStatus.PAUSED)  # paused with the run around it: its step stays `executing`
-
-
-class Inner(Protocol):
-    """Runs chains inside steps, and has what all runs of the process share."""
-
-    @property
-    def resources(self) -> Resources: ...
-
-    @property
-    def slots(self) -> Slots:
-        """The slots of this process, one for each step that runs at the same time."""
-        ...
-
-    @property
-    def limits(self) -> Limits:
-        """The places under limits."""
-        ...
-
-    @property
-    def suspects(self) -> Slots:
-        """One slot, for steps on which processes have died."""
-        ...
-
-    async def run_inner(self, parent: LocalRun, work: Work) -> InnerEnd: ...
-
-    async def obey_inner(self, parent: LocalRun, work: Work, kind: str) -> None:
-        """Hand a cancel or a pause to the chain inside a step."""
-        ...
 
 
 class LocalRun:
@@ -564,7 +521,7 @@ class LocalRun:
             self._turn.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
         if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
             outcome = self._nap(work, outcome.error)
-        if outcome is not _NAPS and outcome is not _HELD:
+        if outcome is not _NAPS and outcome is not HELD:
             self._execute(self._answer(work, outcome))
         self._end_turn()
 
@@ -616,7 +573,7 @@ class LocalRun:
             await self._abandon(self.children[work.row.id])
             return None
         if end.status is ChainStatus.PAUSED:
-            return _HELD if self._pausing and end.reason == "requested" else end
+            return HELD if self._pausing and end.reason == "requested" else end
         if end.status is ChainStatus.CANCELLED and (work.cancelled or self._stopped):
             return None
         if end.status is not ChainStatus.COMPLETED:

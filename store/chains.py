@@ -78,14 +78,19 @@ async def create_chain(
 @of_one_moment
 async def get_chain(session: Session, chain_id: str) -> Record | None:
     """The chain run of that id, or None."""
+    found = await _as_recorded(session, chain_id)
+    if found is not None:
+        await levels.shown(session, [found])
+    return found
+
+
+async def _as_recorded(session: Session, chain_id: str) -> Record | None:
     rows = await session.select(_ONE(run=chain_id))
     found = record(rows[0]) if rows else None
     digest = None if found is None else elsewhere(found["chain_definition"])
     if found is not None and digest is not None:
         large = await session.select(FIND(sha256=digest))
         found["chain_definition"] = decode(large[0]["definition"]) if large else None
-    if found is not None:
-        await levels.shown(session, [found])
     return found
 
 
@@ -165,7 +170,7 @@ async def _keep_names(session: Session, chain_id: str) -> None:
 @of_one_moment
 async def get_chain_details(session: Session, chain_id: str) -> Record | None:
     """A run with `workflows`, each with its latest `artifacts`: a few queries, however many steps."""
-    chain = await get_chain(session, chain_id)
+    chain = await _as_recorded(session, chain_id)
     if chain is None:
         return None
     rows = (
@@ -186,4 +191,5 @@ async def get_chain_details(session: Session, chain_id: str) -> Record | None:
     for step in steps:
         step["artifacts"] = by_step.get(step["id"], [])
     chain["workflows"] = steps
+    levels.show(chain, steps)
     return chain

@@ -6,7 +6,7 @@ writes it when the run pauses or ends, and with the lease. For a run that is run
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -113,6 +113,20 @@ def _highest(definition: str, started: Collection[str]) -> int:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return 0  # a chain that was recorded by hand has no plan
     return max((step.level for step in steps if step.id in started), default=0)
+
+
+def show(chain: Record, steps: Iterable[Record]) -> None:
+    """Set the level of a row of `chains` that is running, from its steps as they were read."""
+    if chain["status"] != ChainStatus.RUNNING:
+        return
+    started = {
+        step["step_id"]
+        for step in steps
+        if step["item_index"] is None and step["attempt"] > 0 and step["workflow_name"] != "cached"
+    }
+    plan = chain["chain_definition"] or {}
+    reached = (step.get("level", 0) for step in plan.get("steps", ()) if step.get("id") in started)
+    chain["current_level"] = max([chain["current_level"], *reached])
 
 
 def written(runs: Sequence[str]) -> Script[None]:

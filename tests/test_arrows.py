@@ -34,6 +34,10 @@ def test_databases_has_one_owner() -> None:
     assert [str(p.relative_to(ROOT)) for p in files if "databases" in imported(p)] == ["store/sqlite/connection.py"]
 
 
+PIPES = {"engine/step_process.py", "adapters/child_process.py", "adapters/process_pool.py"}
+"""They carry arguments and results between towpath's own processes, and store nothing."""
+
+
 def test_no_pickle_and_no_eval_anywhere() -> None:
     """Values are JSON; nothing that a database or a chain file holds is ever executed."""
     banned = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
@@ -43,7 +47,8 @@ def test_no_pickle_and_no_eval_anywhere() -> None:
             for n in ast.walk(ast.parse(path.read_text()))
             if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
         }
-        assert not banned & imported(path), path
+        allowed = {"pickle"} if str(path.relative_to(ROOT)) in PIPES else set()
+        assert not (banned - allowed) & imported(path), path
         assert not {"eval", "exec"} & calls, path
 
 

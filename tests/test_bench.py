@@ -117,7 +117,7 @@ def _a_fall_is_told(folder: Path) -> None:
     options = ("--repeats", "1", "--peers", "none", "--baseline", str(folder / "better.json"))
     done = bench(folder, "W6", *options)
     assert done.returncode == 1, done.stderr
-    assert "1 of 2 ratios fell by more than 20 %" in done.stdout
+    assert "of 2 ratios fell by more than 20 %" in done.stdout  # noise may make the other one fall too
     assert "W6: towpath to bare asyncio, time" in done.stdout
 
 
