@@ -42,6 +42,7 @@ class RunUnits:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
+        self._listening = copy_context()  # listeners see the variables of whoever started the run
         self._facts: list[Fact] = []
         self._starting: list[Work] = []
         self._in_flight = 0
@@ -81,7 +82,7 @@ class RunUnits:
         def done(error: Exception | None) -> None:
             self._in_flight -= 1
             try:
-                self._recorded(facts, starting, error)
+                self._listening.run(self._recorded, facts, starting, error)
             except Exception as failed:
                 self._fail(failed)
 
