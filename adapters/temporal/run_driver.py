@@ -122,33 +122,34 @@ class RunDriver:
                 commands += self._cancel()
             commands += self._after_step(key, result)
         if self._signals.cancelled and not self._cancelling:
-            query = messages.StatusQuery(self._start.run, cancel=not self._start.nested)
-            reply = await local_activity(messages.LOOK, query, messages.StatusReply)
+            reply = await self._look(cancel=not self._start.nested)
             if self._start.nested and not reply.called_off:
                 await self._leave_orphaned()
             commands += self._cancel()
         if self._signals.woken:
             self._signals.woken = False
-            query = messages.StatusQuery(self._start.run)
-            reply = await local_activity(messages.LOOK, query, messages.StatusReply)
+            reply = await self._look()
             for request in reply.asked:
                 commands += self._apply(request)
             if commands and len(reply.asked) >= messages.MAX_REQUESTS:
                 self._signals.woken = True  # there may be more
         return commands
 
+    async def _look(self, *, cancel: bool = False) -> messages.StatusReply:
+        """The status of the run and its pending requests. `cancel`: first record a cancel."""
+        query = messages.StatusQuery(self._start.run, cancel)
+        return await local_activity(messages.LOOK, query, messages.StatusReply)
+
     async def _tells_of_cancel(self, result: messages.StepResult) -> bool:
-        """Was a step cancelled by its worker, which saw the cancel of the run before this workflow did?
+        """Did a worker cancel this step, or a later one of its group, before this workflow heard of the run's cancel?
 
         Without the cancel, the state would take the step for one that ends alone, and the run for completed.
         """
-        if result.status != messages.CANCELLED or not result.recorded or self._cancelling:
+        results = (result, *self._early.values())
+        cancelled = any(one.status == messages.CANCELLED and one.recorded for one in results)
+        if self._cancelling or not cancelled or not workflow.patched("a cancelled step tells of the cancel"):
             return False
-        if not workflow.patched("a cancelled step tells of the cancel"):
-            return False
-        query = messages.StatusQuery(self._start.run)
-        reply = await local_activity(messages.LOOK, query, messages.StatusReply)
-        return reply.called_off and not self._cancelling
+        return (await self._look()).called_off
 
     async def _leave_orphaned(self) -> None:
         """The workflow around this one is gone, but no cancel was requested: leave the run to be resumed."""

@@ -19,7 +19,7 @@ import pytest
 
 from tests.adapters.warm_cli import WarmCli
 from tests.corpus import cases
-from tests.reliability.conftest import needs
+from tests.machine import needs
 
 STEPS = """
 import time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 import uvicorn
 
 from tests.adapters.conftest import check
+from tests.machine import skip_if
 from towpath import Engine, Run, open_engine
 from towpath.adapters.http.application import create_app
 from towpath.adapters.http.principals import key_digest, new_key
@@ -113,11 +113,7 @@ def browser() -> Iterator[Browser]:
 
     It is closed after each module: as long as it is open, this thread has an event loop that is not ours.
     """
-    why = lacking()
-    if why and os.environ.get("TOWPATH_CI"):
-        pytest.fail(f"TOWPATH_CI is set, and {why}")
-    if why:
-        pytest.skip(why)
+    skip_if(lacking())
     from playwright.sync_api import sync_playwright
 
     program = next(filter(None, map(shutil.which, BROWSERS)))

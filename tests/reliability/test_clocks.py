@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.reliability.conftest import needs
+from tests.machine import needs
 from tests.reliability.invariants import Hurt, Picture, assert_sound, picture_of
 from tests.reliability.processes import PATIENCE, Program, Victim
 from towpath.adapters.wiring import open_engine

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.reliability.conftest import needs
+from tests.machine import needs
 from tests.reliability.disks import fill, small_disk
 from tests.reliability.invariants import Hurt, Picture, assert_sound, finish, recorded
 from tests.reliability.processes import Victim

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.conftest import needs
+from tests.machine import needs
 from tests.reliability.invariants import Hurt, Picture, assert_sound, finish, recorded
 from tests.reliability.processes import Victim, inject
 

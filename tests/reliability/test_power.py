@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.conftest import needs
+from tests.machine import needs
 from tests.reliability.disks import LosingDisk, losing_disk, without_sync
 from tests.reliability.invariants import Hurt, Picture, assert_sound, finish, problems, recorded
 from tests.reliability.processes import Victim

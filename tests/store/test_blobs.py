@@ -24,7 +24,7 @@ from blockbuster import blockbuster_ctx
 
 from tests.conformance.blobs import *  # noqa: F403
 from tests.conformance.blobs import MIB, Damage, chunked, joined, kinds, readers, sha
-from tests.reliability.conftest import needs
+from tests.machine import needs
 from towpath.errors import StoreFailed
 from towpath.store import disk
 from towpath.store.blobs import FileBlobs, disk_error

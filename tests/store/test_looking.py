@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.machine import permissions_hold, without_the_power_of_root
 from tests.raw_sql import raw
-from tests.rootless import without_the_power_of_root
 from towpath import StoreFailed, chain, open_engine, step
 from towpath.store import listing
 from towpath.store.runs import open_store
@@ -240,7 +240,7 @@ def _mode(path: Path, mode: int) -> None:
 SEEN = "['first-run'] completed"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="takes root's power away with prctl")
+@permissions_hold
 @pytest.mark.parametrize("kind", ["file", "folder", "both", "log left behind", "log and index", "empty log"])
 async def test_a_store_that_cannot_be_written_can_be_looked_at(made: Path, kind: str) -> None:
     """Writing is refused at the door; what can be read is read, and what cannot be is said."""

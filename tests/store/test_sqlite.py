@@ -22,8 +22,8 @@ import sqlalchemy as sa
 from blockbuster import blockbuster_ctx
 
 from tests.conformance.records import LAG, a_run, a_step, a_version, a_workflow, at_once, count, lag_during, refused
+from tests.machine import needs
 from tests.raw_sql import query
-from tests.reliability.conftest import needs
 from tests.store.conftest import sqlite
 from towpath import store as api
 from towpath.errors import FeatureMissing, InputInvalid, StoreFailed

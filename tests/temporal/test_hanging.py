@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,12 +18,13 @@ from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import CANCELLED, DONE, RUNS, folder, pending, settled, status_of, until
 from tests.conformance.chain_steps import PATIENCE, began, let_go
 from tests.temporal.dev_server import DevServer
-from towpath import Engine, ServerFailed, StoreFailed, chain, step
+from towpath import Engine, ServerFailed, StoreFailed, chain, context, step
 from towpath.adapters.step_executor import Resources
 from towpath.adapters.temporal import adapter as temporal_adapter
 from towpath.adapters.temporal import messages, run_activities, run_driver, supervision, worker
 from towpath.adapters.temporal.connection import parse_address
 from towpath.adapters.temporal.run_activities import RunActivities
+from towpath.store import open_store
 
 __all__ = ["folder"]
 
@@ -59,6 +61,17 @@ def client(temporal_server: DevServer) -> Any:
 @pytest.fixture
 def quick_orphan_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "ORPHAN_INTERVAL", 0.5)
+
+
+@pytest.fixture
+def no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No workflow gets a signal: it hears of a cancel only by what its steps report."""
+
+    async def lost(*address: Any) -> bool:
+        return False
+
+    for module in (temporal_adapter, supervision):
+        monkeypatch.setattr(module, "signal_run", lost)
 
 
 async def left_paused(engine: Engine, run_id: str) -> None:
@@ -121,15 +134,9 @@ async def test_a_cancel_on_temporals_pages_is_a_cancel(
 
 
 async def test_a_step_that_stops_before_the_signal_comes_tells_of_the_cancel(
-    open_engine: OpenEngine, folder: str, monkeypatch: pytest.MonkeyPatch
+    open_engine: OpenEngine, folder: str, no_signals: None
 ) -> None:
     """A worker reads the cancel in the store. What its steps then report cancels the run and the run inside it."""
-
-    async def lost(*address: Any) -> bool:
-        return False
-
-    for module in (temporal_adapter, supervision):
-        monkeypatch.setattr(module, "signal_run", lost)
     async with open_engine() as engine:
         handle = await engine.start(outer, folder=folder)
         await began(folder, "deep", "flat")
@@ -138,6 +145,35 @@ async def test_a_step_that_stops_before_the_signal_comes_tells_of_the_cancel(
             run = await handle.result()
         assert run.status == "cancelled"
         assert set((await settled(engine, run)).values()) == {CANCELLED}
+
+
+@step(cheap=True)
+async def asks_for_a_cancel(store: str, name: str) -> str:
+    """The last act of this step is a cancel of its run, so the next step of its group finds it before it starts."""
+    async with open_store(Path(store)) as opened:
+        await opened.request(context().run_id, "cancel")
+    return name
+
+
+@step(cheap=True)
+async def cheap_echo(value: str) -> str:
+    return value
+
+
+@chain
+def cancelled_within(store: str):
+    return cheap_echo(asks_for_a_cancel(store, "a"))
+
+
+async def test_a_later_step_of_a_group_tells_of_the_cancel(
+    open_engine: OpenEngine, adapter: str, store: Path, no_signals: None
+) -> None:
+    async with open_engine(adapter=f"{adapter}&granularity=auto") as engine:
+        handle = await engine.start(cancelled_within, store=str(store))
+        with anyio.fail_after(PATIENCE):
+            run = await handle.result()
+        assert run.status == "cancelled"
+        assert await settled(engine, run) == {"asks_for_a_cancel": DONE, "cheap_echo": CANCELLED}
 
 
 async def test_an_error_in_workflow_code_leaves_the_run_to_be_resumed(

@@ -217,9 +217,8 @@ async def test_a_gate_per_item(open_engine: OpenEngine) -> None:
 
     async with open_engine() as engine:
         run = await engine.run(gated_items)
-        gates = sorted(
-            await engine.approvals(run.id), key=lambda g: g["item_index"]
-        )  # no order among items is promised
+        # No order among items is promised.
+        gates = sorted(await engine.approvals(run.id), key=lambda g: g["item_index"])
         assert [g.item_index for g in gates] == [0, 1, 2]
         statuses = await settled(engine, run)
         assert [statuses[f"draft[{i}]"] for i in range(3)] == [WAITS] * 3
