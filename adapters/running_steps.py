@@ -54,6 +54,8 @@ class RunningSteps(Generic[T]):
         self._report = report
         self._fail = fail
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._driver: asyncio.Task[Any] | None = None
+        self._cancelled_before = 0
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # of callbacks: a step's own variables are not seen in them
         self._ready: deque[Work] = deque()
@@ -63,8 +65,10 @@ class RunningSteps(Generic[T]):
         self._idle = asyncio.Event()
 
     def open(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Work in this group from now on."""
+        """Work in this group from now on. The task that calls this is the one that drives the run."""
         self._tasks = tasks
+        self._driver = asyncio.current_task()
+        self._cancelled_before = 0 if self._driver is None else self._driver.cancelling()
         keep_to_this_process(self._loop)
 
     # ---- starting
@@ -127,6 +131,9 @@ class RunningSteps(Generic[T]):
         if work.cancelled or work.timed_out or self._closed:
             self._over(work, self._stopped(work))
             return
+        if self._is_left():
+            self._forget(work)
+            return
         try:
             outcome = self._executor.outcome_now(work, *returned(task))
         except KeyboardInterrupt:
@@ -142,6 +149,10 @@ class RunningSteps(Generic[T]):
             self._forget(work)
             assert self._tasks is not None
             self._tasks.start_soon(self._perform, work, partial(self._executor.outcome_later, work, outcome))
+
+    def _is_left(self) -> bool:
+        """Was the run cancelled with its steps, as all tasks of a loop that ends? Then nothing more is recorded."""
+        return self._driver is not None and self._driver.cancelling() > self._cancelled_before
 
     def _stopped(self, work: Work) -> Outcome | None:
         if work.context is not None:

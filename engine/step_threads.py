@@ -14,10 +14,12 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
+
+import anyio
 
 from .context import StepContext
 from .logs import guarded_logger
@@ -44,11 +46,13 @@ class _Call:
         self.ended = threading.Event()
         self.waiting: list[Callable[[], None]] = []
         self._function = function
+        self.scope = anyio.CancelScope()  # of the task that waits
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Any] = self._loop.create_future()
 
     def run(self) -> Any:
-        return self._function()
+        with _known_to_anyio(self._loop, self.scope):
+            return self._function()
 
     def finish(self, value: Any) -> None:
         """Hand the result over, or clean up if nobody waits for it any more."""
@@ -115,12 +119,36 @@ async def in_step_thread(function: Callable[[], Any], context: StepContext) -> A
     if worker is None:
         worker = _Worker()
         worker.start()
-    worker.calls.put(call)
+    with call.scope:
+        worker.calls.put(call)
+        try:
+            return await call.result
+        except asyncio.CancelledError:
+            call.leave()
+            raise
+
+
+@contextmanager
+def _known_to_anyio(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> Iterator[None]:
+    """Make `anyio.from_thread` work in this thread, as in anyio's own: it calls into the loop that waits for it.
+
+    anyio has no public way to say so. Where it has none of these names any more, its functions want a `token=`.
+    """
     try:
-        return await call.result
-    except asyncio.CancelledError:
-        call.leave()
-        raise
+        from anyio._core._eventloop import (  # noqa: PLC0415 - may be gone one day
+            claim_worker_thread,
+            get_async_backend,
+            threadlocals,
+        )
+    except ImportError:
+        yield
+        return
+    with claim_worker_thread(get_async_backend("asyncio"), loop):
+        threadlocals.current_cancel_scope = scope
+        try:
+            yield
+        finally:
+            del threadlocals.current_cancel_scope
 
 
 def end_idle_threads() -> None:

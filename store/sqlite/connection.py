@@ -31,6 +31,8 @@ T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], None]
 Jobs = SimpleQueue[Job | None]
 
+LINGER = 10.0  # seconds for which a connection whose task was cancelled waits to be closed
+
 
 class Connections:
     """Opens connections to one file, for one event loop, and keeps each until it is closed."""
@@ -50,9 +52,10 @@ class Connections:
         """One more connection. Raises StoreFailed (E_DB_…)."""
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         jobs: Jobs = SimpleQueue()
+        closing = asyncio.Event()
         # `databases` ties a connection to the task that asked for it.
-        task = asyncio.create_task(self._hold(ready, jobs), name="towpath connection")
-        connection = Connection(self.path, task, jobs)
+        task = asyncio.create_task(self._hold(ready, jobs, closing), name="towpath connection")
+        connection = Connection(self.path, task, jobs, closing)
         self._open.append(connection)
         try:
             await ready
@@ -60,13 +63,19 @@ class Connections:
             raise database_error(error, self.path) from error
         return connection
 
-    async def _hold(self, ready: asyncio.Future[None], jobs: Jobs) -> None:
+    async def _hold(self, ready: asyncio.Future[None], jobs: Jobs, closing: asyncio.Event) -> None:
         try:
             async with self._database.connection() as connection:
                 await connection.raw_connection.executemany("", _Job(self._settings))
                 try:
                     ready.set_result(None)
                     await connection.raw_connection.executemany("", _Job(partial(_serve, jobs)))
+                except asyncio.CancelledError:
+                    # With all tasks of the loop. Those that are about to end may still have something to record.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LINGER):
+                            await closing.wait()
+                    raise
                 finally:
                     jobs.put(None)  # else the thread would serve for ever after this task was cancelled
         except Exception as error:
@@ -89,11 +98,12 @@ class Connections:
 class Connection:
     """An open connection, and the task that holds it. Its thread carries out one job after the other."""
 
-    def __init__(self, path: Path, task: asyncio.Task[None], jobs: Jobs) -> None:
+    def __init__(self, path: Path, task: asyncio.Task[None], jobs: Jobs, closing: asyncio.Event) -> None:
         self.task = task
         self.frozen = False  # a read transaction is open on it, see `SqliteDatabase.one_moment`
         self._path = path
         self._jobs = jobs
+        self._closing = closing
 
     def post(self, job: Job) -> None:
         """Call a function on the connection's thread, after those posted before. It must not raise."""
@@ -116,6 +126,7 @@ class Connection:
     def close(self) -> None:
         """Close it when the jobs that were posted are done."""
         self._jobs.put(None)
+        self._closing.set()
 
 
 def _serve(jobs: Jobs, connection: sqlite3.Connection) -> None:

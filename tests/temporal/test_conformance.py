@@ -13,7 +13,7 @@ import pytest
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter import *  # noqa: F403
-from tests.conformance.adapter import CANCELLED, DONE, is_now, rows, settled, until
+from tests.conformance.adapter import CANCELLED, DONE, is_now, rows, settled, tenants_are_apart, until
 from tests.conformance.chain_steps import PATIENCE, began, let_go, noted
 from towpath import chain
 
@@ -39,6 +39,12 @@ async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: Ope
         assert noted(folder, "second.began") == ["1", "2"]
         assert len(noted(folder, "third_time")) == 3
         assert await settled(engine, run) == {"third_time": DONE, "hold": DONE}
+
+
+@pytest.mark.parametrize("items", [40, pytest.param(300, marks=pytest.mark.full)])
+async def test_tenants_do_not_see_each_other(open_engine: OpenEngine, items: int) -> None:  # type: ignore[no-redef]
+    """Activities of several runs in one worker."""
+    await tenants_are_apart(open_engine, items)
 
 
 async def test_S6_7_a_chains_own_limit(open_engine: OpenEngine, folder: str) -> None:  # type: ignore[no-redef]

@@ -22,6 +22,7 @@ from tests.conformance.adapter.fan_out import *  # noqa: F403
 from tests.conformance.adapter.files import *  # noqa: F403
 from tests.conformance.adapter.handles import *  # noqa: F403
 from tests.conformance.adapter.inputs import *  # noqa: F403
+from tests.conformance.adapter.isolation import *  # noqa: F403
 from tests.conformance.adapter.limits import *  # noqa: F403
 from tests.conformance.adapter.named_limits import *  # noqa: F403
 from tests.conformance.adapter.plain_functions import *  # noqa: F403

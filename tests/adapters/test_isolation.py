@@ -1,0 +1,92 @@
+"""What a step does to its own process, and to the runs beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+
+from tests.conformance import chain_steps as steps
+from tests.conformance import isolation_steps as alone
+from tests.conformance.chain_steps import PATIENCE
+from towpath import Engine, Run, chain, open_engine, step
+from towpath.store.fsck import fsck
+
+
+@chain
+def destructive(folder: str):
+    return alone.cancels_every_task(folder)
+
+
+@pytest.mark.parametrize("beside", [0, 5])
+def test_a_step_that_cancels_every_task_leaves_a_run_to_resume(tmp_path: Path, beside: int) -> None:
+    """Those of towpath and of the script too: the script ends, nothing hangs, and the run goes on with a resume."""
+    store = tmp_path / "s.db"
+
+    async def cancelled() -> None:
+        async with open_engine(store) as engine:
+            for _ in range(beside):
+                await engine.start(waiting, folder=str(tmp_path))
+            await engine.run(destructive, run_id="odd", folder=str(tmp_path))
+
+    async def resumed() -> Run:
+        async with open_engine(store) as engine:
+            run = await engine.resume("odd")
+            assert not (await fsck(engine.store)).problems  # type: ignore[arg-type]
+            return run
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(cancelled(), PATIENCE))
+    run = asyncio.run(asyncio.wait_for(resumed(), PATIENCE))
+    assert run.value == "second"
+
+
+@chain
+def waiting(folder: str):
+    return steps.hold(folder, "never")
+
+
+class Here:
+    """The engine that steps use."""
+
+    engine: ClassVar[Engine]
+
+
+@chain
+def small(n: int):
+    return steps.double(steps.double(n))
+
+
+@step
+async def runs_a_chain(n: int) -> Any:
+    return (await Here.engine.run(small, n=n)).value
+
+
+@step
+def runs_a_chain_from_a_thread(n: int) -> Any:
+    return anyio.from_thread.run(_run_small, n).value
+
+
+async def _run_small(n: int) -> Run:
+    return await Here.engine.run(small, n=n)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("running", "count"), [(runs_a_chain, 300), (runs_a_chain_from_a_thread, 60), (small, 300)])
+async def test_more_steps_than_slots_each_run_a_chain(store: Path, running: Any, count: int) -> None:
+    """A step that waits for a run lends out its slot: else the steps of that run would wait for ever."""
+
+    @chain
+    def outer():
+        if running is small:
+            return [small(n) for n in range(count)]
+        return running.map(list(range(count)))
+
+    async with open_engine(store) as engine:
+        Here.engine = engine
+        with anyio.fail_after(PATIENCE):
+            run = await engine.run(outer)
+        assert run.value == [4 * n for n in range(count)]
