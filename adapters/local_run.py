@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any
 
 import anyio
@@ -417,7 +416,7 @@ class LocalRun:
             return None
         parameters = self._facts.parameters(step, row, arguments, self.functions.get(step.target))
         work = Work(step, row or LedgerRow(self._store.new_id(), step.id, item), arguments, recorded=row is not None)
-        work.lost, work.lend = lost, partial(self._lend, work)
+        work.lost, work.lend = lost, self._lend
         work.row.parameters = parameters
         return work
 

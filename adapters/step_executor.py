@@ -66,7 +66,7 @@ class Work:
     counted: bool = False  # it has a place under its limits
     lost: int = 0  # attempts during which the process died
     is_alone: bool = False  # it has the slot of suspects
-    lend: Callable[[int], AbstractContextManager[None]] | None = None  # called with the number of the attempt
+    lend: Callable[[Work, int], AbstractContextManager[None]] | None = None  # called with it, and its attempt
     lent: int = 0  # how many runs it waits for
     seat: Any = None  # a slot of a server, for a step that runs on one
     recorded: bool = True
@@ -212,9 +212,12 @@ class StepExecutor:
     def _context_of(self, work: Work) -> StepContext:
         step, row = work.step, work.row
         context = work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
-        context.asks_approval = step.approval is not None
-        context.regeneration = row.regenerations
-        context.lend = None if work.lend is None else partial(work.lend, row.attempt)
+        if step.approval is not None:
+            context.asks_approval = True
+        if row.regenerations:
+            context.regeneration = row.regenerations
+        if work.lend is not None:
+            context.lend = partial(work.lend, work, row.attempt)
         return context
 
     def _timed_out(self, work: Work, outcome: Outcome) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
@@ -330,7 +330,8 @@ class _Described:
         return escape(data)
 
     def _step(self, node: Node) -> StepPlan:
-        place = replace(node.place, step=node.id) if node.place.file else self._place_of(node.id)
+        at = node.place
+        place = Place(at.file, at.line, at.column, node.id) if at.file else self._place_of(node.id)
         self._check_id(node.id, place)
         parameters, needs = {}, [other.id for other in node.after]
         for name, value in node.arguments.items():

@@ -101,25 +101,27 @@ class StepContext:
     tell a repeated request from a new one. A regeneration wants a new result, and has a key of its own.
     """
 
+    # Of most attempts these stay as they are: on the class they cost an attempt nothing.
+    done: float = 0
+    total: float | None = None
+    on_progress: Callable[[], None] | None = None
+    log: LogLines | None = None
+    asks_approval = False
+    regeneration = 0
+    lend: Callable[[], AbstractContextManager[None]] | None = None
+    variables: Context | None = None  # the context variables of the function
+    lasts = False  # a thread still works for the attempt, which is over: it removes the work folder at its end
+    _over = False
+    _logger: logging.Logger | None = None
+    _made: Path | None = None
+
     def __init__(self, run_id: str, step_id: str, item: int | None, attempt: int, folder: Path | None = None) -> None:
         self.run_id = run_id
         self.step_id = step_id
         self.item = item
         self.attempt = attempt
-        self.saved: list[NewFile] = []
-        self.done: float = 0
-        self.total: float | None = None
-        self.on_progress: Callable[[], None] | None = None
-        self.log: LogLines | None = None
-        self.asks_approval = False
-        self.regeneration = 0
-        self.lend: Callable[[], AbstractContextManager[None]] | None = None
-        self.variables: Context | None = None  # the context variables of the function
-        self.lasts = False  # a thread still works for the attempt, which is over: it removes the work folder at its end
-        self._over = False
-        self._logger: logging.Logger | None = None
         self.folder = folder
-        self._made: Path | None = None
+        self.saved: list[NewFile] = []
 
     @property
     def idempotency_key(self) -> str:

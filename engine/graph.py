@@ -7,8 +7,9 @@ workers and workflow code get the finished plan, which is plain data.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from .errors import ChainInvalid, Place, Problem
 from .late import Late

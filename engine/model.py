@@ -6,9 +6,12 @@ other processes and is read by workflow code that may not do I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 Json = Any
 """JSON-typed data: None, bool, int, float, str, list, dict with str keys."""
@@ -149,8 +152,7 @@ class InputSpec:
     secret: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(Struct, frozen=True, gc=False):
     """One node of a compiled chain.
 
     `parameters` and `foreach` are bindings: JSON in which `{"$ref": …}`, `{"$item": …}` and
@@ -167,7 +169,7 @@ class StepPlan:
     id: str
     kind: str
     target: str
-    parameters: dict[str, Json] = field(default_factory=dict)
+    parameters: dict[str, Json] = msgspec.field(default_factory=dict)
     depends_on: tuple[str, ...] = ()
     condition: str | None = None
     watches: tuple[str, ...] = ()
@@ -176,7 +178,7 @@ class StepPlan:
     pairs_with: str | None = None
     on_item_failure: str = "fail"
     approval: ApprovalPolicy | None = None
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = msgspec.field(default_factory=RetryPolicy)
     retry_on: tuple[str, ...] = ()
     timeout: float | None = None
     total_timeout: float | None = None
@@ -184,7 +186,7 @@ class StepPlan:
     concurrency: int | None = None
     process: bool = False
     server: str | None = None
-    requires: dict[str, Json] = field(default_factory=dict)
+    requires: dict[str, Json] = msgspec.field(default_factory=dict)
     cheap: bool = False
     cache: Json = None
     secret: bool = False
@@ -194,8 +196,7 @@ class StepPlan:
     chain: Plan | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True, gc=False):
     """A compiled chain: steps in a topological order that is always the same for one chain; levels count from 0.
 
     `workflows` are the ComfyUI workflows of its steps by name. They are added when a run is made, so that the run uses
@@ -208,9 +209,9 @@ class Plan:
     description: str = ""
     output: Json = None
     concurrency: int | None = None
-    metadata: dict[str, Json] = field(default_factory=dict)
+    metadata: dict[str, Json] = msgspec.field(default_factory=dict)
     folder: str = ""
-    workflows: dict[str, Json] = field(default_factory=dict)
+    workflows: dict[str, Json] = msgspec.field(default_factory=dict)
 
     def step(self, step_id: str) -> StepPlan:
         """The step of that id; KeyError if there is none."""

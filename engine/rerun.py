@@ -69,8 +69,8 @@ def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:
             raise InputInvalid("E_PARAMETER", "a parameter is STEP.NAME", found=name, allowed=" ".join(steps))
         _refuse_secret(step, parameter)
         data = _plain(value, step_id, parameter, "use an input")
-        steps[step_id] = replace(step, parameters={**step.parameters, parameter: escape(data)})
-    return replace(plan, steps=tuple(steps.values()))
+        steps[step_id] = msgspec.structs.replace(step, parameters={**step.parameters, parameter: escape(data)})
+    return msgspec.structs.replace(plan, steps=tuple(steps.values()))
 
 
 def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[str, Json]:

@@ -52,7 +52,7 @@ def _plan_differences(recorded: Plan, given: Plan, within: str = "") -> Iterator
 
 
 def _fields(one: Plan | StepPlan, other: Plan | StepPlan, apart: set[str]) -> Iterator[tuple[str, Json, Json]]:
-    for name in (f.name for f in fields(one) if f.name not in _WORDS | apart):
+    for name in (name for name in one.__struct_fields__ if name not in _WORDS | apart):
         old, new = _plain(getattr(one, name)), _plain(getattr(other, name))
         if _json(old) != _json(new):
             yield name, old, new

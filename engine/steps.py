@@ -54,6 +54,7 @@ class Step(Alike, Generic[P, R]):
         self.description = description
         self.signature: inspect.Signature = inspect.signature(function)
         self.spec: object = spec_now(function)
+        self._positions: tuple[Callable[P, R], list[inspect.Parameter]] | None = None
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         self.check_process()
@@ -165,11 +166,7 @@ class Step(Alike, Generic[P, R]):
         """
         named = dict(arguments)
         args: list[Any] = []
-        room = positional_room(self.function)
-        for parameter in self.signature.parameters.values():
-            by_name = parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-            if by_name or len(args) >= room:
-                break
+        for parameter in self._by_position():
             if parameter.name in named:
                 args.append(named.pop(parameter.name))
             elif parameter.kind is parameter.POSITIONAL_ONLY and named and parameter.default is not parameter.empty:
@@ -177,6 +174,19 @@ class Step(Alike, Generic[P, R]):
             else:
                 break
         return args, named
+
+    def _by_position(self) -> list[inspect.Parameter]:
+        """The parameters that the function takes by position. A test may replace the function."""
+        if self._positions is None or self._positions[0] is not self.function:
+            found: list[inspect.Parameter] = []
+            room = positional_room(self.function)
+            for parameter in self.signature.parameters.values():
+                by_name = parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                if by_name or len(found) >= room:
+                    break
+                found.append(parameter)
+            self._positions = (self.function, found)
+        return self._positions[1]
 
     @cached_property
     def secrets(self) -> frozenset[str]:
@@ -206,7 +216,18 @@ class Step(Alike, Generic[P, R]):
                 return parameter.name
         raise self._wrong("takes no argument that an item could be passed to")
 
+    @cached_property
+    def _plain_call(self) -> tuple[tuple[str, ...], int]:
+        """The names of the parameters, and how many have no default, if all can be given by position or by name."""
+        parameters = self.signature.parameters.values()
+        if any(p.kind is not p.POSITIONAL_OR_KEYWORD for p in parameters):
+            return (), 1
+        return tuple(p.name for p in parameters), sum(p.default is p.empty for p in parameters)
+
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        names, least = self._plain_call
+        if not kwargs and least <= len(args) <= len(names):
+            return dict(zip(names, args, strict=False))
         self._refuse_hidden(kwargs)
         try:
             bound = self.signature.bind(*args, **kwargs)

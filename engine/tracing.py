@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeGuard, TypeVar
 
@@ -268,20 +269,28 @@ def refused(what: str, cure: str, allowed: str = "") -> ChainInvalid:
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
-def _of_the_user(frame: FrameType) -> bool:
+def _of_the_user(frame: FrameType, chain_file: str | None) -> bool:
     """Is it neither our code nor a library's, as far as one can tell? The chain's file always counts as the user's."""
-    file, trace = frame.f_code.co_filename, current_trace()
-    if trace is not None and file == trace.file:
-        return True
-    module = str(frame.f_globals.get("__name__", ""))
+    file = frame.f_code.co_filename
+    return file == chain_file or _is_users(file, str(frame.f_globals.get("__name__", "")))
+
+
+@lru_cache(1024)
+def _is_users(file: str, module: str) -> bool:
     ours = module == "towpath" or module.startswith("towpath.")
     return not ours and not file.startswith(("<frozen ", *_LIBRARIES))
+
+
+def _chain_file() -> str | None:
+    trace = current_trace()
+    return None if trace is None else trace.file
 
 
 def user_place(step: str = "", field: str = "") -> Place:
     """The line of the user's code that is running; if there is none, only step and field."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _of_the_user(frame):
+    chain_file = _chain_file()
+    while frame is not None and not _of_the_user(frame, chain_file):
         frame = frame.f_back
     if frame is None:
         return Place(step=step, field=field)
@@ -290,9 +299,9 @@ def user_place(step: str = "", field: str = "") -> Place:
 
 def user_frame(traceback: TracebackType | None) -> TracebackType | None:
     """The innermost frame of a traceback that is the user's."""
-    found = None
+    found, chain_file = None, _chain_file()
     while traceback is not None:
-        if _of_the_user(traceback.tb_frame):
+        if _of_the_user(traceback.tb_frame, chain_file):
             found = traceback
         traceback = traceback.tb_next
     return None if found is None else TracebackType(None, found.tb_frame, found.tb_lasti, found.tb_lineno)

@@ -1,16 +1,17 @@
 """Chain definitions: up to 16 KiB of JSON in the row of the run; larger ones once per content, in a table of their own.
 
-The row of a run is written at every level, and its epoch is read at every commit. SQLite rewrites and reads a row as
-a whole: with a definition of a megabyte in it, the cost of a long chain would be quadratic.
+The row of a run is written with every renewal of its lease, and its epoch is read at every commit. SQLite rewrites and
+reads a row as a whole: with a definition of a megabyte in it, the cost of a long chain would be quadratic.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from towpath.model import Plan
 

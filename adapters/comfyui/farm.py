@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from towpath.adapters.task_group import background_tasks
 from towpath.binding import MARKS
 from towpath.chain_files import find_workflow
@@ -50,7 +52,7 @@ class ComfyFarm:
         steps: list[StepPlan] = []
         for step in plan.steps:
             if step.chain is not None:
-                step = replace(step, chain=self._prepared(step.chain, problems))  # noqa: PLW2901
+                step = msgspec.structs.replace(step, chain=self._prepared(step.chain, problems))  # noqa: PLW2901
             steps.append(step)
             if step.kind != "workflow":
                 continue
@@ -60,7 +62,7 @@ class ComfyFarm:
                 found = check_parameters(workflow, step.parameters, known=_known)
                 problems += [replace(p, place=Place(step=step.id, field=p.place.field)) for p in found]
             self._check_need(step, problems)
-        return replace(plan, steps=tuple(steps), workflows=workflows)
+        return msgspec.structs.replace(plan, steps=tuple(steps), workflows=workflows)
 
     def _workflow(self, plan: Plan, step: StepPlan, problems: list[Problem]) -> Workflow | None:
         if step.target in plan.workflows:

@@ -184,7 +184,7 @@ async def test_resume_where_a_function_is_missing(open_engine: OpenEngine, store
 
 
 async def test_a_plan_whose_function_is_nowhere_is_refused(open_engine: OpenEngine) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from tests.conformance.adapter.shapes import linear
     from tests.conformance.runs import of_plan

@@ -41,8 +41,8 @@ async def test_closing_the_engine_interrupts_and_resume_goes_on(open_engine: Ope
         assert await settled(engine, run) == {"third_time": DONE, "hold": DONE}
 
 
-@pytest.mark.parametrize("items", [40, pytest.param(300, marks=pytest.mark.full)])
-async def test_tenants_do_not_see_each_other(open_engine: OpenEngine, items: int) -> None:  # type: ignore[no-redef]
+@pytest.mark.parametrize("items", [40, pytest.param(300, marks=pytest.mark.full)])  # type: ignore[no-redef]
+async def test_tenants_do_not_see_each_other(open_engine: OpenEngine, items: int) -> None:
     """Activities of several runs in one worker."""
     await tenants_are_apart(open_engine, items)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from tests.conformance import chain_steps as steps
 from tests.conformance.adapter.chains_inside import nested

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.conformance import chain_steps as steps
 from tests.conformance.chain_steps import began, let_go
