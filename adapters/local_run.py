@@ -117,8 +117,8 @@ class LocalRun:
         self._napping: dict[Key, Work] = {}
         self._leaving = False  # the end or the pause is being recorded: no fact may follow it
         self._begun = self._stopped = False
-        self._recorded = anyio.Event()  # the first facts are
-        self._ended = anyio.Event()
+        self._recorded = asyncio.Event()  # the first facts are
+        self._ended = asyncio.Event()
         self._failure: BaseException | None = None
         self._pausing = ""
         self._cancelled = False

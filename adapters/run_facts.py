@@ -114,7 +114,8 @@ class RunFacts:
         """The arguments of a step or item, with those that rejections changed. None as in `holds`."""
         row = self.ledger.row(step.id, item)
         try:
-            return self.arguments.of(step, item) | (row.overrides if row is not None else {})
+            arguments = self.arguments.of(step, item)
+            return {**arguments, **row.overrides} if row is not None and row.overrides else arguments
         except SecretMissing:
             raise
         except Exception as error:
@@ -189,6 +190,8 @@ class RunFacts:
                 reason,
             )
         )
+        if item is not None and status.final:
+            row.parameters = None  # of the many items, only the store keeps them
 
     def regenerate(self, step: str, item: int | None, facts: list[Fact]) -> LedgerRow:
         """A rejection makes the row run again, with the arguments that it changed."""
@@ -196,7 +199,7 @@ class RunFacts:
         assert row is not None
         row.status, row.error, row.prompt = StepStatus.EXECUTING, None, None
         row.regenerations += 1
-        row.overrides.update(decision.parameters)
+        row.overrides = {**row.overrides, **decision.parameters}
         facts.append(DecisionApplied(row.id, step, item, decision.approval, StepStatus.EXECUTING))
         return row
 

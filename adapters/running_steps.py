@@ -91,11 +91,11 @@ class RunningSteps(Generic[T]):
             self._at_once = max(1, self._at_once // 2)
         elif since and now - since < TURN / 2:
             self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
+        self._starting = bool(self._ready)
+        if self._starting:  # also when these are all: what comes in this turn waits for the next one
+            self._loop.call_soon(self._start_some, now, context=self._context)
         for _ in range(min(self._at_once, len(self._ready))):
             self._start(self._ready.popleft())
-        self._starting = bool(self._ready)
-        if self._starting:
-            self._loop.call_soon(self._start_some, now, context=self._context)
 
     def _start(self, work: Work) -> None:
         if self._tasks is None or self._closed:

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -181,7 +182,7 @@ class StepExecutor:
         self._processes = resources.processes
         self._farm = resources.farm
         self._record = record
-        self._work_folder = resources.store.files.folder / "work"
+        self._work_folder = _work_folder(resources.store.files.folder)
 
     # ---- an attempt in the caller's task
 
@@ -334,6 +335,12 @@ class StepExecutor:
             if disk_failed(error):
                 raise
             return failure(error)
+
+
+@lru_cache(16)
+def _work_folder(kept: Path) -> Path:
+    """Where the work folders of attempts are, beside the files that are kept in a folder."""
+    return kept / "work"
 
 
 async def _in_secret(call: Callable[[], Awaitable[Any]]) -> Any:

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
@@ -98,6 +99,13 @@ class Chain(Generic[P, R]):
             raise ChainInvalid([Problem("E_STEP_ARGUMENTS", message, user_place(self.name))]) from None
         return trace.add(Node(self.name, "chain", self.name, self, dict(bound.arguments)))
 
+    @cached_property
+    def _written(self) -> tuple[Place, inspect.Signature, str, str]:
+        """What the text of the function says: its place, its signature, its docstring, the folder of its file."""
+        place = _place(self)
+        folder = str(Path(place.file).parent) if place.file else ""
+        return place, _signature(self, place), inspect.getdoc(self.function) or "", folder
+
     @property
     def plan(self) -> Plan:
         """The compiled chain. Raises as `compile`."""
@@ -140,8 +148,7 @@ class _Compiling:
         return done
 
     def _described(self, chain: Chain[..., Any]) -> Compiled:
-        place = _place(chain)
-        signature = _signature(chain, place)
+        place, signature, description, folder = chain._written
         problems = check_annotations(chain.function, place)
         if problems:
             raise ChainInvalid(problems)
@@ -157,10 +164,10 @@ class _Compiling:
             name=chain.name,
             steps=tuple(described.steps()),
             inputs=inputs,
-            description=inspect.getdoc(chain.function) or "",
+            description=description,
             output=described.binding(returned, described._place_of(chain.name), "what the chain returns")[0],
             concurrency=chain.concurrency,
-            folder=str(Path(place.file).parent) if place.file else "",
+            folder=folder,
         )
         for spec in inputs:
             described.check_default(spec)

@@ -214,6 +214,7 @@ class StepContext:
     def end(self) -> None:
         """The attempt is over: its function is told so, and its work folder goes."""
         self._over = True
+        self.variables = self.lend = None  # both refer to this context: only a garbage collection would free a cycle
         if not self.lasts:
             self.close()
 

@@ -6,11 +6,12 @@ transaction); nothing is read back from the database during a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from .artifact import Artifact
 from .binding import bind
@@ -23,6 +24,7 @@ from .values import STORED_VALUE, of_item, restore
 
 _SCALARS = frozenset({int, float, bool, str, type(None)})
 INPUTS = "inputs"  # the step id of the row that holds file inputs
+_NONE: Mapping[str, Any] = MappingProxyType({})  # shared by the many rows without files and decisions
 
 
 class LedgerRow(Struct, gc=False):
@@ -43,9 +45,9 @@ class LedgerRow(Struct, gc=False):
     prompt: str | None = None
     value_stored: bool = False  # the artifact `value` holds the value; it is not a file of the user
     regenerations: int = 0
-    overrides: dict[str, Json] = field(default_factory=dict)  # arguments that rejections changed
-    highest: dict[str, int] = field(default_factory=dict)  # version numbers given so far, from the store
-    artifacts: dict[str, ArtifactRow] = field(default_factory=dict)
+    overrides: Mapping[str, Json] = _NONE  # arguments that rejections changed
+    highest: Mapping[str, int] = _NONE  # version numbers given so far, from the store
+    artifacts: Mapping[str, ArtifactRow] = _NONE
 
 
 class Ledger:
@@ -105,13 +107,16 @@ class Ledger:
                 cure="replace it by a version that is",
             ) from None
 
-    def keep(self, row: LedgerRow, artifacts: Iterable[NewArtifact]) -> None:
+    def keep(self, row: LedgerRow, artifacts: Sequence[NewArtifact]) -> None:
         """Note new versions that are being recorded with this row."""
         waits = row.status is StepStatus.WAITING_APPROVAL
         word = ArtifactApproval.PENDING if waits else ArtifactApproval.AUTO_APPROVED
+        if not artifacts:
+            return
+        kept = dict(row.artifacts)
         for new in artifacts:
             row.value_stored = row.value_stored or new.metadata == {"value": True}
-            row.artifacts[new.name] = ArtifactRow(
+            kept[new.name] = ArtifactRow(
                 id=new.id,
                 workflow_id=row.id,
                 name=new.name,
@@ -124,6 +129,7 @@ class Ledger:
                 approval_status=word,
                 attempt=new.attempt,
             )
+        row.artifacts = kept
 
     def versions(self, row: LedgerRow) -> dict[str, int]:
         """The highest version number given to each output of a row."""
@@ -250,7 +256,7 @@ def _from_store(row: StepRow) -> LedgerRow:
         server=row.server_address,
         prompt=row.prompt_id,
         regenerations=row.regenerations,
-        overrides=dict(row.overrides),
-        highest=dict(row.versions),
-        artifacts={a.name: a for a in row.artifacts},
+        overrides=dict(row.overrides) or _NONE,
+        highest=dict(row.versions) or _NONE,
+        artifacts={a.name: a for a in row.artifacts} or _NONE,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from towpath.errors import Fenced
@@ -244,6 +244,7 @@ _OWNED = Statement(
 )
 
 
+@lru_cache(1024)
 def guard(lease: Lease) -> Guard:
     """A write is valid only while the epoch of the run is that of the lease."""
     asked = _OWNED(run=lease.run_id, epoch=lease.epoch)

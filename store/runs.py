@@ -50,6 +50,7 @@ _NEW_RUN = Statement(
         updated_at=b("at"),
     )
 )
+_LET_GO = {ChainEnded, ChainPaused}  # after these, the run has no owner
 _BORN = Statement(
     lambda: sa.insert(t.chains).values(
         id=b("run"),
@@ -251,7 +252,7 @@ class RunStore:
     def _queue(
         self, lease: Lease, unit: Sequence[Write], guard: Guard | None, facts: Sequence[Fact], done: Done
     ) -> None:
-        lets_go = any(isinstance(fact, ChainEnded | ChainPaused) for fact in facts)
+        lets_go = not _LET_GO.isdisjoint(map(type, facts))
 
         def told(error: Exception | None) -> None:
             if isinstance(error, Fenced) or (error is None and lets_go):

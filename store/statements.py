@@ -84,12 +84,13 @@ class Statement:
     not depend on what other statements of its batch do, except through the order of phases.
     """
 
-    __slots__ = ("_expression", "_forms", "name", "order", "phase")
+    __slots__ = ("_expression", "_forms", "_names", "name", "order", "phase")
 
     def __init__(
         self, expression: Callable[[], Expression], order: str = "", phase: Phase | None = None, module: str = ""
     ) -> None:
         self.order = tuple(order.split())
+        self._names = frozenset(self.order)
         self.phase = phase
         self._expression = expression
         self._forms: dict[Dialect, Compiled] = {}
@@ -100,7 +101,7 @@ class Statement:
 
     def __call__(self, **values: Any) -> Query:
         if self.order:
-            assert values.keys() <= set(self.order), values.keys()
+            assert values.keys() <= self._names, values.keys()
             return Query(self, tuple(map(values.get, self.order)))
         return Query(self, values)
 

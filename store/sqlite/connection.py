@@ -211,7 +211,7 @@ def _configure(connection: sqlite3.Connection, synchronous: str, busy_ms: int, r
     for pragma in (
         f"synchronous={synchronous}",
         "foreign_keys=ON",
-        "cache_size=-65536",
+        "cache_size=-32768",
         "temp_store=MEMORY",
         "wal_autocheckpoint=4000",
         "journal_size_limit=67108864",

@@ -79,7 +79,7 @@ async def test_R17_cancelled_four_hundred_times(store: RunStore, way: str) -> No
     lease = await a_run(store)
     cancelled = 0
     for i in range(400):
-        with anyio.move_on_after(i % 20 * 0.0002) as scope:
+        with anyio.move_on_after(i % 20 * 0.00005) as scope:
             if way == "session":
                 async with store.session() as session:
                     chain = await api.create_chain(session, "pair")
