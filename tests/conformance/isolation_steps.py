@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sqlite3
+from contextlib import closing
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import anyio
 from opentelemetry import context as telemetry
 
 from tests.conformance.chain_steps import note
-from towpath import StepFailed, step
+from towpath import StepFailed, context, step
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("isolated_tenant", default="none")
 bound: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("isolated_bound")
@@ -185,3 +188,35 @@ async def _anyio_group(errors: list[Exception]) -> None:
     async with anyio.create_task_group() as group:
         for error in errors:
             group.start_soon(_raise, error)
+
+
+# ---- what is recorded before a function is called
+
+
+def _recorded(path: str) -> tuple[str, int]:
+    """The status and the attempt of this step's own row, as another connection sees it now."""
+    at = context()
+    with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as reader:
+        row = reader.execute(
+            "SELECT status, attempt FROM workflows WHERE chain_id = ? AND step_id = ? AND item_index IS ?",
+            (at.run_id, at.step_id, at.item),
+        ).fetchone()
+    seen: tuple[str, int] = tuple(row) if row is not None else ("missing", 0)
+    assert seen == ("executing", at.attempt), seen
+    return seen
+
+
+@step(retry={"attempts": 2, "delay": 0})
+async def sees_its_row(n: int, path: str) -> int:
+    _recorded(path)
+    if context().attempt == 1 and n % 2:
+        raise ValueError("once")
+    return n
+
+
+@step(retry={"attempts": 2, "delay": 0})
+def sees_its_row_in_a_thread(n: int, path: str) -> int:
+    _recorded(path)
+    if context().attempt == 1 and n % 2:
+        raise ValueError("once")
+    return n

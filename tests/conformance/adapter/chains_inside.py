@@ -239,3 +239,34 @@ async def test_reject_ends_chains_inside_too(open_engine: OpenEngine, folder: st
         assert (statuses["draft"], statuses["slow_gate"], statuses["hold"]) == (FAILED, CANCELLED, DONE)
         assert (await engine.get_chain(child.id)).status == "cancelled"
         assert await engine.approvals() == []
+
+
+async def test_a_pause_reaches_the_runs_inside_steps(open_engine: OpenEngine, folder: str) -> None:
+    """No step of theirs starts any more; the resume of the outermost run resumes them all."""
+
+    @chain
+    def line(folder: str):
+        return steps.hold(folder, "second").named("second").after(steps.hold(folder, "first").named("first"))
+
+    @chain
+    def middle(folder: str):
+        return line(folder)
+
+    @chain
+    def outer(folder: str):
+        return middle(folder)
+
+    async with open_engine() as engine:
+        handle = await engine.start(outer, folder=folder)
+        await began(folder, "first")
+        await handle.pause()
+        let_go(folder, "first", "second")
+        with anyio.fail_after(PATIENCE):
+            assert (await handle.result()).status == "paused"
+        between = await child_of(engine, handle.id, "middle")
+        innermost = await child_of(engine, between.id, "line")
+        assert (between.status, innermost.status) == ("paused", "paused")
+        assert not noted(folder, "second.began")
+        run = await engine.resume(handle.id)
+        assert run.value == "second"
+        assert await settled(engine, innermost.id) == {"first": DONE, "second": DONE}

@@ -147,3 +147,23 @@ async def test_errors_of_task_groups_are_named(open_engine: OpenEngine, library:
         assert two.message == "ExceptionGroup: ValueError: first (and 1 more)"
         assert (final.code, final.message) == ("E_FINAL", "not worth a retry")
         assert (await settled(engine, run))["good"] == DONE
+
+
+@pytest.mark.parametrize("concurrency", [3, 256])
+async def test_a_row_is_recorded_as_executing_before_its_function_is_called(
+    open_engine: OpenEngine, concurrency: int
+) -> None:
+    """With its attempt, for a reader on another connection: first steps of a run, later ones, items and retries."""
+
+    @chain
+    def seen(path: str):
+        first = [alone.sees_its_row(n, path).named(f"f{n}") for n in range(6)]
+        second = alone.sees_its_row_in_a_thread(1, path).named("thread").after(*first)
+        items = alone.sees_its_row.map(list(range(20)), path=path).named("items").after(second)
+        threads = alone.sees_its_row_in_a_thread.map(list(range(6)), path=path).named("threads").after(items)
+        return first, items, threads
+
+    async with open_engine(concurrency=concurrency) as engine:
+        path: str = engine.store.database.identity  # type: ignore[attr-defined]
+        run = await engine.run(seen, path=path)
+        assert run.value == [list(range(6)), list(range(20)), list(range(6))]
