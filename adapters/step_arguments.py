@@ -34,7 +34,7 @@ class Arguments:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._elements: dict[str, list[Any]] = {}
-        self._made: dict[str, _StepArguments] = {}
+        self._made: dict[str, _ItemArguments] = {}
 
     def count(self, step: StepPlan) -> int:
         """The number of items of a mapped step.
@@ -52,23 +52,25 @@ class Arguments:
 
     def of(self, step: StepPlan, item: int | None) -> dict[str, Any]:
         """The arguments of a step, or of one item of a mapped step. Raises ExpressionFailed."""
-        element: Any = None
-        if item is not None and step.pairs_with is not None:
-            element = self._ledger.item_value(step.pairs_with, item)
-        elif item is not None:
-            element = self._elements_of(step)[item]
-        return self._of_step(step).all(element, item)
+        if item is None:
+            place = Place(step=step.id, field="parameters")
+            return {name: bind(binding, place, self._ledger) for name, binding in step.parameters.items()}
+        if step.pairs_with is not None:
+            return self._of_items(step).all(self._ledger.item_value(step.pairs_with, item), item)
+        return self._of_items(step).all(self._elements_of(step)[item], item)
 
     def recorded(
         self, step: StepPlan, arguments: dict[str, Any], secrets: Collection[str], changed: Collection[str]
     ) -> Json:
         """The arguments as the row records them; `changed` names those that differ from what `of` gave."""
-        return self._of_step(step).recorded(arguments, secrets, changed)
+        if step.mapped:
+            return self._of_items(step).recorded(arguments, secrets, changed)
+        return {name: _recorded(name, value, step, secrets) for name, value in arguments.items()}
 
-    def _of_step(self, step: StepPlan) -> _StepArguments:
+    def _of_items(self, step: StepPlan) -> _ItemArguments:
         made = self._made.get(step.id)
         if made is None or made.changes != self._ledger.changes:
-            made = self._made[step.id] = _StepArguments(step, self._ledger)
+            made = self._made[step.id] = _ItemArguments(step, self._ledger)
         return made
 
     def _elements_of(self, step: StepPlan) -> Any:
@@ -77,8 +79,8 @@ class Arguments:
         return self._elements[step.id]
 
 
-class _StepArguments:
-    """How the arguments of one step are made."""
+class _ItemArguments:
+    """How the arguments of the items of one mapped step are made."""
 
     def __init__(self, step: StepPlan, ledger: Ledger) -> None:
         self.changes = ledger.changes
@@ -99,7 +101,7 @@ class _StepArguments:
         if binding == {"$item": []}:
             return lambda element, _item: element
         place = Place(step=self._step.id, field="parameters")
-        if self._step.mapped and not of_item(binding):
+        if not of_item(binding):
             return lambda _element, _item: self._of_all_items(name, binding, place)
         return lambda element, item: bind(binding, place, self._ledger, element, item)
 
@@ -111,9 +113,7 @@ class _StepArguments:
     def recorded(self, arguments: dict[str, Any], secrets: Collection[str], changed: Collection[str]) -> Json:
         result: dict[str, Json] = {}
         for name, value in arguments.items():
-            if type(value) in _SHORT and name not in secrets:
-                result[name] = value
-            elif name in self._shared and name not in changed:
+            if name in self._shared and name not in changed:
                 if name not in self._recorded:
                     self._recorded[name] = _recorded(name, value, self._step, secrets)
                 result[name] = self._recorded[name]
@@ -127,6 +127,8 @@ _SHORT = frozenset({int, float, bool, type(None)})
 
 def _recorded(name: str, value: Any, step: StepPlan, secrets: Collection[str]) -> Json:
     """One argument as the row records it: a large one as its origin, a secret one only as a mark."""
+    if type(value) in _SHORT and name not in secrets:
+        return value
     if name in secrets and value is not None and not isinstance(value, Secret):
         return NOT_KEPT
     if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
