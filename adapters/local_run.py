@@ -58,6 +58,7 @@ from .run_facts import RunFacts, asks, inner_failure, restored
 from .run_units import RunUnits
 from .running_steps import RunningSteps
 from .step_executor import LOST_LIMIT, SUSPECT, Key, StepExecutor, Work, crashed, total_timeout
+from .task_group import callback_context
 from .waiting_steps import Items, WaitingSteps
 
 _NAPS = Outcome()  # a retry follows after a delay
@@ -98,7 +99,7 @@ class LocalRun:
         self._turn: list[Fact] = []  # what the current turn has decided
         self._starting: list[Work] = []
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()  # of callbacks
+        self._context = callback_context()
         self._units = RunUnits(store, lease, birth, self._on_durable, self._fail)
         self._waiting = WaitingSteps(
             inner.slots.for_run(run.plan.concurrency, self._slot_came),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 
 from towpath.errors import TowpathError
 from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.ports import Birth, EngineStore, Lease
 
 from .step_executor import Work
+from .task_group import callback_context
 
 UNIT = 64  # facts after which a unit is handed over at once
 LARGEST = 1_000  # facts of one unit: a transaction must not keep others waiting
@@ -41,8 +41,8 @@ class RunUnits:
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()
-        self._listening = copy_context()  # listeners see the variables of whoever started the run
+        self._context = callback_context()
+        self._listening = callback_context()  # listeners see the variables of whoever started the run
         self._facts: list[Fact] = []
         self._starting: list[Work] = []
         self._in_flight = 0

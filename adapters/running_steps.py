@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +23,7 @@ from towpath.logs import guarded_logger
 from towpath.user_code import leave, returned
 
 from .step_executor import StepExecutor, Work, fault, limit_of
+from .task_group import callback_context
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class RunningSteps(Generic[T]):
         self._driver: asyncio.Task[Any] | None = None
         self._cancelled_before = 0
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()  # of callbacks: a step's own variables are not seen in them
+        self._context = callback_context()  # a step's own variables are not seen in callbacks
         self._ready: deque[Work] = deque()
         self._functions: set[Work] = set()  # with a task of their own
         self._at_once = 32

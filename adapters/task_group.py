@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -20,6 +22,19 @@ FIRST_PAUSE = 1.0  # seconds before a failed service restarts; doubled after eac
 LONGEST_PAUSE = 300.0
 
 _log = guarded_logger("towpath")
+
+
+def callback_context() -> Context:
+    """A copy of the context variables of this task, for callbacks of the event loop that use anyio.
+
+    Where sniffio is installed, anyio asks it which library runs. In a callback there is no task, so sniffio knows it
+    only from its variable.
+    """
+    context = copy_context()
+    sniffio = sys.modules.get("sniffio")  # anyio has imported it, if it is there
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
 
 
 @asynccontextmanager

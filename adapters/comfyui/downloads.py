@@ -281,26 +281,32 @@ class _Progress:
 
     async def _gathered(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Larger chunks. If the connection breaks, the bytes before that are yielded first."""
-        held: list[bytes] = []
-        size, broke = 0, None
-        while True:
+        ended = False
+        while not ended:
+            held: list[bytes] = []
+            broke = None
             try:
-                chunk = await self._in_time(anext(chunks, b""))
+                ended = await self._in_time(self._fill(held, chunks))
             except (httpx.TransportError, ServerFailed) as error:
-                chunk, broke = b"", error
+                broke = error
+            if held:
+                self.size += sum(map(len, held))
+                self._last_bytes = anyio.current_time()
+                yield b"".join(held)
+            if broke is not None:
+                raise broke
+
+    async def _fill(self, held: list[bytes], chunks: AsyncIterator[bytes]) -> bool:
+        """Collect what comes until it is enough for one chunk. True at the end of the connection."""
+        size = 0
+        async for chunk in chunks:
             size += len(chunk)
             if self.size + size > self._limits.size:
                 raise self._too_large()
             held.append(chunk)
-            if size and (size >= CHUNK or not chunk):
-                self.size += size
-                self._last_bytes = anyio.current_time()
-                yield b"".join(held)
-                held, size = [], 0
-            if broke is not None:
-                raise broke
-            if not chunk:
-                return
+            if size >= CHUNK:
+                return False
+        return True
 
     async def _in_time(self, coming: Awaitable[T]) -> T:
         """The result, if it arrives before the deadline, which is for the complete file and not for one read."""

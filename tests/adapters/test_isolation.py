@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,3 +92,49 @@ async def test_more_steps_than_slots_each_run_a_chain(store: Path, running: Any,
         with anyio.fail_after(PATIENCE):
             run = await engine.run(outer)
         assert run.value == [4 * n for n in range(count)]
+
+
+SCRIPT = """
+import asyncio, sys
+if {hidden}:
+    sys.modules["sniffio"] = None
+from towpath import chain, open_engine, step
+
+@step
+async def quick(n: int) -> int:
+    return n
+
+@step(retry={{"attempts": 2, "delay": 0.01}})
+def in_a_thread(n: int) -> int:
+    from towpath import context
+    if context().attempt == 1:
+        raise ValueError("once")
+    return n
+
+@chain
+def inside(n: int):
+    return in_a_thread(quick(n))
+
+@chain
+def all_kinds():
+    return in_a_thread.map([1, 2, 3]), inside(4), quick(in_a_thread(5))
+
+async def main():
+    async with open_engine("s.db", concurrency=2) as engine:
+        runs = await asyncio.gather(*(engine.run(all_kinds) for _ in range(3)))
+        print([run.value for run in runs], "sniffio" in sys.modules and sys.modules["sniffio"] is not None)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_script_runs_with_and_without_sniffio(tmp_path: Path, hidden: bool) -> None:
+    """Where it is installed, anyio asks it which library runs, and it knows that of tasks only."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(hidden=hidden))
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.stdout.split("] ")[-1].strip() == str(not hidden), done.stderr
+    assert done.stdout.startswith(str([[[1, 2, 3], 4, 5]] * 3)[:-1]), done.stderr

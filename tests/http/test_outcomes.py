@@ -77,7 +77,8 @@ def test_an_exit_in_a_task_of_a_step_ends_the_server_with_an_error(tmp_path: Pat
         assert process.returncode == 4, err
         assert json.loads(out)["errors"][0]["code"] == "E_PROCESS_EXIT"
     with served(store) as (url, _):
-        assert httpx.get(f"{url}/api/v1/chains/{run}").json()["status"] == "running"  # to be gone on with
+        left = httpx.get(f"{url}/api/v1/chains/{run}").json()
+        assert (left["status"], left["status_reason"]) == ("paused", "interrupted")  # to be gone on with
 
 
 @pytest.mark.parametrize("every", [False, True])

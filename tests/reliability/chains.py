@@ -225,12 +225,12 @@ async def gathered(effects: str, counts: list[int], before: int) -> int:
 
 @chain
 def timely(effects: str, pace: float = 0.1) -> Any:
-    """Steps, retries and items that go on for some thirty paces; a gate that needs a person, one that needs none."""
+    """Steps, retries and items that go on for some forty paces; a gate that needs a person, one that needs none."""
     question = asked(effects).named("question").with_approval(timeout=600)
     forgotten = asked(effects).named("forgotten").with_approval(timeout=3, timeout_action="auto_approve")
     value: Any = unsteady(effects, light(effects, 0.0, 0).named("first"))
     counts = counted.map(list(range(12)), effects=effects, pace=pace)
-    for number in range(30):
+    for number in range(40):  # longer than the gate's time, also with nothing else to do
         value = light(effects, pace, value).named(f"n{number}")
     return gathered(effects, counts, value).named("last").after(question, forgotten)
 
