@@ -20,15 +20,14 @@ from towpath.attempt import Outcome, failure
 from towpath.errors import TowpathError
 from towpath.forks import keep_to_this_process
 from towpath.logs import guarded_logger
-from towpath.user_code import leave, returned
+from towpath.user_code import LoopTurn, leave, returned
 
 from .step_executor import StepExecutor, Work, fault, limit_of
 from .task_group import callback_context
 
 T = TypeVar("T")
 
-TURN = 0.005  # seconds after which the loop should get its turn: for timers, and for other runs
-MOST_AT_ONCE = 256
+AT_ONCE = 256  # starts in one turn of the loop
 
 _log = guarded_logger("towpath")
 
@@ -60,7 +59,7 @@ class RunningSteps(Generic[T]):
         self._context = callback_context()  # a step's own variables are not seen in callbacks
         self._ready: deque[Work] = deque()
         self._functions: set[Work] = set()  # with a task of their own
-        self._at_once = 32
+        self._turn = LoopTurn(self._loop)
         self._starting = self._closed = False
         self._idle = asyncio.Event()
 
@@ -77,24 +76,15 @@ class RunningSteps(Generic[T]):
         """Start work whose start is recorded."""
         self._ready.extend(works)
         if self._ready and not self._starting:
-            self._starting = True
-            self._start_some(0.0)
+            self._start_some()
 
-    def _start_some(self, since: float) -> None:
-        """Start a few, and the next ones after the loop had its turn.
-
-        Steps that never suspend run one after the other in one turn of the loop. So the number started at once
-        follows from how long the last ones took.
-        """
-        now = self._loop.time()
-        if since and now - since > TURN:
-            self._at_once = max(1, self._at_once // 2)
-        elif since and now - since < TURN / 2:
-            self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
+    def _start_some(self) -> None:
+        """Start a few, and the next ones after the loop had its turn."""
+        self._turn.watch()
         self._starting = bool(self._ready)
         if self._starting:  # also when these are all: what comes in this turn waits for the next one
-            self._loop.call_soon(self._start_some, now, context=self._context)
-        for _ in range(min(self._at_once, len(self._ready))):
+            self._loop.call_soon(self._start_some, context=self._context)
+        for _ in range(min(AT_ONCE, len(self._ready))):
             self._start(self._ready.popleft())
 
     def _start(self, work: Work) -> None:
@@ -111,7 +101,7 @@ class RunningSteps(Generic[T]):
 
     def _call(self, work: Work) -> None:
         try:
-            outcome = self._executor.begin(work)
+            outcome = self._executor.begin(work, self._turn)
         except Exception as error:
             self._faulty(work, error)
             return

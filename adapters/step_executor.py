@@ -33,7 +33,7 @@ from towpath.ports import EngineStore, Listener, Store
 from towpath.retry_rules import RetryRule
 from towpath.secrets import Secret, opened, revealed
 from towpath.steps import Step
-from towpath.user_code import call_step, own_task, prepared_call
+from towpath.user_code import LoopTurn, call_step, own_task, prepared_call
 from towpath.values import Found, copied
 
 from .comfyui.workflow_try import RecordFacts, WorkflowTry
@@ -252,14 +252,14 @@ class StepExecutor:
 
     # ---- an attempt of an async function, in a task of its own
 
-    def begin(self, work: Work) -> Outcome | None:
+    def begin(self, work: Work, turn: LoopTurn) -> Outcome | None:
         """Start the step's function in `work.task`; or the outcome, if its time is over already."""
         if self._too_late(work):
             return failure(total_timeout(work.step))
         function, context = self._functions[work.step.target], self._context_of(work)
         variables = self.variables or copy_context()
         call, own = prepared_call(function, self._arguments(work, function), context, variables)
-        work.task = own_task(call, own, None if self._spans is None else self._span(work))
+        work.task = own_task(call, own, None if self._spans is None else self._span(work), turn)
         return None
 
     def outcome_now(self, work: Work, value: Any, error: BaseException | None) -> Outcome | Found | BaseException:

@@ -27,6 +27,7 @@ from .steps import Step
 T = TypeVar("T")
 
 GRACE = 10.0  # seconds in which a cancelled async function must end
+TURN = 0.005  # seconds after which the event loop should get its turn: for timers, and for other runs
 
 _log = guarded_logger("towpath")
 _NOTHING = nullcontext()
@@ -82,11 +83,50 @@ def prepared_call(
     return partial(step.function, *args, **kwargs), own
 
 
+class LoopTurn:
+    """How long the loop's turn has lasted. Functions that never suspend run one after the other in one turn: those for
+    which it has lasted `TURN` seconds already wait for the next one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._began = 0.0
+        self._watched = self._asked = False
+
+    def watch(self) -> None:
+        """Watch the turns of the loop from this one on, until one in which nobody asks."""
+        if not self._watched:
+            self._watched = True
+            self._begin()
+            self._asked = True  # what starts now runs in the next turn
+
+    def _begin(self) -> None:
+        self._began = self._loop.time()
+        self._asked = False
+        self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self._watched = self._asked
+        if self._asked:
+            self._begin()
+
+    @property
+    def is_long(self) -> bool:
+        self._asked = True
+        if self._loop.time() - self._began <= TURN:
+            return False
+        self.watch()
+        return True
+
+
 def own_task(
-    call: Callable[[], Awaitable[T]], variables: Context, around: AbstractContextManager[None] | None = None
+    call: Callable[[], Awaitable[T]],
+    variables: Context,
+    around: AbstractContextManager[None] | None = None,
+    turn: LoopTurn | None = None,
 ) -> asyncio.Task[tuple[T, None] | tuple[None, BaseException]]:
     """A task for `call` alone. Its result is what `call` returned, or what it raised; see `returned`."""
-    return asyncio.get_running_loop().create_task(_awaited(call, around or _NOTHING), context=variables)
+    return asyncio.get_running_loop().create_task(_awaited(call, around or _NOTHING, turn), context=variables)
 
 
 def returned(task: asyncio.Task[tuple[T, None] | tuple[None, BaseException]]) -> tuple[T | None, BaseException | None]:
@@ -107,9 +147,11 @@ def _called(call: Callable[[], Any], around: AbstractContextManager[None]) -> tu
 
 
 async def _awaited(
-    call: Callable[[], Awaitable[T]], around: AbstractContextManager[None]
+    call: Callable[[], Awaitable[T]], around: AbstractContextManager[None], turn: LoopTurn | None
 ) -> tuple[T, None] | tuple[None, BaseException]:
     try:
+        while turn is not None and turn.is_long:  # noqa: ASYNC110 - for the next turn, not for an event
+            await asyncio.sleep(0)
         with OneProcess(), around:
             return await call(), None
     except BaseException as error:

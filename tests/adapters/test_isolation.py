@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +93,42 @@ async def test_more_steps_than_slots_each_run_a_chain(store: Path, running: Any,
         with anyio.fail_after(PATIENCE):
             run = await engine.run(outer)
         assert run.value == [4 * n for n in range(count)]
+
+
+class Turns:
+    """How many steps were called since the loop had its turn."""
+
+    called = most = 0
+
+
+@step
+async def quick_then_slow(n: int) -> int:
+    if n >= 100:
+        Turns.called += 1
+        Turns.most = max(Turns.most, Turns.called)
+        time.sleep(0.006)  # noqa: ASYNC251 - a function that never suspends
+    return n
+
+
+@pytest.mark.anyio
+async def test_functions_that_never_suspend_leave_turns_to_the_loop(store: Path) -> None:
+    """However quick those before them were, and however many of them start together."""
+
+    @chain
+    def mapped():
+        return quick_then_slow.map(list(range(160)))
+
+    async def watch() -> None:
+        while True:
+            Turns.called = 0
+            await asyncio.sleep(0)
+
+    async with open_engine(store) as engine:
+        watching = asyncio.create_task(watch())
+        run = await engine.run(mapped)
+        watching.cancel()
+    assert run.value == list(range(160))
+    assert 1 <= Turns.most <= 2
 
 
 SCRIPT = """
