@@ -121,7 +121,8 @@ class Watch:
         if error is not None:
             state.note = error.message
         elif fact.item is None:
-            state.note = reason
+            waits = self._live is not None and fact.status is StepStatus.WAITING_APPROVAL
+            state.note = "waits for a decision: towpath approvals (elsewhere)" if waits else reason
         if fact.item is None or fact.status is StepStatus.FAILED:
             sign, style = SIGNS[fact.status]
             took = f"  {duration(state.took)}" if state.took is not None and fact.item is None else ""
