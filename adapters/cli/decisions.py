@@ -17,7 +17,7 @@ from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
 
 from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
-from .screen import block, print_json, say, table, terminal, words
+from .screen import block, id_words, print_json, say, table, terminal, words
 from .streams import shown
 from .tables import when
 
@@ -58,8 +58,8 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     for gate in waiting:
         files = [f"{a['name']} v{a['version']}  {a['filename']}  {size_text(a['size'])}" for a in gate["artifacts"]]
         found.add_row(
-            words(gate["id"]),
-            words(gate["run"], "dim"),
+            id_words(gate["id"], console),
+            id_words(gate["run"], console, "dim"),
             words(place(gate["step"], gate["item"])),
             lasted(gate["requested_at"], now) or "",
             when(gate["expires_at"]) if gate["expires_at"] else "",

@@ -122,7 +122,7 @@ class Watch:
             state.note = error.message
         elif fact.item is None:
             waits = self._live is not None and fact.status is StepStatus.WAITING_APPROVAL
-            state.note = "waits for a decision: towpath approvals (elsewhere)" if waits else reason
+            state.note = "waits for an approval; see: towpath approvals" if waits else reason
         if fact.item is None or fact.status is StepStatus.FAILED:
             sign, style = SIGNS[fact.status]
             took = f"  {duration(state.took)}" if state.took is not None and fact.item is None else ""

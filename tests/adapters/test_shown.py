@@ -17,7 +17,7 @@ import pytest
 
 from tests.adapters.test_cli import clean_environment
 from towpath.adapters.cli import _VERBS
-from towpath.adapters.cli.screen import Screen, words
+from towpath.adapters.cli.screen import Screen, id_words, words
 from towpath.adapters.cli.streams import shown, shown_lines
 
 HOSTILE = {
@@ -152,6 +152,15 @@ ELSEWHERE = {
     "demo": "shows what ships with it",
 }
 BAD = "[/x] [bold] :smile: \x1b]52;c;aGk=\x07 \x9b2J \u202e \u2066 \u200b \x7f \r"
+
+
+def test_ids_leave_room_on_a_narrow_terminal() -> None:
+    """The end of an id names it for every verb."""
+    name, screen = "01a22bfd-9f66-7237-9df3-4f12d8867d0d", Screen()
+    screen.width = 80
+    assert id_words(name, screen).plain == "4f12d8867d0d"
+    screen.width = 200
+    assert id_words(name, screen).plain == name
 
 
 def seen_in_a_terminal(command: list[str], folder: Path) -> str:
