@@ -75,7 +75,7 @@ LEVELS = System(
     "levels",
 )
 SAME_ROWS = "same rows"
-_SAME = "exactly what towpath writes, in the same transactions, said by sqlite3 alone; runs nothing"
+_SAME = "exactly what towpath writes, in the same transactions, executed by sqlite3 alone; runs no step"
 
 CEILINGS = (
     _ceiling("bare asyncio", "asyncio", "nothing", "W1 W2 W3 W4 W5 uneven W6"),
