@@ -1,7 +1,7 @@
 """The started steps of one run: executes them, stops them, and reports each outcome once.
 
-An async function runs in a task of its own, which nothing awaits: its end is a callback. All other work (functions in
-threads, ComfyUI steps, runs inside steps, gathering values) takes a task of the run.
+An async function runs in a task of its own. Nothing awaits that task: its end is a callback. All other work (functions
+in threads, ComfyUI steps, runs inside steps, gathering values) runs in a task of the run's task group.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .step_executor import StepExecutor, Work, fault, limit_of
 
 T = TypeVar("T")
 
-TURN = 0.005  # seconds after which the loop should get its turn: for timers, and for other runs
+TURN = 0.005  # seconds after which the loop should go on: for timers, and for other runs
 MOST_AT_ONCE = 256
 
 _log = guarded_logger("towpath")
@@ -81,10 +81,10 @@ class RunningSteps(Generic[T]):
             self._start_some(0.0)
 
     def _start_some(self, since: float) -> None:
-        """Start a few, and the next ones after the loop had its turn.
+        """Start a few, and the next ones in the next turn of the loop.
 
-        Steps that never suspend run one after the other in one turn of the loop. So the number started at once
-        follows from how long the last ones took.
+        Steps that never suspend all run within one turn of the loop. So how many are started at once depends on how
+        long the last ones took.
         """
         now = self._loop.time()
         if since and now - since > TURN:
@@ -92,7 +92,7 @@ class RunningSteps(Generic[T]):
         elif since and now - since < TURN / 2:
             self._at_once = min(MOST_AT_ONCE, self._at_once * 2)
         self._starting = bool(self._ready)
-        if self._starting:  # also when these are all: what comes in this turn waits for the next one
+        if self._starting:  # even if no others are ready: work that comes in this turn then starts in the next one
             self._loop.call_soon(self._start_some, now, context=self._context)
         for _ in range(min(self._at_once, len(self._ready))):
             self._start(self._ready.popleft())
@@ -126,7 +126,7 @@ class RunningSteps(Generic[T]):
 
     def _ended(self, work: Work, task: asyncio.Task[Any]) -> None:
         if work.task is not task:
-            return  # it was left
+            return  # the task was abandoned
         work.task = None
         if work.cancelled or work.timed_out or self._closed:
             self._over(work, self._stopped(work))
@@ -137,7 +137,7 @@ class RunningSteps(Generic[T]):
         try:
             outcome = self._executor.outcome_now(work, *returned(task))
         except KeyboardInterrupt:
-            self._forget(work)  # it has left the loop already, and the run is about to be cancelled
+            self._forget(work)  # the loop has raised it already, and the run is about to be cancelled
             return
         except Exception as error:
             self._forget(work)
@@ -151,7 +151,7 @@ class RunningSteps(Generic[T]):
             self._tasks.start_soon(self._perform, work, partial(self._executor.outcome_later, work, outcome))
 
     def _is_left(self) -> bool:
-        """Was the run cancelled with its steps, as all tasks of a loop that ends? Then nothing more is recorded."""
+        """Was the run itself cancelled too, as when a loop cancels all its tasks? Then nothing more is recorded."""
         return self._driver is not None and self._driver.cancelling() > self._cancelled_before
 
     def _stopped(self, work: Work) -> Outcome | None:
@@ -206,7 +206,7 @@ class RunningSteps(Generic[T]):
     # ---- stopping
 
     def stop(self, work: Work) -> None:
-        """Stop work, because its run is being cancelled. A function has `GRACE` seconds to end, then it is left."""
+        """Stop work: its run is being cancelled. A function has `GRACE` seconds to end; then it is abandoned."""
         if not work.cancelled:
             work.cancelled = True
             self._cancel(work)
@@ -236,7 +236,7 @@ class RunningSteps(Generic[T]):
             self.stop(work)
 
     async def closed(self) -> None:
-        """Wait until all functions have ended, or were left. Call `close` first."""
+        """Wait until all functions have ended, or were abandoned. Call `close` first."""
         if self._functions:
             with anyio.CancelScope(shield=True):
                 await self._idle.wait()

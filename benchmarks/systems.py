@@ -30,7 +30,7 @@ class System:
     mode: str = ""
     script: Path | None = None
     environment: str = ""  # a folder of `peers/`, whose requirements it needs
-    source: Path | None = None  # another towpath than the installed one
+    source: Path | None = None  # a towpath that is not the installed one
     lacks: dict[str, str] = field(default_factory=dict)  # why it cannot do a workload
 
 

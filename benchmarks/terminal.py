@@ -88,7 +88,7 @@ def show_machine(console: Console, results: Results) -> None:
 
 
 def show_keeps(console: Console, rows: Iterable[Row]) -> None:
-    """What each system keeps: before two rows are compared, this is."""
+    """What each system keeps. Two rows can only be compared with this in mind."""
     console.print(Text("What each keeps", style="bold"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, keeps in {row["system"]: row["keeps"] for row in sorted(rows, key=order_of)}.items():
