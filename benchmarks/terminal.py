@@ -65,7 +65,7 @@ def _note(row: Row) -> str:
     if extra.get("standstill", 0) > 0:
         said.append(f"loop stood still {extra['standstill'] * 1e3:.0f} ms")
     if row["workload"].startswith("items"):
-        said.append(f"{row['grown'] / row['size'] / 1024:.2f} KiB an item")
+        said.append(f"{row['grown'] / row['size'] / 1024:.2f} KiB of memory an item")
     if "largest" in extra:
         said.append(f"largest transaction {extra['largest']:,.0f} statements")
     if "compile_cpu" in extra:
