@@ -101,8 +101,8 @@ def settle(
 
 def check_size(name: str, size: object) -> None:
     """Refuse what is no number of steps, threads or processes. Raises InputInvalid (E_SETTING)."""
-    whole = isinstance(size, int) and not isinstance(size, bool)
-    _check(whole and 1 <= size <= MAX_CONCURRENCY, name, size, f"a whole number from 1 to {MAX_CONCURRENCY}")
+    holds = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_CONCURRENCY
+    _check(holds, name, size, f"a whole number from 1 to {MAX_CONCURRENCY}")
 
 
 def _limits(given: Mapping[str, Any]) -> dict[str, int]:

@@ -90,9 +90,10 @@ def test_a_table_fits_into_80_columns() -> None:
     )
     missing = "not installed: there is no network here, and nothing in the cache of environments"
     taken = [Taken(workload, TOWPATH, [ran]), Taken(workload, PEERS[0], missing=missing)]
-    console = Console(width=80, file=io.StringIO())
+    written = io.StringIO()
+    console = Console(width=80, file=written)
     terminal.show_workload(console, [row_of(one) for one in taken])
-    told = console.file.getvalue()
+    told = written.getvalue()
     assert "…" not in told
     assert "spread  runs" in told
     assert f"{PEERS[0].name}: not installed" in told
