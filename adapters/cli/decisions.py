@@ -102,7 +102,7 @@ async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, s
     async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.approve(gate["id"], by=by, seen=list(seen) or _versions(gate), reason=reason)
-    _print_decision(gate, decided, "approved", by, as_json)
+    _print_decision(gate, decided, "approved", by, as_json, store)
     return 0
 
 
@@ -148,7 +148,7 @@ async def _reject(
     async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.reject(gate["id"], by=by, reason=reason, action=action, parameters=parameters)
-    _print_decision(gate, decided, "rejected", by, as_json)
+    _print_decision(gate, decided, "rejected", by, as_json, store)
     return 0
 
 
@@ -192,7 +192,9 @@ async def find_artifact(engine: Engine, text: str) -> str:
     return ids[0]
 
 
-def _print_decision(gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
+def _print_decision(
+    gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool, store: str | None
+) -> None:
     if as_json:
         print_json(decided)
         return
@@ -200,4 +202,5 @@ def _print_decision(gate: Mapping[str, Any], decided: Any, word: str, by: str, a
     names = ", ".join(f"{a['name']} v{a['version']}" for a in gate["artifacts"])
     say(f"{word} by {by}: {where}" + (f" ({names})" if names else ""))
     if "run" in gate:
-        say(f"  if no process works on the run, continue it with: towpath resume {gate['run']}")
+        at = f" --store {store}" if store else ""
+        say(f"  if no process works on the run, continue it with: towpath resume {gate['run']}{at}")
