@@ -355,7 +355,7 @@ class LocalRun:
     def _execute(self, commands: list[Command]) -> None:
         """Execute commands in order, and those that follow from their answers."""
         if self._turn and isinstance(self._turn[-1], ChainPaused):
-            self._turn.pop()  # only the last command says whether the run pauses
+            self._turn.pop()  # an earlier answer paused the run: the latest one decides
         todo = deque(commands)
         while todo:
             command = todo.popleft()
@@ -404,9 +404,7 @@ class LocalRun:
         return work
 
     def _made(self, step: StepPlan, item: int | None) -> Work | None:
-        """The work of a step or item. None if it fails at once: its arguments cannot be
-        evaluated, or too many processes died during it.
-        """
+        """The work of a step or item. None if it fails at once: bad arguments, or too many processes died in it."""
         row = self.ledger.row(step.id, item)
         arguments = self._facts.call_with(step, item)
         if arguments is None:

@@ -214,9 +214,8 @@ class StepContext:
     def end(self) -> None:
         """The attempt is over: its function can see that, and its work folder is removed."""
         self._over = True
-        self.variables = self.lend = (
-            None  # both refer to this context: such a cycle is freed only by the garbage collector
-        )
+        # Both refer to this context: only the garbage collector would free such a cycle.
+        self.variables = self.lend = None
         if not self.lasts:
             self.close()
 

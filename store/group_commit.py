@@ -86,7 +86,7 @@ class GroupCommit:
         self._turn = turn
         self._counts = counts
         self._queue: deque[Unit] = deque()
-        self._working = False  # units are being recorded, or the turn is asked for
+        self._working = False  # units are being recorded, or wait for the turn
         self._rested: asyncio.Event | None = None  # somebody waits until all is recorded
 
     def queue(self, unit: Unit) -> None:
