@@ -1,7 +1,7 @@
 """One process for steps with `process=True`: it makes one call at a time, and is killed when the attempt is over.
 
-`ProcessPoolExecutor` cannot stop one call without breaking the others, and anyio's worker processes have no way back
-for progress and logs; so the processes here are plain ones of `multiprocessing`, started by `spawn`.
+`ProcessPoolExecutor` cannot stop one call without breaking the others, and anyio's worker processes cannot send back
+progress and logs. So the processes here are plain ones of `multiprocessing`, started by `spawn`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ChildProcess:
         except StepProcessFailed as error:
             self.kill()
             return error
-        except BaseException as error:  # its value needs a module that this process cannot import, say
+        except BaseException as error:  # for example: its value needs a module that this process cannot import
             self.kill()
             return _failed(context, f"what it returned cannot be read here: {type(error).__name__}: {error}", "")
 
@@ -93,7 +93,7 @@ class ChildProcess:
             self._process.start()
         except Exception as error:  # no memory, no right; or this is a process that may have no children
             self._process = None
-            cure = f"a script: {MAIN_GUARD}; else look at the limits of this process"
+            cure = f"in a script: {MAIN_GUARD}; otherwise look at the limits of this process"
             raise _failed(context, f"its process cannot start: {type(error).__name__}: {error}", cure) from None
         finally:
             theirs.close()
@@ -134,7 +134,7 @@ def request_for(
     try:
         sent = pickled(arguments, copies)
     except Exception as error:
-        cure = "pass data, files and paths"
+        cure = "pass data, files and paths, or leave out process=True"
         message = f"an argument cannot be sent to its process: {type(error).__name__}: {error}"
         raise _failed(context, message, cure) from None
     return Request(
@@ -166,7 +166,7 @@ def _failed(context: StepContext, message: str, cure: str) -> StepProcessFailed:
 
 def _died(context: StepContext, code: int | None) -> StepProcessFailed:
     message = f"the process of the step died ({_ending(code)}) before its function ended"
-    cure = "look at its memory and its native code"
+    cure = "look at the memory that it uses, and at native code in it"
     return StepProcessFailed(
         "E_STEP_PROCESS_DIED", message, place=Place(step=context.step_id), cure=cure, retryable=True
     )
@@ -180,6 +180,6 @@ def _ending(code: int | None) -> str:
 
 @atexit.register
 def _end_all() -> None:
-    """An engine that was not closed leaves no process: multiprocessing would wait for it for ever."""
+    """Kill the processes of engines that were not closed: multiprocessing would wait for them for ever."""
     for child in list(_children):
         child.kill()

@@ -1,4 +1,4 @@
-"""What a run needs of the process that drives it: slots, limits, and runs for the chains inside its steps."""
+"""What a run needs from the process that drives it: slots, limits, and runs for the chains inside its steps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Outer(Protocol):
 
     @property
     def stands(self) -> str:
-        """The request that a chain inside a step must obey from its start: `pause`, or none."""
+        """The request that a chain inside a step must obey from its start: `pause`, or ""."""
         ...
 
 

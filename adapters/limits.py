@@ -26,7 +26,7 @@ class Place:
 class Limits:
     """Counts the running steps. `sizes` says how many steps may share each named limit.
 
-    A step that waits keeps its place: a step behind it overtakes it only where the two share no limit.
+    A step that waits keeps its place in the queue: another step may overtake it only if the two share no limit.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -58,7 +58,7 @@ class Limits:
         return place
 
     def withdraw(self, place: Place) -> None:
-        """The step does not start."""
+        """Leave the queue, or give the place back: the step does not start."""
         if place.granted:
             self.give_back(place.step)
         else:
@@ -92,7 +92,7 @@ class Limits:
                 blocked |= names
 
     def _of(self, step: StepPlan) -> dict[str, int]:
-        """The limits of a step. One whose name is not known counts nothing: such a step is refused, not started."""
+        """The limits of a step. A name that is not known is left out here: such a step is refused before it starts."""
         limits: dict[str, int] = {}
         if step.limit is not None and step.limit in self._sizes:
             limits[step.limit] = self._sizes[step.limit]

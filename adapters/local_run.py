@@ -1,7 +1,7 @@
 """One run on the local adapter: carries out the commands of the pure state.
 
 A turn is what follows from one event: a step ended, a person decided, a slot came. Everything that a turn decides is
-recorded as one whole: the outcome, and the rows of the steps that became ready. These start only when it is durable.
+recorded together: the outcome, and the rows of the steps that became ready. They start only when that is durable.
 How facts are gathered is in `run_units`, which step may start in `waiting_steps`, how it runs in `running_steps`.
 """
 
@@ -61,7 +61,7 @@ from .step_executor import LOST_LIMIT, SUSPECT, Key, StepExecutor, Work, crashed
 from .task_group import callback_context
 from .waiting_steps import Items, WaitingSteps
 
-_NAPS = Outcome()  # a retry follows after a delay
+_NAPS = Outcome()  # stands for: the next attempt follows after a delay
 
 
 class LocalRun:
@@ -118,7 +118,7 @@ class LocalRun:
         self._napping: dict[Key, Work] = {}
         self._leaving = False  # the end or the pause is being recorded: no fact may follow it
         self._begun = self._stopped = False
-        self._recorded = asyncio.Event()  # the first facts are
+        self._recorded = asyncio.Event()  # the first facts are recorded
         self._ended = asyncio.Event()
         self._failure: BaseException | None = None
         self._pausing = ""
@@ -130,7 +130,7 @@ class LocalRun:
     async def drive(self, *, first: str = "", on_claimed: Callable[[], None] | None = None) -> ChainStatus:
         """Work until the run is over, or until nothing can happen without a person. Returns the status.
 
-        `first` is a request that stands already: `cancel` or `pause`. `on_claimed` is called when the run is recorded
+        `first` is a request that was made before: `cancel` or `pause`. `on_claimed` is called when the run is recorded
         as running.
 
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
@@ -166,7 +166,7 @@ class LocalRun:
             raise
 
     async def _say_leaving(self) -> None:
-        """Record that this process leaves the run: its steps may take long to end, and it may be killed before."""
+        """Record now that this process leaves the run: its steps may take long to end, and it may be killed by then."""
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.leaving(self.lease)
 
@@ -226,7 +226,7 @@ class LocalRun:
             self._ended.set()
 
     def _fail(self, error: BaseException) -> None:
-        """End this run's work here: nothing of it can be recorded any more."""
+        """End the work on this run in this process: nothing of it can be recorded any more."""
         self._failure = self._failure or error
         self._leaving = True
         self._recorded.set()
@@ -356,7 +356,7 @@ class LocalRun:
     def _execute(self, commands: list[Command]) -> None:
         """Execute commands in order, and those that follow from their answers."""
         if self._turn and isinstance(self._turn[-1], ChainPaused):
-            self._turn.pop()  # only the latest answer knows whether nothing more can happen
+            self._turn.pop()  # an earlier answer paused the run: the latest one decides
         todo = deque(commands)
         while todo:
             command = todo.popleft()
@@ -405,7 +405,7 @@ class LocalRun:
         return work
 
     def _made(self, step: StepPlan, item: int | None) -> Work | None:
-        """The work of a step or item. None if it fails at once: its arguments cannot be had, or processes died."""
+        """The work of a step or item. None if it fails at once: bad arguments, or too many processes died in it."""
         row = self.ledger.row(step.id, item)
         arguments = self._facts.call_with(step, item)
         if arguments is None:
@@ -463,9 +463,9 @@ class LocalRun:
 
     @contextmanager
     def _lend(self, work: Work, attempt: int) -> Iterator[None]:
-        """Lend out the slot of a step while it waits for other runs: else 256 such steps would wait for ever."""
+        """Give up the slot of a step while it waits for other runs. Otherwise 256 such steps would wait for ever."""
         if not self._is_current(work, attempt):
-            yield  # its attempt is over, only its thread is still running
+            yield  # the attempt is over; only its thread still runs
             return
         threads = self._inner.resources.threads
         work.lent += 1
@@ -510,7 +510,7 @@ class LocalRun:
         """Decide what follows from an outcome (None: the step was stopped)."""
         try:
             self._take_outcome(work, outcome)
-        except Exception as error:  # for example a secret that this process cannot read
+        except Exception as error:  # for example: this process cannot read a secret
             self._fail(error)
 
     def _take_outcome(self, work: Work, outcome: Outcome | InnerEnd | None) -> None:
@@ -543,7 +543,7 @@ class LocalRun:
         return outcome.retryable and work.tries < work.step.retry.attempts and not work.cancelled
 
     def _nap(self, work: Work, error: ErrorInfo) -> Outcome:
-        """Wait without a slot for the next attempt. The outcome, if there is no time for another one."""
+        """Wait for the next attempt, without a slot: `_NAPS`. If no time is left for one, the failure."""
         delay = work.step.retry.wait(work.tries, random.random())  # noqa: S311 - jitter, not a secret
         if work.deadline is not None and time.monotonic() + delay >= work.deadline:
             return failure(total_timeout(work.step, error))
@@ -561,7 +561,7 @@ class LocalRun:
 
     @property
     def stands(self) -> str:
-        """The request that a chain inside a step must obey from its start: `pause`, or none."""
+        """The request that a chain inside a step must obey from its start: `pause`, or ""."""
         return "pause" if self._pausing else ""
 
     async def _run_inner(self, work: Work) -> Outcome | InnerEnd | None:

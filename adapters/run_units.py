@@ -1,6 +1,6 @@
 """How the facts of one run reach the store: gathered for a moment, then handed over as one unit.
 
-A unit is recorded whole or not at all. The steps that it starts may start when it is durable.
+A unit is recorded as a whole or not at all. The steps that it starts may begin when it is durable.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RunUnits:
         self._planned = self._failed = False
 
     def add(self, facts: list[Fact], starting: list[Work], *, now: bool = False) -> None:
-        """Record facts soon, together with others of this turn of the loop. `now`: no others will come."""
+        """Record facts soon, together with others that come before the loop goes on. `now`: no others will come."""
         self._facts += facts
         self._starting += starting
         if not self._facts and not self._starting:
@@ -67,7 +67,7 @@ class RunUnits:
     def _flush(self) -> None:
         facts = self._facts
         if self._failed or (facts and self._in_flight and _ends(facts[-1]) and len(facts) <= LARGEST):
-            return  # the end must not be recorded if a unit before it is refused; `done` comes back here
+            return  # if an earlier unit is refused, the end must not be recorded: `done` calls this again
         if len(facts) > LARGEST:
             self._facts = facts[LARGEST:]
             self._hand_over(facts[:LARGEST], [])

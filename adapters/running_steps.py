@@ -1,7 +1,7 @@
 """The started steps of one run: executes them, stops them, and reports each outcome once.
 
-An async function runs in a task of its own, which nothing awaits: its end is a callback. All other work (functions in
-threads, ComfyUI steps, runs inside steps, gathering values) takes a task of the run.
+An async function runs in a task of its own. Nothing awaits that task: its end is a callback. All other work (functions
+in threads, ComfyUI steps, runs inside steps, gathering values) runs in a task of the run's task group.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .task_group import callback_context
 
 T = TypeVar("T")
 
-AT_ONCE = 256  # starts in one turn of the loop
+AT_ONCE = 256  # starts within one turn of the loop
 
 _log = guarded_logger("towpath")
 
@@ -79,10 +79,10 @@ class RunningSteps(Generic[T]):
             self._start_some()
 
     def _start_some(self) -> None:
-        """Start a few, and the next ones after the loop had its turn."""
+        """Start a few, and the next ones in the next turn of the loop."""
         self._turn.watch()
         self._starting = bool(self._ready)
-        if self._starting:  # also when these are all: what comes in this turn waits for the next one
+        if self._starting:  # even if no others are ready: work that comes in this turn then starts in the next one
             self._loop.call_soon(self._start_some, context=self._context)
         for _ in range(min(AT_ONCE, len(self._ready))):
             self._start(self._ready.popleft())
@@ -116,7 +116,7 @@ class RunningSteps(Generic[T]):
 
     def _ended(self, work: Work, task: asyncio.Task[Any]) -> None:
         if work.task is not task:
-            return  # it was left
+            return  # the task was abandoned
         work.task = None
         if work.cancelled or work.timed_out or self._closed:
             self._over(work, self._stopped(work))
@@ -127,7 +127,7 @@ class RunningSteps(Generic[T]):
         try:
             outcome = self._executor.outcome_now(work, *returned(task))
         except KeyboardInterrupt:
-            self._forget(work)  # it has left the loop already, and the run is about to be cancelled
+            self._forget(work)  # the loop has raised it already, and the run is about to be cancelled
             return
         except Exception as error:
             self._forget(work)
@@ -141,7 +141,7 @@ class RunningSteps(Generic[T]):
             self._tasks.start_soon(self._perform, work, partial(self._executor.outcome_later, work, outcome))
 
     def _is_left(self) -> bool:
-        """Was the run cancelled with its steps, as all tasks of a loop that ends? Then nothing more is recorded."""
+        """Was the run itself cancelled too, as when a loop cancels all its tasks? Then nothing more is recorded."""
         return self._driver is not None and self._driver.cancelling() > self._cancelled_before
 
     def _stopped(self, work: Work) -> Outcome | None:
@@ -196,7 +196,7 @@ class RunningSteps(Generic[T]):
     # ---- stopping
 
     def stop(self, work: Work) -> None:
-        """Stop work, because its run is being cancelled. A function has `GRACE` seconds to end, then it is left."""
+        """Stop work: its run is being cancelled. A function has `GRACE` seconds to end; then it is abandoned."""
         if not work.cancelled:
             work.cancelled = True
             self._cancel(work)
@@ -226,7 +226,7 @@ class RunningSteps(Generic[T]):
             self.stop(work)
 
     async def closed(self) -> None:
-        """Wait until all functions have ended, or were left. Call `close` first."""
+        """Wait until all functions have ended, or were abandoned. Call `close` first."""
         if self._functions:
             with anyio.CancelScope(shield=True):
                 await self._idle.wait()

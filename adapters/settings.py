@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_address
-from towpath.errors import InputInvalid, Place
+from towpath.errors import InputInvalid, Place, shown, similar
 from towpath.step_options import LIMIT_NAMES, MAX_CONCURRENCY, limit_name, step_concurrency
 
 FILE = "towpath.toml"
@@ -26,6 +26,7 @@ _KEYS = {
     "server": dict,
     "limits": dict,
 }
+_WORDS = {str: "a text", int: "a whole number", list: "a list of tables", dict: "a table: { name = value }"}
 WORKFLOWS = "workflows"  # folder of ComfyUI workflow files that are not beside their chain
 
 
@@ -82,7 +83,8 @@ def settle(
     possible = chosen == "local" or chosen.startswith("temporal://")
     _check(possible, "adapter", chosen, "local, temporal://host:port/namespace")
     _check(safety in ("full", "normal"), "durability", safety, "full, normal")
-    _check(limit is None or 1 <= limit <= 100_000, "concurrency", limit, "1 to 100000 steps at a time")
+    if limit is not None:
+        check_size("concurrency", limit)
     return Settings(
         store=database_file(saved.get("store", DEFAULT_STORE) if address is None else address),
         blobs=blob_folder(files),
@@ -97,8 +99,15 @@ def settle(
     )
 
 
+def check_size(name: str, size: object) -> None:
+    """Refuse what is no number of steps, threads or processes. Raises InputInvalid (E_SETTING)."""
+    holds = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_CONCURRENCY
+    _check(holds, name, size, f"a whole number from 1 to {MAX_CONCURRENCY}")
+
+
 def _limits(given: Mapping[str, Any]) -> dict[str, int]:
-    allowed = f"a name ({LIMIT_NAMES}) and a whole number from 1 to {MAX_CONCURRENCY}: gpu = 2"
+    allowed = f"a name ({LIMIT_NAMES}) and a whole number from 1 to {MAX_CONCURRENCY}, for example gpu = 2"
+    _check(isinstance(given, Mapping), "limits", given, 'a mapping, for example {"gpu": 2}')
     for name, size in given.items():
         try:
             holds = limit_name(name) is not None and step_concurrency(size) is not None
@@ -110,7 +119,8 @@ def _limits(given: Mapping[str, Any]) -> dict[str, int]:
 
 def _check(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
-        raise InputInvalid("E_SETTING", name, found=value, allowed=allowed)
+        found = repr(value) if isinstance(value, str) else value  # a text "2" must not look like the number
+        raise InputInvalid("E_SETTING", f"{name} cannot be this", found=found, allowed=allowed)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -121,9 +131,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputInvalid("E_SETTING", f"{path.name} cannot be read: {error}", place=Place(file=path.name)) from error
     for key, value in saved.items():
-        if key not in _KEYS or not isinstance(value, _KEYS[key]):
-            allowed = " ".join(_KEYS) if key not in _KEYS else _KEYS[key].__name__
+        place = Place(file=path.name, field=key)
+        if key not in _KEYS:
+            message = f"there is no setting {shown(key)}"
+            raise InputInvalid("E_SETTING", message, place=place, allowed=" ".join(_KEYS), cure=similar(key, _KEYS))
+        if not isinstance(value, _KEYS[key]):
             raise InputInvalid(
-                "E_SETTING", f"{key} in {path.name}", place=Place(file=path.name, field=key), allowed=allowed
+                "E_SETTING", f"{key} cannot be this", place=place, found=value, allowed=_WORDS[_KEYS[key]]
             )
     return saved

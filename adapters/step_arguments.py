@@ -27,8 +27,8 @@ _SCALARS = frozenset({int, float, bool, str, type(None)})
 class Arguments:
     """Evaluates the arguments of a run's steps.
 
-    The list of a mapped step is evaluated once. So are its arguments that do not depend on the item, until the ledger
-    reads rows again: a person may have replaced a file. Each item gets its own copy.
+    The list of a mapped step is evaluated once. So are arguments that do not depend on the item. These are evaluated
+    again when the ledger has read rows again: a person may have replaced a file. Each item gets its own copy.
     """
 
     def __init__(self, ledger: Ledger) -> None:

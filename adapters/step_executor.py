@@ -44,8 +44,8 @@ from .telemetry import Spans
 Key = tuple[str, int | None]
 
 THREADS = 40  # threads for plain functions in one process
-LOST_LIMIT = 3  # after so many deaths of its process a step fails
-SUSPECT = 2  # after so many it runs alone: the next death shows that this step is the cause
+LOST_LIMIT = 3  # a step fails after its process has died so often
+SUSPECT = 2  # after so many deaths it runs alone: if the process dies again, this step is the cause
 
 
 @dataclass(slots=True, eq=False)
@@ -253,7 +253,7 @@ class StepExecutor:
     # ---- an attempt of an async function, in a task of its own
 
     def begin(self, work: Work, turn: LoopTurn) -> Outcome | None:
-        """Start the step's function in `work.task`; or the outcome, if its time is over already."""
+        """Start the step's function in `work.task`. Returns an outcome only if its time is over already."""
         if self._too_late(work):
             return failure(total_timeout(work.step))
         function, context = self._functions[work.step.target], self._context_of(work)
@@ -263,7 +263,7 @@ class StepExecutor:
         return None
 
     def outcome_now(self, work: Work, value: Any, error: BaseException | None) -> Outcome | Found | BaseException:
-        """The outcome of the ended function, or what `outcome_later` makes it from."""
+        """The outcome of the ended function; or what it found, for `outcome_later` to make the outcome from."""
         assert work.context is not None
         if error is None and value is not None and (work.step.secret or self._functions[work.step.target].is_secret):
             value = _secret(value)
@@ -344,7 +344,7 @@ def _work_folder(kept: Path) -> Path:
 
 
 async def _in_secret(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Wrap in a `Secret` what a step returns whose value is secret."""
+    """Call a step whose value is secret: what it returns is wrapped in a `Secret`."""
     return _secret(await call())
 
 

@@ -12,7 +12,7 @@ from .slots import Lines, RunSlots, ServerSlots
 from .step_executor import Work
 
 _Key = tuple[str | None, int | None, str]
-"""What steps that wait under the same limits have in common."""
+"""Names the limits of a step. Steps with the same key wait in one line."""
 
 
 class Items:
@@ -57,7 +57,7 @@ class WaitingSteps:
         make: Callable[[StepPlan, int], Work | None],
         came: Callable[[], None],
     ) -> None:
-        self.quarantine: set[str] = set()  # rows of suspects: nothing else starts until they have ended
+        self.quarantine: set[str] = set()  # rows of suspects: no other function starts until they have ended
         self._slots = slots
         self._alone = alone
         self._farm = farm
@@ -175,7 +175,7 @@ class WaitingSteps:
 
     def _take(self, work: Work) -> bool:
         if work.step.kind == "chain":
-            return True  # it needs none: else it would wait for its own steps, and they for its slot
+            return True  # it needs none: otherwise it would wait for its own steps, and they for its slot
         if work.suspect:
             work.is_alone = self._alone.take()
             return work.is_alone

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 from towpath.adapters.local import CONCURRENCY, local_adapter
 from towpath.adapters.process_pool import ProcessPool
-from towpath.adapters.settings import Settings, settle
+from towpath.adapters.settings import Settings, check_size, settle
 from towpath.adapters.step_executor import THREADS, Resources
 from towpath.adapters.task_group import HeldOpen, background_tasks
 from towpath.adapters.telemetry import spans_if_wanted
@@ -185,7 +185,7 @@ async def _engine(
         ) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
-        _threads_and_processes(processes) as pool,
+        _threads_and_processes(threads, processes) as pool,
         _adapter(
             Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
             settings,
@@ -247,7 +247,7 @@ async def open_worker(
         open_store(settings.store, blobs=settings.blobs, durability=settings.durability) as opened,
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
-        _threads_and_processes(processes) as pool,
+        _threads_and_processes(threads, processes) as pool,
         temporal_worker(
             Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
             settings.adapter,
@@ -268,11 +268,15 @@ async def _entered(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
 
 
 @asynccontextmanager
-async def _threads_and_processes(size: int | None) -> AsyncIterator[ProcessPool]:
-    """The processes for steps. At the end these, and the idle threads for steps, are ended."""
-    if size is not None and size < 1:
-        raise InputInvalid("E_SETTING", "processes", found=size, allowed="1 or more")
-    pool = ProcessPool(size)
+async def _threads_and_processes(threads: int, processes: int | None) -> AsyncIterator[ProcessPool]:
+    """The processes for steps. At the end these, and the idle threads for steps, are ended.
+
+    Raises InputInvalid (E_SETTING) for numbers that cannot be.
+    """
+    check_size("threads", threads)
+    if processes is not None:
+        check_size("processes", processes)
+    pool = ProcessPool(processes)
     try:
         yield pool
     finally:

@@ -45,7 +45,7 @@ def load(path: Path) -> Results:
 
 
 def compare(before: Results, now: Results) -> list[Change]:
-    """All ratios that both have, of workloads in the same size; what fell most comes first."""
+    """All ratios that both results have, of workloads of the same size; the ratio that fell most comes first."""
     sizes = {(row["workload"], row["size"]) for row in before["rows"]}
     rows = [row for row in now["rows"] if (row["workload"], row["size"]) in sizes]
     old, new = ratios(before["rows"]), ratios(rows)

@@ -45,7 +45,7 @@ class BareAsyncio(System):
 
 
 class OneRow(System):
-    """One row per step, in transactions as large as what waits."""
+    """One row per step; each transaction takes all rows that wait."""
 
     async def open(self) -> None:
         self._journal = Journal(self.folder / "ceiling.db")
@@ -86,7 +86,7 @@ class Scheduler:
         journal.failed = self._done.set_exception
 
     async def drive(self) -> None:
-        """Run everything; back when the last row is durable."""
+        """Run everything; return when the last row is durable."""
         async with asyncio.TaskGroup() as self._tasks:
             for run, missing in enumerate(self._missing):
                 for i, count in enumerate(missing):
@@ -113,7 +113,7 @@ class Scheduler:
 
 
 class SameRows(System):
-    """Says again what a run of towpath said, one statement after the other, and counts the rows afterwards."""
+    """Executes again the statements of a run of towpath, one after the other, and counts the rows afterwards."""
 
     warms = False
 

@@ -85,7 +85,8 @@ def take(wanted: Wanted, shown: Console | None, errors: Console) -> Results:
     found = results_of([], machine(wanted.folder), quick=wanted.quick or bool(wanted.sizes), repeats=wanted.repeats)
     if shown:
         terminal.show_machine(shown, found)
-    with _progress(plan, errors) as tick:
+    # On a terminal the bar and the tables share a console, which draws the bar below what is printed.
+    with _progress(plan, shown if shown and shown.is_terminal else errors) as tick:
         for taken in measure(plan, tick):
             rows = [row_of(one) for one in taken] + _unable(taken[0].workload, plan)
             found["rows"] += rows

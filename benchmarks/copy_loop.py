@@ -1,6 +1,6 @@
-"""What files cost without an engine, a database or a network: the plainest programs that keep them as safely.
+"""What files cost without an engine, a database or a network: the simplest programs that keep them as safely.
 
-Pass in: hash the bytes, write them under their digest, with the calls of fsync that make file and name durable.
+Pass in: hash the bytes, write them under their digest, with the fsync calls that make the file and its name durable.
 Pass out: read, compare the digest, write to where it is wanted; no fsync, as a server takes uploads.
 One file after another, in chunks of 1 MiB.
 """

@@ -4,8 +4,8 @@
 
 GET /view goes out with sendfile, POST /upload/image is written as it comes in, both below HTTP libraries;
 the answers are the stand-in's. Everything else (prompts, queue, history, websockets, /features, …) is the
-stand-in itself. Two nodes more: `SaveMany` saves files that were made before, `TakeMany` is content with getting
-files. Neither renders: what a server takes to make a file is not what is measured.
+stand-in itself. Two nodes more: `SaveMany` saves files that were made before, `TakeMany` only looks at
+files. Neither renders, because the time to make a file is not measured here.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def main() -> None:
     app = application(folder, max_upload=MAX_UPLOAD)
     FileProtocol.folders = Folders(folder)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    # The protocol is named, for asyncio switches Nagle's delay off only where it is.
+    # asyncio switches Nagle's delay off only where the protocol is named.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""The writer of the one-row ceiling: a thread with a connection that commits whatever has queued up."""
+"""The writer of the one-row ceiling: a thread with a connection. It commits all rows that wait, again and again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Starts a script in a process of its own and says how long it took: `python -I -S launcher.py FOLDER PYTHON SCRIPT`.
 
-A small program, because what a process may report as the peak of its memory begins with that of its parent.
+It is a small program because the peak memory that a process reports begins with the memory of its parent.
 """
 
 import json

@@ -19,11 +19,11 @@ from .process import Measured, Order, told
 from .shapes import Workload
 from .systems import HERE, ROOT, SAME_ROWS, TOWPATH, Kind, System, module_of
 
-SLOW = 120.0  # seconds that all runs of a system on one workload may take before it is repeated no more
+SLOW = 120.0  # seconds that all runs of a system on one workload may take; after that it is not repeated
 
 
 class Failed(Exception):
-    """A run came to nothing. `ours` says whether it was towpath or something written for the comparison."""
+    """A run failed. `ours` says whether it was towpath or something written for the comparison."""
 
     def __init__(self, message: str, ours: bool) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ Progress = Callable[[Workload, System, int], None]
 
 
 def measure(plan: Plan, progress: Progress) -> Iterator[list[Taken]]:
-    """Workload after workload, what all systems did. Raises Failed if towpath or a ceiling did not do it right."""
+    """Workload after workload, what all systems did. Raises Failed if towpath or a ceiling failed."""
     for workload in plan.workloads:
         taken = [Taken(workload, system) for system in plan.systems(workload.name)]
         with tempfile.TemporaryDirectory(prefix="towpath-bench-", dir=plan.folder) as folder:
@@ -90,7 +90,7 @@ def _once(one: Taken, folder: Path, shared: Path, plan: Plan) -> None:
 
 
 def _place(system: System, shared: Path) -> Path:
-    """Where that is which was made before the measurements: a recording, or files."""
+    """The folder of what was made before the measurements: a recording, or files."""
     return shared / "map" if system.name.endswith(".map") else shared
 
 
@@ -170,7 +170,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _variables(system: System, folder: Path) -> dict[str, str]:
-    """A home of its own for each peer, so that it begins with nothing and leaves nothing."""
+    """The environment variables. The home is the empty folder: a system finds nothing there, and leaves nothing."""
     kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
     variables = {name: os.environ[name] for name in kept if name in os.environ}
     path = [str(ROOT)] if system.source is None else [str(system.source), str(ROOT)]

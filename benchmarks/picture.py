@@ -63,7 +63,7 @@ def page(results: Results, checked: Sequence[Checked]) -> str:
 
 
 def _panel_of(row: Row) -> str:
-    """Sizes of one thing are shown together."""
+    """The sizes of one workload are shown together."""
     return "items" if row["workload"].startswith("items") else row["workload"]
 
 

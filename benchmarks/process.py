@@ -25,7 +25,10 @@ MARK = "MEASURED "
 
 @dataclass(frozen=True)
 class Order:
-    """What a process shall do: a workload, its size, how, and in which folder. `place` is for systems that need one."""
+    """What a process shall do: the workload, its size, the mode, and the folder for its files.
+
+    `place` has what was made before, for systems that need it.
+    """
 
     workload: str
     size: int
@@ -59,7 +62,7 @@ class System:
     """What is measured: `run` alone. A system overrides what it needs."""
 
     warms = True  # runs something small before it is measured
-    serves = True  # processes below are its own; else they stand for other machines
+    serves = True  # its child processes are part of it; else they stand for other machines
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -67,25 +70,25 @@ class System:
         self.extra: dict[str, float] = {}
 
     async def open(self) -> None:
-        """Make everything that one run after another uses."""
+        """Make what all runs share."""
 
     async def run(self, workload: Workload) -> int:
-        """Describe the runs of the workload, carry them out, and say what they came to."""
+        """Describe the runs of the workload, carry them out, and return their outcome."""
         raise NotImplementedError
 
     async def after(self, workload: Workload) -> None:
-        """Look at what is left; the clock has been read."""
+        """Look at what the run left behind. The clock is stopped."""
 
     async def close(self) -> None:
         """End everything."""
 
 
 class WrongOutcome(Exception):
-    """A system came to something else than the workload comes to. Its speed means nothing."""
+    """The outcome of a system is wrong, so its speed means nothing."""
 
 
 class Clock:
-    """Wall time and processor time since it was made."""
+    """Wall time and processor time since this object was made."""
 
     def __init__(self) -> None:
         self._cpu, self._wall = tree_cpu(), time.perf_counter()
@@ -172,7 +175,7 @@ def _check(found: int, workload: Workload) -> None:
 
 
 def answer(make: Callable[[Order], System]) -> None:
-    """Be a measured process."""
+    """The main function of a measured process."""
     order = Order(**json.loads(sys.argv[1]))
     tell(asyncio.run(measure(make(order), order)))
 

@@ -1,4 +1,4 @@
-"""Writes down what a program says to SQLite: the statements and values of the connection that writes.
+"""Records what a program sends to SQLite: the statements and values of the connection that writes.
 
 It stands between a program and `sqlite3.connect`, so it knows nothing of how towpath uses its connections.
 """
@@ -22,7 +22,7 @@ RECORDING, BEFORE = "statements.pickle", "before.db"
 
 @dataclass
 class Replay:
-    """What was said between two moments, what was set on the connection before, and how many rows came of it."""
+    """The statements between two moments, the connection's settings, and how many rows each table has at the end."""
 
     settings: list[Said]
     said: list[Said]
@@ -30,7 +30,7 @@ class Replay:
 
 
 class Recording:
-    """Of all connections that are opened after `listen`, what the one that writes said since `begin`."""
+    """What the writing connection has sent since `begin`. `listen` sees all connections that are opened after it."""
 
     def __init__(self) -> None:
         self._heard: list[list[Said]] = []
@@ -53,7 +53,7 @@ class Recording:
         self._connect = connect
 
     def begin(self, database: Path) -> None:
-        """What follows is of interest; keep what the database holds now."""
+        """Record from now on, and keep a copy of the database as it is now."""
         self._marks = [len(said) for said in self._heard]
         with closing(self._connect(database)) as source, closing(self._connect(":memory:")) as copy:
             source.backup(copy)
@@ -87,7 +87,7 @@ class Recording:
 
     @property
     def _writer(self) -> tuple[list[Said], list[Said]]:
-        """What was set on the connection that said most, and what it said."""
+        """The settings and the statements of the writing connection: the one with the most statements."""
         since = [(said[:mark], said[mark:]) for said, mark in zip(self._heard, self._marks, strict=False)]
         writing = [pair for pair in since if any(sql.startswith("BEGIN IMMEDIATE") for _, sql, _ in pair[1])]
         return max(writing, key=lambda pair: len(pair[1]), default=([], []))
@@ -101,7 +101,7 @@ class Recording:
 
 
 def heard(base: type[sqlite3.Connection], said: list[Said]) -> type[sqlite3.Connection]:
-    """A class of connections that writes down what it is told."""
+    """A class of connections that records what it gets."""
 
     def one(sql: str, values: Any) -> None:
         said.append(("one", sql, values))

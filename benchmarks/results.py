@@ -100,7 +100,7 @@ def row_of(taken: Taken) -> Row:
 
 
 def results_of(rows: Sequence[Row], machine: dict[str, Any], *, quick: bool, repeats: int) -> Results:
-    """Rows with where and how they came to be."""
+    """The rows, with where and how they were measured."""
     return Results(
         format=FORMAT, towpath=version("towpath"), machine=machine, quick=quick, repeats=repeats, rows=list(rows)
     )
@@ -164,7 +164,7 @@ def machine(folder: Path | None) -> dict[str, Any]:
 
 
 def busy(results: Results) -> bool:
-    """Did other programs want the processors too when it began?"""
+    """Did other programs use the processors when the measurement began?"""
     return bool(results["machine"]["load"] > results["machine"]["cpus"])
 
 

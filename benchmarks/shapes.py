@@ -1,8 +1,8 @@
-"""What is measured: the workloads as plain graphs, their sizes, and what each must come to.
+"""What is measured: the workloads as plain graphs, their sizes, and the outcome that each must have.
 
 Standard library only: the measured process of every system imports this, and most of them have no towpath.
 
-A step adds a number of its own to the values of the steps that it depends on. So what a run comes to tells whether
+A step adds a number of its own to the values of the steps that it depends on. So the outcome of a run shows whether
 every step ran once, after its dependencies and with their values.
 """
 
@@ -72,7 +72,7 @@ def line(length: int) -> Graph:
 
 @cache
 def fan(width: int) -> Graph:
-    """One step, `width` steps that depend on it, and one that depends on all of these."""
+    """One step, `width` steps that depend on it, and one that depends on all of those."""
     needs = ((), *((0,) for _ in range(width)), tuple(range(1, width + 1)))
     return Graph(needs, (1, *range(width), 0))
 
@@ -149,7 +149,7 @@ class Workload:
         return self.what.format(n=f"{self.size:,}")
 
     def prepare(self) -> None:
-        """Draw the graph, so that nobody's time is spent on that. It is kept."""
+        """Make the graph now, so that no measured time is spent on it."""
         assert self.shape.levels and self.expected >= 0
 
     @property
@@ -169,7 +169,7 @@ class Workload:
 
     @property
     def expected(self) -> int:
-        """What all runs together must come to; for W7 the number of different files."""
+        """The outcome that all runs together must have; for W7 the number of different files."""
         return self.steps if self.unit == "MB/s" else outcome(self.shape) * self.runs
 
     @property

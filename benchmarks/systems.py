@@ -30,7 +30,7 @@ class System:
     mode: str = ""
     script: Path | None = None
     environment: str = ""  # a folder of `peers/`, whose requirements it needs
-    source: Path | None = None  # another towpath than the installed one
+    source: Path | None = None  # a towpath that is not the installed one
     lacks: dict[str, str] = field(default_factory=dict)  # why it cannot do a workload
 
 
@@ -75,7 +75,7 @@ LEVELS = System(
     "levels",
 )
 SAME_ROWS = "same rows"
-_SAME = "exactly what towpath writes, in the same transactions, said by sqlite3 alone; runs nothing"
+_SAME = "exactly what towpath writes, in the same transactions, executed by sqlite3 alone; runs no step"
 
 CEILINGS = (
     _ceiling("bare asyncio", "asyncio", "nothing", "W1 W2 W3 W4 W5 uneven W6"),

@@ -17,7 +17,7 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Target:
-    """`limit` is the least of `figure`, or with `below` the most."""
+    """`limit` is the least that `figure` may be; with `below`, the most."""
 
     workload: str
     what: str
@@ -25,7 +25,7 @@ class Target:
     figure: Callable[[Sequence[Row]], Figure]
     unit: str = "×"
     below: bool = False
-    close: bool = True  # the limit itself is enough
+    close: bool = True  # a figure equal to the limit is enough
 
     @property
     def wanted(self) -> str:
@@ -92,7 +92,7 @@ def _to(workload: str, other: str, ours: str = TOWPATH.name) -> Callable[[Sequen
 
 
 def _before(rows: Sequence[Row]) -> Figure:
-    """The time of the script to that of the other commit."""
+    """The time of the script divided by that of the other commit."""
     mine = find(rows, "W6", TOWPATH.name)
     others = [r for r in rows if r["workload"] == "W6" and r["kind"] == Kind.TOWPATH and r["system"] != TOWPATH.name]
     theirs = next((row for row in others if row["runs"]), None)

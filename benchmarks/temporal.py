@@ -2,8 +2,8 @@
 
     python -m benchmarks.temporal [--repetitions N] [--quick]
 
-The dev server runs with `history.transferProcessorMaxPollRPS=2000`: its single shard otherwise looks for work 20 times
-a second, and a line would measure that alone.
+The dev server runs with `history.transferProcessorMaxPollRPS=2000`. Otherwise its single shard looks for work only
+20 times a second, and a line would measure nothing else.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from .targets import Checked
 
 STYLES = {Kind.TOWPATH: "bold cyan", Kind.CEILING: "dim", Kind.PEER: ""}
 MIB = 1 << 20
-COLUMNS = ("CPU us/step", "commits/step", "peak MiB", "disk MiB", "spread", "runs")
+COLUMNS = ("CPU us\n/step", "commits\n/step", "peak\nMiB", "disk\nMiB", "spread", "runs")
+"""Two lines each, so that the table fits into 80 columns."""
 
 
 def show_workload(console: Console, rows: Sequence[Row]) -> None:
@@ -24,19 +25,22 @@ def show_workload(console: Console, rows: Sequence[Row]) -> None:
     first, mine = rows[0], next((row for row in rows if row["system"] == "towpath" and row["runs"]), None)
     console.print(Text.assemble((f"{first['workload']}  {first['what']}", "bold"), f"  {first['shows']}"))
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
+    table.add_column("", min_width=14)
     for heading in (first["unit"], "speed", *COLUMNS):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for row in sorted(rows, key=order_of):
+        table.add_column(heading, justify="right", no_wrap=True)
+    ordered = sorted(rows, key=order_of)
+    for row in ordered:
         table.add_row(*_cells(row, mine), style=STYLES[Kind(row["kind"])])
     console.print(table)
+    for row in ordered:
+        if note := _note(row):
+            console.print(Text(f"{row['system']}: {note}", style="dim"))
     console.print()
 
 
 def _cells(row: Row, mine: Row | None) -> list[str]:
     if not row["runs"]:
-        return [row["system"], "–", *[""] * (len(COLUMNS) + 1), row["missing"]]
+        return [row["system"], "–", *[""] * (len(COLUMNS) + 1)]
     commits = row["extra"].get("commits")
     return [
         row["system"],
@@ -48,19 +52,20 @@ def _cells(row: Row, mine: Row | None) -> list[str]:
         f"{row['disk'] / MIB:,.1f}",
         f"{row['spread']:.2f}",
         f"{row['runs']}",
-        _more(row),
     ]
 
 
-def _more(row: Row) -> str:
-    """What only some rows have."""
+def _note(row: Row) -> str:
+    """Why there is no measurement; else what only some rows have."""
+    if not row["runs"]:
+        return row["missing"]
     extra, said = row["extra"], []
     if "wait_p50" in extra:
         said.append(f"successor waits p50 {extra['wait_p50'] * 1e3:.2f} p99 {extra['wait_p99'] * 1e3:.2f} ms")
     if extra.get("standstill", 0) > 0:
         said.append(f"loop stood still {extra['standstill'] * 1e3:.0f} ms")
     if row["workload"].startswith("items"):
-        said.append(f"{row['grown'] / row['size'] / 1024:.2f} KiB an item")
+        said.append(f"{row['grown'] / row['size'] / 1024:.2f} KiB of memory an item")
     if "largest" in extra:
         said.append(f"largest transaction {extra['largest']:,.0f} statements")
     if "compile_cpu" in extra:
@@ -83,7 +88,7 @@ def show_machine(console: Console, results: Results) -> None:
 
 
 def show_keeps(console: Console, rows: Iterable[Row]) -> None:
-    """What each system keeps: before two rows are compared, this is."""
+    """What each system keeps. Two rows can only be compared with this in mind."""
     console.print(Text("What each keeps", style="bold"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, keeps in {row["system"]: row["keeps"] for row in sorted(rows, key=order_of)}.items():

@@ -21,7 +21,7 @@ from .process import Order, System, WrongOutcome, answer, tree_cpu
 from .recording import Recording
 from .shapes import Workload
 
-LARGE = 1_000  # from this many steps on, it is watched whether the event loop stands still
+LARGE = 1_000  # from this many steps on, a task watches whether the event loop stands still
 TICK = 0.002
 
 

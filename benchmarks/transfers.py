@@ -38,7 +38,7 @@ FORM = "--x\r\nContent-Disposition: form-data; name={}\r\n\r\n"
 
 
 class FileServer:
-    """A process with a ComfyUI server that holds nobody up; `options` are those of its command line."""
+    """A process with a fast ComfyUI server; `options` are those of its command line."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "benchmarks.file_server", "--folder", str(folder), *options]
@@ -118,8 +118,8 @@ class _Transfer(System):
 
     async def open(self) -> None:
         for file in (self.source / "output" / SOURCE).iterdir():
-            _digest(file)  # nobody has to wait for a file that left the system's cache since it was made
-        os.sync()  # nor for what others have written
+            _digest(file)  # read once, so that no file must come from the disk while the clock runs
+        os.sync()  # else a measured fsync would wait for the writes of others
 
     async def after(self, workload: Workload) -> None:
         self.extra["fsyncs"] = self.fsyncs.count
@@ -130,7 +130,7 @@ class _Transfer(System):
 
 
 class CopyLoop(_Transfer):
-    """The plainest program that keeps files as safely."""
+    """The simplest program that keeps files as safely."""
 
     async def run(self, workload: Workload) -> int:
         sources = [self.source / "output" / SOURCE / source_name(i) for i in range(workload.steps)]

@@ -35,7 +35,7 @@ def context() -> StepContext:
 
 @contextmanager
 def waiting_for_a_run() -> Iterator[None]:
-    """Use it around a wait for a run: if a step waits, the run may use the step's slot."""
+    """For the time in which a caller waits for a run. If the caller is a step, the run may use its slot."""
     step = _current.get(None)
     if step is None or step.lend is None:
         yield
@@ -101,7 +101,7 @@ class StepContext:
     tell a repeated request from a new one. A regeneration wants a new result, and has a key of its own.
     """
 
-    # Of most attempts these stay as they are: on the class they cost an attempt nothing.
+    # Most attempts never change these: as class attributes they cost an attempt nothing.
     done: float = 0
     total: float | None = None
     on_progress: Callable[[], None] | None = None
@@ -110,7 +110,7 @@ class StepContext:
     regeneration = 0
     lend: Callable[[], AbstractContextManager[None]] | None = None
     variables: Context | None = None  # the context variables of the function
-    lasts = False  # a thread still works for the attempt, which is over: it removes the work folder at its end
+    lasts = False  # the attempt is over, but its thread still works: the thread removes the work folder when it ends
     _over = False
     _logger: logging.Logger | None = None
     _made: Path | None = None
@@ -212,9 +212,10 @@ class StepContext:
             raise ValueRefused("E_VALUE_TYPE", "save() keeps files", place=place, found=type(data).__name__)
 
     def end(self) -> None:
-        """The attempt is over: its function is told so, and its work folder goes."""
+        """The attempt is over: its function can see that, and its work folder is removed."""
         self._over = True
-        self.variables = self.lend = None  # both refer to this context: only a garbage collection would free a cycle
+        # Both refer to this context: only the garbage collector would free such a cycle.
+        self.variables = self.lend = None
         if not self.lasts:
             self.close()
 

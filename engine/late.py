@@ -26,7 +26,7 @@ class Late:
 
 
 class LateNames:
-    """A module of which names are passed on now and used later: it is imported when one of them is first used."""
+    """A module whose names are passed on now and used later. It is imported when one of them is first used."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -36,7 +36,7 @@ class LateNames:
 
 
 class LateName:
-    """A name of a module: calls, and attributes of it, are those of what it stands for."""
+    """A name of a module. Calls and attributes go to the object that it stands for."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module = module
@@ -55,7 +55,7 @@ class LateName:
 
 
 def meant(value: T) -> T:
-    """What a name stands for that may be late."""
+    """The object itself, if `value` is a late name; otherwise `value`."""
     late: Any = value
     found: T = late.meant if isinstance(late, LateName) else value
     return found
@@ -80,7 +80,7 @@ def names_of(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
 
 
 class _Package(ModuleType):
-    """A package in which a public name hides a submodule of the same name (`towpath.context`), whatever comes first."""
+    """A package whose public names hide submodules of the same name (`towpath.context`), whichever comes first."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (isinstance(value, ModuleType) and name in self.__dict__["__all__"]):
@@ -91,5 +91,5 @@ def _imported(name: str) -> Any:
     try:
         return import_module(name)
     except AttributeError as error:
-        # As an AttributeError it would say that the package lacks the name.
+        # An AttributeError here would look as if the package did not have the name.
         raise ImportError(f"{name} cannot be imported: {error}", name=name) from error

@@ -1,7 +1,7 @@
 """Which exceptions of a step are worth a retry: `retry_on=` and `retry_if=`.
 
-A plan is plain data, so it holds the names of exceptions. A name is compared with the exception's classes when a
-step has failed: then the module of every class that can match is loaded. Nothing is imported for a comparison.
+A plan is plain data, so it holds the names of exceptions. A name is compared with the classes of the exception
+when a step has failed. Every class that can match is loaded by then, so nothing is imported for the comparison.
 """
 
 from __future__ import annotations

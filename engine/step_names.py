@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from .errors import InputInvalid, Place, Problem, shown
 
-ALLOWED = "letters, digits, _ and -, at most 100, the first one not -"
+ALLOWED = "up to 100 letters, digits, _ and -, not beginning with -"
 CURE = 'give each a name of its own, @step(name="…"); in a decorator, use functools.wraps'
 MAINS = ("__main__", "__mp_main__")
 _PLAIN = (str, bytes, int, float, bool, complex, type(None))

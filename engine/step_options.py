@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 
-from .errors import InputInvalid
+from .errors import InputInvalid, shown, similar
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
 from .retry_rules import Predicate, exception_names, retry_predicate
 
 MAX_CONCURRENCY = 100_000
-LIMIT_NAMES = "letters, digits, _ and -, at most 100, the first one not -"
+LIMIT_NAMES = "up to 100 letters, digits, _ and -, not beginning with -"
 _LIMIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -67,8 +67,9 @@ def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOpti
         elif key == "requires_approval":
             changes["approval"] = ApprovalPolicy() if value else None
         elif key not in StepOptions.__slots__:
-            allowed = "retries " + " ".join(StepOptions.__slots__)
-            raise InputInvalid("E_FIELD_UNKNOWN", f"a step has no option {key}", allowed=allowed)
+            known = ("retries", "requires_approval", *StepOptions.__slots__)
+            message = f"a step has no option {shown(key)}"
+            raise InputInvalid("E_FIELD_UNKNOWN", message, allowed=" ".join(known), cure=similar(key, known))
         elif key != "retry" or value is not None:
             changes[key] = _CHECKS[key](value) if key in _CHECKS else value
     settled = replace(base, **changes)
@@ -87,7 +88,7 @@ def check_retried(policy: RetryPolicy) -> None:
 def limit_name(value: Any) -> str | None:
     """The name of a limit, checked. Raises InputInvalid (E_FIELD_TYPE)."""
     if value is not None and (not isinstance(value, str) or not _LIMIT.fullmatch(value)):
-        raise InputInvalid("E_FIELD_TYPE", "this cannot be the name of a limit", found=value, allowed=LIMIT_NAMES)
+        raise InputInvalid("E_FIELD_TYPE", "limit cannot be this", found=value, allowed=f"a name: {LIMIT_NAMES}")
     return value
 
 
@@ -96,9 +97,10 @@ def step_concurrency(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputInvalid("E_FIELD_TYPE", "concurrency", found=value, allowed="a whole number")
+        raise InputInvalid("E_FIELD_TYPE", "concurrency cannot be this", found=repr(value), allowed="a whole number")
     if not 1 <= value <= MAX_CONCURRENCY:
-        raise InputInvalid("E_FIELD_RANGE", "concurrency", found=value, allowed=f"1 to {MAX_CONCURRENCY}")
+        allowed = f"1 to {MAX_CONCURRENCY}"
+        raise InputInvalid("E_FIELD_RANGE", "concurrency is out of range", found=value, allowed=allowed)
     return value
 
 
@@ -108,13 +110,13 @@ def _policy(value: Any) -> RetryPolicy:
 
 def _kept_or_failed(value: Any) -> str:
     if value not in ("fail", "keep"):
-        raise InputInvalid("E_FIELD_TYPE", "on_item_failure", found=value, allowed="fail, keep")
+        raise InputInvalid("E_FIELD_TYPE", "on_item_failure cannot be this", found=value, allowed="fail, keep")
     return str(value)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputInvalid("E_FIELD_TYPE", "process", found=value, allowed="True, False")
+        raise InputInvalid("E_FIELD_TYPE", "process cannot be this", found=repr(value), allowed="True, False")
     return value
 
 
@@ -138,11 +140,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 def attempts(value: Any, more: int = 0) -> int:
     """A number of attempts, checked; `more` is 1 where the user gives the number of retries."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputInvalid("E_FIELD_TYPE", "this is not a number of attempts", found=value, allowed="a whole number")
-    if not 1 - more <= value <= MAX_ATTEMPTS:
         raise InputInvalid(
-            "E_FIELD_RANGE", "the number of attempts is out of range", found=value, allowed=f"up to {MAX_ATTEMPTS}"
+            "E_FIELD_TYPE", "this is not a number of attempts", found=repr(value), allowed="a whole number"
         )
+    if not 1 - more <= value <= MAX_ATTEMPTS:
+        allowed = f"{1 - more} to {MAX_ATTEMPTS}"
+        raise InputInvalid("E_FIELD_RANGE", "the number of attempts is out of range", found=value, allowed=allowed)
     return value + more
 
 
@@ -158,7 +161,7 @@ def retry_policy(fields: dict[str, Any]) -> RetryPolicy:
         elif key in ("delay", "max_delay"):
             changes[key] = seconds(value) if value else 0.0
         elif key == "backoff" and not (isinstance(value, int | float) and 1 <= value <= 100):
-            raise InputInvalid("E_FIELD_RANGE", "backoff", found=value, allowed="1 to 100")
+            raise InputInvalid("E_FIELD_RANGE", "backoff is out of range", found=value, allowed="1 to 100")
         else:
             changes[key] = value
     return RetryPolicy(**changes)

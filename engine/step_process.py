@@ -1,7 +1,7 @@
 """What runs in a process of its own: the functions of steps with `process=True`, one call at a time.
 
 The parent (`adapters/process_pool.py`) sends a `Request`; the answers are messages, the last of them `Returned` or
-`Raised`. Both sides pickle, because they are one program. Artifacts travel as the path of a copy, never as bytes.
+`Raised`. Both sides use pickle: they are the same program. Artifacts travel as the path of a copy, never as bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call of a step's function. `arguments` are pickled apart: they may need modules from `path`."""
+    """One call of a step's function. `arguments` are pickled separately: reading them may need modules from `path`."""
 
     step: str
     arguments: bytes
@@ -116,7 +116,7 @@ class CopiedFile:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles secrets, which others may not, and artifacts as the paths of their copies."""
+    """Pickles artifacts as the paths of their copies, and secrets, which no other pickler may."""
 
     def __init__(self, file: io.BytesIO, copies: dict[str, Path]) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -233,7 +233,7 @@ def _called(step: Step[..., Any], request: Request, context: ChildContext) -> by
         return pickled(Returned(value, tuple(context.saved)))
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        cure = "return data, bytes or paths"
+        cure = "return data, bytes or paths, or leave out process=True"
         raise StepProcessFailed(
             "E_STEP_PROCESS", f"what it returned cannot leave its process: {what}", cure=cure
         ) from None

@@ -25,7 +25,7 @@ from .context import StepContext
 from .logs import guarded_logger
 
 IDLE = 10.0  # seconds for which a thread without work is kept
-AT_EXIT = 5.0  # seconds that functions get when the process ends; they can see that their attempt is over
+AT_EXIT = 5.0  # seconds that functions get to end when the process ends; they can see that their attempt is over
 _MOMENT = 0.2  # seconds after which a process that ends says what it waits for
 
 _log = guarded_logger("towpath")
@@ -46,7 +46,7 @@ class _Call:
         self.ended = threading.Event()
         self.waiting: list[Callable[[], None]] = []
         self._function = function
-        self.scope = anyio.CancelScope()  # of the task that waits
+        self.scope = anyio.CancelScope()  # of the task that waits for the result
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Any] = self._loop.create_future()
 
@@ -107,7 +107,7 @@ class _Worker(threading.Thread):
                 if self in _idle:
                     _idle.remove(self)
                     return None
-            return self.calls.get()  # a call is on its way
+            return self.calls.get()  # `in_step_thread` has taken this thread: its call will come
 
 
 async def in_step_thread(function: Callable[[], Any], context: StepContext) -> Any:
@@ -130,9 +130,9 @@ async def in_step_thread(function: Callable[[], Any], context: StepContext) -> A
 
 @contextmanager
 def _known_to_anyio(loop: asyncio.AbstractEventLoop, scope: anyio.CancelScope) -> Iterator[None]:
-    """Make `anyio.from_thread` work in this thread, as in anyio's own: it calls into the loop that waits for it.
+    """Make `anyio.from_thread` work in this thread, as in anyio's own: it calls into the loop that waits for this one.
 
-    anyio has no public way to say so. Where it has none of these names any more, its functions want a `token=`.
+    anyio has no public interface for that. If these names are gone one day, its functions need a `token=`.
     """
     try:
         from anyio._core._eventloop import (  # noqa: PLC0415 - may be gone one day
@@ -161,7 +161,7 @@ def end_idle_threads() -> None:
 
 async def earlier_attempts_end(context: StepContext, grace: float) -> None:
     """Wait for the threads that earlier attempts of this step have left behind, each until `grace` seconds after its
-    attempt was over. Then the log says that two attempts overlap.
+    attempt was over. After that the log says that two attempts overlap.
     """
     if not _running:  # most steps
         return
@@ -195,7 +195,7 @@ def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args:
 
 @atexit.register
 def _say_what_runs() -> None:
-    """The process ends. Functions whose attempt is over get a moment, and the log says what the process waits for."""
+    """The process ends. Functions that still run get some seconds, and the log says what the process waits for."""
     with _lock:
         calls = list(_running)
     for call in calls:

@@ -1,7 +1,7 @@
 """Calling a step's function so that nothing it does reaches the driver of the run.
 
-An async function runs in a task of its own, a plain one in a thread, both in a copy of the context variables
-of the starter of the run. What the function raises comes back as `StepRaised`, whatever it is.
+An async function runs in a task of its own, a plain one in a thread. Both see a copy of the context variables of
+whoever started the run. What the function raises comes back as `StepRaised`, whatever it is.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def returned(task: asyncio.Task[tuple[T, None] | tuple[None, BaseException]]) ->
     """The result of an ended `own_task`: a value, or the error that was raised."""
     try:
         return task.result()
-    except asyncio.CancelledError as cancelled:  # cancelled before it started: a step cancelled all tasks of the loop
+    except asyncio.CancelledError as cancelled:  # cancelled before it began: somebody cancelled all tasks of the loop
         return None, cancelled
 
 
@@ -199,7 +199,7 @@ def leave(task: asyncio.Task[Any]) -> None:
 @contextmanager
 def noting_interrupts() -> Iterator[None]:
     """While an engine is open, replace Python's signal handler by towpath's, which does the same. Its frame in a
-    traceback tells a Ctrl-C from a `KeyboardInterrupt` that a step raised. Other handlers are not replaced.
+    traceback distinguishes a Ctrl-C from a `KeyboardInterrupt` that a step raised. Other handlers are not replaced.
     """
     ours = (
         threading.current_thread() is threading.main_thread()

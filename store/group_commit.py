@@ -1,5 +1,5 @@
-"""Group commit: units queued by all running steps become one transaction, and each caller is told when its unit is
-recorded. Knows no driver.
+"""Group commit: units that all running steps have queued become one transaction, and each caller is told when its unit
+is recorded. This module knows no driver.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from towpath.errors import TowpathError
 
 from .backend import Counts, Told, Unit
 
-ENOUGH = 4_000  # statements: with the unit that reaches this number a batch is full
+ENOUGH = 4_000  # statements: the unit that reaches this number is the last of its batch
 
 Results = Sequence[Exception | None]
 """What became of the units of a batch: None, or the error of each."""
@@ -74,10 +74,10 @@ class Turn:
 
 
 class GroupCommit:
-    """A queue of units. The backend records all that is queued, batch after batch, when it is the queue's turn.
+    """A queue of units. The backend records all that is queued, batch after batch, while it is the queue's turn.
 
-    `work` is called in the event loop with the first batch. The backend records it wherever it records, reports it with
-    `recorded`, and goes on with `next_batch` until that is empty.
+    `work` is called in the event loop with the first batch. The backend records it in a thread of its choice, reports
+    it with `recorded`, and goes on with `next_batch` until that is empty.
     """
 
     def __init__(self, work: Callable[[list[Unit]], None], turn: Turn, counts: Counts) -> None:
@@ -86,7 +86,7 @@ class GroupCommit:
         self._turn = turn
         self._counts = counts
         self._queue: deque[Unit] = deque()
-        self._working = False  # units are being recorded, or will be
+        self._working = False  # units are being recorded, or wait for the turn
         self._rested: asyncio.Event | None = None  # somebody waits until all is recorded
 
     def queue(self, unit: Unit) -> None:
@@ -127,7 +127,7 @@ class GroupCommit:
         units = self._take()
         if units:
             self._work(units)
-        else:  # it broke meanwhile
+        else:  # writing has failed meanwhile, and the queue is empty
             self._rest()
 
     def _take(self) -> list[Unit]:
@@ -151,7 +151,7 @@ class GroupCommit:
 
 
 def waiting() -> tuple[asyncio.Future[None], Told]:
-    """A future, and what tells it. A caller that was cancelled meanwhile is not told; its unit is recorded anyway."""
+    """A future, and the callback that resolves it. If its caller was cancelled, the unit is still recorded."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def told(error: Exception | None) -> None:
@@ -169,6 +169,6 @@ def _tell(units: Sequence[Unit], results: Results) -> None:
     for unit, error in zip(units, results, strict=True):
         try:
             unit.told(error)
-        except Exception as fault:  # the other callers are told all the same
+        except Exception as fault:  # the other callers must be told too
             said = {"message": "a caller failed when it was told of its commit", "exception": fault}
             asyncio.get_running_loop().call_exception_handler(said)

@@ -1,7 +1,7 @@
 """The level of a run: the highest one of which a step has started.
 
 A run reaches many levels a second, and its row is large. So a process that owns a run keeps the level in memory, and
-writes it when the run pauses or ends, and with the lease. For a run that is running, its steps say which it is.
+writes it when the run pauses or ends, and with the lease. The level of a running run is computed from its steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RUNNING = Statement(
 )
 _STARTED = Statement(
     lambda: (
-        # Rows that a rerun took over have not started in it; the row of a mapped step stands for its items.
+        # Rows that a rerun took over were not started in it. Of a mapped step only its own row is read, not its items.
         sa.select(t.workflows.c.step_id)
         .where(
             t.workflows.c.chain_id == b("run"),

@@ -14,7 +14,7 @@ from .sqlite.dialect import DIALECT
 from .statements import Dialect
 
 _WITH_STATEMENTS = ("runs", "chains", "workflows", "artifacts", "transfers", "approvals", "unattended")
-"""They import all that make statements; those of `fsck` are compiled when it runs."""
+"""These import all modules that make statements. The statements of `fsck` are compiled when it runs."""
 _WORDS = ("events.py", "model.py", "store/transitions.py", "store/sqlite/spelling.py")
 
 

@@ -64,7 +64,7 @@ class Rendered:
 
 
 def checksum(source: str) -> int | None:
-    """The checksum of a source of the package; None where there are no sources, so nobody can have changed them."""
+    """The checksum of a source file of the package. None if there is no such file: then nobody can have changed it."""
     try:
         return crc32((ROOT / source).read_bytes())
     except OSError:

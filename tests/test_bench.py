@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import io
 import json
 import os
 import pickle
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from benchmarks import baseline, picture, targets
+from benchmarks import baseline, picture, targets, terminal
 from benchmarks.ceilings import BareAsyncio, CopyLoop, OneRow, SameRows
 from benchmarks.chains import chain_of
 from benchmarks.measuring import Failed, Plan, Taken
@@ -74,6 +76,28 @@ def test_the_command(tmp_path: Path) -> None:
     _targets_are_told(told["targets"])
     _the_picture_stands_alone((tmp_path / "page.html").read_text(), told["rows"])
     _a_fall_is_told(tmp_path)
+
+
+def test_a_table_fits_into_80_columns() -> None:
+    """Figures are never cut; why there is none stands below."""
+    workload = WORKLOADS["uneven"]
+    ran = Measured(
+        wall=0.0001234,
+        cpu=0.5,
+        memory=1 << 31,
+        disk=1 << 30,
+        extra={"commits": 9_000.0, "wait_p50": 1.0, "wait_p99": 2.0},
+    )
+    missing = "not installed: there is no network here, and nothing in the cache of environments"
+    taken = [Taken(workload, TOWPATH, [ran]), Taken(workload, PEERS[0], missing=missing)]
+    written = io.StringIO()
+    console = Console(width=80, file=written)
+    terminal.show_workload(console, [row_of(one) for one in taken])
+    told = written.getvalue()
+    assert "…" not in told
+    assert "spread  runs" in told
+    assert f"{PEERS[0].name}: not installed" in told
+    assert all(len(line.rstrip()) <= 80 for line in told.splitlines())
 
 
 def _every_system_is_measured(rows: list[dict[str, Any]]) -> None:

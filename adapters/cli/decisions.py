@@ -17,7 +17,7 @@ from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
 
 from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
-from .screen import block, print_json, say, table, terminal, words
+from .screen import block, id_words, print_json, say, table, terminal, words
 from .streams import shown
 from .tables import when
 
@@ -58,8 +58,8 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     for gate in waiting:
         files = [f"{a['name']} v{a['version']}  {a['filename']}  {size_text(a['size'])}" for a in gate["artifacts"]]
         found.add_row(
-            words(gate["id"]),
-            words(gate["run"], "dim"),
+            id_words(gate["id"], console),
+            id_words(gate["run"], console, "dim"),
             words(place(gate["step"], gate["item"])),
             lasted(gate["requested_at"], now) or "",
             when(gate["expires_at"]) if gate["expires_at"] else "",
@@ -102,7 +102,7 @@ async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, s
     async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.approve(gate["id"], by=by, seen=list(seen) or _versions(gate), reason=reason)
-    _print_decision(gate, decided, "approved", by, as_json)
+    _print_decision(gate, decided, "approved", by, as_json, store)
     return 0
 
 
@@ -148,7 +148,7 @@ async def _reject(
     async with open_engine(store) as engine:
         gate = await find_approval(engine, approval)
         decided = await engine.reject(gate["id"], by=by, reason=reason, action=action, parameters=parameters)
-    _print_decision(gate, decided, "rejected", by, as_json)
+    _print_decision(gate, decided, "rejected", by, as_json, store)
     return 0
 
 
@@ -192,7 +192,9 @@ async def find_artifact(engine: Engine, text: str) -> str:
     return ids[0]
 
 
-def _print_decision(gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool) -> None:
+def _print_decision(
+    gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool, store: str | None
+) -> None:
     if as_json:
         print_json(decided)
         return
@@ -200,4 +202,5 @@ def _print_decision(gate: Mapping[str, Any], decided: Any, word: str, by: str, a
     names = ", ".join(f"{a['name']} v{a['version']}" for a in gate["artifacts"])
     say(f"{word} by {by}: {where}" + (f" ({names})" if names else ""))
     if "run" in gate:
-        say(f"  if no process works on the run, continue it with: towpath resume {gate['run']}")
+        at = f" --store {store}" if store else ""
+        say(f"  if no process works on the run, continue it with: towpath resume {gate['run']}{at}")

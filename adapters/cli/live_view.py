@@ -54,6 +54,7 @@ class _StepState:
     began: float = 0.0
     took: float | None = None
     note: str = ""
+    waiting: set[int | None] = field(default_factory=set)  # items that wait at a gate; None is the step itself
 
 
 @dataclass(slots=True)
@@ -111,6 +112,10 @@ class Watch:
 
     def _note_end(self, state: _StepState, fact: StepEnded | StepDropped | DecisionApplied, now: float) -> None:
         error = None if isinstance(fact, StepDropped) else fact.error
+        if fact.status is StepStatus.WAITING_APPROVAL:
+            state.waiting.add(fact.item)
+        else:
+            state.waiting.discard(fact.item)
         if fact.item is not None:
             state.ended += fact.status.final
             state.failed += fact.status is StepStatus.FAILED
@@ -173,7 +178,7 @@ class Watch:
                 words(step_id, "" if state.status else "dim"),
                 bar or Text(took, style="dim"),
                 count,
-                words(state.note, "red" if state.failed or state.status is StepStatus.FAILED else "dim"),
+                _note_of(state),
             )
 
     def _render_levels(self, table: Table) -> None:
@@ -189,3 +194,9 @@ class Watch:
             bar = ProgressBar(total=len(steps), completed=ended, width=20)
             note = Text(f"{failed} failed", style="red") if failed else Text("")
             table.add_row(Text(f"level {n}", style="dim"), "", "", bar, f"{ended}/{len(steps)}", note)
+
+
+def _note_of(state: _StepState) -> Text:
+    if state.waiting and not state.note:
+        return words("waits for an approval; see: towpath approvals", "yellow")
+    return words(state.note, "red" if state.failed or state.status is StepStatus.FAILED else "dim")

@@ -100,7 +100,8 @@ async def _watched(
         with anyio.CancelScope() as scope, interruptible(scope, outlives_terminal=True) as signals, watch:
             result = await work(engine)
         if signals:
-            console.print(words(f"interrupted; continue with: towpath resume {watch.run_id or 'last'}"))
+            at = f" --store {store}" if store else ""
+            console.print(words(f"interrupted; continue with: towpath resume {watch.run_id or 'last'}{at}"))
             return INTERRUPTED
         assert result is not None
         if as_json:

@@ -16,12 +16,19 @@ from rich.text import Text
 from .streams import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
 
 PIPE_WIDTH = 200
+WIDE = 110  # columns from which whole ids leave room for the rest of a table
+ID_END = 12  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 
 def words(text: object, style: str = "") -> Text:
     """Text on one line, for a table or a console."""
     return Text(shown(text), style=style)
+
+
+def id_words(name: str, console: Console, style: str = "") -> Text:
+    """An id for a table: on a narrow terminal only its end."""
+    return words(name if console.width >= WIDE else name[-ID_END:], style)
 
 
 def block(text: object, style: str = "") -> Text:

@@ -20,7 +20,7 @@ from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 
 from .options import find_run, json_option, run_async, store_option
-from .screen import block, line, print_json, say, table, terminal, words
+from .screen import block, id_words, line, print_json, say, table, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
 _LISTED = ("id", "name", "status", "status_reason", "current_level", "started_at", "completed_at", "error_code")
@@ -47,12 +47,12 @@ async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as
     if not rows:
         console.print("no runs yet; start one with: towpath run FILE")
         return 0
-    listed = table("run", "chain", "status", "started", "took", "why", fixed=("run", "started"))
+    listed = table("run", "chain", "status", "started", "took", "why", fixed=("run", "status", "started", "took"))
     for row in rows:
         state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
         why = row["error_message"] or row["status_reason"] or ""
         listed.add_row(
-            words(row["id"]),
+            id_words(row["id"], console),
             words(row["name"]),
             state,
             when(row["started_at"]),
@@ -176,6 +176,8 @@ async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_
                 if step in (None, log["step_id"], _place(log)):
                     _print_new(log, printed)
             if not follow or status.final or status is ChainStatus.PAUSED:
+                if not printed:
+                    say("no lines: a step logs with context().logger", err=True)
                 return 0
             await anyio.sleep(0.5)
 
@@ -218,11 +220,12 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
         print_json(rows)
         return 0
     columns = ("artifact", "step", "output", "file", "type", "size", "made")
-    listed = table(*columns, right=("size",), fixed=("artifact", "made"))
+    console = terminal()
+    listed = table(*columns, right=("size",), fixed=("artifact", "output", "size", "made"))
     for row in rows:
         made_by = steps.get(row["workflow_id"])
         listed.add_row(
-            words(row["id"]),
+            id_words(row["id"], console),
             words("" if made_by is None else _place(made_by)),
             words(f"{row['name']} v{row['version']}"),
             words(row["filename"]),
@@ -230,7 +233,7 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
             size_text(row["file_size"]),
             when(row["created_at"]),
         )
-    terminal().print(listed)
+    console.print(listed)
     return 0
 
 

@@ -18,7 +18,7 @@ from towpath.model import ChainStatus, Plan, StepStatus
 from towpath.run import Run, StepRun
 
 from .live_view import SIGNS
-from .screen import block, line, table, words
+from .screen import WIDE, block, line, table, words
 
 LONG_LIST = 24  # a step with more files than this shows the first FEW
 FEW = 5
@@ -180,7 +180,8 @@ def _value_json(value: Any) -> Any:
 
 async def print_artifacts(console: Console, run: Run, store: str) -> None:
     """Print the files of a run and the paths of their copies, which are made now; of a long fan-out the first few."""
-    listed = table("step", "file", "type", "size", "where", right=("size",), fold=True)
+    wide = console.width >= WIDE  # else the type is left out: the name of the file says it too
+    listed = table("step", "file", *(["type"] if wide else []), "size", "where", right=("size",), fold=True)
     folder: Path | None = None
     for step in run.steps:
         files = [(one, artifact) for one in step.items or [step] for artifact in one.artifacts]
@@ -190,7 +191,8 @@ async def print_artifacts(console: Console, run: Run, store: str) -> None:
             path = await artifact.path()
             folder = folder or next(parent for parent in path.parents if parent.name == run.id)
             where = str(path.relative_to(folder))
-            listed.add_row(*map(words, (name, artifact.filename, artifact.media_type, size_text(artifact.size), where)))
+            kind = [artifact.media_type] if wide else []
+            listed.add_row(*map(words, (name, artifact.filename, *kind, size_text(artifact.size), where)))
         if len(some) < len(files):
             listed.add_row(words(step.id), words(f"… and {len(files) - len(some)} more", "dim"))
     console.print(listed)

@@ -50,7 +50,7 @@ def _record_together(connection: sqlite3.Connection, units: Sequence[Unit]) -> S
     for unit in units:
         guard = unit.guard
         if guard is not None and guard.key not in checked:
-            if rows.born:  # maybe the run itself
+            if rows.born:  # perhaps the run that the guard looks for
                 rows.write()
             _check(connection, guard)
             checked.add(guard.key)
@@ -64,11 +64,11 @@ def _record_together(connection: sqlite3.Connection, units: Sequence[Unit]) -> S
     return [None] * len(units)
 
 
-_FIRST = itemgetter(0)  # of the values of these statements it is the row
+_FIRST = itemgetter(0)  # the first value of these statements is the id of the row
 
 
 class _OutOfOrder(Exception):
-    """A row of the batch starts again after it is over: its order matters, and is kept by running unit by unit."""
+    """A row of the batch is completed and starts again. The order matters then, so the units run one by one."""
 
 
 class _Rows:
@@ -106,7 +106,7 @@ class _Rows:
             else:
                 cursor = self._connection.executemany(form.sql, map(form.bind, rows))
             if refuse is not None and cursor.rowcount != len(rows):
-                raise refuse(rows[0])  # or another one: run unit by unit, it is found
+                raise refuse(rows[0])  # perhaps it was another row: running unit by unit finds it
 
 
 def _phase(waiting: tuple[Statement, Any]) -> int:

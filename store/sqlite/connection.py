@@ -4,7 +4,8 @@
 connections under cancellation. So only two parts of it are used: the life cycle of connections, and `factory=`, which
 makes every connection an object of our class. A function that is passed to that class (`executemany` with a `_Job`)
 runs on the thread of the connection. The function that we pass (`_serve`) stays there and carries out jobs from a queue
-of ours until the connection is closed: one thread hop a job, whatever it does, and no task or future of the driver.
+of ours until the connection is closed. So a job costs one thread hop, whatever it does, and no task or future of the
+driver.
 """
 
 from __future__ import annotations
@@ -71,13 +72,13 @@ class Connections:
                     ready.set_result(None)
                     await connection.raw_connection.executemany("", _Job(partial(_serve, jobs)))
                 except asyncio.CancelledError:
-                    # With all tasks of the loop. Those that are about to end may still have something to record.
+                    # All tasks of the loop were cancelled. Some may still have something to record before they end.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LINGER):
                             await closing.wait()
                     raise
                 finally:
-                    jobs.put(None)  # else the thread would serve for ever after this task was cancelled
+                    jobs.put(None)  # otherwise the thread would serve for ever after this task was cancelled
         except Exception as error:
             if not ready.done():
                 ready.set_exception(error)

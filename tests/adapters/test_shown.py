@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -14,11 +15,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.adapters.test_cli import clean_environment
 from towpath.adapters.cli import _VERBS
-from towpath.adapters.cli.screen import Screen, words
+from towpath.adapters.cli.live_view import Watch
+from towpath.adapters.cli.screen import Screen, id_words, words
 from towpath.adapters.cli.streams import shown, shown_lines
+from towpath.events import DecisionApplied, StepEnded
+from towpath.model import Plan, StepPlan, StepStatus
 
 HOSTILE = {
     "writes the clipboard": "\x1b]52;c;aGk=\x07",
@@ -152,6 +157,33 @@ ELSEWHERE = {
     "demo": "shows what ships with it",
 }
 BAD = "[/x] [bold] :smile: \x1b]52;c;aGk=\x07 \x9b2J \u202e \u2066 \u200b \x7f \r"
+
+
+def test_ids_leave_room_on_a_narrow_terminal() -> None:
+    """The end of an id names it for every verb."""
+    name, screen = "01a22bfd-9f66-7237-9df3-4f12d8867d0d", Screen()
+    screen.width = 80
+    assert id_words(name, screen).plain == "4f12d8867d0d"
+    screen.width = 200
+    assert id_words(name, screen).plain == name
+
+
+@pytest.mark.parametrize("item", [None, 0])
+def test_a_run_that_waits_in_a_terminal_says_for_what(item: int | None) -> None:
+    plan = Plan(name="c", steps=(StepPlan(id="publish", kind="python", target="m:f"),))
+    watch = Watch(Console(), plan, "run")
+    with watch:
+        watch.on_fact("run", StepEnded("row", "publish", item, StepStatus.WAITING_APPROVAL))
+        assert "towpath approvals" in _drawn(watch)
+        watch.on_fact("run", DecisionApplied("row", "publish", item, "gate", StepStatus.COMPLETED))
+        assert "towpath approvals" not in _drawn(watch)
+
+
+def _drawn(watch: Watch) -> str:
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(watch._render())
+    return captured.get()
 
 
 def seen_in_a_terminal(command: list[str], folder: Path) -> str:

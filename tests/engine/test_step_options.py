@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from towpath import ChainInvalid, InputInvalid, RetryPolicy, chain, step
+from towpath import ChainInvalid, InputInvalid, RetryPolicy, chain, open_engine, step
 from towpath.adapters.limits import refuse_unknown_limits
 from towpath.adapters.settings import settle
 from towpath.chain_file import load_chain_from_dict
@@ -203,6 +203,35 @@ def test_limits_come_from_the_argument_or_the_file(tmp_path: Path) -> None:
 def test_limits_that_cannot_be(limits: dict[str, Any]) -> None:
     with pytest.raises(InputInvalid) as refused:
         settle(environment={}, limits=limits)
+    assert refused.value.code == "E_SETTING"
+
+
+@pytest.mark.parametrize("given", [{"limits": [1]}, {"concurrency": "2"}, {"concurrency": 0}], ids=str)
+def test_settings_of_another_type(given: dict[str, Any]) -> None:
+    with pytest.raises(InputInvalid, match=next(iter(given))) as refused:
+        settle(environment={}, **given)
+    assert refused.value.code == "E_SETTING"
+
+
+@pytest.mark.parametrize("line", ["limits = 3", "limit = { gpu = 2 }", "concurrency = 'all'"])
+def test_lines_of_the_file_that_cannot_be(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "towpath.toml"
+    file.write_text(line)
+    with pytest.raises(InputInvalid) as refused:
+        settle(environment={}, file=file)
+    problem = refused.value.problem
+    assert problem.code == "E_SETTING"
+    assert problem.place.field == line.split(maxsplit=1)[0]
+    assert problem.allowed
+
+
+@pytest.mark.parametrize("sizes", [{"threads": 0}, {"threads": "2"}, {"processes": 0}, {"processes": "2"}], ids=str)
+@pytest.mark.anyio
+async def test_numbers_of_threads_and_processes_that_cannot_be(sizes: dict[str, Any], tmp_path: Path) -> None:
+    """Without a thread a plain function would wait for ever."""
+    with pytest.raises(InputInvalid, match=next(iter(sizes))) as refused:
+        async with open_engine(tmp_path / "x.db", **sizes):
+            pass
     assert refused.value.code == "E_SETTING"
 
 
