@@ -88,11 +88,11 @@ class ChildProcess:
         if self._connection is not None:
             return self._connection
         self._connection, theirs = _spawn.Pipe()
-        self._process = _spawn.Process(target=serve, args=(theirs,), name=STEP_PROCESS, daemon=False)
+        process = _spawn.Process(target=serve, args=(theirs,), name=STEP_PROCESS, daemon=False)
         try:
-            self._process.start()
+            process.start()
+            self._process = process  # only now: `stop` may be called meanwhile, and there is nothing to kill yet
         except Exception as error:  # no memory, no right; or this is a process that may have no children
-            self._process = None
             cure = f"a script: {MAIN_GUARD}; else look at the limits of this process"
             raise _failed(context, f"its process cannot start: {type(error).__name__}: {error}", cure) from None
         finally:
