@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 
-from towpath.errors import TowpathError
 from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.ports import Birth, EngineStore, Lease
 
@@ -89,7 +88,7 @@ class RunUnits:
         self._in_flight += 1
         try:
             self._submit(facts, done)
-        except TowpathError as error:
+        except Exception as error:  # any: without these facts no later ones may be recorded
             self._in_flight -= 1
             self._fail(error)
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.conformance import process_steps
 from towpath.adapters import child_process
 from towpath.adapters.child_process import ChildProcess, request_for
 from towpath.context import StepContext
 from towpath.errors import StepProcessFailed
-
-from tests.conformance import process_steps
 
 
 def test_a_process_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
