@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -183,3 +184,7 @@ def _end_all() -> None:
     """An engine that was not closed leaves no process: multiprocessing would wait for it for ever."""
     for child in list(_children):
         child.kill()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_children.clear)  # they are the parent's, and live on

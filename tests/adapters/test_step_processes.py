@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -36,3 +37,20 @@ def test_a_process_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -
     thread.join(10)
     assert isinstance(outcomes[0], StepProcessFailed)
     assert not started[0].is_alive()
+
+
+def test_a_fork_of_the_program_ends_no_process_of_its_parent() -> None:
+    """The end of a process ends the processes of its engine, and no others."""
+    child, context = ChildProcess(), StepContext("run", "step", None, 1)
+    try:
+        first = child.answer(request_for(process_steps.where, {"n": 1}, context, (), {}), context)
+        forked = os.fork()
+        if forked == 0:
+            try:
+                child_process._end_all()
+            finally:
+                os._exit(0)
+        os.waitpid(forked, 0)
+        assert child.answer(request_for(process_steps.where, {"n": 1}, context, (), {}), context) == first
+    finally:
+        child.kill()
