@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -88,11 +89,11 @@ class ChildProcess:
         if self._connection is not None:
             return self._connection
         self._connection, theirs = _spawn.Pipe()
-        self._process = _spawn.Process(target=serve, args=(theirs,), name=STEP_PROCESS, daemon=False)
+        process = _spawn.Process(target=serve, args=(theirs,), name=STEP_PROCESS, daemon=False)
         try:
-            self._process.start()
+            process.start()
+            self._process = process  # only now: `stop` may be called meanwhile, and there is nothing to kill yet
         except Exception as error:  # no memory, no right; or this is a process that may have no children
-            self._process = None
             cure = f"in a script: {MAIN_GUARD}; otherwise look at the limits of this process"
             raise _failed(context, f"its process cannot start: {type(error).__name__}: {error}", cure) from None
         finally:
@@ -183,3 +184,7 @@ def _end_all() -> None:
     """Kill the processes of engines that were not closed: multiprocessing would wait for them for ever."""
     for child in list(_children):
         child.kill()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_children.clear)  # they are the parent's, and live on

@@ -9,7 +9,10 @@ import anyio
 
 from towpath.errors import InputInvalid, shown
 from towpath.errors import Place as ErrorPlace
+from towpath.logs import guarded_logger
 from towpath.model import Plan, StepPlan
+
+_log = guarded_logger("towpath")
 
 
 class Place:
@@ -32,6 +35,8 @@ class Limits:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
         self._running: Counter[str] = Counter()
+        self._held_idle: Counter[str] = Counter()  # by steps that wait for runs
+        self._told: set[str] = set()
         self._waiting: deque[Place] = deque()
 
     def take(self, step: StepPlan) -> bool:
@@ -72,6 +77,27 @@ class Limits:
         if names:
             self._wake()
 
+    def hold_idle(self, step: StepPlan, count: int) -> None:
+        """`count` more (or fewer) counted steps like this one wait for a run. They keep their places: else another
+        step would begin between their halves. If that run needs these places too, it waits for ever: the log says so.
+        """
+        names = self._of(step)
+        self._held_idle.update(dict.fromkeys(names, count))
+        if names and count > 0:
+            self._say_stuck()
+
+    def _say_stuck(self) -> None:
+        for place in self._waiting:
+            for name, most in self._of(place.step).items():
+                if self._held_idle[name] >= most and name not in self._told:
+                    self._told.add(name)
+                    _log.warning(
+                        "step %s waits for limit %s, and all steps that have its places wait for runs: if those runs "
+                        "need it, they wait for ever. Remove the limit from the steps that wait for runs.",
+                        place.step.id,
+                        name,
+                    )
+
     def _count(self, step: StepPlan) -> bool:
         limits = self._of(step)
         if any(self._running[name] >= most for name, most in limits.items()):
@@ -90,6 +116,8 @@ class Limits:
                 place.on_granted()
             else:
                 blocked |= names
+        if self._held_idle.total():
+            self._say_stuck()
 
     def _of(self, step: StepPlan) -> dict[str, int]:
         """The limits of a step. A name that is not known is left out here: such a step is refused before it starts."""

@@ -169,14 +169,15 @@ class LocalAdapter:
         except BaseException:
             await self._release(lease)
             raise
-        self._runs[run_id] = run
+        scope = anyio.CancelScope()
+        self._runs[run_id], self._scopes[run_id] = run, scope
         try:
-            with anyio.CancelScope() as self._scopes[run_id]:
+            with scope:
                 await run.drive(first=_standing(parent, work), on_claimed=on_claimed)
-            if self._scopes[run_id].cancelled_caught and self._closing:
+            if scope.cancelled_caught and self._closing:
                 await self._interrupted(lease)
                 run.status, run.reason = ChainStatus.PAUSED, "interrupted"
-            elif self._scopes[run_id].cancelled_caught:
+            elif scope.cancelled_caught:
                 raise Fenced(run_id)
         except Exception:
             await self._release(lease)
@@ -185,7 +186,8 @@ class LocalAdapter:
             await self._interrupted(lease)
             raise
         finally:
-            del self._runs[run_id], self._scopes[run_id]
+            if self._runs.get(run_id) is run:  # else it was paused, and is driven again already
+                del self._runs[run_id], self._scopes[run_id]
             if run.status.final:
                 self._over(run_id, self._functions.pop(run_id, {}), inner=parent is not None)
         return run

@@ -116,6 +116,7 @@ class LocalRun:
         self._async: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._lost: dict[str, int] = {}
         self._napping: dict[Key, Work] = {}
+        self._first = ""  # the request that the run obeys as it begins: `cancel`, `pause`, or none
         self._leaving = False  # the end or the pause is being recorded: no fact may follow it
         self._begun = self._stopped = False
         self._recorded = asyncio.Event()  # the first facts are recorded
@@ -136,10 +137,11 @@ class LocalRun:
         Raises Fenced if another process took the run over, StoreFailed if nothing can be recorded any
         more. Both leave the run as recorded, to be resumed.
         """
+        self._first = self._first or first
         try:
             async with anyio.create_task_group() as self._tasks:
                 self._running.open(self._tasks)
-                await self._work(first, on_claimed)
+                await self._work(on_claimed)
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
@@ -150,9 +152,9 @@ class LocalRun:
             self._waiting.close(self.working.values())
         return self.status
 
-    async def _work(self, first: str, on_claimed: Callable[[], None] | None) -> None:
+    async def _work(self, on_claimed: Callable[[], None] | None) -> None:
         try:
-            await self._begin(first)
+            await self._begin()
             await self._recorded.wait()
             if on_claimed is not None and self._failure is None:
                 on_claimed()
@@ -170,22 +172,25 @@ class LocalRun:
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.leaving(self.lease)
 
-    async def _begin(self, first: str) -> None:
+    async def _begin(self) -> None:
         await self.ledger.restore(self._run)
         if any(row.status is StepStatus.EXECUTING and row.count is None for row in self._run.rows):
             self._lost = await self._store.lost_attempts(self.id)
             self._waiting.quarantine = {row for row, lost in self._lost.items() if SUSPECT <= lost < LOST_LIMIT}
         self._begun = True
         self._turn.append(ChainResumed())
+        cancel = self._run.cancel_requested or self._first == "cancel"
+        pause = self._first == "pause" and not cancel
+        self._pausing = "requested" if pause else ""  # already now: what begins here only becomes ready
         self._execute(self._state.begin([restored(row) for row in self._run.rows]))
         for row in self._run.rows:
             here = self.ledger.row(row.step, row.item)
             # An earlier decision (a rejection) may have closed this gate already.
             if row.decision is not None and here is not None and here.status is StepStatus.WAITING_APPROVAL:
                 self._decide(row.decision)
-        if self._run.cancel_requested or first == "cancel":
+        if cancel:
             self._cancel()
-        elif first == "pause":
+        elif pause:
             self._pause("requested")
         self._end_turn()
 
@@ -257,7 +262,9 @@ class LocalRun:
 
         This runs as a task of the run: it continues if the caller is cancelled, and its failure ends the run.
         """
-        if self._tasks is not None and self._begun and not self._leaving:
+        if not self._begun and request.kind in ("cancel", "pause"):
+            self._first = self._first if self._first == "cancel" else request.kind
+        elif self._tasks is not None and self._begun and not self._leaving:
             self._tasks.start_soon(self._obey, request)  # else it stays recorded, and a later poll finds it
 
     async def take_edit(self, request: Request) -> None:

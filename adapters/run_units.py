@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from towpath.errors import TowpathError
 from towpath.events import ChainEnded, ChainPaused, Fact
 from towpath.ports import Birth, EngineStore, Lease
 
@@ -89,7 +88,7 @@ class RunUnits:
         self._in_flight += 1
         try:
             self._submit(facts, done)
-        except TowpathError as error:
+        except Exception as error:  # any: without these facts no later ones may be recorded
             self._in_flight -= 1
             self._fail(error)
 

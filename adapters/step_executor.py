@@ -65,6 +65,7 @@ class Work:
     cancelled: bool = False
     has_slot: bool = False
     counted: bool = False  # it has a place under its limits
+    idle: bool = False  # it has one while it waits for a run
     lost: int = 0  # attempts during which the process died
     is_alone: bool = False  # it has the slot of suspects
     lend: Callable[[Work, int], AbstractContextManager[None]] | None = None  # called with it, and its attempt

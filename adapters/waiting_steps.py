@@ -190,13 +190,28 @@ class WaitingSteps:
 
     def give_back(self, work: Work) -> None:
         """Return what work that has ended has: its slot, and its place under limits."""
+        self._leave_limits(work)
+        self._return_slots(work)
+
+    def lend(self, work: Work) -> None:
+        """Return the slot of work that waits for a run. It keeps its place under limits."""
+        if work.counted and not work.idle:
+            work.idle = True
+            self._limits.hold_idle(work.step, 1)
+        self._return_slots(work)
+
+    def _leave_limits(self, work: Work) -> None:
+        self._work_on(work)
         if work.counted:
             work.counted = False
             self._limits.give_back(work.step)
-        self.lend(work)
 
-    def lend(self, work: Work) -> None:
-        """Return the slot of work that waits for a run."""
+    def _work_on(self, work: Work) -> None:
+        if work.idle:
+            work.idle = False
+            self._limits.hold_idle(work.step, -1)
+
+    def _return_slots(self, work: Work) -> None:
         if work.has_slot:
             work.has_slot = False
             self._slots.give_back()
@@ -209,22 +224,21 @@ class WaitingSteps:
 
     def take_back(self, work: Work) -> None:
         """Take a slot that was lent, at once and over the limit."""
+        self._work_on(work)
         (self._alone if work.suspect else self._slots).take_back()
         work.is_alone, work.has_slot = work.suspect, not work.suspect
 
     def close(self, working: Collection[Work]) -> None:
         """Return all slots: the run is over, or this process leaves it."""
         for work in working:
-            if work.counted:
-                work.counted = False
-                self._limits.give_back(work.step)
+            self._leave_limits(work)
         self._slots.close()
         self._alone.close()
         if self._farm is not None:
             self._farm.settle(self._came, wants=False)
             for work in working:
                 if work.seat is not None:
-                    self.lend(work)
+                    self._return_slots(work)
 
 
 def _rest(items: Items) -> Iterator[int]:

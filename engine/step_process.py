@@ -25,7 +25,7 @@ from .artifact import Artifact
 from .attempt import failure
 from .context import StepContext
 from .errors import StepProcessFailed, StoreFailed
-from .forks import main_is_imported
+from .forks import OneProcess, main_is_imported
 from .logs import step_logger
 from .model import ArtifactRow, ErrorInfo
 from .redaction import without_secrets
@@ -149,7 +149,14 @@ class ChildContext(StepContext):
     def send(self, message: Any) -> None:
         data = pickled(message)
         with self._sending:
-            self._connection.send_bytes(data)
+            if not self._over:
+                self._connection.send_bytes(data)
+
+    def answer(self, outcome: bytes) -> None:
+        """Send the last message of the call. Threads that the function left behind send nothing into the next one."""
+        with self._sending:
+            self._over = True
+            self._connection.send_bytes(outcome)
 
     @property
     def logger(self) -> logging.Logger:
@@ -193,6 +200,9 @@ def serve(connection: Connection) -> None:
     main_is_imported.set()
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the parent, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "register_at_fork"):
+        # A process that a step forks must not answer, nor hold the connection open: its end says that this one died.
+        os.register_at_fork(after_in_child=connection.close)
     connection.send_bytes(pickled(Ready()))
     while True:
         try:
@@ -222,13 +232,14 @@ def _answer(request: Request, connection: Connection) -> None:
         outcome = failure(error, rule)
         assert outcome.error is not None
         answer = pickled(Raised(outcome.error, outcome.retryable))
-    connection.send_bytes(answer)
+    context.answer(answer)
 
 
 def _called(step: Step[..., Any], request: Request, context: ChildContext) -> bytes:
     args, kwargs = step.call_arguments(pickle.loads(request.arguments))  # noqa: S301 - from our own parent
     context.enter()
-    value = step.function(*args, **kwargs)
+    with OneProcess():
+        value = step.function(*args, **kwargs)
     try:
         return pickled(Returned(value, tuple(context.saved)))
     except Exception as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus, Json
@@ -93,11 +94,10 @@ _PAUSE_UNOWNED = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Claimer:
-    """The owner of a claim, and its lease. `works_on`: does this process work on a run that names it as owner?"""
+    """The owner of a claim, and its lease."""
 
     owner: Owner
     seconds: float
-    works_on: Callable[[str], bool]
 
     def until(self, at: int) -> int:
         """The end of a lease that begins now, in UTC microseconds."""
@@ -109,7 +109,19 @@ class Claimer:
         return (self.owner if self.owner.service else self.owner.leased(self.seconds)).to_json()
 
 
-def claim(run_id: str, claimer: Claimer, this_process: Owner) -> Script[int | RunRefused]:
+class Mark(Protocol):
+    """Knows whether this process works on a run."""
+
+    def works_here(self) -> bool:
+        """Does it work on the run, which names it as owner?"""
+        ...
+
+    def claimed(self) -> None:
+        """From now on it does, unless the transaction fails."""
+        ...
+
+
+def claim(run_id: str, claimer: Claimer, this_process: Owner, mark: Mark) -> Script[int | RunRefused]:
     """The new epoch of a run without a living owner, or why it cannot be claimed.
 
     A refusal is returned, not raised, because the script may also have shortened a lease (written by a clock ahead of
@@ -125,21 +137,23 @@ def claim(run_id: str, claimer: Claimer, this_process: Owner) -> Script[int | Ru
     if owner is not None and owner.service and owner != claimer.owner:
         return _owned(run_id, owner)
     if owner is not None and not owner.service:
-        refused = yield from _ask_process(run_id, owner, found, claimer, this_process)
+        refused = yield from _ask_process(run_id, owner, found, claimer, None if owner != this_process else mark)
         if refused is not None:
             return refused
     epoch = int(found["epoch"]) + 1
     yield _CLAIM(run=run_id, new_owner=claimer.row, new_epoch=epoch, until=claimer.until(at), at=at)
     yield from gates.expire((yield from gates.expired([run_id], at)), at)
+    if not claimer.owner.service:
+        mark.claimed()
     return epoch
 
 
 def _ask_process(
-    run_id: str, owner: Owner, found: Row, claimer: Claimer, this_process: Owner
+    run_id: str, owner: Owner, found: Row, claimer: Claimer, mark: Mark | None
 ) -> Script[RunRefused | None]:
-    """Why a process keeps its run; None if it has lost the run."""
+    """Why a process keeps its run; None if it has lost the run. With a `mark` it is this process."""
     at, until = now(), found["lease_until"] or 0
-    alive = claimer.works_on(run_id) if owner == this_process else owner.left(until, at) >= 0
+    alive = mark.works_here() if mark is not None else owner.left(until, at) >= 0
     if alive:
         longest = at + int(claimer.seconds * 1e6)
         if until > longest:

@@ -108,6 +108,31 @@ _owned_here: set[tuple[str, str]] = set()
 """The runs that this process works on now, by database. If it has a lease on any other run, the lease is stale."""
 
 
+class _Mark:
+    """Marks a run in `_owned_here` within the transaction that claims it: another claim may follow it at once."""
+
+    def __init__(self, here: tuple[str, str]) -> None:
+        self._here = here
+        self._is_set = self._given_up = False
+
+    def works_here(self) -> bool:
+        """Does this process work on the run? The answer is about other claims than this one."""
+        return not self._is_set and self._here in _owned_here
+
+    def claimed(self) -> None:
+        """Called in the thread of the connection."""
+        self._is_set = True
+        _owned_here.add(self._here)
+        if self._given_up:
+            _owned_here.discard(self._here)
+
+    def give_up(self) -> None:
+        """The caller has gone, or the transaction failed. It may still be under way."""
+        self._given_up = True
+        if self._is_set:
+            _owned_here.discard(self._here)
+
+
 class RunStore:
     """Runs and their artifacts in one database, with larger files beside it."""
 
@@ -179,16 +204,18 @@ class RunStore:
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED.
         """
-        answer = await self.database.write(claims.claim, run_id, self._claimer(service), self._me)
+        mark = _Mark(self._here(run_id))
+        try:
+            answer = await self.database.write(claims.claim, run_id, self._claimer(service), self._me, mark)
+        except BaseException:
+            mark.give_up()
+            raise
         if isinstance(answer, RunRefused):
             raise answer
-        if not service:
-            _owned_here.add(self._here(run_id))
         return Lease(run_id, answer)
 
     def _claimer(self, service: str = "") -> claims.Claimer:
-        owner = owners.service(service) if service else self._me
-        return claims.Claimer(owner, self.lease_seconds, lambda run_id: self._here(run_id) in _owned_here)
+        return claims.Claimer(owners.service(service) if service else self._me, self.lease_seconds)
 
     def _here(self, run_id: str) -> tuple[str, str]:
         return self.database.identity, run_id

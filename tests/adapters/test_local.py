@@ -21,6 +21,8 @@ from tests.conformance.chain_steps import PATIENCE, began, let_go, noted
 from tests.conformance.runs import CANCELLED, DONE, RUNS, WAITS, pending, rows, settled, status_of, trail, until
 from towpath import Engine, Run, RunRefused, StepNotRegistered, chain, context, load_chain, step
 from towpath.events import StepEnded
+from towpath.ledger import Ledger
+from towpath.ports import RunRow
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -553,3 +555,35 @@ async def test_a_chain_file_runs_like_a_chain(open_engine: OpenEngine, tmp_path:
         assert run.status == "completed"
         assert (await settled(engine, run))["never"] == "skipped"
         assert (await rows(engine, run))["twice[2]"].parameters == {"n": 2}
+
+
+async def test_a_pause_reaches_a_chain_inside_a_step_while_it_begins(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request to the run inside is recorded nowhere, so nothing would bring it again."""
+    reading, read_on, restore = anyio.Event(), anyio.Event(), Ledger.restore
+
+    async def slow(ledger: Ledger, row: RunRow) -> None:
+        if row.plan.name == "inside":
+            reading.set()
+            await read_on.wait()
+        await restore(ledger, row)
+
+    @chain
+    def inside():
+        return steps.number(2)
+
+    @chain
+    def outside():
+        return inside()
+
+    monkeypatch.setattr(Ledger, "restore", slow)
+    async with open_engine() as engine:
+        handle = await engine.start(outside)
+        await reading.wait()
+        await handle.pause()
+        await anyio.wait_all_tasks_blocked()  # the request is on its way
+        read_on.set()
+        run = await handle.result()
+        assert (run.status, run.reason) == ("paused", "requested")
+        assert (await handle.resume()).value == 2

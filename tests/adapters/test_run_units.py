@@ -65,6 +65,25 @@ async def test_what_follows_in_one_turn_of_the_loop_is_one_unit() -> None:
     assert driver.store.units == [facts(5)]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), StoreFailed("E_DB_CLOSED", "closed")])
+async def test_a_unit_that_cannot_be_handed_over_ends_the_run(error: Exception) -> None:
+    """Also in a turn of the loop that nobody awaits; and no later fact is recorded without it."""
+    driver = Driver()
+    record_soon = driver.store.record_soon
+
+    def refuse(lease: Lease, facts: Sequence[Fact], done: Callable[[Exception | None], None]) -> None:
+        driver.store.record_soon = record_soon  # type: ignore[method-assign]
+        raise error
+
+    driver.store.record_soon = refuse  # type: ignore[method-assign]
+    driver.units.add(facts(1), [])
+    await asyncio.sleep(0)
+    driver.units.add(facts(UNIT, 1), [])
+    await asyncio.sleep(0)
+    assert driver.failed == [error]
+    assert driver.store.units == []
+
+
 @pytest.mark.parametrize("count", [UNIT - 1, UNIT, LARGEST, LARGEST + 1, 3 * LARGEST + 7])
 async def test_no_unit_is_too_large(count: int) -> None:
     """Many facts go at once; more than a transaction may hold go one unit after the other, in order."""

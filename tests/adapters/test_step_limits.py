@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
+from tests.adapters.conftest import OpenEngine
+from towpath import chain
+from towpath import step as towpath_step
 from towpath.adapters.limits import Limits
 from towpath.model import StepPlan
 
@@ -65,3 +70,45 @@ async def test_a_step_that_stops_waiting_leaves_its_place() -> None:
         tasks.cancel_scope.cancel()
     limits.give_back(step(limit="gpu"))
     assert limits.take(step(limit="gpu"))
+
+
+async def test_the_log_says_that_steps_may_wait_for_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    limits, outer, other = Limits({"gpu": 1, "disk": 2}), step("m:outer", "gpu"), step("m:other", "disk")
+    assert limits.take(outer)
+    assert limits.take(other)
+    limits.hold_idle(other, 1)
+    limits.ask(step("m:f", "gpu"), lambda: None)
+    limits.ask(step("m:f", "disk"), lambda: None)
+    assert not caplog.messages, "the step with the place works, so it will end"
+    limits.hold_idle(outer, 1)
+    limits.ask(step("m:f", "gpu"), lambda: None)
+    (said,) = caplog.messages
+    assert said.startswith("step a waits for limit gpu, and all steps that have its places wait for runs")
+
+
+async def test_a_step_that_waits_for_a_run_of_its_own_limit_is_named(
+    open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    @towpath_step(limit="gpu")
+    async def inner() -> int:
+        return 1
+
+    @chain
+    def inside():
+        return inner()
+
+    @towpath_step(limit="gpu", timeout=0.2)
+    async def outer() -> Any:
+        return (await engine.run(inside)).value
+
+    @chain
+    def outside():
+        return outer()
+
+    async with open_engine(limits={"gpu": 1}) as engine:
+        run = await engine.run(outside)
+        assert run.status == "failed"
+        limits = engine.adapter.limits  # type: ignore[attr-defined]
+        assert not +limits._running
+        assert not +limits._held_idle
+    assert "step inner waits for limit gpu" in caplog.text

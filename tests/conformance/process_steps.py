@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.chain_steps import note
-from towpath import Artifact, File, Secret, StepFailed, context, step
+from towpath import Artifact, File, Secret, StepCancelled, StepFailed, context, step
 
 
 @step(process=True)
@@ -87,3 +88,52 @@ def cannot_leave() -> Any:
 def says(text: str) -> float:
     print(text, flush=True)
     return time.time()
+
+
+@step(process=True)
+def forks(child_returns: bool) -> int:
+    """The forked child leaves the function as well."""
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        if child_returns:
+            return -1
+        sys.exit(5)
+    os.waitpid(child, 0)
+    return int(parent == os.getpid())
+
+
+@step(process=True)
+def leaves_a_thread(folder: str) -> int:
+    here = context()
+
+    def report() -> None:
+        while not Path(folder, "thread.go").exists():
+            time.sleep(0.01)
+        here.logger.info("too late")
+        try:
+            here.progress(9, 9)
+        except StepCancelled:
+            note(folder, "thread.told")
+
+    threading.Thread(target=report).start()
+    return 1
+
+
+@step(process=True)
+def lets_threads_go(folder: str) -> int:
+    note(folder, "thread.go")
+    while not Path(folder, "thread.told").exists():
+        time.sleep(0.01)
+    context().logger.info("in time")
+    return 2
+
+
+@step(process=True)
+def dies_with_a_child(folder: str) -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+        os._exit(0)
+    note(folder, "child", str(child))
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import anyio
 import pytest
 
 from tests.conformance import process_steps as steps
-from tests.conformance.chain_steps import began, let_go, noted
+from tests.conformance.chain_steps import PATIENCE, began, let_go, noted
 from tests.conformance.runs import CANCELLED, DONE, FAILED, OpenEngine, settled, until
 from towpath import Secret, chain
 
@@ -150,3 +151,43 @@ async def test_a_value_that_cannot_leave_says_so(open_engine: OpenEngine) -> Non
         assert error is not None
         assert error.code == "E_STEP_PROCESS"
         assert "lock" in error.message
+
+
+async def test_a_child_that_a_step_forks_answers_nothing(open_engine: OpenEngine) -> None:
+    """Its answer would be taken for that of the step, and that of the step for the next one's."""
+
+    @chain
+    def one_after_the_other():
+        first = steps.forks(True)
+        return first, steps.forks(False).after(first), steps.where(2).after(first)
+
+    async with open_engine(processes=1) as engine:
+        one, two, (three, _) = (await engine.run(one_after_the_other)).value
+    assert (one, two, three) == (1, 1, 2)
+
+
+async def test_a_thread_that_a_step_leaves_reports_nothing(open_engine: OpenEngine, folder: str) -> None:
+    @chain
+    def one_after_the_other(folder: str):
+        return steps.lets_threads_go(folder).after(steps.leaves_a_thread(folder))
+
+    async with open_engine(processes=1) as engine:
+        run = await engine.run(one_after_the_other, folder=folder)
+        logs = await engine.store.logs(run.id)
+    assert run.value == 2
+    assert "in time" in str(logs)
+    assert "too late" not in str(logs)
+
+
+async def test_a_process_that_died_is_not_missed_because_of_its_child(open_engine: OpenEngine, folder: str) -> None:
+    @chain
+    def one(folder: str):
+        return steps.dies_with_a_child(folder)
+
+    async with open_engine() as engine:
+        with anyio.fail_after(PATIENCE):
+            run = await engine.run(one, folder=folder)
+        assert run.error is not None
+        assert run.error.code == "E_STEP_PROCESS_DIED"
+    (child,) = noted(folder, "child")
+    os.kill(int(child), signal.SIGKILL)
