@@ -200,12 +200,29 @@ def test_what_fell_since_a_baseline() -> None:
         (("--against", "no-such-commit"), "E_BENCH_OPTION"),
         (("--baseline", "pyproject.toml"), "E_BENCH_BASELINE"),
         (("--baseline", "no-such-file"), "E_BENCH_BASELINE"),
+        (("--save", "no-such-folder/file.json"), "E_BENCH_OPTION"),
+        (("--save", "tests"), "E_BENCH_OPTION"),
+        (("--picture", "no-such-folder/page.html"), "E_BENCH_OPTION"),
+        (("--tolerance", "nan"), "E_BENCH_OPTION"),
+        (("--tolerance", "-1"), "E_BENCH_OPTION"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_once(tmp_path: Path, arguments: tuple[str, ...], code: str) -> None:
     done = bench(tmp_path, *arguments, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["errors"][0]["code"] == code
+
+
+@pytest.mark.parametrize("change", [{"wall": 0}, {"wall": float("nan")}, {"cpu": "much"}, None])
+def test_rows_that_cannot_be_compared_are_no_baseline(tmp_path: Path, change: dict[str, Any] | None) -> None:
+    """Found before anything is measured, not after."""
+    path, rows = tmp_path / "saved.json", _made_up({"towpath": 0.1, "Burr": 0.2}, "W3")
+    path.write_text(json.dumps({"format": 1, "rows": rows}))
+    baseline.load(path)
+    rows[0] = {} if change is None else {**rows[0], **change}
+    path.write_text(json.dumps({"format": 1, "rows": rows}))
+    with pytest.raises(baseline.NotABaseline):
+        baseline.load(path)
 
 
 def test_without_the_repository_it_says_where_the_benchmarks_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ _MARK = Path("benchmarks", "systems.py")  # tells the folder from another one of
 @click.option("--save", type=click.Path(path_type=Path), help="Save the results as a baseline.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Write a page with charts (HTML).")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where files are made.")
-@click.option("--nice", default=0, help="Niceness of measured processes; below 0 needs root.")
+@click.option(
+    "--nice", type=click.IntRange(-20, 19), default=0, help="Niceness of measured processes; below 0 needs root."
+)
 @click.option("--list", "listed", is_flag=True, help="List the workloads and measure nothing.")
 @json_option
 def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **options: Any) -> int:
@@ -43,6 +46,7 @@ def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **option
     if listed:
         command.terminal.show_list(terminal())
         return 0
+    _refuse_options(options)
     before = _saved(command, options["baseline"])
     results = _measured(command, workloads, options, None if as_json else terminal())
     checked = command.targets.check(results["rows"]) if options["check"] else []
@@ -75,6 +79,17 @@ def _benchmarks() -> Any:
         "the benchmarks are in towpath's repository, not in the installed package",
         cure="run `towpath bench` in a clone of the repository",
     )
+
+
+def _refuse_options(options: dict[str, Any]) -> None:
+    """Refuse now what would fail after the measurements. Raises InputInvalid: E_BENCH_OPTION."""
+    if not 0 <= options["tolerance"] < 1:
+        raise InputInvalid("E_BENCH_OPTION", f"--tolerance {options['tolerance']} is not a share", allowed="0 to 0.99")
+    for name in ("save", "picture"):
+        path: Path | None = options[name]
+        if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+            message = f"--{name} {path} cannot be written"
+            raise InputInvalid("E_BENCH_OPTION", message, allowed="a file in a folder that is there")
 
 
 def _saved(command: Any, path: Path | None) -> Any:
