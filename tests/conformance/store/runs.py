@@ -395,3 +395,21 @@ async def test_the_level_of_a_run_whose_process_died_is_kept_when_it_is_stopped(
     await store.request(run, kind)
     (row,) = await raw(store, "SELECT current_level FROM chains WHERE id = ?", run)
     assert row["current_level"] == 1
+
+
+async def test_the_level_of_a_refused_unit_is_not_reached(store: RunStore) -> None:
+    """Neither for the next renewal, nor when the run is released or pauses."""
+    for let_go in ("renew", "release", "pause"):
+        lease = await a_run(store)
+        row = await a_step(store, lease)
+        await store.record(lease, [LevelReached(1), ended(row, StepStatus.FAILED)])
+        with pytest.raises(StoreFailed, match="E_TRANSITION"):
+            await store.record(lease, [LevelReached(5), ended(row, StepStatus.COMPLETED)])
+        if let_go == "renew":
+            await store.renew([lease])
+        elif let_go == "release":
+            await store.release(lease)
+        else:
+            await store.record(lease, [ChainPaused("requested")])
+        (found,) = await raw(store, "SELECT current_level FROM chains WHERE id = ?", lease.run_id)
+        assert found["current_level"] == 1, let_go
