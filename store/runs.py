@@ -13,7 +13,7 @@ from towpath.model import ArtifactRow, ChainStatus
 from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
 from . import claims, crashes, definitions, gates, owners, requests, rows, run_rows
-from .backend import Backend, Row, Told, Write, add, write
+from .backend import Backend, Line, Row, Told, Write, add, write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .core import sa, t
@@ -117,6 +117,7 @@ class RunStore:
         self.lease_seconds = lease_seconds
         self._me = this_process()
         self._levels = Levels()
+        self._lines: dict[Lease, Line] = {}  # of the units of the runs that this process drives
 
     # ---- rows of tables, for people and for the functions of `towpath.store`
 
@@ -203,6 +204,7 @@ class RunStore:
     async def release(self, lease: Lease) -> None:
         """Give up ownership without ending the run. Does nothing if another owner has taken it over."""
         level = self._forget(lease.run_id)
+        self._lines.pop(lease, None)
         unit = writes(lease.run_id, [LevelReached(level)] if level else [], now())
         let_go = claims.RELEASE(run=lease.run_id, lease_epoch=lease.epoch)
         await self.database.submit([*unit, write(let_go), _released(lease)])
@@ -218,14 +220,26 @@ class RunStore:
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts in one transaction; returns when they are durable. Raises Fenced, StoreFailed."""
         done, told = waiting()
-        self.record_soon(lease, facts, told)
+        self._record(lease, facts, told, None)
         await done
 
     def record_soon(self, lease: Lease, facts: Sequence[Fact], done: Done) -> None:
-        """Queue facts for the next commit; `done` is called with None when they are durable, or with the error."""
+        """Queue facts for the next commit; `done` is called with None when they are durable, or with the error.
+
+        If facts that were queued so before are not recorded, these are not either.
+        """
+        self._record(lease, facts, done, self._line(lease))
+
+    def _record(self, lease: Lease, facts: Sequence[Fact], done: Done, line: Line | None) -> None:
         kept, level = self._held_back(lease, facts)
-        told = self._told(lease, facts, level, done)
-        self.database.queue(writes(lease.run_id, kept, now()), guard(lease), told)
+        told = self._told(lease, facts, level, done, line)
+        self.database.queue(writes(lease.run_id, kept, now()), guard(lease), told, line)
+
+    def _line(self, lease: Lease) -> Line:
+        line = self._lines.get(lease)
+        if line is None:
+            line = self._lines[lease] = Line()
+        return line
 
     def _held_back(self, lease: Lease, facts: Sequence[Fact]) -> tuple[Sequence[Fact], int]:
         ours = self._here(lease.run_id) in _owned_here
@@ -249,14 +263,17 @@ class RunStore:
         run_id, out = birth.lease.run_id, self._born(birth)
         kept, level = self._held_back(birth.lease, facts)
         later = [fact for fact in kept if not isinstance(fact, ChainResumed)]
-        told = self._told(birth.lease, facts, level, done)
-        self.database.queue([*out, *writes(run_id, later, now())], None, told)
+        line = self._line(birth.lease)
+        told = self._told(birth.lease, facts, level, done, line)
+        self.database.queue([*out, *writes(run_id, later, now())], None, told, line)
 
-    def _told(self, lease: Lease, facts: Sequence[Fact], level: int, done: Done) -> Told:
+    def _told(self, lease: Lease, facts: Sequence[Fact], level: int, done: Done, line: Line | None) -> Told:
         """What is done when a unit of these facts is recorded or refused."""
         lets_go = not _LET_GO.isdisjoint(map(type, facts))
 
         def told(error: Exception | None) -> None:
+            if (lets_go or error is not None) and line is not None and self._lines.get(lease) is line:
+                del self._lines[lease]  # the caller knows now
             if isinstance(error, Fenced) or (error is None and lets_go):
                 self._forget(lease.run_id)
             elif level and self._here(lease.run_id) in _owned_here:
