@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,8 @@ def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **option
         return 0
     _refuse_options(options)
     before = _saved(command, options["baseline"])
-    results = _measured(command, workloads, options, None if as_json else terminal())
+    with _signals_end_it():
+        results = _measured(command, workloads, options, None if as_json else terminal())
     checked = command.targets.check(results["rows"]) if options["check"] else []
     changes = command.baseline.compare(before, results) if before else []
     lost = command.baseline.fallen(changes, options["tolerance"])
@@ -90,6 +94,24 @@ def _refuse_options(options: dict[str, Any]) -> None:
         if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
             message = f"--{name} {path} cannot be written"
             raise InputInvalid("E_BENCH_OPTION", message, allowed="a file in a folder that is there")
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """SIGTERM and a closed terminal end what is measured, and remove its files, as Ctrl-C does."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # under nohup SIGHUP is ignored
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _saved(command: Any, path: Path | None) -> Any:
