@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import cast
 
-from .results import FORMAT, Results, ratios
+from .results import FORMAT, Results, Row, ratios
 
 
 class NotABaseline(Exception):
@@ -39,17 +40,23 @@ def load(path: Path) -> Results:
         found = json.loads(path.read_text())
         if found["format"] != FORMAT or not isinstance(found["rows"], list):
             raise NotABaseline(f"{path} has format {found['format']}, not {FORMAT}")
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(0 < ratio < inf for ratio in _sized(found["rows"])[1].values()):
+            raise ValueError
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise NotABaseline(f"{path} was not written by `towpath bench --save`") from error
     return cast("Results", found)
 
 
 def compare(before: Results, now: Results) -> list[Change]:
     """All ratios that both results have, of workloads of the same size; the ratio that fell most comes first."""
-    sizes = {(row["workload"], row["size"]) for row in before["rows"]}
-    rows = [row for row in now["rows"] if (row["workload"], row["size"]) in sizes]
-    old, new = ratios(before["rows"]), ratios(rows)
+    sizes, old = _sized(before["rows"])
+    new = ratios([row for row in now["rows"] if (row["workload"], row["size"]) in sizes])
     return sorted((Change(name, old[name], new[name]) for name in new if name in old), key=lambda change: change.by)
+
+
+def _sized(rows: list[Row]) -> tuple[set[tuple[str, int]], dict[str, float]]:
+    """What a comparison needs of saved rows: the sizes of their workloads, and their ratios."""
+    return {(row["workload"], row["size"]) for row in rows}, ratios(rows)
 
 
 def fallen(changes: list[Change], tolerance: float) -> list[Change]:

@@ -44,7 +44,7 @@ svg text.mine { font-weight: 650; } table { border-collapse: collapse; width: 10
 td, th { text-align: left; padding: .3rem .7rem .3rem 0; border-top: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; border-top: 0; } .met { color: var(--good); } .missed { color: var(--bad); }
 .key span { display: inline-block; margin-right: 1.4rem; } .key svg { display: inline; width: 12px; height: 12px; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide svg { min-width: 40rem; }
 """
 
 
@@ -82,7 +82,7 @@ def _head(results: Results) -> str:
         "<h1>How fast towpath is</h1>\n"
         "<p>The same work, done by towpath, by other engines, and by plain programs that are no engine. They took "
         "turns on one machine, each run in a process of its own, and every outcome was checked. A dot is the median of "
-        f"{results['repeats']} runs.{size}</p>\n"
+        f"{results['repeats']} {'run' if results['repeats'] == 1 else 'runs'}.{size}</p>\n"
         f'<p class="key">{key}</p>\n'
         f'<p class="soft">towpath {escape(results["towpath"])}, Python {at["python"]}, SQLite {at["sqlite"]}, '
         f"{escape(at['system'])}, {at['cpus']} CPUs, load {at['load']:.1f}, fsync of 4 KiB {at['fsync_ms']:.2f} ms, "
@@ -119,7 +119,7 @@ def _chart(rows: list[Row], title: str) -> str:
         return LABELS + span * (math.log10(max(value, 1e-3)) - low) / (high - low)
 
     height = TOP + ROW * len(rows) + 6
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    parts = [f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
     for power in range(low, high + 1):
         at = x(10.0**power)
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 10}" y2="{height - 6}"/>')
@@ -129,7 +129,7 @@ def _chart(rows: list[Row], title: str) -> str:
     mine = next((row for row in rows if row["system"] == "towpath"), None)
     for number, row in enumerate(rows):
         parts += _dot(row, mine, x(row["value"] or 0.0), TOP + ROW * number + ROW / 2)
-    return "\n".join(parts) + "</svg>\n"
+    return "\n".join(parts) + "</svg></div>\n"
 
 
 def _dot(row: Row, mine: Row | None, at: float, y: float) -> list[str]:

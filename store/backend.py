@@ -69,6 +69,15 @@ Told = Callable[[Exception | None], None]
 """Is called in the event loop: with None when a unit is recorded, or with its error."""
 
 
+class Line:
+    """Units that build on each other. If one is not recorded, none that is queued behind it is: they get its error."""
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken: Exception | None = None
+
+
 @dataclass(slots=True)
 class Unit:
     """Statements that are recorded together or not at all, and who is told."""
@@ -76,6 +85,7 @@ class Unit:
     writes: Sequence[Write]
     guard: Guard | None
     told: Told
+    line: Line | None = None
 
 
 @dataclass(slots=True)
@@ -165,8 +175,11 @@ class Backend(Protocol):
         """
         ...
 
-    def queue(self, writes: Sequence[Write], guard: Guard | None, told: Told) -> None:
-        """As `submit`, for a caller that is told instead of waiting. Raises StoreFailed if nothing can be written."""
+    def queue(self, writes: Sequence[Write], guard: Guard | None, told: Told, line: Line | None = None) -> None:
+        """As `submit`, for a caller that is told instead of waiting. Raises StoreFailed if nothing can be written.
+
+        With a `line`, the caller does not wait for one unit before it queues the next that builds on it.
+        """
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:

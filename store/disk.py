@@ -353,6 +353,7 @@ class FolderSyncs:
             del self._coming[folder]  # who asks from now on may have renamed too late for this call
         try:
             fsync_folder(folder)
+            one.error = None
         except OSError as error:
             one.error = error
         finally:
@@ -366,7 +367,7 @@ class _Round:
 
     def __init__(self) -> None:
         self.over = False
-        self.error: OSError | None = None
+        self.error: OSError | None = OSError(errno.EIO, "the folder was not synced")  # until it is
 
 
 def fsync_folder(folder: Path) -> None:

@@ -64,33 +64,43 @@ class Levels:
     """The levels of the runs of this process that are not written yet."""
 
     def __init__(self) -> None:
-        self._reached: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}  # of facts that are durable
+        self._queued: dict[str, int] = {}  # of these, and of units that are not recorded yet
 
-    def held_back(self, run: str, facts: Sequence[Fact]) -> Sequence[Fact]:
-        """The facts to record now: without new levels, and with the level if the run pauses or ends."""
+    def held_back(self, run: str, facts: Sequence[Fact]) -> tuple[Sequence[Fact], int]:
+        """The facts to record now: without new levels, and with the level if the run pauses or ends.
+
+        Also the level of the unit that they make, 0 if it has none; what becomes of it is told with `ended`.
+        """
         if _KINDS.isdisjoint(map(type, facts)):
-            return facts
+            return facts, 0
         kept: list[Fact] = []
+        level = 0
         for fact in facts:
             if isinstance(fact, LevelReached):
-                self.reach(run, fact.level)
+                level = max(level, fact.level)
+                self._queued[run] = max(level, self._queued.get(run, 0))
                 continue
-            if isinstance(fact, ChainPaused | ChainEnded):
-                kept += self.take(run)
+            if isinstance(fact, ChainPaused | ChainEnded) and self._queued.get(run):
+                kept.append(LevelReached(self._queued[run]))
             kept.append(fact)
-        return kept
+        return kept, level
 
-    def reach(self, run: str, level: int) -> None:
-        if level > self._reached.get(run, 0):
-            self._reached[run] = level
+    def ended(self, run: str, level: int, *, recorded: bool) -> None:
+        """A unit of this level is durable, or was refused: then its level is not reached."""
+        if recorded:
+            self._recorded[run] = max(level, self.of(run))
+            self._queued[run] = max(level, self._queued.get(run, 0))
+        else:
+            self._queued[run] = self.of(run)
 
-    def take(self, run: str) -> list[Fact]:
-        """The fact that records the level of a run, if it is not 0. It is forgotten here."""
-        level = self._reached.pop(run, 0)
-        return [LevelReached(level)] if level else []
+    def forget(self, run: str) -> int:
+        """The level that was recorded last, 0 if none was; from now on the run has none here."""
+        self._queued.pop(run, None)
+        return self._recorded.pop(run, 0)
 
     def of(self, run: str) -> int:
-        return self._reached.get(run, 0)
+        return self._recorded.get(run, 0)
 
 
 def of_runs(runs: Sequence[str]) -> Script[dict[str, int]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
-from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact
+from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact, LevelReached
 from towpath.model import ArtifactRow, ChainStatus
 from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
 
 from . import claims, crashes, definitions, gates, owners, requests, rows, run_rows
-from .backend import Backend, Guard, Row, Write, add, write
+from .backend import Backend, Line, Row, Told, Write, add, write
 from .blobs import FileBlobs
 from .clock import new_id, now
 from .core import sa, t
@@ -142,6 +142,7 @@ class RunStore:
         self.lease_seconds = lease_seconds
         self._me = this_process()
         self._levels = Levels()
+        self._lines: dict[Lease, Line] = {}  # of the units of the runs that this process drives
 
     # ---- rows of tables, for people and for the functions of `towpath.store`
 
@@ -229,10 +230,11 @@ class RunStore:
 
     async def release(self, lease: Lease) -> None:
         """Give up ownership without ending the run. Does nothing if another owner has taken it over."""
-        level = writes(lease.run_id, self._levels.take(lease.run_id), now())
-        self._forget(lease.run_id)
+        level = self._forget(lease.run_id)
+        self._lines.pop(lease, None)
+        unit = writes(lease.run_id, [LevelReached(level)] if level else [], now())
         let_go = claims.RELEASE(run=lease.run_id, lease_epoch=lease.epoch)
-        await self.database.submit([*level, write(let_go), _released(lease)])
+        await self.database.submit([*unit, write(let_go), _released(lease)])
 
     async def leaving(self, lease: Lease) -> None:
         """Record that this process is about to leave the run, before its steps have ended."""
@@ -245,22 +247,35 @@ class RunStore:
     async def record(self, lease: Lease, facts: Sequence[Fact]) -> None:
         """Record facts in one transaction; returns when they are durable. Raises Fenced, StoreFailed."""
         done, told = waiting()
-        self.record_soon(lease, facts, told)
+        self._record(lease, facts, told, None)
         await done
 
     def record_soon(self, lease: Lease, facts: Sequence[Fact], done: Done) -> None:
-        """Queue facts for the next commit; `done` is called with None when they are durable, or with the error."""
-        unit = writes(lease.run_id, self._held_back(lease, facts), now())
-        self._queue(lease, unit, guard(lease), facts, done)
+        """Queue facts for the next commit; `done` is called with None when they are durable, or with the error.
 
-    def _held_back(self, lease: Lease, facts: Sequence[Fact]) -> Sequence[Fact]:
+        If facts that were queued so before are not recorded, these are not either.
+        """
+        self._record(lease, facts, done, self._line(lease))
+
+    def _record(self, lease: Lease, facts: Sequence[Fact], done: Done, line: Line | None) -> None:
+        kept, level = self._held_back(lease, facts)
+        told = self._told(lease, facts, level, done, line)
+        self.database.queue(writes(lease.run_id, kept, now()), guard(lease), told, line)
+
+    def _line(self, lease: Lease) -> Line:
+        line = self._lines.get(lease)
+        if line is None:
+            line = self._lines[lease] = Line()
+        return line
+
+    def _held_back(self, lease: Lease, facts: Sequence[Fact]) -> tuple[Sequence[Fact], int]:
         ours = self._here(lease.run_id) in _owned_here
-        return self._levels.held_back(lease.run_id, facts) if ours else facts
+        return self._levels.held_back(lease.run_id, facts) if ours else (facts, 0)
 
-    def _forget(self, run_id: str) -> None:
-        """This process works on the run no longer."""
+    def _forget(self, run_id: str) -> int:
+        """This process works on the run no longer. Returns the level that it reached."""
         _owned_here.discard(self._here(run_id))
-        self._levels.take(run_id)
+        return self._levels.forget(run_id)
 
     def newborn(self, new: NewRun) -> tuple[Lease, RunRow, Birth]:
         """A new run as `create_run`, `claim` and `load` would give it. Nothing is recorded before `record_born`."""
@@ -273,20 +288,26 @@ class RunStore:
     def record_born(self, birth: Birth, facts: Sequence[Fact], done: Done) -> None:
         """Record a newborn run, and its first facts, in one transaction; `done` as in `record_soon`."""
         run_id, out = birth.lease.run_id, self._born(birth)
-        later = [fact for fact in self._held_back(birth.lease, facts) if not isinstance(fact, ChainResumed)]
-        self._queue(birth.lease, [*out, *writes(run_id, later, now())], None, facts, done)
+        kept, level = self._held_back(birth.lease, facts)
+        later = [fact for fact in kept if not isinstance(fact, ChainResumed)]
+        line = self._line(birth.lease)
+        told = self._told(birth.lease, facts, level, done, line)
+        self.database.queue([*out, *writes(run_id, later, now())], None, told, line)
 
-    def _queue(
-        self, lease: Lease, unit: Sequence[Write], guard: Guard | None, facts: Sequence[Fact], done: Done
-    ) -> None:
+    def _told(self, lease: Lease, facts: Sequence[Fact], level: int, done: Done, line: Line | None) -> Told:
+        """What is done when a unit of these facts is recorded or refused."""
         lets_go = not _LET_GO.isdisjoint(map(type, facts))
 
         def told(error: Exception | None) -> None:
+            if (lets_go or error is not None) and line is not None and self._lines.get(lease) is line:
+                del self._lines[lease]  # the caller knows now
             if isinstance(error, Fenced) or (error is None and lets_go):
                 self._forget(lease.run_id)
+            elif level and self._here(lease.run_id) in _owned_here:
+                self._levels.ended(lease.run_id, level, recorded=error is None)
             done(error)
 
-        self.database.queue(unit, guard, told)
+        return told
 
     def _born(self, birth: Birth) -> list[Write]:
         new, claimer = birth.new, self._claimer()
@@ -323,7 +344,7 @@ class RunStore:
         if found is None:
             raise run_rows.missing(run_id)
         if self._here(run_id) in _owned_here:  # taken over from a process that died: its level may not be written
-            self._levels.reach(run_id, found.level)
+            self._levels.ended(run_id, found.level, recorded=True)
         return run_rows.run_row(run_id, found)
 
     async def status_of(self, run_id: str) -> RunStatus:

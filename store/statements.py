@@ -7,6 +7,7 @@ The expression is a function, so that it is only made where its SQL was not rend
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
@@ -94,8 +95,11 @@ class Statement:
         self.phase = phase
         self._expression = expression
         self._forms: dict[Dialect, Compiled] = {}
-        of_module = STATEMENTS.setdefault(module or expression.__module__, [])
-        self.name: tuple[str, int] | None = (module or expression.__module__, len(of_module))
+        home = module or expression.__module__
+        # A module whose import was interrupted is made anew, and its statements are counted from the start again.
+        of_module: list[Statement] = vars(sys.modules[home]).setdefault("__statements__", [])
+        STATEMENTS[home] = of_module
+        self.name: tuple[str, int] | None = (home, len(of_module))
         """Its module, and its number there: what was rendered is used for the same source only."""
         of_module.append(self)
 

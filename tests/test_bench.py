@@ -9,9 +9,12 @@ import json
 import os
 import pickle
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -224,12 +227,46 @@ def test_what_fell_since_a_baseline() -> None:
         (("--against", "no-such-commit"), "E_BENCH_OPTION"),
         (("--baseline", "pyproject.toml"), "E_BENCH_BASELINE"),
         (("--baseline", "no-such-file"), "E_BENCH_BASELINE"),
+        (("--save", "no-such-folder/file.json"), "E_BENCH_OPTION"),
+        (("--save", "tests"), "E_BENCH_OPTION"),
+        (("--picture", "no-such-folder/page.html"), "E_BENCH_OPTION"),
+        (("--tolerance", "nan"), "E_BENCH_OPTION"),
+        (("--tolerance", "-1"), "E_BENCH_OPTION"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_once(tmp_path: Path, arguments: tuple[str, ...], code: str) -> None:
     done = bench(tmp_path, *arguments, "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["errors"][0]["code"] == code
+
+
+@pytest.mark.parametrize("change", [{"wall": 0}, {"wall": float("nan")}, {"cpu": "much"}, None])
+def test_rows_that_cannot_be_compared_are_no_baseline(tmp_path: Path, change: dict[str, Any] | None) -> None:
+    """Found before anything is measured, not after."""
+    path, rows = tmp_path / "saved.json", _made_up({"towpath": 0.1, "Burr": 0.2}, "W3")
+    path.write_text(json.dumps({"format": 1, "rows": rows}))
+    baseline.load(path)
+    rows[0] = {} if change is None else {**rows[0], **change}
+    path.write_text(json.dumps({"format": 1, "rows": rows}))
+    with pytest.raises(baseline.NotABaseline):
+        baseline.load(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_what_is_measured_too(tmp_path: Path, number: signal.Signals) -> None:
+    """No process and no file is left, as after Ctrl-C."""
+    arguments = ["items100", "--size", "items100=90000", "--peers", "none", "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (found := list(tmp_path.glob("*/*/*.db"))) and process.poll() is None:
+            time.sleep(0.05)
+        assert found, "it measures"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert not list(tmp_path.iterdir())
+    for listed in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            assert str(tmp_path) not in listed.read_text()
 
 
 def test_without_the_repository_it_says_where_the_benchmarks_are(tmp_path: Path) -> None:

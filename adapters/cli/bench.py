@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,9 @@ _MARK = Path("benchmarks", "systems.py")  # tells the folder from another one of
 @click.option("--save", type=click.Path(path_type=Path), help="Save the results as a baseline.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Write a page with charts (HTML).")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where files are made.")
-@click.option("--nice", default=0, help="Niceness of measured processes; below 0 needs root.")
+@click.option(
+    "--nice", type=click.IntRange(-20, 19), default=0, help="Niceness of measured processes; below 0 needs root."
+)
 @click.option("--list", "listed", is_flag=True, help="List the workloads and measure nothing.")
 @json_option
 def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **options: Any) -> int:
@@ -43,8 +49,10 @@ def bench_verb(workloads: tuple[str, ...], listed: bool, as_json: bool, **option
     if listed:
         command.terminal.show_list(terminal())
         return 0
+    _refuse_options(options)
     before = _saved(command, options["baseline"])
-    results = _measured(command, workloads, options, None if as_json else terminal())
+    with _signals_end_it():
+        results = _measured(command, workloads, options, None if as_json else terminal())
     checked = command.targets.check(results["rows"]) if options["check"] else []
     changes = command.baseline.compare(before, results) if before else []
     lost = command.baseline.fallen(changes, options["tolerance"])
@@ -75,6 +83,35 @@ def _benchmarks() -> Any:
         "the benchmarks are in towpath's repository, not in the installed package",
         cure="run `towpath bench` in a clone of the repository",
     )
+
+
+def _refuse_options(options: dict[str, Any]) -> None:
+    """Refuse now what would fail after the measurements. Raises InputInvalid: E_BENCH_OPTION."""
+    if not 0 <= options["tolerance"] < 1:
+        raise InputInvalid("E_BENCH_OPTION", f"--tolerance {options['tolerance']} is not a share", allowed="0 to 0.99")
+    for name in ("save", "picture"):
+        path: Path | None = options[name]
+        if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+            message = f"--{name} {path} cannot be written"
+            raise InputInvalid("E_BENCH_OPTION", message, allowed="a file in a folder that is there")
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """SIGTERM and a closed terminal end what is measured, and remove its files, as Ctrl-C does."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # under nohup SIGHUP is ignored
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _saved(command: Any, path: Path | None) -> Any:

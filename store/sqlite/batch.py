@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from towpath.errors import TowpathError
 
-from ..backend import Guard, Refuse, Unit
+from ..backend import Guard, Line, Refuse, Unit
 from ..statements import Phase, Statement, Values
 from .connection import in_transaction
 from .dialect import DIALECT
@@ -32,16 +32,44 @@ def record_batch(connection: sqlite3.Connection, units: Sequence[Unit], path: Pa
 
     Most batches contain no refused unit, and run once, rows of one statement together. If a unit is refused, the batch
     is rolled back and run again, statement by statement, with a savepoint before each unit, so that only the refused
-    ones fail. If COMMIT itself refuses (a deferred foreign key), each unit is run in its own transaction.
+    ones fail, and those behind them in their lines. If COMMIT itself refuses (a deferred foreign key), each unit is run
+    in its own transaction.
     """
+    standing = [unit for unit in units if unit.line is None or unit.line.broken is None]
+    if len(standing) == len(units):
+        return _record(connection, units, path)
+    results = iter(_record(connection, standing, path) if standing else ())
+    return [next(results) if unit.line is None or unit.line.broken is None else unit.line.broken for unit in units]
+
+
+def break_lines(units: Sequence[Unit], results: Sequence[Exception | None]) -> None:
+    """After a batch: what is queued behind a unit that was not recorded is not recorded either."""
+    for unit, error in zip(units, results, strict=True):
+        if error is not None and unit.line is not None:
+            unit.line.broken = error
+
+
+def _record(connection: sqlite3.Connection, units: Sequence[Unit], path: Path) -> Sequence[Exception | None]:
     try:
         return in_transaction(connection, lambda c: _record_together(c, units))
     except (*_OF_THE_UNIT, _OutOfOrder):
         pass
     try:
-        return in_transaction(connection, lambda c: [_record_alone(c, unit, path) for unit in units])
+        return in_transaction(connection, lambda c: _in_line(units, lambda unit: _record_alone(c, unit, path)))
     except sqlite3.IntegrityError:
-        return [_record_apart(connection, unit, path) for unit in units]
+        return _in_line(units, lambda unit: _record_apart(connection, unit, path))
+
+
+def _in_line(units: Sequence[Unit], record: Callable[[Unit], Exception | None]) -> Sequence[Exception | None]:
+    """Record one unit after the other, without those behind a refused one in its line."""
+    broken: dict[Line | None, Exception] = {}
+    results: list[Exception | None] = []
+    for unit in units:
+        error = broken.get(unit.line) or record(unit)
+        if error is not None and unit.line is not None:
+            broken[unit.line] = error
+        results.append(error)
+    return results
 
 
 def _record_together(connection: sqlite3.Connection, units: Sequence[Unit]) -> Sequence[None]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import databases
@@ -32,6 +32,7 @@ T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], None]
 Jobs = SimpleQueue[Job | None]
 
+IDLE = 2.0  # seconds after which a thread without a job looks whether its loop is still there
 LINGER = 10.0  # seconds for which a connection whose task was cancelled waits to be closed
 
 
@@ -70,7 +71,8 @@ class Connections:
                 await connection.raw_connection.executemany("", _Job(self._settings))
                 try:
                     ready.set_result(None)
-                    await connection.raw_connection.executemany("", _Job(partial(_serve, jobs)))
+                    serve = partial(_serve, jobs, asyncio.get_running_loop())
+                    await connection.raw_connection.executemany("", _Job(serve))
                 except asyncio.CancelledError:
                     # All tasks of the loop were cancelled. Some may still have something to record before they end.
                     with suppress(TimeoutError):
@@ -130,8 +132,18 @@ class Connection:
         self._closing.set()
 
 
-def _serve(jobs: Jobs, connection: sqlite3.Connection) -> None:
-    while (job := jobs.get()) is not None:
+def _serve(jobs: Jobs, loop: asyncio.AbstractEventLoop, connection: sqlite3.Connection) -> None:
+    while True:
+        try:
+            job = jobs.get(timeout=IDLE)
+        except Empty:
+            # The store was not closed, and cannot be any more. The program would wait for this thread when it ends;
+            # so the thread ends, with a traceback of the driver that says that the loop is closed.
+            if loop.is_closed():
+                return
+            continue
+        if job is None:
+            return
         job(connection)
 
 

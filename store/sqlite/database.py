@@ -15,11 +15,11 @@ import anyio
 
 from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
-from ..backend import Counts, Guard, Result, Row, Script, Told, Unit, Write
+from ..backend import Counts, Guard, Line, Result, Row, Script, Told, Unit, Write
 from ..group_commit import GroupCommit, Turn, waiting
 from ..statements import Query
 from . import file, integrity, schema
-from .batch import record_batch
+from .batch import break_lines, record_batch
 from .connection import Connection, Connections, end_transaction, execute, in_snapshot, in_transaction, run_script, tell
 from .errors import OF_THE_VALUE, closed, database_error
 
@@ -122,10 +122,10 @@ class SqliteDatabase:
         self.queue(writes, guard, told)
         return done
 
-    def queue(self, writes: Sequence[Write], guard: Guard | None, told: Told) -> None:
+    def queue(self, writes: Sequence[Write], guard: Guard | None, told: Told, line: Line | None = None) -> None:
         """Queue a unit; see `Backend.queue`."""
         self._check_writable()
-        self._commits.queue(Unit(writes, guard, told))
+        self._commits.queue(Unit(writes, guard, told, line))
 
     async def write(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a script in one write transaction, in one hop."""
@@ -146,6 +146,7 @@ class SqliteDatabase:
         assert self._loop is not None
         while units:
             fault: TowpathError | None = None
+            results: Sequence[Exception | None]
             try:
                 results = self._carefully(connection, partial(record_batch, units=units, path=self.path))
             except TowpathError as error:
@@ -154,6 +155,7 @@ class SqliteDatabase:
                 fault = StoreFailed("E_DB_WRITER", f"the writer stopped: {error!r}")
                 results = [fault] * len(units)
                 tell(self._loop, self._commits.fail, fault)
+            break_lines(units, results)
             following = [] if fault is not None else self._commits.next_batch()
             tell(self._loop, partial(self._commits.recorded, units, results, resting=not following))
             units = following

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,3 +128,21 @@ async def test_an_error_of_the_block_comes_out_as_it_is(open_engine: OpenEngine)
     with pytest.raises(ZeroDivisionError):
         async with open_engine():
             raise ZeroDivisionError
+
+
+def test_a_program_ends_that_closed_its_loop_before_its_engine(tmp_path: Path) -> None:
+    """The threads of the store end too, though nobody told them."""
+    script = """
+import asyncio, sys
+from towpath import Engine
+
+async def opened():
+    return await Engine.open(sys.argv[1])
+
+loop = asyncio.new_event_loop()
+engine = loop.run_until_complete(opened())
+loop.close()
+print("closed")
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "towpath.db")]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).stdout == b"closed\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ import pytest
 
 from tests.conformance import chain_steps as steps
 from tests.conformance.chain_steps import PATIENCE
-from towpath import ChainStatus, StoreFailed, chain, open_engine
+from towpath import ChainStatus, StoreFailed, chain, open_engine, step
 from towpath.adapters.run_units import LARGEST, UNIT, RunUnits
 from towpath.events import ChainEnded, Fact, LevelReached
 from towpath.ports import Lease
 from towpath.store.backend import Unit
 from towpath.store.group_commit import GroupCommit
+from towpath.store.sqlite import database
+from towpath.store.sqlite.batch import record_batch
+from towpath.store.sqlite.errors import busy
 
 pytestmark = pytest.mark.anyio
 
@@ -159,3 +164,45 @@ async def test_a_run_whose_birth_is_not_recorded_never_began(tmp_path: Path, mon
     assert not called
     async with open_engine(tmp_path / "s.db") as engine:
         assert len(await engine.list_chains()) == 1
+
+
+async def test_what_follows_from_a_unit_that_was_not_recorded_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of another process ends the wait for one batch and lets the next one through: the run can be resumed."""
+    batches: list[Sequence[Unit]] = []
+    second, on_its_way = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def late(connection: sqlite3.Connection, units: Sequence[Unit], path: Path) -> Sequence[Exception | None]:
+        batches.append(units)
+        if len(batches) != 2:
+            return record_batch(connection, units, path)
+        loop.call_soon_threadsafe(on_its_way.set)  # the end of `first`
+        second.wait(PATIENCE)
+        raise busy(path)
+
+    monkeypatch.setattr(database, "record_batch", late)
+
+    @step
+    async def first() -> int:
+        return 1
+
+    @step
+    async def then() -> int:
+        await on_its_way.wait()
+        loop.call_later(0.05, second.set)  # when the end of this step is queued
+        return 2
+
+    @chain
+    def both():
+        return steps.total([first(), then()])
+
+    async with open_engine(tmp_path / "s.db") as engine:
+        with anyio.fail_after(PATIENCE), pytest.raises(StoreFailed, match="E_DB_BUSY"):
+            await engine.run(both)
+        (run,) = await engine.list_chains()
+        left = {row.step_id: row.status for row in await engine.list_workflows(chain_id=run.id)}
+        assert left == {"first": "executing", "then": "executing"}
+        with anyio.fail_after(PATIENCE):
+            assert (await engine.resume(run.id)).value == 3

@@ -153,6 +153,40 @@ async def test_a_row_that_starts_again_after_its_end_is_refused_in_the_same_batc
     assert (loaded.status, loaded.attempt) == (StepStatus.COMPLETED, 1)
 
 
+async def test_units_of_a_line_are_recorded_only_behind_recorded_ones(store: RunStore) -> None:
+    """In one batch or in several; when the caller is told, a new line begins. Other runs are not concerned."""
+    lease, other = await a_run(store), await a_run(store)
+    row = await a_step(store, lease)
+    again = StepReady(row, "a", None, "m", started=True, attempt=1)  # this row is there already
+    told: list[tuple[str, str | None]] = []
+
+    def soon(lease: Lease, name: str, fact: Fact) -> None:
+        def done(error: Exception | None) -> None:
+            told.append((name, getattr(error, "code", None)))
+            if name == "refused":
+                soon(lease, "after it", ended(row, StepStatus.FAILED))
+
+        store.record_soon(lease, [fact], done)
+
+    def dropped(name: str) -> StepDropped:
+        return StepDropped(store.new_id(), name, None, "m", StepStatus.SKIPPED, "")
+
+    soon(lease, "before", dropped("b"))
+    soon(lease, "refused", again)
+    soon(lease, "behind", ended(row, StepStatus.COMPLETED))
+    soon(other, "another", dropped("c"))
+    await asyncio.sleep(0)
+    soon(lease, "behind, later", dropped("d"))
+    await asyncio.sleep(0.2)
+    codes = dict(told)
+    assert codes["before"] is codes["another"] is codes["after it"] is None
+    assert codes["refused"] == codes["behind"] == codes["behind, later"] == "E_DB_CONFLICT"
+    assert {step.step: step.status for step in (await store.load(lease.run_id)).rows} == {
+        "a": StepStatus.FAILED,
+        "b": StepStatus.SKIPPED,
+    }
+
+
 async def test_a_caller_that_fails_when_it_is_told_keeps_nobody_else_waiting(store: RunStore) -> None:
     lease = await a_run(store)
     faults: list[dict[str, Any]] = []

@@ -544,3 +544,21 @@ def test_R05_one_fsync_of_a_folder_answers_all_who_asked_before_it_began(
         assert [one.exception(60) is not None for one in later] == [fails] * 8
     assert began == [tmp_path, tmp_path, tmp_path / "other"]
     assert waiting == {}
+
+
+def test_an_fsync_of_a_folder_that_was_not_made_answers_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever kept the call from being made: who waited for it must not take its file for durable."""
+
+    def no_memory(folder: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(disk, "fsync_folder", no_memory)
+    syncs = FolderSyncs()
+    waiting = syncs._coming = Counted()
+    running = syncs._running[tmp_path] = threading.Lock()
+    with ThreadPoolExecutor(4) as pool:
+        with running:
+            asked = [pool.submit(syncs.sync, tmp_path) for _ in range(4)]
+            until(lambda: waiting.asked == 4)
+        raised = [type(one.exception(60)) for one in asked]
+    assert sorted(kind.__name__ for kind in raised) == ["MemoryError", "OSError", "OSError", "OSError"]

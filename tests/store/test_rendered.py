@@ -99,6 +99,29 @@ print(many)
     assert int(python("-c", code)) > 60
 
 
+def test_an_import_that_was_interrupted_and_is_tried_again_gives_the_same_statements() -> None:
+    """Ctrl-C during an import: the next one must not take the SQL of other statements."""
+    code = """
+from towpath.store import statements
+from towpath.store.sqlite.dialect import DIALECT
+whole = statements.Statement.__init__
+def interrupted(self, *args, **kwargs):
+    whole(self, *args, **kwargs)
+    if self.name == ("towpath.store.journal", 3):
+        raise KeyboardInterrupt
+statements.Statement.__init__ = interrupted
+try:
+    import towpath.store.journal
+except KeyboardInterrupt:
+    statements.Statement.__init__ = whole
+import towpath.store.journal as again
+for one in statements.STATEMENTS["towpath.store.journal"]:
+    assert one.compiled(DIALECT).sql == one.rendered(DIALECT.spelling).sql, one.name
+print(again._POINT_ROW.compiled(DIALECT).sql.split()[:2])
+"""
+    assert python("-c", code) == "['UPDATE', 'workflows']"
+
+
 @pytest.mark.anyio
 async def test_a_run_is_opened_recorded_and_listed_without_making_an_expression(tmp_path: Path) -> None:
     """W6: SQLAlchemy's tables are only made where a caller chooses columns and filters."""

@@ -150,6 +150,7 @@ def soon(queue: Any, *args: Any) -> asyncio.Future[None]:
 
 
 async def test_facts_that_are_queued_are_recorded_in_order_and_each_caller_is_told(store: RunStore) -> None:
+    """Those of another owner are refused alone; those behind refused ones of the same owner are refused with them."""
     lease = await a_run(store)
     row = store.new_id()
     ready = StepReady(row, "a", None, "mod:a", started=False, attempt=0)
@@ -161,8 +162,9 @@ async def test_facts_that_are_queued_are_recorded_in_order_and_each_caller_is_to
         soon(store.record_soon, lease, [ChainEnded(ChainStatus.COMPLETED)]),
     ]
     results = await at_once(works)
-    assert [getattr(r, "code", None) for r in results] == [None, "E_FENCED", None, "E_TRANSITION", None]
+    assert [getattr(r, "code", None) for r in results] == [None, "E_FENCED", None, "E_TRANSITION", "E_TRANSITION"]
     assert row in str(results[3])
+    await soon(store.record_soon, lease, [ChainEnded(ChainStatus.COMPLETED)])
     loaded = await store.load(lease.run_id)
     assert (loaded.status, loaded.rows[0].status) == (ChainStatus.COMPLETED, StepStatus.COMPLETED)
     assert loaded.rows[0].attempt == 1
@@ -395,3 +397,21 @@ async def test_the_level_of_a_run_whose_process_died_is_kept_when_it_is_stopped(
     await store.request(run, kind)
     (row,) = await raw(store, "SELECT current_level FROM chains WHERE id = ?", run)
     assert row["current_level"] == 1
+
+
+async def test_the_level_of_a_refused_unit_is_not_reached(store: RunStore) -> None:
+    """Neither for the next renewal, nor when the run is released or pauses."""
+    for let_go in ("renew", "release", "pause"):
+        lease = await a_run(store)
+        row = await a_step(store, lease)
+        await store.record(lease, [LevelReached(1), ended(row, StepStatus.FAILED)])
+        with pytest.raises(StoreFailed, match="E_TRANSITION"):
+            await store.record(lease, [LevelReached(5), ended(row, StepStatus.COMPLETED)])
+        if let_go == "renew":
+            await store.renew([lease])
+        elif let_go == "release":
+            await store.release(lease)
+        else:
+            await store.record(lease, [ChainPaused("requested")])
+        (found,) = await raw(store, "SELECT current_level FROM chains WHERE id = ?", lease.run_id)
+        assert found["current_level"] == 1, let_go
