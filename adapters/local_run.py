@@ -58,7 +58,7 @@ from .run_facts import RunFacts, asks, inner_failure, restored
 from .run_units import RunUnits
 from .running_steps import RunningSteps
 from .step_executor import LOST_LIMIT, SUSPECT, Key, StepExecutor, Work, crashed, total_timeout
-from .task_group import callback_context
+from .task_group import callback_context, first_error
 from .waiting_steps import Items, WaitingSteps
 
 _NAPS = Outcome()  # stands for: the next attempt follows after a delay
@@ -143,7 +143,7 @@ class LocalRun:
                 self._running.open(self._tasks)
                 await self._work(on_claimed)
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             self._tasks = None
             self._running.close()
@@ -586,16 +586,3 @@ class LocalRun:
         if end.status is not ChainStatus.COMPLETED:
             return inner_failure(work.step, end.status, end.error)
         return await self._executor.keep_inner(work, end.value)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a task group. Errors of towpath come before their consequences."""
-    found: list[BaseException] = []
-    todo: list[BaseException] = [group]
-    while todo:
-        at = todo.pop(0)
-        if isinstance(at, BaseExceptionGroup):
-            todo.extend(at.exceptions)
-        else:
-            found.append(at)
-    return next((e for e in found if isinstance(e, TowpathError)), found[0])

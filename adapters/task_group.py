@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.abc
 
-from towpath.errors import InputInvalid
+from towpath.errors import InputInvalid, TowpathError
 from towpath.logs import guarded_logger
 
 T = TypeVar("T")
@@ -56,6 +56,19 @@ async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group. Errors of towpath come before their consequences."""
+    found: list[BaseException] = []
+    todo: list[BaseException] = [group]
+    while todo:
+        at = todo.pop(0)
+        if isinstance(at, BaseExceptionGroup):
+            todo.extend(at.exceptions)
+        else:
+            found.append(at)
+    return next((e for e in found if isinstance(e, TowpathError)), found[0])
 
 
 async def kept_running(service: Callable[[], Awaitable[None]], name: str) -> None:
