@@ -77,7 +77,8 @@ async def test_tokens_reach_every_route_and_nothing_that_is_kept(
     caplog.set_level(logging.DEBUG)
     with comfy_server(folder / "server", token=SECRET, prefix="/base") as server:
         server.control(websocket_close_half_way=1)
-        async with farming(folder, [{"name": "guarded", "url": server.url, **shown}]) as engine:
+        patient = replace(BRIEF, read=10.0, reply=30.0)
+        async with farming(folder, [{"name": "guarded", "url": server.url, **shown}], timeouts=patient) as engine:
             run = await engine.run(two_steps(folder))
             await inverted_at_last(run)
             server.stop()

@@ -47,6 +47,29 @@ async def test_tenants_do_not_see_each_other(open_engine: OpenEngine, items: int
     await tenants_are_apart(open_engine, items)
 
 
+async def test_a_pause_reaches_the_runs_inside_steps(open_engine: OpenEngine, folder: str) -> None:  # type: ignore[no-redef]
+    """Here it does not: a run inside a step goes on to its end, and the run around it pauses then."""
+
+    @chain
+    def line(folder: str):
+        return steps.hold(folder, "second").named("second").after(steps.hold(folder, "first").named("first"))
+
+    @chain
+    def outer(folder: str):
+        return steps.echo(line(folder))
+
+    async with open_engine() as engine:
+        handle = await engine.start(outer, folder=folder)
+        await began(folder, "first")
+        await handle.pause()
+        let_go(folder, "first", "second")
+        with anyio.fail_after(PATIENCE):
+            assert (await handle.result()).status == "paused"
+        assert (await rows(engine, handle.id))["line"].status == DONE
+        run = await engine.resume(handle.id)
+        assert run.value == "second"
+
+
 async def test_S6_7_a_chains_own_limit(open_engine: OpenEngine, folder: str) -> None:  # type: ignore[no-redef]
     """Three places: the fourth step is seen waiting for one."""
 
