@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("PIL", reason="the demo extra is not installed")
-
 from PIL import Image, ImageCms
 
 from towpath.adapters.demo import pictures

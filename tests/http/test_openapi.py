@@ -7,12 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
-from tests.machine import skip_if
 from towpath.adapters.http.routes import API, api_document
 
 from .conftest import OpenSite, Site
@@ -42,7 +41,6 @@ def references(part: Any) -> list[str]:
 
 async def test_the_document_is_openapi() -> None:
     """What an independent reader of the format takes."""
-    jsonschema_rs = pytest.importorskip("jsonschema_rs")
     document = api_document()
     assert document["openapi"] == "3.1.0"
     assert len(document["components"]["schemas"]) > 20
@@ -52,7 +50,6 @@ async def test_the_document_is_openapi() -> None:
 
 async def test_answers_have_the_shape_that_the_document_says(site: Site) -> None:
     """Real answers against the schemas of the document."""
-    jsonschema_rs = pytest.importorskip("jsonschema_rs")
     document = api_document()
     run = await site.engine.run(plain)
     waits = await site.engine.run(story)
@@ -79,7 +76,6 @@ async def test_answers_have_the_shape_that_the_document_says(site: Site) -> None
 
 async def test_schemathesis_finds_no_5xx(open_site: OpenSite) -> None:
     """Generated requests for every operation, right and wrong ones, with the least key that it takes: never a 5xx."""
-    skip_if("" if find_spec("schemathesis") else "schemathesis is not installed")
     import schemathesis
     from anyio.to_thread import run_sync
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,18 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "__temporal_workflow_definition"
     for each in WORKFLOWS:
         monkeypatch.setattr(each, name, dataclasses.replace(getattr(each, name), failure_exception_types=[]))
+    monkeypatch.setattr(sys, "breakpointhook", sys.breakpointhook)  # the debug mode of `replay` puts its own here
 
 
 async def replay(entry: dict[str, Any]) -> None:
-    """Replay a history. Raises NondeterminismError if it does not fit."""
+    """Replay a history. Raises NondeterminismError if it does not fit.
+
+    The debug mode takes away the limit of 2 seconds for one turn of a workflow: on a busy machine, or in a collection
+    of Python's garbage, a turn takes longer, and a replay has nobody who would try the turn again.
+    """
     history = WorkflowHistory.from_json(entry["id"], entry["history"])
     with anyio.fail_after(PATIENCE):
-        await Replayer(workflows=WORKFLOWS).replay_workflow(history)
+        await Replayer(workflows=WORKFLOWS, debug_mode=True).replay_workflow(history)
 
 
 def test_R31_every_shape_is_recorded() -> None:
