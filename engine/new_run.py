@@ -15,7 +15,7 @@ from .errors import FeatureMissing, InputInvalid, Place
 from .events import Fact, StepEnded, StepReady
 from .input_types import fitted
 from .ledger import INPUTS
-from .model import InputSpec, Plan, StepPlan, StepStatus
+from .model import UNLABELLED, InputSpec, Plan, RunLabel, StepPlan, StepStatus
 from .ports import NewRun, Store
 from .secrets import MARK, Secret, of_plain
 
@@ -48,6 +48,7 @@ async def new_run(
     reads: Reads = Reads.NOTHING,
     facts: tuple[Fact, ...] = (),
     parent_workflow_id: str | None = None,
+    label: RunLabel = UNLABELLED,
 ) -> NewRun:
     """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
 
@@ -69,13 +70,7 @@ async def new_run(
             StepEnded(row, INPUTS, None, StepStatus.COMPLETED, 1, outcome.value, files),
             *facts,
         )
-    return NewRun(
-        run_id,
-        plan,
-        outcome.value,
-        facts,
-        parent_workflow_id,
-    )
+    return NewRun(run_id, plan, outcome.value, facts, parent_workflow_id, label=label)
 
 
 def settle_inputs(plan: Plan, given: Mapping[str, Any], reads: Reads = Reads.NOTHING) -> dict[str, Any]:
