@@ -17,8 +17,9 @@ from .artifact import Artifact
 from .binding import bind
 from .errors import ExpressionFailed, Place, StoreFailed
 from .events import NewArtifact
-from .model import UNLABELLED, ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, RunLabel, StepStatus
+from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
 from .ports import Files, RunRow, StepRow, Store
+from .run_labels import UNLABELLED, RunLabel
 from .secrets import Secret
 from .values import STORED_VALUE, of_item, restore
 

@@ -6,11 +6,9 @@ other processes and is read by workflow code that may not do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -229,16 +227,6 @@ class Plan(Struct, frozen=True, gc=False):
         for step in self.steps:
             grouped.setdefault(step.level, []).append(step.id)
         return tuple(tuple(grouped[level]) for level in sorted(grouped))
-
-
-class RunLabel(NamedTuple):
-    """The name that people gave a run, and its tags. Several runs may have the same."""
-
-    name: str | None = None
-    tags: Mapping[str, str] = MappingProxyType({})
-
-
-UNLABELLED = RunLabel()
 
 
 def secret_inputs(plan: Plan) -> frozenset[str]:

@@ -15,8 +15,9 @@ from .errors import FeatureMissing, InputInvalid, Place
 from .events import Fact, StepEnded, StepReady
 from .input_types import fitted
 from .ledger import INPUTS
-from .model import UNLABELLED, InputSpec, Plan, RunLabel, StepPlan, StepStatus
+from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
+from .run_labels import UNLABELLED, RunLabel
 from .secrets import MARK, Secret, of_plain
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .artifact import ArtifactFiles, File, KeptFile
 from .errors import TowpathError
 from .events import Fact
-from .model import UNLABELLED, ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, RunLabel, StepStatus
+from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
+from .run_labels import UNLABELLED, RunLabel
 
 if TYPE_CHECKING:
     from .records import ArtifactRecord, Gate, PendingGate

@@ -12,9 +12,10 @@ from .binding import escape, inputs_used, literal_secret
 from .errors import InputInvalid, Place, RunRefused, StepNotRegistered
 from .events import Fact, NewArtifact, StepEnded, StepReady
 from .ledger import INPUTS, restored_ledger
-from .model import ArtifactApproval, ArtifactRow, Json, Plan, RunLabel, StepPlan, StepStatus
+from .model import ArtifactApproval, ArtifactRow, Json, Plan, StepPlan, StepStatus
 from .new_run import Reads, new_run
 from .ports import NewRun, RunRow, StepRow, Store
+from .run_labels import RunLabel
 from .steps import find_step
 from .values import INLINE_VALUE, STORED_VALUE, take_apart
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from unicodedata import category, normalize
 
 from .errors import InputInvalid, Place
-from .model import UNLABELLED, Plan, RunLabel
+from .model import Plan
 
 MAX_NAME = 200
 MAX_TAGS = 32
@@ -17,6 +18,16 @@ MAX_VALUE = 256
 
 Tags = Mapping[str, str] | Iterable[str]
 """Tags with their values, or only the keys of tags without a value."""
+
+
+class RunLabel(NamedTuple):
+    """The name that people gave a run, and its tags. Several runs may have the same."""
+
+    name: str | None = None
+    tags: Mapping[str, str] = MappingProxyType({})
+
+
+UNLABELLED = RunLabel()
 
 _POSITION = re.compile(r"last(~[0-9]*)?", re.IGNORECASE)
 _ID = re.compile(r"[0-9a-f]{8}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)

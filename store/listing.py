@@ -293,25 +293,23 @@ async def find_ids(session: Session, what: str, part: str, most: int = 6) -> lis
     Fewer than 4 characters of an id find nothing.
     """
     key = listings()[what].key
-    if what == "chains" and (named := await _newest_named(session, part)):
-        return [named]
-    matches = key == part
+    places = [sa.select(key.label("id"), sa.literal(0).label("place")).where(key == part)]
+    if what == "chains":
+        places.append(_newest_named(part))
     if len(part) >= LEAST_PART and "\0" not in part:  # a NUL would end the pattern
-        matches = sa.or_(matches, key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
-    rows = await session.fetch_all(sa.select(key).where(matches).order_by((key == part).desc(), key.desc()).limit(most))
+        partly = sa.or_(key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
+        places.append(sa.select(key, sa.literal(2)).where(partly))
+    found = sa.union_all(*places).subquery()
+    rows = await session.fetch_all(sa.select(found).order_by(found.c.place, found.c.id.desc()).limit(most))
     ids = [str(row["id"]) for row in rows]
-    return ids[:1] if part in ids[:1] else ids
+    return ids[:1] if rows and rows[0]["place"] < 2 else ids
 
 
-async def _newest_named(session: Session, name: str) -> str | None:
-    """The run with this id, else the newest one with this name."""
+def _newest_named(name: str) -> sa.Select[*tuple[Any, ...]]:
     chains = t.chains.c
-    named = sa.select(chains.id).where(chains.run_name == normalize("NFC", name).strip(), chains.run_name.is_not(None))
+    named = sa.select(chains.id).where(chains.run_name == normalize("NFC", name).strip())
     newest = named.order_by(chains.started_at.desc(), chains.id.desc()).limit(1).subquery()
-    whole = sa.select(chains.id, sa.literal(0).label("place")).where(chains.id == name)
-    found = whole.union_all(sa.select(newest.c.id, sa.literal(1))).order_by("place").limit(1)
-    row = await session.fetch_one(found)
-    return None if row is None else str(row["id"])
+    return sa.select(newest.c.id, sa.literal(1))
 
 
 def sort_of(listing: Listing, name: str) -> sa.ColumnElement[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 from towpath.ports import Removed
@@ -16,6 +14,7 @@ from .run_tree import inside
 from .statements import Statement, any_of, json_object, json_text
 from .statements import param as b
 
+_INPUTS = "inputs"  # the row of file inputs is no step
 _RUN = Statement(
     lambda: (
         sa.select(t.chains.c.status, t.chains.c.run_name, t.workflows.c.chain_id.label("outer"))
@@ -35,32 +34,20 @@ def _keep_names() -> sa.Update:
     return named.values(data=kept, chain_id=None, workflow_id=None)
 
 
-def _counts() -> sa.Select[*tuple[Any, ...]]:
-    rows = t.workflows.outerjoin(t.artifacts, t.artifacts.c.workflow_id == t.workflows.c.id)
-    steps = sa.func.count(sa.case((t.workflows.c.item_index.is_(None), t.workflows.c.id)).distinct()).label("steps")
-    files = sa.func.count(t.artifacts.c.id).label("files")
-    return sa.select(steps, files).select_from(rows).where(any_of(t.workflows.c.chain_id, "runs"))
-
-
-def _freed() -> sa.Select[*tuple[Any, ...]]:
-    """The bytes of all contents that only these runs have."""
-    other, made_by = t.artifacts.alias("other"), t.workflows.alias("made_by")
-    row = t.workflows.c.id == t.artifacts.c.workflow_id
-    ours = sa.select(t.artifacts.c.sha256, sa.func.max(t.artifacts.c.file_size).label("size")).join(t.workflows, row)
-    ours = ours.where(any_of(t.workflows.c.chain_id, "runs")).group_by(t.artifacts.c.sha256)
-    found = ours.subquery("ours")
-    elsewhere = (
-        sa.select(other.c.id)
-        .join(made_by, made_by.c.id == other.c.workflow_id)
-        .where(other.c.sha256 == found.c.sha256)
-        .where(sa.or_(made_by.c.chain_id.is_(None), sa.not_(any_of(made_by.c.chain_id, "runs"))))
-    )
-    return sa.select(sa.func.coalesce(sa.func.sum(found.c.size), 0).label("bytes")).where(~elsewhere.exists())
-
-
 _KEEP_NAMES = Statement(_keep_names)
-_COUNTS = Statement(_counts)
-_FREED = Statement(_freed)
+_STEPS = Statement(
+    lambda: sa.select(sa.func.count().label("steps")).where(
+        t.workflows.c.chain_id == b("run"), t.workflows.c.item_index.is_(None), t.workflows.c.step_id != _INPUTS
+    )
+)
+_FILES = Statement(
+    lambda: (
+        sa.select(t.artifacts.c.sha256, t.artifacts.c.file_size)
+        .join(t.workflows, t.workflows.c.id == t.artifacts.c.workflow_id)
+        .where(t.workflows.c.chain_id == b("run"))
+    )
+)
+_KEPT = Statement(lambda: sa.select(t.artifacts.c.sha256).where(any_of(t.artifacts.c.sha256, "digests")).distinct())
 
 
 def delete(run_id: str) -> Script[bool]:
@@ -79,12 +66,18 @@ def remove(run_id: str, by: str) -> Script[Removed | None]:
         return None
     _refuse(run_id, run)
     runs = [row["id"] for row in (yield _INSIDE(run=run_id)).rows]
-    counts = (yield _COUNTS(runs=runs)).one()
-    freed = (yield _FREED(runs=runs)).one()
+    steps, files = 0, 0
+    sizes: dict[str, int] = {}
+    for one in runs:
+        steps += (yield _STEPS(run=one)).one()["steps"]
+        found = (yield _FILES(run=one)).rows
+        files += len(found)
+        sizes |= {row["sha256"]: row["file_size"] for row in found}
     yield from delete(run_id)
+    kept = {row["sha256"] for row in (yield _KEPT(digests=list(sizes))).rows}
     named = {} if run["run_name"] is None else {"name": run["run_name"]}
     yield line(None, None, "ChainDeleted", now(), {"run_id": run_id, **named, "by": by})
-    return Removed(run_id, tuple(runs), counts["steps"], counts["files"], freed["bytes"])
+    return Removed(run_id, tuple(runs), steps, files, sum(size for one, size in sizes.items() if one not in kept))
 
 
 def _refuse(run_id: str, run: Row) -> None:

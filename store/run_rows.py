@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import msgspec
 
 from towpath.errors import RunRefused, StoreFailed
-from towpath.model import UNLABELLED, ArtifactRow, ChainStatus, ErrorInfo, Plan, RunLabel, StepStatus
+from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import NewRun, RunRow, RunStatus, StepRow
+from towpath.run_labels import UNLABELLED, RunLabel
 
 from . import definitions, gates, levels, rows, run_tree
 from .backend import Row, Script
