@@ -77,7 +77,7 @@ async def test_progress_is_seen_by_everybody(open_engine: OpenEngine, folder: st
         return steps.half.map([1, 2], folder=folder), steps.counts(folder)
 
     expected = {("half", 0): (1, 10), ("half", 1): (2, 10), ("counts", None): (20_000, 40_000)}
-    async with open_engine(processes=1) as engine, open_engine(readonly=True) as other:
+    async with open_engine(processes=1) as engine, open_engine(readonly=True, worker=False) as other:
         handle = await engine.start(halves, folder=folder)
         await began(folder, "half")
         await began(folder, "counts")
