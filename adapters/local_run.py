@@ -521,7 +521,7 @@ class LocalRun:
         self.working.pop(work.key, None)
         self._waiting.quarantine.discard(work.row.id)
         self._waiting.give_back(work)
-        if work.context is not None and (work.context.log is not None or work.context.figures is not None):
+        if work.context is not None and work.context.has_news:
             self._add_last_news(work, outcome)
         if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
             outcome = self._nap(work, outcome.error)

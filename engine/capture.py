@@ -40,6 +40,7 @@ def _nothing() -> object:
 
 
 _seen: tuple[Callable[[], Any], Callable[[], Any]] = (_nothing, _nothing)  # the streams that were looked at last
+_usual: tuple[Any, Any] = (_nothing, _nothing)  # the same, if they are those of the process
 
 
 class _Here(threading.local):
@@ -91,10 +92,10 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 
 def _remove() -> None:
-    global _seen  # noqa: PLW0603
+    global _seen, _usual  # noqa: PLW0603
     while _undo:
         _undo.pop()()
-    _seen = (_nothing, _nothing)
+    _seen = _usual = (_nothing, _nothing)
 
 
 def _step() -> StepContext | None:
@@ -181,15 +182,19 @@ def _keep(step: StepContext, record: logging.LogRecord) -> None:
 
 def look_at_streams() -> None:
     """Before an attempt starts: what it writes to `sys.stdout` and `sys.stderr`, as they are now, will be kept."""
+    if sys.stdout is _usual[0] and sys.stderr is _usual[1]:  # most steps
+        return
     if sys.stdout is not _seen[0]() or sys.stderr is not _seen[1]():
         with _lock:
             _hook_streams()
 
 
 def _hook_streams() -> None:
-    global _seen  # noqa: PLW0603
+    global _seen, _usual  # noqa: PLW0603
     if _engines:
         _seen = (_hooked(sys.stdout), _hooked(sys.stderr))
+        if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
+            _usual = (sys.stdout, sys.stderr)
 
 
 def _hooked(stream: Any) -> Callable[[], Any]:

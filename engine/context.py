@@ -78,6 +78,7 @@ class StepContext:
     figures: Figures | None = None  # what `progress` was called with; replaced as a whole, because threads read it
     on_progress: Callable[[], None] | None = None
     log: LogLines | None = None
+    has_news = False  # it has a log, or figures
     kept: Kept = KEPT  # what goes into the log by itself
     shown: Figures | None = None  # the figures that are recorded
     show_at: float | None = None  # when what is new may be recorded, by the clock of the event loop
@@ -114,8 +115,13 @@ class StepContext:
 
     def lines(self) -> LogLines:
         """The log of this attempt."""
-        lines: LogLines = vars(self).setdefault("log", LogLines()) if self.log is None else self.log
-        return lines  # of two threads that make one at the same time, both get the first
+        if self.log is None:
+            vars(self).setdefault(
+                "log", LogLines()
+            )  # of two threads that make one at the same time, both get the first
+            self.has_news = True
+        assert self.log is not None
+        return self.log
 
     @property
     def done(self) -> float:
@@ -175,6 +181,7 @@ class StepContext:
         if so_far is None or (whole is None and total is not None):
             return
         self.figures = (so_far, whole)
+        self.has_news = True
         if self.on_progress is not None:
             try:
                 self.on_progress()
