@@ -44,3 +44,10 @@ def label_text(name: str | None, tags: Mapping[str, str]) -> str:
 def place(step: str | None, item: int | None = None) -> str:
     """A step or an item of it: `step` or `step[2]`. A file that no step made has the place `standalone`."""
     return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
+
+
+def amount(number: float) -> str:
+    """A figure that a step reported: `1,234`, `0.25`, `1.5e+20`."""
+    if abs(number) >= 1e15:
+        return f"{number:g}"
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.3f}".rstrip("0").rstrip(".")

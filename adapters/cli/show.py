@@ -176,11 +176,14 @@ def _show_traceback(console: Console, step: StepRun) -> None:
 @click.command("logs")
 @click.argument("run")
 @click.argument("step", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended or paused.")
+@click.option("-f", "--follow", is_flag=True, help="Continue with new lines until the run has ended or paused.")
 @store_option
 @json_option
 def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    """Show what the steps of RUN logged with `context().logger`."""
+    """Show what the steps of RUN logged and printed, and their warnings.
+
+    STEP is the id of a step (`resize`), or an item of it (`resize[2]`).
+    """
     return run_async(_logs, run, step, follow, store, as_json)
 
 
@@ -191,34 +194,55 @@ async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_
             pick_step(await engine.snapshot(run_id), step)
         if as_json:
             logs = await engine.store.logs(run_id)
-            print_json([log for log in logs if step in (None, log["step_id"], _place(log))])
+            print_json([log for log in logs if _is_of(log, step)])
             return 0
         printed: dict[tuple[str, int], str] = {}
+        since = 0
         while True:
             status = (await engine.store.load(run_id)).status
-            for log in await engine.store.logs(run_id):
-                if step in (None, log["step_id"], _place(log)):
-                    _print_new(log, printed)
-            if not follow or status.final or status is ChainStatus.PAUSED:
+            whole = not follow or status.final or status is ChainStatus.PAUSED
+            for log in await engine.store.logs(run_id, 0 if whole else since):
+                since = max(since, log["updated_at"] - _LATE)
+                if _is_of(log, step):
+                    _print_new(log, printed, whole)
+            if whole:
                 if not printed:
-                    say("no lines: a step logs with context().logger", err=True)
+                    say("no lines: no step has logged or printed anything", err=True)
                 return 0
             await anyio.sleep(0.5)
+
+
+_LATE = 5_000_000  # microseconds: so much later may a text be committed than another one with the same time
+
+
+def _is_of(log: Mapping[str, Any], step: str | None) -> bool:
+    return step in (None, log["step_id"], _place(log))
 
 
 def _place(log: Mapping[str, Any]) -> str:
     return place(log["step_id"], log["item_index"])
 
 
-def _print_new(log: dict[str, Any], printed: dict[tuple[str, int], str]) -> None:
-    """Print the lines of a log that are new since the last call."""
+def _print_new(log: Mapping[str, Any], printed: dict[tuple[str, int], str], whole: bool) -> None:
+    """Print the lines of a log that are new since the last call. A line without its end only if nothing follows."""
     key = (_place(log), log["attempt"])
-    before = printed.get(key, "")
     text: str = log["text"]
-    new = text[len(before) :] if text.startswith(before) else text
-    for logged in new.rstrip("\n").split("\n") if new else ():
+    end = len(text) if whole else text.rfind("\n") + 1
+    lines = text[_known(text, printed.get(key, "")) : end].rstrip("\n")
+    for logged in lines.split("\n") if lines else ():
         say(f"{key[0]} {logged}")
-    printed[key] = text
+    printed[key] = text[:end]
+
+
+def _known(text: str, before: str) -> int:
+    """Up to where `text` was printed `before`. Of a long log the oldest lines are dropped as it grows."""
+    if text.startswith(before):
+        return len(before)
+    last = before[-_COMPARED:]
+    return text.rfind(last) + len(last) if last in text else 0
+
+
+_COMPARED = 4096  # characters at the end of what was printed
 
 
 @click.command("artifacts")

@@ -201,6 +201,22 @@ class Log(ResponseModel, frozen=True, kw_only=True):
     updated_at: int
 
 
+class Progress(ResponseModel, frozen=True, kw_only=True):
+    """How far an executing step or item is, where it says so, and the last line of its log.
+
+    A step that failed or was cancelled is listed if it had a progress.
+    """
+
+    step_id: str
+    item_index: int | None
+    attempt: int
+    status: str
+    done: float | None
+    total: float | None
+    line: str
+    updated_at: int
+
+
 class TransferRow(ResponseModel, frozen=True, kw_only=True):
     """The transfer of an artifact to a server."""
 

@@ -28,6 +28,7 @@ from .responses import (
     Event,
     Log,
     PageOut,
+    Progress,
     RemovedOut,
     RequestedOut,
     Started,
@@ -46,6 +47,7 @@ from .start_run import chain_files, request_resume, rerun, start
 STREAM = "text/event-stream"
 MOST_EVENTS = 1_000
 MOST_LOGS = 100
+MOST_NEWS = 1_000
 MAX_LOG = 256 * 1024  # characters of one log that are kept
 _EVENT_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -109,6 +111,28 @@ async def get_logs(request: Request) -> Response:
     last = found[limit - 1] if len(found) > limit else None
     following = None if last is None else signed_cursor(request, view, (last["attempt"], last["workflow_id"]))
     return json_response(PageOut(rows=rows, next=following))
+
+
+async def get_progress(request: Request) -> Response:
+    """What executing steps report, for a look now and then: it is no list with pages."""
+    given = request.query_params
+    step = check_text(given["step"], limit=500, name="step") if "step" in given else None
+    limit = number(given, "limit", MOST_NEWS, 1, MOST_NEWS)
+    found = await reading.run_news(engine_of(request), records_of(request), id_of(request), step, limit)
+    rows = [
+        Progress(
+            step_id=key[0],
+            item_index=key[1],
+            attempt=news.attempt,
+            status=news.status,
+            done=news.done,
+            total=news.total,
+            line=news.line,
+            updated_at=news.at,
+        )
+        for key, news in found.items()
+    ]
+    return json_response(PageOut(rows=rows))
 
 
 async def get_chain_events(request: Request) -> Response:
@@ -183,6 +207,10 @@ _LOGS = (
     QueryParameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LOGS, "default": 20}, "logs in a page"),
     QueryParameter("after", {"type": "string"}, "the `next` of the page before"),
 )
+_NEWS = (
+    QueryParameter("step", {"type": "string", "maxLength": 500}, "only this step, and its items"),
+    QueryParameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_NEWS, "default": MOST_NEWS}),
+)
 _ALSO = "Sent as server-sent events with `Accept: text/event-stream`; `Last-Event-ID` continues after an interruption."
 
 ROUTES = (
@@ -252,6 +280,16 @@ ROUTES = (
         "The logs of a run's steps, oldest first.",
         answer=page_type(Log),
         parameters=_LOGS,
+        errors=(404,),
+    ),
+    ApiRoute(
+        "GET",
+        "/chains/{id}/progress",
+        Role.VIEWER,
+        get_progress,
+        "The progress and the last log line of the steps that execute now.",
+        answer=page_type(Progress),
+        parameters=_NEWS,
         errors=(404,),
     ),
     ApiRoute(

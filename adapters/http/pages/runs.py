@@ -13,6 +13,7 @@ from starlette.responses import Response
 from towpath.adapters.http import start_run
 from towpath.adapters.http.access import engine_of, id_of, principal_of, records_of
 from towpath.adapters.http.event_feed import event_of
+from towpath.adapters.http.news import with_figures
 from towpath.adapters.http.query_parameters import cursor_from, next_cursor
 from towpath.adapters.http.reading import outer_runs, run_history, run_view
 from towpath.adapters.http.requests import RerunBody
@@ -98,7 +99,7 @@ def _what(run: Mapping[str, Any]) -> str:
 async def run(request: Request) -> Response:
     """The page of a run."""
     view = await run_view(records_of(request), id_of(request))
-    seen = picture(view, engine_of(request).adapter.progress(view.id))
+    seen = picture(view, with_figures(view.news, engine_of(request).adapter.progress(view.id)))
     query = request.query_params
     wanted = StepFilter(query.get("q", "")[:200], query.get("status", ""), number(query.get("level")))
     lines = [line for line in seen.steps if wanted.level in (None, line.level)]
