@@ -130,6 +130,14 @@ def record_of(kind: type) -> Record | None:
     return DataclassRecord(kind) if dataclasses.is_dataclass(kind) else None
 
 
+def has_named_fields(kind: type) -> bool:
+    """Is the JSON form of its objects a mapping of their fields?"""
+    record = record_of(kind)
+    if isinstance(record, StructRecord):
+        return not kind.__struct_config__.array_like  # type: ignore[attr-defined]
+    return record is not None and not getattr(kind, "__pydantic_root_model__", False)
+
+
 @lru_cache(1024)
 def pydantic_adapter(kind: Any) -> Any:
     """Validates and dumps a type of pydantic."""
