@@ -88,7 +88,7 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         return Any
     function = inspect.unwrap(function)
     try:
-        return _resolved(parameter.annotation, function)
+        return resolved(parameter.annotation, function)
     except Exception as error:  # whatever evaluating the user's text raises
         message = (
             f"input {parameter.name} is not checked: its annotation {shown(parameter.annotation)} cannot be resolved"
@@ -103,7 +103,8 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         return Any
 
 
-def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+def resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+    """An annotation of the function as a type. Raises NameError, or what evaluating its text raises."""
     names = {**_WELL_KNOWN, **getattr(function, "__globals__", {}), **_closed_over(function)}
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     for _ in range(_DEPTH):
@@ -126,7 +127,10 @@ class _Unimported:
 
 
 def _closed_over(function: Any) -> dict[str, Any]:
-    names, cells = getattr(getattr(function, "__code__", None), "co_freevars", ()), function.__closure__ or ()
+    names, cells = (
+        getattr(getattr(function, "__code__", None), "co_freevars", ()),
+        getattr(function, "__closure__", None) or (),
+    )
     found = {}
     for name, cell in zip(names, cells, strict=False):
         try:
