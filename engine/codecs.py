@@ -249,7 +249,7 @@ def _save_frame(frame: Any, path: Path) -> None:
 
 def _load_frame(path: Path) -> Any:
     pandas = sys.modules["pandas"]
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return pandas.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         separator = "\t" if path.suffix == ".tsv" else ","
@@ -259,6 +259,14 @@ def _load_frame(path: Path) -> Any:
     raise _CannotSave(
         f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
     )
+
+
+def _is_parquet(path: Path) -> bool:
+    """By its name, or by its first bytes: a file that was uploaded may have another name."""
+    if path.suffix == ".parquet":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _no_table(path: Path) -> _CannotSave:
@@ -272,7 +280,7 @@ def _save_polars(frame: Any, path: Path) -> None:
 
 def _load_polars(path: Path) -> Any:
     polars = sys.modules["polars"]
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return polars.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         return polars.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",")

@@ -76,7 +76,7 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
     """As `take_apart`, where secrets are allowed."""
     if is_plain(value):
         return Found(value, [], [])
-    walk = _Walk([], place, what)
+    walk = Walk([], place, what)
     data = walk.visit(value, "", 0)
     names = [file.name for file in walk.files]
     if len(set(names)) != len(names):
@@ -122,12 +122,12 @@ def key_text(key: object) -> str | None:
     return msgspec.json.encode(data).decode()
 
 
-class _Walk:
+class Walk:
     """One walk over a returned value. The place is carried as text, for names and errors."""
 
     __slots__ = ("files", "place", "secrets", "what")
 
-    def __init__(self, files: list[NewFile], place: Place, what: str) -> None:
+    def __init__(self, files: list[NewFile], place: Place, what: str = RETURNED) -> None:
         self.files = files
         self.place = place
         self.what = what
