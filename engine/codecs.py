@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from .artifact import Artifact, File, KeptFile
 from .cures import Refused, refused
 from .errors import InputInvalid, Place
-from .json_form import NOT_NATURAL, full_name, to_data
+from .json_form import NOT_NATURAL, full_name, plain_form, to_data
 from .media import media_of_name
 from .secrets import Secret
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 100
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
-_STAY = (str, int, float, bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
+_STAY = (bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
 
 
 class Codec(NamedTuple):
@@ -144,6 +144,8 @@ class _Saving:
         known = codec_for(type(value)) if self._folder is not None else None
         if known is not None:
             return self._file(value, known)
+        if isinstance(value, str | int | float):
+            return plain_form(value)
         if isinstance(value, _STAY):
             return value
         data = to_data(value)
