@@ -9,22 +9,24 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from .artifact import Artifact, File
-from .errors import InputInvalid, Place, ValueRefused
-from .json_form import NOT_NATURAL, full_name, to_data
+from .artifact import Artifact, File, KeptFile
+from .cures import Refused, refused
+from .errors import InputInvalid, Place
+from .json_form import NOT_NATURAL, full_name, plain_form, to_data
 from .media import media_of_name
+from .secrets import Secret
 
 T = TypeVar("T")
 
 MAX_DEPTH = 100
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_STAY = (bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
 
 
 class Codec(NamedTuple):
@@ -106,77 +108,86 @@ def _known(kind: type) -> Codec | None:
 def files_saved(value: Any, folder: Callable[[], Path]) -> Any:
     """The value, with files where there were objects that have a codec. They are written into `folder()`.
 
-    It blocks, and calls code of the user: it is called in the thread or process that made the value.
-
-    Raises:
-        ValueRefused: E_CODEC with the type and the cure.
+    It blocks, and calls code of the user: it is called in the thread or process that made the value. What cannot be
+    kept is replaced by a `Refused`, which `values.py` refuses with its place.
     """
-    return value if type(value) in _PLAIN else _Saving(folder).visit(value, "", 0)
+    return value if type(value) in _PLAIN else _Saving(folder).visit(value, 0)
+
+
+def formed(value: Any) -> Any:
+    """The value, with everything in its JSON form that has one. Files, and what cannot be kept, stay."""
+    return value if type(value) in _PLAIN else _Saving(None).visit(value, 0)
 
 
 class _Saving:
     """One walk over a value. What has a JSON form is replaced by that form, because files may be inside."""
 
-    def __init__(self, folder: Callable[[], Path]) -> None:
+    def __init__(self, folder: Callable[[], Path] | None) -> None:
         self._folder = folder
-        self._saved: dict[int, tuple[File, Any]] = {}  # the object is kept too, so that its id stays its own
+        self._saved: dict[int, tuple[File | Refused, Any]] = {}  # the object too, so that its id stays its own
 
-    def visit(self, value: Any, path: str, depth: int) -> Any:
+    def visit(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if kind in _PLAIN or depth > MAX_DEPTH:
             return value
         if kind is list or kind is tuple:
             if _PLAIN.issuperset(map(type, value)):
                 return value
-            return [self.visit(inner, f"{path or 'output'}[{i}]", depth + 1) for i, inner in enumerate(value)]
-        if kind is dict:
+            return [self.visit(inner, depth + 1) for inner in value]
+        if isinstance(value, dict):
             if _PLAIN.issuperset(map(type, value.values())):
                 return value
-            return {k: self.visit(v, f"{path}.{k}" if path else str(k), depth + 1) for k, v in value.items()}
-        known = codec_for(kind)
+            return {name: self.visit(inner, depth + 1) for name, inner in value.items()}
+        return self._object(value, depth)
+
+    def _object(self, value: Any, depth: int) -> Any:
+        known = codec_for(type(value)) if self._folder is not None else None
         if known is not None:
-            return self._file(value, known, path or "output")
-        if isinstance(value, str | int | float | File | Artifact | PathLike):
+            return self._file(value, known)
+        if isinstance(value, str | int | float):
+            return plain_form(value)
+        if isinstance(value, _STAY):
             return value
         data = to_data(value)
-        return value if data is NOT_NATURAL else self.visit(data, path, depth + 1)
+        if data is not NOT_NATURAL:
+            return self.visit(data, depth if type(data) in (dict, list) else depth + 1)
+        is_kept = self._folder is None or isinstance(value, AsyncIterable | Awaitable)
+        return value if is_kept else refused(value)
 
-    def _file(self, value: Any, known: Codec, path: str) -> File:
+    def _file(self, value: Any, known: Codec) -> File | Refused:
         if id(value) not in self._saved:
-            self._saved[id(value)] = self._written(value, known, path), value
+            self._saved[id(value)] = self._written(value, known), value
         return self._saved[id(value)][0]
 
-    def _written(self, value: Any, known: Codec, path: str) -> File:
-        suffix = known.suffix if isinstance(known.suffix, str) else _called(known.suffix, value, path=path)
-        place = Path(tempfile.mkdtemp(prefix="kept-", dir=self._folder())) / f"value{suffix}"
-        _called(known.save, value, place, path=path)
-        if not place.is_file():
-            found = "a folder" if place.is_dir() else "no file"
-            cure = "let save(value, path) write one file at that path"
-            raise _refused(value, path, f"its codec wrote {found}", cure)
-        return File(place, None, known.media_type or media_of_name(place.name))
+    def _written(self, value: Any, known: Codec) -> File | Refused:
+        import tempfile  # noqa: PLC0415 - most programs save nothing in this way
+
+        assert self._folder is not None
+        try:
+            suffix = known.suffix if isinstance(known.suffix, str) else known.suffix(value)
+            place = Path(tempfile.mkdtemp(prefix="kept-", dir=self._folder())) / f"value{suffix}"
+            known.save(value, place)
+        except _CannotSave as error:
+            return _refused(value, f"and {error.why}", error.cure)
+        except Exception as error:
+            why = f"and its codec raised {type(error).__name__}: {error}"
+            return _refused(value, why, "mend the codec, or write the file in the step and return its path")
+        if place.is_file() and not place.is_symlink():
+            return File(place, None, known.media_type or media_of_name(place.name))
+        found = "a folder" if place.is_dir() else "no file"
+        return _refused(value, f"and its codec wrote {found}", "let save(value, path) write one file at that path")
 
 
-def _called(function: Callable[..., Any], value: Any, *more: Any, path: str) -> Any:
-    try:
-        return function(value, *more)
-    except ValueRefused as refused:
-        raise _refused(value, path, refused.problem.message, refused.problem.cure) from None
-    except Exception as error:
-        why = f"its codec raised {type(error).__name__}: {error}"
-        raise _refused(
-            value, path, why, "return data or a file that the step wrote itself, or mend the codec"
-        ) from error
+def _refused(value: Any, why: str, cure: str) -> Refused:
+    return Refused(full_name(type(value)), why, cure, "E_CODEC")
 
 
-def _refused(value: Any, path: str, why: str, cure: str) -> ValueRefused:
-    message = f"{'the returned value' if path == 'output' else path} is a {full_name(type(value))}: {why}"
-    return ValueRefused("E_CODEC", message, place=Place(field=path), cure=cure)
+class _CannotSave(Exception):
+    """A codec of ours cannot save or load this."""
 
-
-def _no(why: str, cure: str) -> ValueRefused:
-    """A refusal inside a codec of ours; the walk says where."""
-    return ValueRefused("E_CODEC", why, cure=cure)
+    def __init__(self, why: str, cure: str) -> None:
+        super().__init__(why)
+        self.why, self.cure = why, cure
 
 
 # ---- loading
@@ -194,8 +205,8 @@ def load_file(path: Path, annotation: Any) -> Any:
         raise _unreadable(path, annotation, "a file cannot become one", cure)
     try:
         loaded = known.load(path)
-    except ValueRefused as refused:
-        raise _unreadable(path, annotation, refused.problem.message, refused.problem.cure) from None
+    except _CannotSave as error:
+        raise _unreadable(path, annotation, error.why, error.cure) from None
     except Exception as error:
         cure = "annotate the parameter as Path or Artifact, and read the file in the step"
         raise _unreadable(path, annotation, f"{type(error).__name__}: {error}", cure) from error
@@ -225,7 +236,7 @@ def _save_frame(frame: Any, path: Path) -> None:
     """A pandas DataFrame as parquet, or as CSV where no library writes parquet. The index is kept."""
     if path.suffix == ".csv":
         if frame.index.nlevels > 1 or frame.columns.nlevels > 1 or frame.index.name is not None:
-            raise _no("a CSV file cannot keep its index", "pip install pyarrow, or return df.reset_index()")
+            raise _CannotSave("a CSV file cannot keep its index", "pip install pyarrow, or return df.reset_index()")
         frame.to_csv(path)
         return
     try:
@@ -235,19 +246,34 @@ def _save_frame(frame: Any, path: Path) -> None:
             "give each column one type, for example df.astype({'column': str}), and names of text; "
             "or write the file in the step, and return its path"
         )
-        raise _no(f"parquet cannot hold it: {error}", cure) from None
+        raise _CannotSave(f"parquet cannot hold it: {error}", cure) from None
 
 
 def _load_frame(path: Path) -> Any:
     pandas = sys.modules["pandas"]
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return pandas.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         separator = "\t" if path.suffix == ".tsv" else ","
         with path.open(encoding="utf-8-sig") as file:
             has_index = file.readline().startswith((separator, f'""{separator}'))
         return pandas.read_csv(path, sep=separator, index_col=0 if has_index else None)
-    raise _no(f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it")
+    raise _CannotSave(
+        f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
+    )
+
+
+def _is_parquet(path: Path) -> bool:
+    """By its name, or by its first bytes: a file that was uploaded may have another name."""
+    if path.suffix == ".parquet":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _no_table(path: Path) -> _CannotSave:
+    found = path.suffix or "no extension"
+    return _CannotSave(f"{found} is not .parquet or .csv", "annotate the parameter as Path, and read it in the step")
 
 
 def _save_polars(frame: Any, path: Path) -> None:
@@ -256,19 +282,21 @@ def _save_polars(frame: Any, path: Path) -> None:
 
 def _load_polars(path: Path) -> Any:
     polars = sys.modules["polars"]
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return polars.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         return polars.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",")
-    raise _no(f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it")
+    raise _CannotSave(
+        f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
+    )
 
 
 def _save_array(array: Any, path: Path) -> None:
     numpy = sys.modules["numpy"]
     if array.dtype.hasobject:
-        raise _no("an array of Python objects", "return array.tolist(), or array.astype(float)")
+        raise _CannotSave("it is an array of Python objects", "return array.tolist(), or array.astype(float)")
     if isinstance(array, numpy.ma.MaskedArray):
-        raise _no("a masked array", "return array.filled(…), or {'data': array.data, 'mask': array.mask}")
+        raise _CannotSave("it is a masked array", "return array.filled(…), or {'data': array.data, 'mask': array.mask}")
     numpy.save(path, array, allow_pickle=False)
 
 
@@ -285,12 +313,12 @@ def _image_suffix(image: Any) -> str:
         return ".png"
     if image.mode in _TIFF_MODES:
         return ".tiff"
-    raise _no(f"no image file holds the mode {image.mode}", 'return image.convert("RGBA")')
+    raise _CannotSave(f"no image file holds the mode {image.mode}", 'return image.convert("RGBA")')
 
 
 def _save_image(image: Any, path: Path) -> None:
     if getattr(image, "n_frames", 1) > 1:
-        raise _no(
+        raise _CannotSave(
             "it has several frames", "save it in the step, and return the path; or return one frame: image.copy()"
         )
     image.save(path)

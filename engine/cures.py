@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import types
@@ -9,10 +10,26 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .json_form import names_of
+from .json_form import full_name, names_of
 
 ALLOWED = "JSON data and what has a JSON form (dataclass, date, set, …), bytes, a Path, an async byte stream, a File"
 _OWN = "it belongs to this process: make it in the step that uses it"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refused:
+    """Stands in a value for an object that cannot be kept: it says why. `type` is the name of its class."""
+
+    type: str
+    why: str
+    cure: str
+    code: str = "E_VALUE_TYPE"
+
+
+def refused(value: object) -> Refused:
+    """What stands for an object that has neither a JSON form nor a file."""
+    return Refused(full_name(type(value)), "which is neither JSON data nor a file", cure_of(value))
+
 
 _BY_NAME: dict[str, str] = {
     "sklearn.BaseEstimator": (

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .artifact import Artifact, File, KeptFile, Origin
-from .cures import ALLOWED, cure_of
+from .codecs import codec_for
+from .cures import ALLOWED, Refused, cure_of, refused
 from .errors import Place, ValueRefused
-from .json_form import NOT_NATURAL, full_name, to_data
+from .json_form import NOT_NATURAL, full_name, plain_form, to_data
 from .model import Json
 from .redaction import HIDDEN
 from .secrets import MARK, NOT_KEPT, Secret
@@ -75,7 +76,7 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
     """As `take_apart`, where secrets are allowed."""
     if is_plain(value):
         return Found(value, [], [])
-    walk = _Walk([], place, what)
+    walk = Walk([], place, what)
     data = walk.visit(value, "", 0)
     names = [file.name for file in walk.files]
     if len(set(names)) != len(names):
@@ -109,12 +110,24 @@ def _all_plain(values: Sequence[Any]) -> bool:
     return kinds == {str} and all(map(str.isascii, values))
 
 
-class _Walk:
+def key_text(key: object) -> str | None:
+    """The key of a mapping as text: numbers, true and false as JSON writes them, dates as ISO 8601, …; else None."""
+    data = key if type(key) in (str, int, float, bool) else to_data(key)
+    if data is NOT_NATURAL and isinstance(key, str | int | float):
+        data = plain_form(key)
+    if isinstance(data, str):
+        return str.__str__(data)
+    if not isinstance(data, int | float) or (isinstance(data, float) and not math.isfinite(data)):
+        return None
+    return msgspec.json.encode(data).decode()
+
+
+class Walk:
     """One walk over a returned value. The place is carried as text, for names and errors."""
 
     __slots__ = ("files", "place", "secrets", "what")
 
-    def __init__(self, files: list[NewFile], place: Place, what: str) -> None:
+    def __init__(self, files: list[NewFile], place: Place, what: str = RETURNED) -> None:
         self.files = files
         self.place = place
         self.what = what
@@ -176,21 +189,19 @@ class _Walk:
         return result
 
     def _key(self, key: object, path: str) -> str:
-        """The text of a key that is no text: numbers and true and false as JSON writes them, dates as ISO 8601, …"""
-        data = key if type(key) in (int, float, bool) else to_data(key)
-        if isinstance(data, str):
-            return data
-        if not isinstance(data, int | float) or (isinstance(data, float) and not math.isfinite(data)):
+        text = key_text(key)
+        if text is None:
             cure = "make all keys texts, or return a list of pairs: list(mapping.items())"
             raise self._refused(path, f"a mapping with a key of type {full_name(type(key))}", key, cure)
-        return msgspec.json.encode(data).decode()
+        return text
 
     def _natural(self, value: object, path: str, depth: int) -> Json:
         """What has an obvious JSON form, in that form."""
-        data = to_data(value)
+        data = value if isinstance(value, Refused) else to_data(value)
         if data is NOT_NATURAL:
-            why = f"a {full_name(type(value))}, which is neither JSON data nor a file"
-            raise self._refused(path, why, cure=cure_of(value))
+            data = _unsaved(value) if codec_for(type(value)) is not None else refused(value)
+        if isinstance(data, Refused):
+            raise self._refused(path, f"of type {data.type}, {data.why}", cure=data.cure, code=data.code)
         return self.visit(data, path, depth if type(data) in (dict, list) else depth + 1)
 
     def _file(self, value: object, path: str) -> Json:
@@ -223,16 +234,24 @@ class _Walk:
         self.secrets.append((mark, secret if data is secret.reveal() else Secret(data)))
         return mark
 
-    def _refused(self, path: str, why: str, found: object = "", cure: str = "") -> ValueRefused:
+    def _refused(
+        self, path: str, why: str, found: object = "", cure: str = "", code: str = "E_VALUE_TYPE"
+    ) -> ValueRefused:
         inside = f"{path.removeprefix('output')} in {self.what}" if path and self.what != RETURNED else path
         return ValueRefused(
-            "E_VALUE_TYPE",
+            code,
             f"{inside or self.what} is {why}",
             place=self.place,
             found=found,
             allowed=ALLOWED,
             cure=cure,
         )
+
+
+def _unsaved(value: object) -> Refused:
+    """An object that has a codec, where no file can be written: in a chain's text, or as a default."""
+    why = "which is kept in a file, and no file can be written here"
+    return Refused(full_name(type(value)), why, "make it in a step, or give it to each run as an input")
 
 
 def restore(
