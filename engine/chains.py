@@ -10,16 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
-from .binding import MARKS, escape, literal_secrets
+from .binding import MARKS, ZIP, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
 from .input_types import input_spec
 from .late import Late
+from .mapping import Columns, ItemMark
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
 from .secrets import check_annotations, secret_problems
+from .step_kinds import is_method
 from .step_names import named_twice, same_function
 from .step_options import StepOptions
-from .steps import ItemMark, Step
+from .steps import Step
 from .tracing import (
     InputRef,
     Node,
@@ -195,7 +197,7 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
         cure = "use `def`, and call the steps without await or yield; what works is inside the steps"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     signature = inspect.signature(chain.function)
-    if _is_method(function, signature):
+    if is_method(function, signature):
         message = f"{chain.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and give what it needs as inputs; a @staticmethod above @chain works too"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
@@ -205,12 +207,6 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
             cure = "write each input as a parameter, or take one list or dict"
             raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, found=str(parameter), cure=cure)])
     return signature
-
-
-def _is_method(function: Callable[..., Any], signature: inspect.Signature) -> bool:
-    """Is it defined in the body of a class, with a parameter for the object?"""
-    body = getattr(function, "__qualname__", "").rpartition(".")[0]
-    return bool(body) and not body.endswith("<locals>") and next(iter(signature.parameters), "") in ("self", "cls")
 
 
 def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, place: Place) -> Any:
@@ -298,7 +294,7 @@ class _Described:
         if is_reference(value):
             return self._reference(value, place)
         if isinstance(value, ItemMark):
-            return {"$item": []}, []
+            return {"$item": [] if value.column is None else [value.column]}, []
         if depth > MAX_DEPTH:
             message = f"{what} is nested more than {MAX_DEPTH} levels deep"
             raise ChainInvalid([Problem("E_VALUE_TYPE", message, place, cure="a list cannot contain itself")])
@@ -344,7 +340,7 @@ class _Described:
         for name, value in node.arguments.items():
             parameters[name], more = self.binding(value, place, f"the argument {name}")
             needs += more
-        foreach, more = self.binding(node.foreach, place, "what is mapped over") if node.mapped else (None, [])
+        foreach, more = self._mapped_over(node, place)
         condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
         called = self._called(node)
@@ -379,6 +375,13 @@ class _Described:
         )
         self.problems += literal_secrets(step, place)
         return step
+
+    def _mapped_over(self, node: Node, place: Place) -> tuple[Json, list[str]]:
+        what = "what is mapped over"
+        if isinstance(node.foreach, Columns):
+            columns = {name: self.binding(values, place, what) for name, values in node.foreach.items()}
+            return {ZIP: {name: b for name, (b, _) in columns.items()}}, [d for _, ds in columns.values() for d in ds]
+        return self.binding(node.foreach, place, what) if node.mapped else (None, [])
 
     def _called(self, node: Node) -> _Called:
         source = node.source
@@ -417,7 +420,8 @@ class _Described:
 
     def _check_id(self, step_id: str, place: Place) -> None:
         if not STEP_ID.fullmatch(step_id) or step_id in RESERVED_IDS or _DUNDER.fullmatch(step_id):
-            self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", place, "use .named(id)")
+            cure = 'a lambda has no name: step(…, name="clean")' if "<lambda>" in step_id else "use .named(id)"
+            self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", place, cure)
 
     def _place_of(self, step_id: str) -> Place:
         """Where the chain is written: for what has no line of its own."""

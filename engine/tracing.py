@@ -288,13 +288,24 @@ def _chain_file() -> str | None:
 
 def user_place(step: str = "", field: str = "") -> Place:
     """The line of the user's code that is running; if there is none, only step and field."""
-    frame: FrameType | None = sys._getframe(1)
-    chain_file = _chain_file()
-    while frame is not None and not _of_the_user(frame, chain_file):
-        frame = frame.f_back
+    frame = _running_frame()
     if frame is None:
         return Place(step=step, field=field)
     return Place(frame.f_code.co_filename, frame.f_lineno, 1, step, field)
+
+
+def user_module() -> str:
+    """The module of the user's code that is running, as in `sys.modules`."""
+    frame = _running_frame()
+    return "__main__" if frame is None else str(frame.f_globals.get("__name__") or "__main__")
+
+
+def _running_frame() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)
+    chain_file = _chain_file()
+    while frame is not None and not _of_the_user(frame, chain_file):
+        frame = frame.f_back
+    return frame
 
 
 def user_frame(traceback: TracebackType | None) -> TracebackType | None:
