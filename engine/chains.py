@@ -55,6 +55,9 @@ RESERVED_IDS = frozenset(
 )
 _DUNDER = re.compile(r"__.*__")
 _HOLDERS = (list, dict, tuple)
+_CAUSES = 10  # errors behind an error that are looked at
+_TEXT_LENGTH = 300  # characters of another library's message
+_OUR_TYPES = re.compile(r"\b(Input)?Ref\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,20 +221,39 @@ def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, 
             returned = chain.function(*positional, **arguments)
         except ChainInvalid as error:
             raise error.with_traceback(user_frame(error.__traceback__)) from None
-        except TypeError as error:
-            # A function written in C checks the type of a value by itself, so the reference cannot refuse.
-            frame = user_frame(error.__traceback__)
-            at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
-            message = f"describing chain {chain.name} raised TypeError: {error}"
-            cure = "if it was given a reference: pass the reference to a step, and do it there"
-            problem = Problem("E_CHAIN_TRACE", message, at, cure=cure)
-            raise ChainInvalid([problem]).with_traceback(frame) from None
+        except Exception as raised:
+            error, frame = raised, user_frame(raised.__traceback__)
+        else:
+            error, frame = None, None
+    if error is not None:
+        at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
+        raise _misused(error, chain.name, at).with_traceback(frame or error.__traceback__) from None
     if not is_reference(returned) and (inspect.isawaitable(returned) or inspect.isgenerator(returned)):
         getattr(returned, "close", lambda: None)()
         message = f"chain {chain.name} returned {shown(type(returned).__name__)}"
         cure = "describe it with a plain function that returns references or data"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     return returned
+
+
+def _misused(error: Exception, chain: str, place: Place) -> Exception:
+    """What to raise for an error of a chain's function: it may have used a reference where the reference cannot refuse.
+
+    A function written in C checks the type of a value by itself. Other libraries turn the refusal into an error of
+    their own, or name the type of the reference in it. Any other error stays what it is.
+    """
+    behind: BaseException | None = error
+    for _ in range(_CAUSES):
+        behind = None if behind is None else behind.__cause__ or behind.__context__
+        if isinstance(behind, ChainInvalid):
+            return behind
+    text = " ".join(str(error).split())[:_TEXT_LENGTH]
+    message = f"describing chain {chain} raised {type(error).__name__}: {text}"
+    cure = "if it was given a reference: pass the reference to a step, and do it there"
+    if isinstance(error, TypeError) or _OUR_TYPES.search(message):
+        return ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
+    error.add_note(f"chain {chain} was being described ({place}): its inputs and results have no values yet. {cure}.")
+    return error
 
 
 @overload

@@ -33,6 +33,8 @@ P2 = ParamSpec("P2")
 R = TypeVar("R")
 V = TypeVar("V")
 X = TypeVar("X")
+Y = TypeVar("Y")
+Z = TypeVar("Z")
 
 
 _registry: dict[str, Step[..., Any]] = {}
@@ -110,17 +112,48 @@ class Step(Alike, Generic[P, R]):
             raise self._method()
         return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
 
+    # For type checkers: one list, two and three, each for `async def` and `def`. More lists are right, but not checked.
+
     @overload
     def map(
-        self: Step[Concatenate[X, P2], Coroutine[Any, Any, V]],
-        values: Sequence[X],
+        self: Step[Concatenate[X, P2], Coroutine[Any, Any, V]], xs: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, P2], V], xs: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, Y, P2], Coroutine[Any, Any, V]],
+        xs: Sequence[X],
+        ys: Sequence[Y],
         /,
         *none: P2.args,
         **same: P2.kwargs,
     ) -> Ref[list[V]]: ...
     @overload
     def map(
-        self: Step[Concatenate[X, P2], V], values: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+        self: Step[Concatenate[X, Y, P2], V], xs: Sequence[X], ys: Sequence[Y], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, Y, Z, P2], Coroutine[Any, Any, V]],
+        xs: Sequence[X],
+        ys: Sequence[Y],
+        zs: Sequence[Z],
+        /,
+        *none: P2.args,
+        **same: P2.kwargs,
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, Y, Z, P2], V],
+        xs: Sequence[X],
+        ys: Sequence[Y],
+        zs: Sequence[Z],
+        /,
+        *none: P2.args,
+        **same: P2.kwargs,
     ) -> Ref[list[V]]: ...
     def map(self: Step[..., Any], /, *values: Any, **same: Any) -> Ref[list[Any]]:
         """One run of the step per element of a list; of several lists, one run per element of all of them together.
