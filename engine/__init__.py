@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .service import RunHandle as RunHandle
     from .steps import Step as Step
     from .steps import step as step
+    from .version import __version__ as __version__
 
 __all__ = [
     "ApprovalRefused",
@@ -104,6 +105,7 @@ _HOMES = {
     "towpath.secrets": "Secret",
     "towpath.service": "RunHandle",
     "towpath.steps": "Step step",
+    "towpath.version": "__version__",
 }
 
 if not TYPE_CHECKING:  # type checkers know the names above, and no others

@@ -25,7 +25,7 @@ class Columns(dict[str, Any]):
 
 
 def as_list(values: Any, refused: Callable[[str, str], ChainInvalid]) -> Any:
-    """What one argument of `.map` stands for: a list or a reference. `refused` makes an error of a reason and a cure."""
+    """What one argument of `.map` stands for: a list or a reference. `refused` makes an error of a reason and cure."""
     if is_reference(values):
         return values
     if isinstance(values, list | tuple | range):

@@ -31,6 +31,7 @@ from .tracing import Node, Ref, current_trace, is_reference, user_place
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)  # so that a checker finds the coroutine in whatever an `async def` returns
 V = TypeVar("V")
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -42,11 +43,11 @@ _ambiguous: set[str] = set()  # names that two functions in this process have
 _replaced: set[str] = set()  # names that were defined again
 
 
-class Step(Alike, Generic[P, R]):
+class Step(Alike, Generic[P, R_co]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
 
-    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so for
-    them every call returns a reference: awaiting it gives the value, and it fits every parameter. In a unit test
+    `R_co` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so
+    for them every call returns a reference: awaiting it gives the value, and it fits every parameter. In a unit test
     `step.function(…)` has the exact type.
 
     `name` is `module:function`, by which plans and other processes find it; `function` is the function itself; `origin`
@@ -54,7 +55,7 @@ class Step(Alike, Generic[P, R]):
     """
 
     def __init__(
-        self, function: Callable[P, R], options: StepOptions, description: str = "", name: str | None = None
+        self, function: Callable[P, R_co], options: StepOptions, description: str = "", name: str | None = None
     ) -> None:
         self._static = isinstance(function, staticmethod)
         function = function.__func__ if isinstance(function, staticmethod) else function
@@ -62,13 +63,13 @@ class Step(Alike, Generic[P, R]):
         problems = check_annotations(annotated(function), user_place())
         if problems:
             raise ChainInvalid(problems)
-        self.function: Callable[P, R] = function
+        self.function: Callable[P, R_co] = function
         self.options = options
         self.origin = origin_of(function, name)
         self.name: str = step_name(self.origin, name)
         self.description = description
         self.spec: object = spec_now(self.origin)
-        self._positions: tuple[Callable[P, R], list[inspect.Parameter]] | None = None
+        self._positions: tuple[Callable[P, R_co], list[inspect.Parameter]] | None = None
         self._rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), "")
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -99,7 +100,7 @@ class Step(Alike, Generic[P, R]):
     @overload
     def __call__(self: Step[P, Coroutine[Any, Any, V]], /, *args: P.args, **kwargs: P.kwargs) -> Ref[V]: ...
     @overload
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R_co]: ...
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Inside a `@chain` record a node; elsewhere run the function.
 
@@ -187,7 +188,7 @@ class Step(Alike, Generic[P, R]):
         names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
         return names + [f"list {n}" for n in range(len(names) + 1, count + 1)]
 
-    def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R]:
+    def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R_co]:
         """The same step with other options (`retries`, `timeout`, …), for one place in one chain.
 
         Raises InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN, E_FIELD_CONFLICT. ChainInvalid: E_STEP_KIND.
