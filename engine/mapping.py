@@ -49,9 +49,11 @@ def _cure(values: Any) -> str:
         return "map over list(….items()), list(….values()) or list(…)"
     if isinstance(values, str | bytes):
         return "a text is one value: map over [text], or over list(text) for its characters"
-    if getattr(values, "ndim", None) is not None:
+    if callable(getattr(values, "to_dict", None)):
+        return 'map over its rows, ….to_dict("records"), or over one column'
+    if getattr(values, "ndim", 0) > 1:
         return "map over its rows, ….tolist()"
-    if hasattr(type(values), "__iter__"):
+    if hasattr(type(values), "__iter__") and getattr(values, "ndim", None) != 0:
         return "map over list(…)"
     return "map over a list; a keyword argument is the same for all items: step.map(items, name=value)"
 

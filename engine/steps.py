@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
 from .mapping import Columns, ItemMark, as_list, check_known_lengths
@@ -406,9 +406,24 @@ def find_step(name: str) -> Step[..., Any]:
     return found
 
 
-def _found_again(name: str, options: StepOptions | None) -> Step[..., Any]:
+class _NotFound:
+    """In place of a pickled step that this process does not have. A worker of a pool that cannot read its task dies
+    without a word, or the pool waits for ever; one that gets an exception hands it back.
+    """
+
+    def __init__(self, error: StepNotRegistered) -> None:
+        self._error = error
+
+    def __call__(self, /, *_: object, **__: object) -> NoReturn:
+        raise self._error
+
+
+def _found_again(name: str, options: StepOptions | None) -> Step[..., Any] | _NotFound:
     """A step that was pickled, with its options if they were not those of its function."""
-    found = find_step(name)
+    try:
+        found = find_step(name)
+    except StepNotRegistered as error:
+        return _NotFound(error)
     if options is None:
         return found
     changed = found.with_options()

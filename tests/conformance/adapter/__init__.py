@@ -29,6 +29,7 @@ from tests.conformance.adapter.plain_functions import *  # noqa: F403
 from tests.conformance.adapter.processes import *  # noqa: F403
 from tests.conformance.adapter.rerun import *  # noqa: F403
 from tests.conformance.adapter.retries import *  # noqa: F403
+from tests.conformance.adapter.several_lists import *  # noqa: F403
 from tests.conformance.adapter.shapes import *  # noqa: F403
 from tests.conformance.adapter.starting import *  # noqa: F403
 from tests.conformance.adapter.timeouts import *  # noqa: F403
