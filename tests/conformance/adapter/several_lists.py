@@ -121,7 +121,7 @@ async def test_two_mapped_steps_side_by_side(open_engine: OpenEngine) -> None:
     async with open_engine() as engine:
         assert (await engine.run(both, bad=[])).value == [3, 6, 9]
         run = await engine.run(both, bad=[2])
-        assert (run.status, run.value) == ("partial", [3, None, 9])
+        assert (run.status, run["add"].value) == ("partial", [3, None, 9])
         await settled(engine, run)
 
 
