@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .late import names_of as _names_of
 
 if TYPE_CHECKING:
+    from towpath.adapters.scripts import run as run
     from towpath.adapters.wiring import Engine as Engine
     from towpath.adapters.wiring import open_engine as open_engine
 
@@ -86,10 +87,12 @@ __all__ = [
     "context",
     "load_chain",
     "open_engine",
+    "run",
     "step",
 ]
 
 _HOMES = {
+    "towpath.adapters.scripts": "run",
     "towpath.adapters.wiring": "Engine open_engine",
     "towpath.artifact": "Artifact File",
     "towpath.chain_file": "load_chain",

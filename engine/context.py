@@ -23,6 +23,8 @@ LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go fir
 
 _log = guarded_logger("towpath")
 _current: ContextVar[StepContext] = ContextVar("towpath_step")
+_standing: list[StepContext] = []
+"""The contexts of tests, the innermost last: a context variable that a fixture sets does not reach every test."""
 
 
 def context() -> StepContext:
@@ -30,7 +32,19 @@ def context() -> StepContext:
     try:
         return _current.get()
     except LookupError:
+        if _standing:
+            return _standing[-1]
         raise RuntimeError("context() works only while a step runs in a chain") from None
+
+
+@contextmanager
+def standing_in(context: StepContext) -> Iterator[None]:
+    """For the time of a test, `context` is the running step for code that runs in none."""
+    _standing.append(context)
+    try:
+        yield
+    finally:
+        _standing.remove(context)
 
 
 @contextmanager

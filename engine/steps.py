@@ -51,8 +51,11 @@ class Step(Alike, Generic[P, R_co]):
     `step.function(…)` has the exact type.
 
     `name` is `module:function`, by which plans and other processes find it; `function` is the function itself; `origin`
-    says to which module it belongs, `spec` is the spec of that module when it was defined.
+    says to which module it belongs, `spec` is the spec of that module when it was defined. `stands_in`: a test has put
+    a fake in place of the function.
     """
+
+    stands_in = False
 
     def __init__(
         self, function: Callable[P, R_co], options: StepOptions, description: str = "", name: str | None = None
@@ -246,7 +249,7 @@ class Step(Alike, Generic[P, R_co]):
     @cached_property
     def secrets(self) -> frozenset[str]:
         """The parameters that take a `Secret`."""
-        return secret_names(annotated(self.function)) - {"return"}
+        return secret_names(annotated(self.__wrapped__)) - {"return"}  # not of a fake, which has no annotations
 
     def secrets_among(self, names: Iterable[str]) -> frozenset[str]:
         """The names of the arguments that are taken as a `Secret`, also those for `*more` and `**more: Secret[str]`."""
@@ -260,7 +263,7 @@ class Step(Alike, Generic[P, R_co]):
     @cached_property
     def is_secret(self) -> bool:
         """Is the value that it returns secret?"""
-        return self.options.secret or "return" in secret_names(annotated(self.function))
+        return self.options.secret or "return" in secret_names(annotated(self.__wrapped__))
 
     @property
     def _short(self) -> str:
@@ -403,7 +406,16 @@ def find_step(name: str) -> Step[..., Any]:
         )
     if is_ambiguous(name):
         raise _ambiguous_name(name)
-    return found
+    return _there_now(module, qualname) or found
+
+
+def _there_now(module: str, qualname: str) -> Step[..., Any] | None:
+    """The step that the module has under that name now: a test may have put another one there."""
+    try:
+        now = _attribute(sys.modules[module], qualname)
+    except (KeyError, AttributeError):
+        return None
+    return now if isinstance(now, Step) else None
 
 
 class _NotFound:
