@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
+from .annotation_checks import annotation_problems
 from .binding import MARKS, ZIP, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
 from .input_types import input_spec
+from .json_form import to_data
 from .late import Late
 from .mapping import Columns, ItemMark
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
@@ -35,7 +37,7 @@ from .tracing import (
     user_frame,
     user_place,
 )
-from .values import MAX_DEPTH, take_apart
+from .values import MAX_DEPTH, key_text, take_apart
 
 if TYPE_CHECKING:
     from . import expressions
@@ -54,7 +56,7 @@ RESERVED_IDS = frozenset(
     ).split()
 )
 _DUNDER = re.compile(r"__.*__")
-_HOLDERS = (list, dict, tuple)
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _CAUSES = 10  # errors behind an error that are looked at
 _TEXT_LENGTH = 300  # characters of another library's message
 _OUR_TYPES = re.compile(r"\b(Input)?Ref\b")
@@ -271,6 +273,10 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
     return lambda f: Chain(f, concurrency)
 
 
+def _may_hold_references(value: Any) -> bool:
+    return is_reference(value) or type(value) not in _PLAIN
+
+
 class _Called(NamedTuple):
     """What a plan needs to know of the step, or the chain inside the chain, that a node calls."""
 
@@ -323,15 +329,23 @@ class _Described:
         if isinstance(value, list | tuple):
             pairs = [self.binding(inner, place, what, depth + 1) for inner in value]
             return [b for b, _ in pairs], [d for _, ds in pairs for d in ds]
-        if isinstance(value, dict) and any(is_reference(v) or isinstance(v, _HOLDERS) for v in value.values()):
-            wrong = [key for key in value if not isinstance(key, str) or key in MARKS]
-            if wrong:
-                cure = "use other keys, of text"
-                self._problem("E_VALUE_TYPE", f"a mapping with the key {wrong[0]!r}", place, cure)
-                return None, []
-            named = {key: self.binding(inner, place, what, depth + 1) for key, inner in value.items()}
-            return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
+        if isinstance(value, dict) and any(map(_may_hold_references, value.values())):
+            return self._mapping(value, place, what, depth)
+        if type(value) not in _PLAIN and not isinstance(value, dict | str):
+            data = to_data(value)  # references may be in the fields of an object
+            if isinstance(data, dict | list):
+                return self.binding(data, place, what, depth)
         return self._literal(value, place, what), []
+
+    def _mapping(self, value: dict[Any, Any], place: Place, what: str, depth: int) -> tuple[Json, list[str]]:
+        named: dict[str, tuple[Json, list[str]]] = {}
+        for key, inner in value.items():
+            name = key_text(key)
+            if name is None or name in MARKS or name in named:
+                self._problem("E_VALUE_TYPE", f"a mapping with the key {key!r}", place, "use other keys, of text")
+                return None, []
+            named[name] = self.binding(inner, place, what, depth + 1)
+        return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
 
     def _reference(self, value: Ref[Any], place: Place) -> tuple[Json, list[str]]:
         node, keys = value._node, list(value._keys)
@@ -396,6 +410,8 @@ class _Described:
             secrets=tuple(sorted(called.secrets)),
         )
         self.problems += literal_secrets(step, place)
+        if isinstance(node.source, Step):
+            self.problems += annotation_problems(node.source, [name.removeprefix("*") for name in node.arguments])
         return step
 
     def _mapped_over(self, node: Node, place: Place) -> tuple[Json, list[str]]:

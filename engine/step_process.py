@@ -28,6 +28,7 @@ from .model import ErrorInfo
 from .redaction import without_secrets
 from .retry_rules import RetryRule
 from .secrets import Secret
+from .step_calls import call_plain
 from .steps import Step, find_step
 from .values import NewFile
 
@@ -198,10 +199,10 @@ def _answer(request: Request, connection: Connection) -> None:
 
 
 def _called(step: Step[..., Any], request: Request, context: ChildContext) -> bytes:
-    args, kwargs = step.call_arguments(pickle.loads(request.arguments))  # noqa: S301 - from our own parent
+    arguments = pickle.loads(request.arguments)  # noqa: S301 - from our own parent
     context.enter()
     with OneProcess():
-        value = step.function(*args, **kwargs)
+        value = call_plain(step, arguments, context)
     try:
         return pickled(Returned(value, tuple(context.saved)))
     except Exception as error:

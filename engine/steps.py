@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from .annotations import Receiver, receivers_of
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
 from .mapping import Columns, ItemMark, as_list, check_known_lengths
 from .secrets import check_annotations, secret_names
@@ -73,7 +74,7 @@ class Step(Alike, Generic[P, R_co]):
         self.description = description
         self.spec: object = spec_now(self.origin)
         self._positions: tuple[Callable[P, R_co], list[inspect.Parameter]] | None = None
-        self._rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), "")
+        self._star = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), "")
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         self.check_process()
@@ -219,7 +220,7 @@ class Step(Alike, Generic[P, R_co]):
         default. The arguments of `*values` are the list `*values`.
         """
         named = dict(arguments)
-        rest = named.pop(f"*{self._rest}", ()) if self._rest else ()
+        rest = named.pop(f"*{self._star}", ()) if self._star else ()
         args: list[Any] = []
         for parameter in self._by_position():
             if parameter.name in named:
@@ -255,15 +256,37 @@ class Step(Alike, Generic[P, R_co]):
         """The names of the arguments that are taken as a `Secret`, also those for `*more` and `**more: Secret[str]`."""
         if not self.secrets:
             return frozenset()
-        rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-        known = {n: n for n in self.signature.parameters if n not in (rest, self._rest)}
-        known[f"*{self._rest}"] = self._rest
-        return frozenset(n for n in names if known.get(n, rest) in self.secrets)
+        known = {name: name for name in self.signature.parameters if name not in (self._rest, self._star)}
+        known[f"*{self._star}"] = self._star
+        return frozenset(n for n in names if known.get(n, self._rest) in self.secrets)
 
     @cached_property
     def is_secret(self) -> bool:
         """Is the value that it returns secret?"""
         return self.options.secret or "return" in secret_names(annotated(self.__wrapped__))
+
+    @cached_property
+    def _receivers(self) -> dict[str, Receiver]:
+        found = receivers_of(self.__wrapped__, self.signature)
+        star = found.pop(self._star, None)
+        if star is not None:
+            found[f"*{self._star}"] = Receiver(list[star.annotation], star.always)  # type: ignore[name-defined]
+        return found
+
+    @cached_property
+    def _rest(self) -> str:
+        """The parameter that takes all other keywords."""
+        return next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
+
+    @property
+    def receives(self) -> bool:
+        """May arguments have to become what the parameters are annotated with?"""
+        return bool(self._receivers)
+
+    def receiver(self, name: str) -> Receiver | None:
+        """How the argument of that name becomes what its parameter is annotated with; None: it stays as it is."""
+        known = name in self.signature.parameters or name.startswith("*")
+        return self._receivers.get(name if known else self._rest)
 
     @property
     def _short(self) -> str:

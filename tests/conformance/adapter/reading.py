@@ -32,7 +32,7 @@ async def test_files_go_to_processes_of_the_step(open_engine: OpenEngine) -> Non
 
 
 async def test_a_blocked_loop_does_not_hold_up_a_thread_that_reads(open_engine: OpenEngine) -> None:
-    assert await value_of(open_engine, s.waiting) == [{"blocked": True, "waits": True}] * 2
+    assert await value_of(open_engine, s.waiting) == [{"blocked": True, "waits": True, "path": True}] * 2
 
 
 async def test_blocking_functions_are_refused_in_the_loop(open_engine: OpenEngine) -> None:
