@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_address
+from towpath.address import DEFAULT_STORE, blob_folder, database_file, in_memory, store_address
 from towpath.errors import InputInvalid, Place, shown, similar
 from towpath.log_lines import KEPT, Kept
 from towpath.step_options import LIMIT_NAMES, MAX_CONCURRENCY, limit_name, step_concurrency
@@ -49,6 +49,7 @@ class Settings:
     `servers` are addresses or the tables of `[[servers]]`, not yet checked; `comfyui` and `server` are those tables.
     `limits` says for each named limit how many steps that name it may run at the same time in one process.
     `kept` says what the log of an attempt keeps by itself.
+    `temporary` is a store that is gone afterwards: then `store` is a name in a temporary folder.
     """
 
     store: Path
@@ -62,6 +63,7 @@ class Settings:
     server: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     kept: Kept = KEPT
+    temporary: bool = False
 
 
 def settle(
@@ -78,11 +80,12 @@ def settle(
     log_level: str | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
+    memory: bool = False,
 ) -> Settings:
     """The settings in force: each from its argument, else the environment, else `towpath.toml`, else its default.
 
     The address of the store comes from `store`, else `TOWPATH_STORE`, `DATABASE_URL`, `towpath.toml`, and is
-    `sqlite:///towpath.db` by default.
+    `sqlite:///towpath.db` by default. `memory`: may it be `sqlite:///:memory:`?
 
     Raises:
         InputInvalid: E_STORE_URL, E_SETTING.
@@ -90,9 +93,11 @@ def settle(
     env = os.environ if environment is None else environment
     saved = _read(file or Path(FILE))
     address = store_address(store, env)
+    address = saved.get("store", DEFAULT_STORE) if address is None else address
+    temporary = memory and in_memory(address)
     files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
     chosen = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
-    safety = durability or saved.get("durability") or "full"
+    safety = durability or ("normal" if temporary else saved.get("durability") or "full")
     limit = concurrency if concurrency is not None else saved.get("concurrency")
     folder = workflows if workflows is not None else env.get("TOWPATH_WORKFLOWS") or saved.get("workflows", WORKFLOWS)
     possible = chosen == "local" or chosen.startswith("temporal://")
@@ -101,8 +106,8 @@ def settle(
     if limit is not None:
         check_size("concurrency", limit)
     return Settings(
-        store=database_file(saved.get("store", DEFAULT_STORE) if address is None else address),
-        blobs=blob_folder(files),
+        store=Path("towpath.db") if temporary else database_file(address),
+        blobs=None if temporary else blob_folder(files),
         adapter=chosen,
         durability=safety,
         concurrency=limit,
@@ -115,6 +120,7 @@ def settle(
             saved.get("log_prints", True) if log_prints is None else log_prints,
             saved.get("log_level", "INFO") if log_level is None else log_level,
         ),
+        temporary=temporary,
     )
 
 
