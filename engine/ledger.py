@@ -109,6 +109,14 @@ class Ledger:
                 cure="replace it by a version that is",
             ) from None
 
+    def all_artifacts(self) -> list[ArtifactRow]:
+        """The latest version of each file of the run, its inputs too."""
+        return [artifact for row in self._rows.values() for artifact in row.artifacts.values()]
+
+    def read_by(self, files: Files) -> None:
+        """From now on, artifacts are read by `files`."""
+        self._files = files
+
     def keep(self, row: LedgerRow, artifacts: Sequence[NewArtifact]) -> None:
         """Note new versions that are being recorded with this row."""
         waits = row.status is StepStatus.WAITING_APPROVAL

@@ -7,11 +7,13 @@ from typing import Any
 
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
+from .late import Late
 from .ledger import Ledger, LedgerRow, chain_value
 from .logs import guarded_logger
 from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 
 _log = guarded_logger("towpath")
+_notebook = Late("towpath.notebook")
 _REPEAT = "`towpath show {0}` shows it, `towpath rerun {0}` runs again what did not complete"
 _ENDS = {
     ChainStatus.FAILED: ("failed", _REPEAT),
@@ -63,6 +65,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.plan.name}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        return str(_notebook.run_html(self))
 
     def __getitem__(self, step: str) -> StepRun:
         if all(planned.id != step for planned in self.plan.steps):

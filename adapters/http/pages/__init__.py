@@ -1,7 +1,7 @@
 """Pages for people: inbox, runs, files. They are rendered on the server and work without scripts.
 
 `PAGES` are the routes. A page reads a view (`http/reading.py`) and gives plain data to its template. Reading order:
-run_picture, svg_layout, reviewing, gates, runs, steps, files.
+run_picture, reviewing, gates, runs, steps, files.
 """
 
 from __future__ import annotations

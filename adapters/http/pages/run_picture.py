@@ -15,9 +15,7 @@ from towpath.adapters.http.reading import RunView
 from towpath.adapters.http.responses import shown_error
 from towpath.adapters.wording import amount
 from towpath.model import ErrorInfo, StepPlan
-
-from .filters import ATTENTION
-from .svg_layout import SvgLayout, layout
+from towpath.svg_layout import ATTENTION, SvgLayout, layout
 
 _ENDED = ("completed", "cached", "failed", "skipped", "cancelled")
 PAGE = 100  # steps or items on one page of a table
