@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .secrets import check_annotations, secret_names
+from .step_modules import load_module, loaded_module
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
 from .step_options import StepOptions, StepSettings, step_options
 from .tracing import Node, Ref, current_trace, is_reference, user_place
@@ -390,17 +388,15 @@ def find_step(name: str) -> Step[..., Any]:
     found, reason = _registry.get(name), "the function is not decorated with @step"
     if found is None:
         try:
-            imported = importlib.import_module(module)
+            imported = load_module(module)
             found = _registry.get(name) or _attribute(imported, qualname)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError) as error:
             reason = str(error)
+        except (Exception, SystemExit) as error:  # any error of the user's module while it is imported
+            reason = f"importing the module raised {type(error).__name__}: {shown(str(error))}"
     if not isinstance(found, Step):
-        raise StepNotRegistered(
-            "E_STEP_NOT_REGISTERED",
-            f"no step called {name} in this process: {reason}",
-            place=Place(step=name),
-            cure=cure_of(name) or f"pass --import {module} (or the path of its file), or import it before running",
-        )
+        message = f"no step called {name} in this process: {reason}"
+        raise StepNotRegistered("E_STEP_NOT_REGISTERED", message, place=Place(step=name), cure=cure_of(name))
     if is_ambiguous(name):
         raise _ambiguous_name(name)
     return found
@@ -450,7 +446,7 @@ def is_loaded(name: str) -> bool:
         return True
     module, _, qualname = name.partition(":")
     try:
-        return isinstance(_attribute(sys.modules.get(module), qualname), Step)
+        return isinstance(_attribute(loaded_module(module), qualname), Step)
     except AttributeError:
         return False
 
@@ -471,27 +467,3 @@ def _kept_elsewhere(found: Step[..., Any]) -> bool:
 def known_steps() -> list[str]:
     """The names of the steps that this process has imported."""
     return sorted(_registry)
-
-
-def import_module(name_or_path: str) -> None:
-    """Import a module by name, or a Python file by path under its stem, so that its steps are registered.
-
-    Raises:
-        InputInvalid: E_IMPORT naming what could not be imported and why.
-    """
-    try:
-        if not name_or_path.endswith(".py"):
-            importlib.import_module(name_or_path)
-            return
-        path = Path(name_or_path).resolve(strict=True)
-        folder = str(path.parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        importlib.import_module(path.stem)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError | FileNotFoundError)
-        cure = "the name of a module in this folder or an installed one, or the path of its .py file"
-        message = f"cannot import {name_or_path}: {type(error).__name__}: {error}"
-        raise InputInvalid(
-            "E_IMPORT", message, cure=cure if missing else "mend the module, which is run when imported"
-        ) from error

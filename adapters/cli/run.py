@@ -12,9 +12,8 @@ import click
 from rich.console import Console
 
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
-from towpath.errors import InputInvalid, RunRefused, TowpathError
+from towpath.errors import RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
 from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.records import ChainRecord
@@ -33,29 +32,10 @@ from .options import (
     run_async,
     store_option,
 )
+from .runnables import load_runnable
 from .screen import print_json, say, terminal, words
 from .streams import during_a_run
 from .tables import print_artifacts, print_plan, print_summary, run_json
-
-Runnable = ChainFile | Chain[..., Any]
-
-
-def load_runnable(text: str, *, imports: bool = True) -> Runnable:
-    """The chain that `text` names: a YAML file, `module:chain`, or `file.py:chain`.
-
-    Raises ChainInvalid, InputInvalid (E_CHAIN_NAME).
-    """
-    head, separator, name = text.rpartition(":")
-    if not separator or Path(text).exists() or text.endswith((".yaml", ".yml")):
-        return load_chain(text, imports=imports)
-    import_modules((head,))
-    module = sys.modules[Path(head).stem if head.endswith(".py") else head]
-    found = getattr(module, name, None)
-    if not isinstance(found, Chain):
-        raise InputInvalid(
-            "E_CHAIN_NAME", f"{head} has no @chain called {name}", cure="decorate the function with @chain"
-        )
-    return found
 
 
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
@@ -130,7 +110,10 @@ def run_verb(
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Run a chain. FILE is a YAML file, module:chain, or file.py:chain."""
+    """Run a chain. FILE is a YAML file, a Python file or module, or one of its chains: file.py:chain, module:chain.
+
+    If a Python file has one chain, its name may be left out.
+    """
     import_modules(modules)
     chain = load_runnable(file)
     inputs = typed_inputs(chain.plan, parse_inputs(pairs))
