@@ -317,8 +317,15 @@ class RunReader(Protocol):
         """The ids among `chains`, `artifacts` or `approvals` that are, begin or end with `part`; the first few."""
         ...
 
-    async def logs(self, run_id: str) -> list[dict[str, Any]]:
-        """The log lines of a run's steps: step_id, item_index, attempt, text, updated_at."""
+    async def logs(self, run_id: str, since: int = 0) -> list[dict[str, Any]]:
+        """The log lines of a run's steps: step_id, item_index, attempt, text, updated_at (UTC microseconds).
+
+        Only those that were recorded at or after `since`.
+        """
+        ...
+
+    async def figures(self, run_id: str) -> list[dict[str, Any]]:
+        """The recorded progress of a run's executing steps and items: step_id, item_index, done, total."""
         ...
 
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
@@ -422,8 +429,8 @@ class Adapter(Protocol):
         """Act now on the requests for the runs that this process works on."""
         ...
 
-    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """The progress that running steps report: (done, total) by step."""
+    def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """The progress that steps of this process report: (done, total) by step and item."""
         ...
 
     def working(self, run_id: str) -> bool:

@@ -337,6 +337,16 @@ class RunService:
         ledger = await restored_ledger(self.store, row)
         return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
 
+    async def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """How far the executing steps and items of a run are: (done, total) by step and item, where they report it
+        with `context().progress()`. Of steps in this process as of now, of others as recorded about once a second.
+        """
+        self._here()
+        recorded = {
+            (row["step_id"], row["item_index"]): (row["done"], row["total"]) for row in await self.store.figures(run_id)
+        }
+        return {**recorded, **self.adapter.progress(run_id)}
+
     async def cancel(self, run_id: str, *, by: str = "") -> ChainStatus:
         """Request a cancel: recorded at once, carried out by the owner. `by` is written to the audit trail.
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 import anyio
 
+from .capture import look_at_streams
 from .context import StepContext
 from .forks import OneProcess, keep_to_this_process
 from .logs import guarded_logger
@@ -77,6 +78,7 @@ def prepared_call(
 ) -> tuple[Callable[[], Any], Context]:
     """The call of a step's function, and the copy of the context variables in which it must run."""
     args, kwargs = step.call_arguments(arguments)
+    look_at_streams()
     own = variables.copy()
     own.run(context.enter)
     context.variables = own

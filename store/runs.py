@@ -100,8 +100,19 @@ _LOGS = Statement(
             t.step_logs.c.updated_at,
         )
         .join(t.workflows, t.workflows.c.id == t.step_logs.c.workflow_id)
-        .where(t.workflows.c.chain_id == b("run"))
+        # A row without a text only has figures.
+        .where(t.workflows.c.chain_id == b("run"), t.step_logs.c.updated_at >= b("since"), t.step_logs.c.text != "")
         .order_by(t.workflows.c.id, t.step_logs.c.attempt)
+    )
+)
+_FIGURES = Statement(
+    lambda: (
+        sa.select(t.workflows.c.step_id, t.workflows.c.item_index, t.step_logs.c.done, t.step_logs.c.total)
+        .join(
+            t.step_logs,
+            sa.and_(t.step_logs.c.workflow_id == t.workflows.c.id, t.step_logs.c.attempt == t.workflows.c.attempt),
+        )
+        .where(t.workflows.c.chain_id == b("run"), t.workflows.c.status == "executing", t.step_logs.c.done.is_not(None))
     )
 )
 _owned_here: set[tuple[str, str]] = set()
@@ -380,9 +391,15 @@ class RunStore:
         found = await self.database.fetch(_EVENTS(run=run_id, after=after, most=limit))
         return [{**row, "data": rows.decode(row["data"])} for row in found]
 
-    async def logs(self, run_id: str) -> list[Row]:
-        """Log lines of all steps of a run: step_id, item_index, attempt, text, updated_at."""
-        return await self.database.fetch(_LOGS(run=run_id))
+    async def logs(self, run_id: str, since: int = 0) -> list[Row]:
+        """Log lines of all steps of a run: step_id, item_index, attempt, text, updated_at. Only those that were
+        recorded at or after `since`.
+        """
+        return await self.database.fetch(_LOGS(run=run_id, since=since))
+
+    async def figures(self, run_id: str) -> list[Row]:
+        """The progress that executing steps and items of a run reported: step_id, item_index, done, total."""
+        return await self.database.fetch(_FIGURES(run=run_id))
 
     # ---- requests
 
