@@ -130,10 +130,12 @@ def interruptible(
     message: str = "stopping: the run will be paused; press Ctrl-C again to end at once",
     *,
     outlives_terminal: bool = False,
+    tell: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[list[int]]:
     """The first Ctrl-C or SIGTERM prints the message and cancels the scope; the second one ends the process.
 
-    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`.
+    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`. If `tell` shows the
+    message itself, it returns True.
     Yields a list of the signals that were received.
     """
     import asyncio  # noqa: PLC0415
@@ -146,7 +148,8 @@ def interruptible(
             _end_now()
         received.append(number)
         hurry()
-        write(f"\n{message}\n", err=True)
+        if not tell(message):
+            write(f"\n{message}\n", err=True)
         scope.cancel()
 
     ending = [signal.SIGINT, signal.SIGTERM]

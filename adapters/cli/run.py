@@ -16,6 +16,7 @@ from towpath.chains import Chain
 from towpath.errors import RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
 from towpath.model import ChainStatus, InputSpec, Plan
+from towpath.ports import RunRow
 from towpath.records import ChainRecord
 from towpath.run import Run
 from towpath.secrets import Secret
@@ -33,7 +34,7 @@ from .options import (
     store_option,
 )
 from .runnables import load_runnable
-from .screen import print_json, say, terminal, words
+from .screen import print_json, say, short_id, terminal, words
 from .streams import during_a_run
 from .tables import print_artifacts, print_plan, print_summary, run_json
 
@@ -69,19 +70,28 @@ async def _watched(
     as_json: bool,
     console: Console | None = None,
     run_id: str | None = None,
+    recorded: RunRow | None = None,
     **settings: Any,
 ) -> int:
-    """Do the work with a live view, and print the result. Ctrl-C pauses the run."""
+    """Do the work with a live view, and print the result. Ctrl-C pauses the run. `recorded` is the run so far."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
     watch = Watch(console, plan, run_id, quiet=as_json)
+    if recorded is not None:
+        watch.begin_with(recorded)
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
-        watch.progress = engine.adapter.progress
-        with anyio.CancelScope() as scope, interruptible(scope, outlives_terminal=True) as signals, watch:
-            result = await work(engine)
+        with (
+            anyio.CancelScope() as scope,
+            interruptible(scope, outlives_terminal=True, tell=watch.tell) as signals,
+            watch,
+        ):
+            async with watch.following(engine):
+                result = await work(engine)
+            watch.settle(result)
         if signals:
             at = f" --store {store}" if store else ""
-            console.print(words(f"interrupted; continue with: towpath resume {watch.run_id or 'last'}{at}"))
+            named = short_id(watch.run_id, console) if watch.run_id else "last"
+            console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
             return INTERRUPTED
         assert result is not None
         if as_json:
@@ -191,7 +201,7 @@ async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool)
     async def work(engine: Engine) -> Run:
         return await engine.resume(run_id, wait=wait)
 
-    return await _watched(store, recorded.plan, work, as_json, run_id=run_id)
+    return await _watched(store, recorded.plan, work, as_json, run_id=run_id, recorded=recorded)
 
 
 def _import_from(plan: Plan) -> None:

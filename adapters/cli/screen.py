@@ -17,7 +17,7 @@ from .streams import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
 
 PIPE_WIDTH = 200
 WIDE = 110  # columns from which whole ids leave room for the rest of a table
-ID_END = 12  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
+ID_END = 8  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 
@@ -26,9 +26,14 @@ def words(text: object, style: str = "") -> Text:
     return Text(shown(text), style=style)
 
 
+def short_id(name: str, console: Console) -> str:
+    """An id: on a narrow terminal only its end, by which every verb finds it."""
+    return name if console.width >= WIDE else name[-ID_END:]
+
+
 def id_words(name: str, console: Console, style: str = "") -> Text:
-    """An id for a table: on a narrow terminal only its end."""
-    return words(name if console.width >= WIDE else name[-ID_END:], style)
+    """An id for a table."""
+    return words(short_id(name, console), style)
 
 
 def block(text: object, style: str = "") -> Text:

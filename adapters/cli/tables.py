@@ -17,8 +17,8 @@ from towpath.graph import critical_path
 from towpath.model import ChainStatus, Plan, StepStatus
 from towpath.run import Run, StepRun
 
-from .live_view import SIGNS
-from .screen import WIDE, block, line, table, words
+from .run_frame import SIGNS
+from .screen import WIDE, block, line, short_id, table, words
 
 LONG_LIST = 24  # a step with more files than this shows the first FEW
 FEW = 5
@@ -47,7 +47,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     grid = Table.grid(padding=(0, 2))
     level = -1
     for step in plan.steps:
-        label = f"level {step.level}" if step.level != level else ""
+        label = f"level {step.level + 1}" if step.level != level else ""
         level = step.level
         marks = [
             "one per item" if step.mapped else "",
@@ -100,34 +100,44 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def print_summary(console: Console, run: Run, approvals: list[Any], store: str | None) -> None:
     """Print how a run ended, its failures, its open approvals, and the next command."""
     at = f" --store {store}" if store else ""
+    named = short_id(run.id, console)
     counts: dict[str, int] = {}
     for step in run.steps:
-        counts[step.status or "not reached"] = counts.get(step.status or "not reached", 0) + 1
+        counts[_standing(step)] = counts.get(_standing(step), 0) + 1
     steps = ", ".join(f"{n} {word}" for word, n in counts.items())
-    console.print(
-        line(
-            (f"{run.status}", f"bold {CHAIN_STYLE[run.status]}"),
-            f"  {run.plan.name}  ",
-            (run.id, "dim"),
-            f"  {steps}",
-        )
-    )
+    state = (f"{run.status}", f"bold {CHAIN_STYLE[run.status]}")
+    console.print(line(state, f"  {run.plan.name}  ", (named, "dim"), f"  {steps}"))
     if run.status in (ChainStatus.FAILED, ChainStatus.PARTIAL):
         for step in run.steps:
             if step.error is not None:
                 console.print(block(f"  ✗ {step.id}: {step.error.message} [{step.error.code}]", "red"))
-        console.print(words(f"  details: towpath show {run.id}{at}; again: towpath rerun {run.id}{at}", "dim"))
+        console.print(words(f"  details: towpath show {named}{at}; again: towpath rerun {named}{at}", "dim"))
     if run.status is ChainStatus.PAUSED:
-        for approval in approvals:
-            where = place(approval["step_id"], approval["item_index"])
-            console.print(words(f"  ✋ {where} waits for an approval: {approval['id']}", "yellow"))
-        if not approvals:
-            console.print(words(f"  paused ({run.reason}); continue with: towpath resume {run.id}{at}", "dim"))
-        else:
-            console.print(
-                words(f"  towpath approve {approvals[0]['id']}{at}  (or reject, or edit a file first)", "dim")
-            )
-            console.print(words(f"  then: towpath resume {run.id}{at}", "dim"))
+        _print_waiting(console, run, approvals, named, at)
+
+
+def _print_waiting(console: Console, run: Run, approvals: list[Any], named: str, at: str) -> None:
+    ordered = sorted(approvals, key=lambda gate: (gate["step_id"], gate["item_index"] or 0))
+    for gate in ordered if len(ordered) <= LONG_LIST else ordered[:FEW]:
+        where = place(gate["step_id"], gate["item_index"])
+        console.print(words(f"  ✋ {where} waits for an approval: {short_id(gate['id'], console)}", "yellow"))
+    if len(ordered) > LONG_LIST:
+        console.print(words(f"  … and {len(ordered) - FEW} more: towpath approvals {named}{at}", "yellow"))
+    if ordered:
+        first = short_id(ordered[0]["id"], console)
+        console.print(words(f"  towpath approve {first}{at}  (or reject, or edit a file first)", "dim"))
+        console.print(words(f"  then: towpath resume {named}{at}", "dim"))
+    else:
+        console.print(words(f"  paused ({run.reason}); continue with: towpath resume {named}{at}", "dim"))
+
+
+def _standing(step: StepRun) -> str:
+    """The status of a step in words. A mapped step of which items are open is what these items are."""
+    open_items = [item.status for item in step.items if item.status is not None and not item.status.final]
+    if step.status is StepStatus.EXECUTING and open_items and StepStatus.EXECUTING not in open_items:
+        waits = StepStatus.WAITING_APPROVAL in open_items
+        return str(StepStatus.WAITING_APPROVAL if waits else StepStatus.QUEUED)
+    return str(step.status or "not reached")
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -216,7 +226,7 @@ def print_steps(console: Console, run: Run, rows: dict[str, Any]) -> None:
         sign, style = SIGNS[step.status] if step.status else ("○", "dim")
         note = step.error.message if step.error else row.get("error_message") or ""
         items = step.items
-        status = str(step.status or "not reached")
+        status = _standing(step)
         if items:
             done = sum(1 for item in items if item.status is not None and item.status.done)
             status += f" {done}/{len(items)}"
