@@ -19,6 +19,7 @@ from .artifact import File
 from .chains import Chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
+from .events import StepEnded
 from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
@@ -27,7 +28,7 @@ from .ports import Adapter, Ended, EngineStore, Gates, RunRow
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run
 from .same_run import refuse_other_inputs, refuse_other_plan
-from .steps import is_ambiguous, refuse_other_functions
+from .steps import is_ambiguous, refuse_other_functions, refuse_other_parameters
 from .tracing import of_the_user
 
 if TYPE_CHECKING:
@@ -260,6 +261,8 @@ class RunService:
         new = replace(new, plan=self.adapter.with_resources(new.plan))
         known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}
         functions = self.adapter.resolve_steps(new.plan, known)
+        reused = {fact.step for fact in new.facts if isinstance(fact, StepEnded) and fact.item is None}
+        refuse_other_parameters(new.plan, functions, reused)
         await self.store.create_run(new)
         self.adapter.keep(new.id, functions)
         return await self._finish(new.id, wait)

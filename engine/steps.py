@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
+from .model import Plan, StepPlan
 from .secrets import check_annotations, secret_names
 from .step_modules import load_module, loaded_module
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
@@ -240,6 +241,20 @@ class Step(Alike, Generic[P, R]):
                 arguments.update(more)
         return arguments
 
+    def misfit(self, names: Iterable[str]) -> str:
+        """Why the function does not take these arguments, which were bound to it once; empty if it does."""
+        named = set(names)
+        known: set[str] = set()
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                known |= named
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
+                known.add(parameter.name)
+                if parameter.default is parameter.empty and parameter.name not in named:
+                    return f"it needs {parameter.name}, which is not recorded"
+        more = sorted(named - known)
+        return f"it takes no {more[0]}, which is recorded" if more else ""
+
     def _refuse_hidden(self, kwargs: dict[str, Any]) -> None:
         """Refuse a keyword with the name of a positional-only parameter: in a plan, each name means one argument."""
         parameters = self.signature.parameters.values()
@@ -400,6 +415,43 @@ def find_step(name: str) -> Step[..., Any]:
     if is_ambiguous(name):
         raise _ambiguous_name(name)
     return found
+
+
+def refuse_other_parameters(plan: Plan, functions: Mapping[str, Step[..., Any]], over: Container[str] = ()) -> None:
+    """Refuse to go on with a recorded plan if a function takes other parameters by now, before anything starts.
+
+    `over` are the steps that are not called again. Raises StepNotRegistered (E_STEP_ARGUMENTS).
+    """
+    for step in _called_steps(plan, over):
+        if step.target in functions:
+            refuse_misfit(step, functions[step.target])
+
+
+def refuse_misfit(step: StepPlan, function: Step[..., Any]) -> None:
+    """Refuse a function that does not take the arguments of a recorded step. The step it is for has its name only.
+
+    Raises StepNotRegistered (E_STEP_ARGUMENTS).
+    """
+    why = function.misfit(step.parameters)
+    if why:
+        raise StepNotRegistered(
+            "E_STEP_ARGUMENTS",
+            f"the function of the step was changed after the run began: {why}",
+            place=Place(step=step.id),
+            found=f"{function.name}{function.signature}",
+            allowed=f"a function that takes {', '.join(step.parameters) or 'no arguments'}",
+            cure="put the code back, then resume: the run is left as it was; or start a new run of the changed chain",
+        )
+
+
+def _called_steps(plan: Plan, over: Container[str]) -> Iterator[StepPlan]:
+    for step in plan.steps:
+        if step.id in over:
+            continue
+        if step.chain is not None:
+            yield from _called_steps(step.chain, ())
+        elif step.kind == "python":
+            yield step
 
 
 def _found_again(name: str, options: StepOptions | None) -> Step[..., Any]:
