@@ -13,7 +13,7 @@ from rich.console import Console
 
 from towpath.adapters.wiring import Engine, open_engine
 from towpath.chains import Chain
-from towpath.errors import RunRefused, TowpathError
+from towpath.errors import FeatureMissing, RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
 from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.ports import RunRow
@@ -267,7 +267,13 @@ def demo_verb(folder: str | None, width: int, store: str | None, as_json: bool) 
 
     Without FOLDER it uses photographs that come with towpath. Kill it and start it again: it continues the same run.
     """
-    from towpath.adapters.demo.chain import contact_sheet, photographs  # noqa: PLC0415
+    try:
+        from towpath.adapters.demo.chain import contact_sheet, photographs  # noqa: PLC0415
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "PIL":
+            raise
+        cure = 'pip install "towpath[demo]"'
+        raise FeatureMissing("E_FEATURE_MISSING", "the demo needs Pillow", cure=cure) from error
 
     place = Path(folder) if folder else photographs()
     address = store or "towpath-demo/demo.db"

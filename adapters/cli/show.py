@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,21 @@ from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
 
 from .options import find_run, json_option, run_async, store_option
-from .screen import block, id_words, line, print_json, say, table, terminal, words
+from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
-_LISTED = ("id", "name", "status", "status_reason", "current_level", "started_at", "completed_at", "error_code")
+_COLUMNS = ("run", "chain", "status", "started", "took")
+_LISTED = (
+    "id",
+    "name",
+    "status",
+    "status_reason",
+    "current_level",
+    "started_at",
+    "completed_at",
+    "error_code",
+    "error_message",
+)
 
 
 @click.command("ls")
@@ -47,20 +58,20 @@ async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as
     if not rows:
         console.print("no runs yet; start one with: towpath run FILE")
         return 0
-    listed = table("run", "chain", "status", "started", "took", "why", fixed=("run", "status", "started", "took"))
-    for row in rows:
-        state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
-        why = row["error_message"] or row["status_reason"] or ""
-        listed.add_row(
-            id_words(row["id"], console),
-            words(row["name"]),
-            state,
-            when(row["started_at"]),
-            lasted(row["started_at"], row["completed_at"]),
-            words(why),
-        )
-    console.print(listed)
+    print_list(console, _COLUMNS, [_listed(row, console) for row in rows], cut=("chain",))
     return 0
+
+
+def _listed(row: Any, console: Console) -> Row:
+    status = ChainStatus(row["status"])
+    cells = (
+        id_words(row["id"], console),
+        words(row["name"]),
+        Text(status, style=CHAIN_STYLE[status]),
+        words(when(row["started_at"], short=is_narrow(console))),
+        words(lasted(row["started_at"], row["completed_at"])),
+    )
+    return cells, words(row["error_message"] or row["status_reason"] or "")
 
 
 @click.command("show")
@@ -106,17 +117,12 @@ def pick_step(run: Run, text: str) -> StepRun:
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
     assert chain is not None, "its snapshot was read"
-    console.print(
-        line(
-            (run.plan.name, "bold"),
-            "  ",
-            (str(run.status), f"bold {CHAIN_STYLE[run.status]}"),
-            f"  {run.reason}",
-        )
-    )
+    state = (str(run.status), f"bold {CHAIN_STYLE[run.status]}")
+    console.print(line((run.plan.name, "bold"), "  ", state, f"  {run.reason}"))
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
-    console.print(words(f"run {run.id}, started {when(chain['started_at'])}, took {took}", "dim"))
-    if run.error is not None:
+    console.print(words(f"run {run.id}", "dim"))
+    console.print(words(f"started {when(chain['started_at'])}, took {took}", "dim"))
+    if run.error is not None and not any(step.error for step in run.steps):  # else it is one of theirs
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
     print_steps(console, run, rows)
@@ -219,22 +225,29 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
     if as_json:
         print_json(rows)
         return 0
-    columns = ("artifact", "step", "output", "file", "type", "size", "made")
-    console = terminal()
-    listed = table(*columns, right=("size",), fixed=("artifact", "output", "size", "made"))
+    _print_artifacts(terminal(), rows, steps)
+    return 0
+
+
+def _print_artifacts(console: Console, rows: Sequence[Any], steps: Mapping[str, Any]) -> None:
+    """The type is told by the name of the file, too; and files of one run were made about the same time."""
+    narrow = is_narrow(console)
+    columns = ["artifact", *(["step"] if steps else []), "output", "file", *([] if narrow else ["type"]), "size"]
+    columns += [] if narrow and steps else ["made"]
+    listed: list[Row] = []
     for row in rows:
         made_by = steps.get(row["workflow_id"])
-        listed.add_row(
-            id_words(row["id"], console),
-            words("" if made_by is None else _place(made_by)),
-            words(f"{row['name']} v{row['version']}"),
-            words(row["filename"]),
-            words(row["media_type"]),
-            size_text(row["file_size"]),
-            when(row["created_at"]),
-        )
-    console.print(listed)
-    return 0
+        cells = {
+            "artifact": id_words(row["id"], console),
+            "step": words("" if made_by is None else _place(made_by)),
+            "output": words(f"{row['name']} v{row['version']}"),
+            "file": words(row["filename"]),
+            "type": words(row["media_type"]),
+            "size": words(size_text(row["file_size"])),
+            "made": words(when(row["created_at"], short=narrow)),
+        }
+        listed.append(([cells[name] for name in columns], Text()))
+    print_list(console, columns, listed, right=("size",), cut=("file", *(["step"] if steps else [])))
 
 
 @click.command("get")
