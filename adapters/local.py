@@ -19,7 +19,7 @@ from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
 from towpath.ports import Birth, Ended, EngineStore, Lease, NewRun, Request, RunRow
 from towpath.secrets import check_kept, marks_in
-from towpath.steps import Step, find_step
+from towpath.steps import Step, find_step, refuse_other_parameters
 
 from .attempt_news import figures_of, record_all_the_time
 from .inner_runs import InnerEnd, Outer
@@ -159,7 +159,11 @@ class LocalAdapter:
         lease, row, birth = await self._claimed(run_id)
         try:
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
-            self.keep(run_id, self.resolve_steps(row.plan, given))
+            functions = self.resolve_steps(row.plan, given)
+            if birth is None:  # else its plan was made of these functions just now
+                over = {row.step for row in row.rows if row.item is None and row.status.final}
+                refuse_other_parameters(row.plan, functions, over)
+            self.keep(run_id, functions)
             await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables, birth)
             if self.resources.spans is not None:

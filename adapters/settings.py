@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from towpath.address import DEFAULT_STORE, blob_folder, database_file, in_memory, store_address
-from towpath.errors import InputInvalid, Place, shown, similar
+from towpath.address import (
+    ADDRESS_VARIABLES,
+    DEFAULT_STORE,
+    Address,
+    blob_folder,
+    database_file,
+    in_memory,
+    store_address,
+)
+from towpath.errors import FeatureMissing, InputInvalid, Place, shown, similar
 from towpath.log_lines import KEPT, Kept
 from towpath.step_options import LIMIT_NAMES, MAX_CONCURRENCY, limit_name, step_concurrency
 
@@ -106,7 +114,7 @@ def settle(
     if limit is not None:
         check_size("concurrency", limit)
     return Settings(
-        store=Path("towpath.db") if temporary else database_file(address),
+        store=Path("towpath.db") if temporary else _store_file(address, store, env),
         blobs=None if temporary else blob_folder(files),
         adapter=chosen,
         durability=safety,
@@ -122,6 +130,22 @@ def settle(
         ),
         temporary=temporary,
     )
+
+
+def _store_file(address: Address, given: Address | None, env: Mapping[str, str]) -> Path:
+    """The file of the store. An error names the variable of the environment that the address came from."""
+    try:
+        return database_file(address)
+    except (InputInvalid, FeatureMissing) as error:
+        source = next((name for name in ADDRESS_VARIABLES if env.get(name)), "") if given is None else ""
+        if not source:
+            raise
+        problem = error.problem
+        cure = f"{problem.cure + '; ' if problem.cure else ''}--store, or TOWPATH_STORE, goes before {source}"
+        place = Place(field=f"the environment variable {source}")
+        raise type(error)(
+            problem.code, problem.message, place=place, found=problem.found, allowed=problem.allowed, cure=cure
+        ) from None
 
 
 def check_size(name: str, size: object) -> None:

@@ -17,6 +17,7 @@ from .artifact import File
 from .chains import Chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
+from .events import StepEnded
 from .late import LateNames
 from .ledger import restored_ledger
 from .logs import guarded_logger
@@ -27,7 +28,7 @@ from .rerun import regeneration_parameters, rerun_of
 from .run import Run, failure_of
 from .run_labels import Tags, is_position, relabelled, told_apart
 from .same_run import refuse_other_inputs, refuse_other_plan
-from .steps import is_ambiguous, refuse_other_functions
+from .steps import is_ambiguous, refuse_other_functions, refuse_other_parameters
 from .tracing import of_the_user
 
 if TYPE_CHECKING:
@@ -314,6 +315,8 @@ class RunService:
         new = replace(new, plan=self.adapter.with_resources(new.plan))
         known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}
         functions = self.adapter.resolve_steps(new.plan, known)
+        reused = {fact.step for fact in new.facts if isinstance(fact, StepEnded) and fact.item is None}
+        refuse_other_parameters(new.plan, functions, reused)
         await self.store.create_run(new)
         self.adapter.keep(new.id, functions)
         made = await self._finish(new.id, wait)

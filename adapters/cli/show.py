@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from towpath.run import Run, StepRun
 from towpath.run_labels import tag_asked
 
 from .options import find_run, json_option, run_async, store_option
-from .screen import block, id_words, line, print_json, say, table, terminal, words
+from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
-_LISTED = "id name run_name tags status status_reason current_level started_at completed_at error_code".split()
+_COLUMNS = ("run", "chain", "status", "started", "took")
+_LISTED = (
+    "id name run_name tags status status_reason current_level started_at completed_at error_code error_message".split()
+)
 
 
 @click.command("ls")
@@ -66,23 +69,24 @@ async def _ls(
         matches = "no run matches" if status or any(filters.values()) else ""
         console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
-    labelled = ["name"] if any(row["run_name"] or row["tags"] for row in rows) else []
-    columns = ("run", *labelled, "chain", "status", "started", "took", "why")
-    listed = table(*columns, fixed=("run", "status", "started", "took"))
-    for row in rows:
-        state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
-        why = row["error_message"] or row["status_reason"] or ""
-        listed.add_row(
-            id_words(row["id"], console),
-            *([words(label_text(row["run_name"], row["tags"]))] if labelled else []),
-            words(row["name"]),
-            state,
-            when(row["started_at"]),
-            lasted(row["started_at"], row["completed_at"]),
-            words(why),
-        )
-    console.print(listed)
+    labelled = any(row["run_name"] or row["tags"] for row in rows)
+    columns = ("run", "name", *_COLUMNS[1:]) if labelled else _COLUMNS
+    cut = ("name", "chain") if labelled else ("chain",)
+    print_list(console, columns, [_listed(row, console, labelled=labelled) for row in rows], cut=cut)
     return 0
+
+
+def _listed(row: Any, console: Console, *, labelled: bool) -> Row:
+    status = ChainStatus(row["status"])
+    cells = (
+        id_words(row["id"], console),
+        *([words(label_text(row["run_name"], row["tags"]))] if labelled else []),
+        words(row["name"]),
+        Text(status, style=CHAIN_STYLE[status]),
+        words(when(row["started_at"], short=is_narrow(console))),
+        words(lasted(row["started_at"], row["completed_at"])),
+    )
+    return cells, words(row["error_message"] or row["status_reason"] or "")
 
 
 @click.command("show")
@@ -128,19 +132,14 @@ def pick_step(run: Run, text: str) -> StepRun:
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
     assert chain is not None, "its snapshot was read"
-    console.print(
-        line(
-            (run.plan.name, "bold"),
-            "  ",
-            (str(run.status), f"bold {CHAIN_STYLE[run.status]}"),
-            f"  {run.reason}",
-        )
-    )
+    state = (str(run.status), f"bold {CHAIN_STYLE[run.status]}")
+    console.print(line((run.plan.name, "bold"), "  ", state, f"  {run.reason}"))
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
-    console.print(words(f"run {run.id}, started {when(chain['started_at'])}, took {took}", "dim"))
+    console.print(words(f"run {run.id}", "dim"))
+    console.print(words(f"started {when(chain['started_at'])}, took {took}", "dim"))
     if run.name or run.tags:
         console.print(words(label_text(run.name, run.tags)))
-    if run.error is not None:
+    if run.error is not None and not any(step.error for step in run.steps):  # else it is one of theirs
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
     print_steps(console, run, rows)
@@ -267,22 +266,29 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
     if as_json:
         print_json(rows)
         return 0
-    columns = ("artifact", "step", "output", "file", "type", "size", "made")
-    console = terminal()
-    listed = table(*columns, right=("size",), fixed=("artifact", "output", "size", "made"))
+    _print_artifacts(terminal(), rows, steps)
+    return 0
+
+
+def _print_artifacts(console: Console, rows: Sequence[Any], steps: Mapping[str, Any]) -> None:
+    """The type is told by the name of the file, too; and files of one run were made about the same time."""
+    narrow = is_narrow(console)
+    columns = ["artifact", *(["step"] if steps else []), "output", "file", *([] if narrow else ["type"]), "size"]
+    columns += [] if narrow and steps else ["made"]
+    listed: list[Row] = []
     for row in rows:
         made_by = steps.get(row["workflow_id"])
-        listed.add_row(
-            id_words(row["id"], console),
-            words("" if made_by is None else _place(made_by)),
-            words(f"{row['name']} v{row['version']}"),
-            words(row["filename"]),
-            words(row["media_type"]),
-            size_text(row["file_size"]),
-            when(row["created_at"]),
-        )
-    console.print(listed)
-    return 0
+        cells = {
+            "artifact": id_words(row["id"], console),
+            "step": words("" if made_by is None else _place(made_by)),
+            "output": words(f"{row['name']} v{row['version']}"),
+            "file": words(row["filename"]),
+            "type": words(row["media_type"]),
+            "size": words(size_text(row["file_size"])),
+            "made": words(when(row["created_at"], short=narrow)),
+        }
+        listed.append(([cells[name] for name in columns], Text()))
+    print_list(console, columns, listed, right=("size",), cut=("file", *(["step"] if steps else [])))
 
 
 @click.command("get")

@@ -27,7 +27,7 @@ from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, Json, StepPlan, StepStatus
 from towpath.ports import Lease, StepRow
 from towpath.secrets import revealed
-from towpath.steps import Step, find_step
+from towpath.steps import Step, find_step, refuse_misfit
 
 from .messages import CANCELLED, FAILED, SUCCEEDED, StepResult, StepTask
 from .run_cache import CachedRun
@@ -207,6 +207,9 @@ class StepAttempt:
             await anyio.to_thread.run_sync(
                 revealed, arguments
             )  # a worker without the secrets must not count an attempt
+        function = self._function()
+        if function is not None:
+            refuse_misfit(self.step, function)  # a worker with other code must not count an attempt
         row = self._row
         deaths = await self._deaths()
         if deaths >= LOST_LIMIT:
@@ -215,7 +218,7 @@ class StepAttempt:
             return False
         known = row is not None
         row = row or LedgerRow(self._recorder.store.new_id(), *self.key)
-        row.parameters = self.run.facts.parameters(self.step, row, arguments, self._function())
+        row.parameters = self.run.facts.parameters(self.step, row, arguments, function)
         self.run.facts.begin_attempt(self.step, row, facts, recorded=known)
         await self._recorder.record(self._lease, facts)
         self.work = Work(self.step, row, arguments, tries=self._number, deadline=self._deadline(), scope=self._scope)
