@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from unicodedata import category, normalize
@@ -16,7 +16,7 @@ MAX_TAGS = 32
 MAX_KEY = 64
 MAX_VALUE = 256
 
-Tags = Mapping[str, str] | Iterable[str]
+Tags = Mapping[str, str] | list[str] | tuple[str, ...] | Set[str]
 """Tags with their values, or only the keys of tags without a value."""
 
 

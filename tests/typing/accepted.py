@@ -101,6 +101,12 @@ async def runs(engine: Engine) -> None:
     assert_type(await (await engine.get("mine")).result(check=False), Run)
     await engine.run(many, inputs={"texts": ["a"]})
     await engine.run(load_chain("chain.yaml"), text="a", run_id="mine")
+    named = await engine.run(one, text="a", name="media-12", tags={"client": "x"})
+    assert_type(named.name, str | None)
+    assert_type(named.tags, dict[str, str])
+    await engine.start(one, text="a", tags=["urgent"])
+    await engine.rerun(named, name="media-13", tags={})
+    assert_type((await engine.remove(named.id, by="Ann")).bytes, int)
     await (await engine.get("mine")).cancel()
 
 
@@ -110,6 +116,10 @@ async def rows(engine: Engine) -> None:
     assert row is not None
     assert_type(row.status, str)
     assert_type(row.completed_at, int | None)
+    assert_type(row.run_name, str | None)
+    found = await engine.list_chains(10, status=["failed"], run_name="media", tags={"client": "x"}, since=0)
+    assert_type(found, list[ChainRecord])
+    await engine.list_chains(tags=["urgent"], chain="one")
     assert_type(await engine.get_workflows_by_chain(chain_id="id"), list[WorkflowRecord])
     assert_type(await engine.list_items("id", "step"), list[ItemRecord])
     assert_type(await engine.delete_chain("id"), bool)

@@ -64,6 +64,8 @@ async def runs(engine: Engine) -> None:
     await engine.run(one, text=3)  # refused: mypy pyright
     await engine.start(one, text="a", wdth=3)  # refused: mypy pyright
     await engine.run(one, run_id=3, text="a")  # refused: mypy pyright
+    await engine.run(one, text="a", name=3)  # refused: mypy pyright
+    await engine.run(one, text="a", tags={"n": 3})  # refused: mypy pyright
     await engine.run("one")  # refused: mypy pyright
 
 
