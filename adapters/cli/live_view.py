@@ -68,7 +68,7 @@ class Watch:
     plan: Plan
     run_id: str | None = None
     quiet: bool = False
-    progress: Callable[[str], dict[str, tuple[float, float | None]]] | None = None
+    progress: Callable[[str], dict[tuple[str, int | None], tuple[float, float | None]]] | None = None
     _steps: dict[str, _StepState] = field(default_factory=dict)
     _live: Live | None = None
     _began: float = field(default_factory=time.monotonic)
@@ -164,7 +164,7 @@ class Watch:
             label = f"level {state.level}" if state.level != level else ""
             level = state.level
             sign, style = SIGNS[state.status] if state.status is not None else ("○", "dim")
-            done, total = progress.get(step_id, (0, None))
+            done, total = progress.get((step_id, None), (0, None))
             bar: RenderableType = ""
             if state.items is not None:
                 done, total = state.ended, state.items
