@@ -40,6 +40,7 @@ def _nothing() -> object:
 
 
 _seen: tuple[Callable[[], Any], Callable[[], Any]] = (_nothing, _nothing)  # the streams that were looked at last
+_writes: weakref.WeakSet[Callable[[str], Any]] = weakref.WeakSet()  # those that keep what they get
 _usual: tuple[Any, Any] = (_nothing, _nothing)  # the same, if they are those of the process
 
 
@@ -202,7 +203,7 @@ def _hooked(stream: Any) -> Callable[[], Any]:
     try:
         own = vars(stream)
         here = weakref.ref(stream)
-        if not isinstance(own.get("write"), _Write):
+        if own.get("write") not in _writes:
             _hook(own, here)
     except (TypeError, AttributeError):  # there is no stream, or it has no attributes of its own: it is not seen
         return lambda: stream
@@ -211,7 +212,8 @@ def _hooked(stream: Any) -> Callable[[], Any]:
 
 def _hook(own: dict[str, Any], here: Callable[[], Any]) -> None:
     stream, before = here(), own.get("write")
-    hook = own["write"] = _Write(here, type(stream).write if before is None else before, bound=before is not None)
+    hook = own["write"] = _writes_as(here, type(stream).write, before)
+    _writes.add(hook)
     if stream.write is not hook:  # its class decides otherwise
         del own["write"]
         return
@@ -226,29 +228,25 @@ def _hook(own: dict[str, Any], here: Callable[[], Any]) -> None:
     _undo.append(undo)
 
 
-class _Write:
-    """The `write` of a stream."""
+def _writes_as(
+    here: Callable[[], Any], original: Callable[[Any, str], Any], before: Callable[[str], Any] | None
+) -> Any:
+    """A `write` that keeps the text and then does what `before` did, or without it the `original` of the class."""
 
-    def __init__(self, stream: Callable[[], Any], original: Callable[..., Any], *, bound: bool) -> None:
-        self._stream = stream
-        self._original = original
-        self._bound = bound
-
-    def __call__(self, text: str, /) -> Any:
-        stream, step = self._stream(), _step()
+    def write(text: str, /) -> Any:
+        stream, step = here(), _step()
         if step is None or not step.kept.prints:
-            return self._pass_on(stream, text)
+            return original(stream, text) if before is None else before(text)
         name = "stdout" if stream is sys.stdout else "stderr" if stream is sys.stderr else ""
         if name and isinstance(text, str):
             step.lines().add_text(name, text)
         _here.inside = True
         try:
-            return self._pass_on(stream, text)
+            return original(stream, text) if before is None else before(text)
         finally:
             _here.inside = False
 
-    def _pass_on(self, stream: Any, text: str) -> Any:
-        return self._original(text) if self._bound else self._original(stream, text)
+    return write
 
 
 # ---- warnings
