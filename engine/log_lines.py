@@ -47,7 +47,7 @@ class LogLines:
         self._size = 0
         self._partial: dict[str, list[str]] = {}  # by stream: the parts of a line that has no end yet
         self._grew = 0.0  # when one of these lines did
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may run code that logs, in any line of ours
         self._reading = threading.Lock()
         self._kept = ""
 
