@@ -11,48 +11,70 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from towpath.adapters.moments import since, until
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import lasted, place, size_text
+from towpath.adapters.wording import label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
 from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
+from towpath.run_labels import tag_asked
 
 from .options import find_run, json_option, run_async, store_option
 from .screen import block, id_words, line, print_json, say, table, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
-_LISTED = ("id", "name", "status", "status_reason", "current_level", "started_at", "completed_at", "error_code")
+_LISTED = "id name run_name tags status status_reason current_level started_at completed_at error_code".split()
 
 
 @click.command("ls")
-@click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs with this status.")
+@click.option(
+    "--status", type=click.Choice([str(s) for s in ChainStatus]), multiple=True, help="Only this status. Repeatable."
+)
+@click.option("--name", help="Only runs with this in their name.")
+@click.option("--chain", help="Only runs of this chain.")
+@click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="Only runs with this tag. Repeatable.")
+@click.option("--since", metavar="WHEN", help="Only runs started since: 12h, 2d, 2026-11-01, 2026-11-01T08:30.")
+@click.option("--until", metavar="WHEN", help="Only runs started until then; a day is included.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many runs.")
 @click.option("--inner", is_flag=True, help="Also runs that are inside a step of another run.")
 @store_option
 @json_option
-def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+def ls_verb(status: tuple[str, ...], limit: int, inner: bool, store: str | None, as_json: bool, **asked: Any) -> int:
     """List runs, newest first."""
-    return run_async(_ls, status, limit, inner, store, as_json)
+    filters = {
+        "run_name": asked["name"],
+        "chain": asked["chain"],
+        "tags": dict(map(tag_asked, asked["tags"])),
+        "since": None if asked["since"] is None else since(asked["since"]),
+        "until": None if asked["until"] is None else until(asked["until"]),
+    }
+    return run_async(_ls, status, limit, inner, store, as_json, filters)
 
 
-async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+async def _ls(
+    status: tuple[str, ...], limit: int, inner: bool, store: str | None, as_json: bool, filters: dict[str, Any]
+) -> int:
     async with open_engine(store, readonly=True) as engine:
-        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
+        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False, **filters)
     if as_json:
         print_json([{name: row[name] for name in _LISTED} for row in rows])
         return 0
     console = terminal()
     if not rows:
-        console.print("no runs yet; start one with: towpath run FILE")
+        matches = "no run matches" if status or any(filters.values()) else ""
+        console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
-    listed = table("run", "chain", "status", "started", "took", "why", fixed=("run", "status", "started", "took"))
+    labelled = ["name"] if any(row["run_name"] or row["tags"] for row in rows) else []
+    columns = ("run", *labelled, "chain", "status", "started", "took", "why")
+    listed = table(*columns, fixed=("run", "status", "started", "took"))
     for row in rows:
         state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
         why = row["error_message"] or row["status_reason"] or ""
         listed.add_row(
             id_words(row["id"], console),
+            *([words(label_text(row["run_name"], row["tags"]))] if labelled else []),
             words(row["name"]),
             state,
             when(row["started_at"]),
@@ -116,6 +138,8 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
     )
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
     console.print(words(f"run {run.id}, started {when(chain['started_at'])}, took {took}", "dim"))
+    if run.name or run.tags:
+        console.print(words(label_text(run.name, run.tags)))
     if run.error is not None:
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
