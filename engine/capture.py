@@ -211,14 +211,14 @@ def _hooked(stream: Any) -> Callable[[], Any]:
         here = weakref.ref(stream)
         known = _streams.get(id(stream))
         if known is None or own.get("write") is not known[1]:
-            _hook(own, here)
+            _hook(stream, own, here)
     except (TypeError, AttributeError):  # there is no stream, or it has no attributes of its own: it is not seen
         return lambda: stream
     return here
 
 
-def _hook(own: dict[str, Any], here: weakref.ref[Any]) -> None:
-    stream, before = here(), own.get("write")
+def _hook(stream: Any, own: dict[str, Any], here: weakref.ref[Any]) -> None:
+    before = own.get("write")
     hook = own["write"] = _writes_as(here, type(stream).write, before)
     if stream.write is not hook:  # its class decides otherwise
         del own["write"]
