@@ -73,7 +73,7 @@ def _news_of(works: list[Work]) -> list[tuple[Work, LogKept]]:
 def last_news_of(work: Work, *, failed: bool) -> LogKept | None:
     """The fact about an attempt that has ended. None without a line or, unless it failed, a figure that was shown."""
     context = work.context
-    if context is None or not context.has_news:
+    if context is None or not context.has_news or context.attempt != work.row.attempt:
         return None
     text = "" if context.log is None else context.log.text(final=True)
     if not text and not (context.figures is not None and (failed or context.shown is not None)):

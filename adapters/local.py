@@ -177,7 +177,7 @@ class LocalAdapter:
             with scope:
                 await run.drive(first=_standing(parent, work), on_claimed=on_claimed)
             if scope.cancelled_caught and self._closing:
-                await self._interrupted(lease)
+                await self._interrupted(lease, run)
                 run.status, run.reason = ChainStatus.PAUSED, "interrupted"
             elif scope.cancelled_caught:
                 raise Fenced(run_id)
@@ -185,7 +185,7 @@ class LocalAdapter:
             await self._release(lease)
             raise
         except BaseException:
-            await self._interrupted(lease)
+            await self._interrupted(lease, run)
             raise
         finally:
             if self._runs.get(run_id) is run:  # else it was paused, and is driven again already
@@ -222,9 +222,9 @@ class LocalAdapter:
         with anyio.CancelScope(shield=True), suppress(TowpathError):
             await self._store.release(lease)
 
-    async def _interrupted(self, lease: Lease) -> None:
+    async def _interrupted(self, lease: Lease, run: LocalRun) -> None:
         with anyio.CancelScope(shield=True), suppress(TowpathError):
-            await self._store.record(lease, [ChainPaused("interrupted")])
+            await self._store.record(lease, [*run.left_news(), ChainPaused("interrupted")])
 
     async def stop(self) -> None:
         """Pause all runs of this process, and wait until that is recorded."""

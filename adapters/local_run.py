@@ -43,6 +43,7 @@ from towpath.events import (
     ChainPaused,
     ChainResumed,
     Fact,
+    LogKept,
     StepReady,
     StepRetried,
 )
@@ -251,6 +252,11 @@ class LocalRun:
         if facts and not self._leaving:
             await self._store.record(self.lease, facts)
         return sum(len(fact.text) for fact in facts)
+
+    def left_news(self) -> list[LogKept]:
+        """What the stopped steps of an interrupted run have logged."""
+        left = [last_news_of(work, failed=True) for work in self.working.values()]
+        return [news for news in left if news is not None]
 
     # ---- requests
 

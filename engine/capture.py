@@ -10,7 +10,8 @@ hooks are where the standard library passes on what it made, and each acts only 
 - `write` of the objects that are `sys.stdout` and `sys.stderr` when an attempt starts. The objects stay the same ones.
 - `warnings._showwarnmsg`, which gets each warning that passed the filters, also if `showwarning` was replaced.
 
-What one hook passes on may come to another one: a handler writes to `sys.stderr`. Inside of one, none keeps anything.
+What one hook passes on may come to another one: a handler writes to `sys.stderr`. And the garbage collector may run
+code that prints, in any line of ours. So inside of one hook, none keeps anything.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def _nothing() -> object:
 
 
 _seen: tuple[Callable[[], Any], Callable[[], Any]] = (_nothing, _nothing)  # the streams that were looked at last
+_streams: dict[int, tuple[weakref.ref[Any], Any, Any]] = {}  # by id: the streams with our `write`, it, and theirs
 _usual: tuple[Any, Any] = (_nothing, _nothing)  # the same, if they are those of the process
 
 
@@ -95,6 +97,7 @@ def _remove() -> None:
     global _seen, _usual  # noqa: PLW0603
     while _undo:
         _undo.pop()()
+    _unhook_streams()
     _seen = _usual = (_nothing, _nothing)
 
 
@@ -141,9 +144,13 @@ def _handled(original: _Handled) -> _Handled:
     def handle(self: logging.Logger, record: logging.LogRecord) -> None:
         if self.disabled and (self, record.levelno) in _here.asked:
             step, passed = _step(), self.filter(record)  # from Python 3.12 on a filter may return another record
-            if step is not None and passed:
-                _keep(step, passed if isinstance(passed, logging.LogRecord) else record)
             _here.asked.discard((self, record.levelno))
+            if step is not None and passed:
+                _here.inside = True
+                try:
+                    _keep(step, passed if isinstance(passed, logging.LogRecord) else record)
+                finally:
+                    _here.inside = False
         else:
             original(self, record)
 
@@ -156,13 +163,13 @@ def _called(original: _Handled) -> _Handled:
         if step is None:
             original(self, record)
             return
-        if not isinstance(self, StepLogger):  # that one has a handler
-            _keep(step, record)
         asked = (self, record.levelno)
         only_asked = asked in _here.asked
         _here.asked.discard(asked)
         _here.inside = True
         try:
+            if not isinstance(self, StepLogger):  # that one has a handler
+                _keep(step, record)
             # The hook above gave the answer for the step: now the program's own is wanted.
             if not only_asked or self.isEnabledFor(record.levelno):
                 original(self, record)
@@ -202,53 +209,53 @@ def _hooked(stream: Any) -> Callable[[], Any]:
     try:
         own = vars(stream)
         here = weakref.ref(stream)
-        if not isinstance(own.get("write"), _Write):
-            _hook(own, here)
+        known = _streams.get(id(stream))
+        if known is None or own.get("write") is not known[1]:
+            _hook(stream, own, here)
     except (TypeError, AttributeError):  # there is no stream, or it has no attributes of its own: it is not seen
         return lambda: stream
     return here
 
 
-def _hook(own: dict[str, Any], here: Callable[[], Any]) -> None:
-    stream, before = here(), own.get("write")
-    hook = own["write"] = _Write(here, type(stream).write if before is None else before, bound=before is not None)
+def _hook(stream: Any, own: dict[str, Any], here: weakref.ref[Any]) -> None:
+    before = own.get("write")
+    hook = own["write"] = _writes_as(here, type(stream).write, before)
     if stream.write is not hook:  # its class decides otherwise
         del own["write"]
         return
+    key = id(stream)
+    _streams[key] = (weakref.ref(stream, lambda _: _streams.pop(key, None)), hook, before)
 
-    def undo() -> None:
+
+def _unhook_streams() -> None:
+    while _streams:
+        here, hook, before = _streams.popitem()[1]
         stream = here()
         if stream is not None and vars(stream).get("write") is hook:
             del vars(stream)["write"]
             if before is not None:
                 vars(stream)["write"] = before
 
-    _undo.append(undo)
 
+def _writes_as(
+    here: Callable[[], Any], original: Callable[[Any, str], Any], before: Callable[[str], Any] | None
+) -> Any:
+    """A `write` that keeps the text and then does what `before` did, or without it the `original` of the class."""
 
-class _Write:
-    """The `write` of a stream."""
-
-    def __init__(self, stream: Callable[[], Any], original: Callable[..., Any], *, bound: bool) -> None:
-        self._stream = stream
-        self._original = original
-        self._bound = bound
-
-    def __call__(self, text: str, /) -> Any:
-        stream, step = self._stream(), _step()
+    def write(text: str, /) -> Any:
+        stream, step = here(), _step()
         if step is None or not step.kept.prints:
-            return self._pass_on(stream, text)
+            return original(stream, text) if before is None else before(text)
         name = "stdout" if stream is sys.stdout else "stderr" if stream is sys.stderr else ""
-        if name and isinstance(text, str):
-            step.lines().add_text(name, text)
         _here.inside = True
         try:
-            return self._pass_on(stream, text)
+            if name and isinstance(text, str):
+                step.lines().add_text(name, text)
+            return original(stream, text) if before is None else before(text)
         finally:
             _here.inside = False
 
-    def _pass_on(self, stream: Any, text: str) -> Any:
-        return self._original(text) if self._bound else self._original(stream, text)
+    return write
 
 
 # ---- warnings
@@ -260,11 +267,12 @@ def _warned(original: Callable[[Any], None]) -> Callable[[Any], None]:
         if step is None:
             original(message)
             return
-        with suppress(Exception):  # its text is made by a class of the program
-            where = f"{os.path.basename(message.filename)}:{message.lineno}"
-            step.lines().add_line("WARNING", "warnings", f"{message.category.__name__}: {message.message} ({where})")
         _here.inside = True
         try:
+            with suppress(Exception):  # its text is made by a class of the program
+                where = f"{os.path.basename(message.filename)}:{message.lineno}"
+                text = f"{message.category.__name__}: {message.message} ({where})"
+                step.lines().add_line("WARNING", "warnings", text)
             original(message)
         finally:
             _here.inside = False

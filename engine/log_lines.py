@@ -6,7 +6,6 @@ once a second, and only from what is kept then.
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 import threading
@@ -22,6 +21,7 @@ LOG_LIMIT = 256 * 1024  # characters of log kept per attempt; the oldest lines g
 
 _MOST_UNREAD = LOG_LIMIT + 64 * 1024  # a secret may begin in what is cut away
 _MOST_PARTIAL = 16 * 1024  # characters after which a line without an end is a line
+_MANY = 100  # parts of a line without an end that are looked at together
 _LONGEST_NAME = 32
 _OF_TERMINALS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")  # colours, moves
 _FORMAT = logging.Formatter()
@@ -45,16 +45,16 @@ class LogLines:
         self.changed = False  # since `text` was called
         self._unread: deque[str] = deque()
         self._size = 0
-        self._partial: dict[str, tuple[str, float]] = {}  # by stream: a line that has no end yet, and when it grew
-        self._lock = threading.Lock()
+        self._partial: dict[str, list[str]] = {}  # by stream: the parts of a line that has no end yet
+        self._grew = 0.0  # when one of these lines did
+        self._lock = threading.RLock()  # the garbage collector may run code that logs, in any line of ours
         self._reading = threading.Lock()
         self._kept = ""
 
     def add_record(self, record: logging.LogRecord) -> None:
         """Add a log record. A wrong format or a `__str__` that raises fails nothing."""
         try:
-            # The formatter leaves texts in the record, which handlers of the program would use: it gets a copy.
-            text = _FORMAT.format(copy.copy(record))
+            text = _text_of(record)
         except Exception:
             text = f"{record.msg!s:.500} (its arguments do not fit)" if isinstance(record.msg, str) else "?"
         self.add_lines(_line(record.created, record.levelname, record.name, text))
@@ -71,19 +71,28 @@ class LogLines:
 
     def add_text(self, stream: str, text: str) -> None:
         """Add what was written to a stream. A line is complete with its end; `\\r` begins it anew."""
-        now = time.time()
         with self._lock:
-            held, _ = self._partial.pop(stream, ("", 0.0))
-            *lines, rest = (held + text).split("\n") if held or "\n" in text else (text,)
-            if len(rest) > _MOST_PARTIAL and "\r" in rest:
-                rest = _last_state(rest)
-            if len(rest) > _MOST_PARTIAL:
-                lines, rest = [*lines, rest], ""
-            if rest:
-                self._partial[stream] = (rest, now)
-            for line in lines:
-                self._push(_line(now, "INFO", stream, _as_seen(line)))
+            parts = self._partial.get(stream)
+            if parts is None:
+                parts = self._partial[stream] = []
+            parts.append(text)
+            self._grew = now = time.time()
+            if "\n" in text:
+                *lines, rest = "".join(parts).split("\n")
+                self._partial[stream] = [rest] if rest else []
+                for line in lines:
+                    self._push(_line(now, "INFO", stream, _as_seen(line)))
+            elif len(parts) >= _MANY:
+                self._shorten(stream, "".join(parts))
             self.changed = True
+
+    def _shorten(self, stream: str, line: str) -> None:
+        """Keep only the last state of a line that has many parts. If it is very long, it ends here."""
+        line = _last_state(line) if "\r" in line else line
+        if len(line) > _MOST_PARTIAL:
+            self._push(_line(self._grew, "INFO", stream, _as_seen(line)))
+            line = ""
+        self._partial[stream] = [line]
 
     def _push(self, line: str) -> None:
         self._unread.append(line)
@@ -106,19 +115,20 @@ class LogLines:
             new, _ = self._taken(final)
             return _tail(_clean(new))
 
-    def _end_partial(self) -> None:
-        for stream, (rest, at) in self._partial.items():
-            self._push(_line(at, "INFO", stream, _as_seen(rest)))
-        self._partial = {}
+    def _ends(self) -> list[str]:
+        """The lines that have no end yet, as if they had."""
+        rests = [(stream, "".join(parts)) for stream, parts in self._partial.items()]
+        return [_line(self._grew, "INFO", stream, _as_seen(rest)) for stream, rest in rests if rest]
 
     def _taken(self, final: bool) -> tuple[str, str]:
         with self._lock:
+            ends = self._ends()
             if final:
-                self._end_partial()
+                self._unread.extend(ends)
+                self._partial, ends = {}, []
             lines, self._unread, self._size = self._unread, deque(), 0
-            partial = [_line(at, "INFO", stream, _as_seen(rest)) for stream, (rest, at) in self._partial.items()]
             self.changed = False
-        return "".join(lines), "".join(partial).removesuffix("\n")
+        return "".join(lines), "".join(ends).removesuffix("\n")
 
 
 class StepHandler(logging.Handler):
@@ -135,6 +145,16 @@ class StepHandler(logging.Handler):
             report(record)
             return
         self._lines.add_lines(_line(record.created, record.levelname, "", text))
+
+
+def _text_of(record: logging.LogRecord) -> str:
+    """As `logging.Formatter.format`, which leaves texts in the record that handlers of the program would use."""
+    text = record.getMessage()
+    if record.exc_info and not record.exc_text:
+        text += "\n" + _FORMAT.formatException(record.exc_info)
+    elif record.exc_text:
+        text += "\n" + record.exc_text
+    return f"{text}\n{record.stack_info}" if record.stack_info else text
 
 
 def _line(at: float, level: str, name: str, text: str) -> str:

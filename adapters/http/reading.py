@@ -44,13 +44,11 @@ class ParentStep:
     name: str
 
 
-async def run_news(
-    engine: Engine, records: ServerRecords, run_id: str, step: str | None, limit: int
-) -> dict[Key, News]:
+async def run_news(engine: Engine, records: ServerRecords, run_id: str, step: str | None, most: int) -> dict[Key, News]:
     """What the executing steps of a run report: as of now if this process executes them, else as recorded last."""
     async with records.snapshot() as session:
         await _chain(session, run_id)
-        found = by_key(await event_log.latest_news(session, run_id, step_id=step, limit=limit))
+        found = by_key(await event_log.latest_news(session, run_id, step_id=step, limit=most))
     return with_figures(found, engine.adapter.progress(run_id))
 
 

@@ -358,3 +358,20 @@ async def test_caplog_sees_what_it_would_see(open_engine: OpenEngine, caplog: py
         assert text.splitlines() == ["INFO    a.lib: info", "ERROR   a.lib: error 1", "DEBUG   own"]
     own = [record.getMessage() for record in caplog.records if record.name in ("a.lib", "towpath.steps.work")]
     assert own == ["error 1", "own"]
+
+
+async def test_an_interrupted_run_keeps_what_its_steps_said(open_engine: OpenEngine) -> None:
+    began = asyncio.Event()
+
+    async def work() -> None:
+        print("before the end")
+        context().progress(1, 3)
+        began.set()
+        await asyncio.sleep(60)
+
+    async with open_engine() as engine:
+        handle = await engine.start(_chain(work))
+        await began.wait()
+    async with open_engine() as engine:
+        assert (await engine.snapshot(handle.id)).reason == "interrupted"
+        assert await texts(engine, handle.id) == {"work": "INFO    stdout: before the end\n"}

@@ -137,3 +137,20 @@ def lost():
 @chain
 def secretive(api_key: str = "none", text: str = "hello"):
     return measure(write(text))
+
+
+@step
+async def slowly(number: int, folder: str) -> int:
+    """Says how far it is, waits for a test, and item 1 fails."""
+    context().progress(number, 4)
+    print(f"step {number}")
+    while not await anyio.Path(folder, "go").exists():  # noqa: ASYNC110 - a test says so with a file
+        await anyio.sleep(0.02)
+    if number == 1:
+        raise RuntimeError("no further")
+    return number
+
+
+@chain
+def halfway(folder: str):
+    return slowly.map([0, 1], folder=folder)

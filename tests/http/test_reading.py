@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import sqlalchemy as sa
 
 from towpath.store.tables import artifacts
 
 from .conftest import OpenSite, Site
-from .steps import broken, plain, story, talkative
+from .steps import broken, halfway, plain, story, talkative
 
 pytestmark = pytest.mark.anyio
 
@@ -273,3 +275,32 @@ async def test_without_any_key_this_machine_is_let_in(open_site: OpenSite) -> No
         assert (await site.get("/api/v1/me", None)).status_code == 401
         await site.app.state.records.revoke_key("first")
         assert (await site.get("/api/v1/me", None)).status_code == 401, "revoking the last key opens no door"
+
+
+async def test_progress_and_last_lines_of_executing_steps(site: Site, tmp_path: Path) -> None:
+    """F3: of items too; what failed on its way keeps its last figure."""
+    handle = await site.engine.start(halfway, folder=str(tmp_path))
+    where = f"/api/v1/chains/{handle.id}/progress"
+
+    async def rows(**params: str) -> list[dict[str, Any]]:
+        answer = await site.get(where, params=params)
+        assert answer.status_code == 200
+        found: list[dict[str, Any]] = answer.json()["rows"]
+        return found
+
+    with anyio.fail_after(60):
+        while not any("step 1" in row["line"] for row in await rows()):  # noqa: ASYNC110 - that is what pages do
+            await anyio.sleep(0.05)
+    found = {(row["step_id"], row["item_index"]): row for row in await rows()}
+    assert [(found["slowly", n]["done"], found["slowly", n]["total"]) for n in (0, 1)] == [(0, 4), (1, 4)]
+    assert found["slowly", None]["done"] is None
+    assert {row["status"] for row in found.values()} == {"executing"}
+    assert await rows(step="nothing") == []
+    assert len(await rows(step="slowly", limit="1")) == 1
+    assert (await site.get("/api/v1/chains/none/progress")).status_code == 404
+    await anyio.Path(tmp_path, "go").touch()
+    with anyio.fail_after(60):
+        while (await site.engine.snapshot(handle.id)).status == "running":  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    left = await rows()
+    assert [(row["item_index"], row["status"], row["done"], row["total"]) for row in left] == [(1, "failed", 1, 4)]

@@ -1,0 +1,87 @@
+"""The lines that an attempt keeps."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+
+from towpath.log_lines import LOG_LIMIT, LogLines
+
+_TIME = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", re.MULTILINE)
+
+
+def kept(lines: LogLines, *, final: bool = False) -> str:
+    return _TIME.sub("", lines.text(final=final))
+
+
+def test_a_line_without_an_end_is_the_last_one() -> None:
+    lines = LogLines()
+    lines.add_text("stdout", "one\ntw")
+    lines.add_text("stderr", "\r10 %")
+    assert kept(lines) == "INFO    stdout: one\nINFO    stdout: tw\nINFO    stderr: 10 %"
+    lines.add_text("stderr", "\r20 %\r")
+    lines.add_text("stdout", "o\r\n")
+    assert kept(lines) == "INFO    stdout: one\nINFO    stdout: two\nINFO    stderr: 20 %"
+    assert not lines.changed
+    assert kept(lines, final=True) == "INFO    stdout: one\nINFO    stdout: two\nINFO    stderr: 20 %\n"
+
+
+def test_a_bar_that_never_ends_its_line_stays_small() -> None:
+    lines = LogLines()
+    for n in range(10_000):
+        lines.add_text("stderr", f"\r{n} {'#' * 60}")
+    assert kept(lines) == f"INFO    stderr: 9999 {'#' * 60}"
+    for _ in range(10_000):
+        lines.add_text("stdout", "." * 10)
+    assert len(lines.text()) > 100_000
+
+
+def test_the_limit_counts_over_all_reads() -> None:
+    lines = LogLines()
+    for n in range(30):
+        lines.add_text("stdout", f"{n} " + "x" * 20_000 + "\n")
+        assert len(lines.text()) <= LOG_LIMIT
+    found = kept(lines).splitlines()
+    assert found[-1].startswith("INFO    stdout: 29 ")
+    assert all(re.fullmatch(r"INFO    stdout: \d+ x{20000}", line) for line in found)
+    lines.add_text("stdout", "y" * 3 * LOG_LIMIT + "\n")
+    assert lines.text() == "y" * (LOG_LIMIT - 1) + "\n"
+
+
+def test_threads_lose_no_line() -> None:
+    lines = LogLines()
+
+    def work(name: str) -> None:
+        for n in range(500):
+            lines.add_line("INFO", name, str(n))
+            if n % 100 == 0:
+                lines.text()
+
+    threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = kept(lines).splitlines()
+    for n in range(4):
+        assert [line for line in found if f"t{n}:" in line] == [f"INFO    t{n}: {i}" for i in range(500)]
+
+
+def test_a_formatter_of_the_program_gets_the_record_as_it_was() -> None:
+    """Formatters leave what they made in the record."""
+    try:
+        raise ValueError("x")
+    except ValueError as error:
+        record = logging.LogRecord("a", logging.INFO, "f.py", 1, "m %s", (1,), (ValueError, error, error.__traceback__))
+    before = dict(vars(record))
+    lines = LogLines()
+    lines.add_record(record)
+    assert vars(record) == before
+    assert "ValueError: x" in lines.text()
+
+
+def test_long_names_are_cut_in_front() -> None:
+    lines = LogLines()
+    lines.add_line("INFO", "package.subpackage.module.Class.method", "text")
+    assert kept(lines) == "INFO    ….subpackage.module.Class.method: text\n"
