@@ -24,7 +24,7 @@ import msgspec
 
 from .artifact import Artifact
 from .class_fields import taker_with_fields
-from .codecs import codec_for, load_file
+from .codecs import codec_for, load_file, registrations
 from .errors import InputInvalid, Place, shown
 from .takers import ALL, ANYTHING, FILES, NOTHING, Misfit, Taker, data_of, one_value, same, taken
 
@@ -79,13 +79,13 @@ def _is_free(annotation: Any) -> bool:
 def taker_of(annotation: Any, *, strict: bool = False) -> Taker:
     """The taker for an annotation. A strict one refuses a text for a number."""
     try:
-        return _compiled(annotation, strict)
+        return _compiled(annotation, strict, registrations())
     except TypeError:
         return _compile(annotation, strict)
 
 
 @lru_cache(4096)
-def _compiled(annotation: Any, strict: bool) -> Taker:
+def _compiled(annotation: Any, strict: bool, registrations: int) -> Taker:
     return _compile(annotation, strict)
 
 
@@ -247,7 +247,7 @@ def _file(kind: type) -> Taker | None:
         take = lambda data, at: _loaded(data, kind, at) if isinstance(data, Artifact) else data  # noqa: E731
     elif issubclass(kind, pathlib.Path) or kind is os.PathLike:
         as_path = kind if kind in (pathlib.Path, pathlib.PosixPath, pathlib.WindowsPath) else pathlib.Path
-        take = lambda data, at: as_path(os.fspath(data)) if isinstance(data, Artifact) else data  # type: ignore[type-var] # noqa: E731
+        take = lambda data, at: as_path(os.fspath(data)) if isinstance(data, Artifact) else data  # noqa: E731
     elif kind is bytes or kind is bytearray:
         take = lambda data, at: kind(data.bytes()) if isinstance(data, Artifact) else data  # noqa: E731
     else:
@@ -257,7 +257,7 @@ def _file(kind: type) -> Taker | None:
 
 def _loaded(artifact: Artifact, kind: type, at: str) -> Any:
     try:
-        return load_file(pathlib.Path(os.fspath(artifact)), kind)  # type: ignore[arg-type, type-var]
+        return load_file(pathlib.Path(os.fspath(artifact)), kind)
     except InputInvalid as error:
         raise Misfit(at, error.problem.message, f"a file that holds a {kind.__name__}", error.problem.cure) from None
 

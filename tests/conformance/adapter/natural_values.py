@@ -71,12 +71,11 @@ async def test_values_come_back_by_annotation(open_engine: OpenEngine, folder: s
 
 async def test_refused_values_say_type_and_cure(open_engine: OpenEngine) -> None:
     """F2, python-trial 24: in the row, and so everywhere; and what can be kept is kept with the failed attempt."""
-    options = {"on_item_failure": "keep"}
 
     @chain
     def all_of_them(kinds: list[str]):
-        here = natural.refused.with_options(**options).map(kinds)
-        there = natural.refused_in_a_thread.with_options(**options).map(kinds)
+        here = natural.refused.with_options(on_item_failure="keep").map(kinds)
+        there = natural.refused_in_a_thread.with_options(on_item_failure="keep").map(kinds)
         return steps.echo([here, there])
 
     kinds = list(REFUSED)
