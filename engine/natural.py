@@ -58,7 +58,7 @@ def rebuild(data: Any, annotation: Any, place: Place | None = None) -> Any:
         return taken(taker, data, "")
     except Misfit as misfit:
         where = place or Place()
-        name = f" {where.field}" if where.field else ""
+        name = f" {where.field}{misfit.at}" if where.field else ""
         raise InputInvalid(
             "E_ARGUMENT_TYPE",
             f"the argument{name} does not fit its annotation {shown(inspect.formatannotation(annotation))}",
