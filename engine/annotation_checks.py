@@ -28,12 +28,12 @@ from .secrets import Secret
 from .steps import Step
 
 _DEPTH = 20
-_FILES = (bytes, bytearray, memoryview, Path, PathLike, File, Artifact, KeptFile, Secret)
-_DATA = (str, int, float, list, tuple, dict, set, frozenset, type(None), *_FILES)
-_AWAITED = (collections.abc.Awaitable, collections.abc.AsyncIterable)
-_ITERATORS = (collections.abc.Iterator, collections.abc.Generator)
-_COLLECTIONS = (collections.abc.Sequence, collections.abc.Set, collections.abc.Mapping)
-_HOLDERS = (list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping)
+_FILES: tuple[type, ...] = (bytes, bytearray, memoryview, Path, PathLike, File, Artifact, KeptFile, Secret)
+_DATA: tuple[type, ...] = (str, int, float, list, tuple, dict, set, frozenset, type(None), *_FILES)
+_AWAITED: tuple[type, ...] = (collections.abc.Awaitable, collections.abc.AsyncIterable)
+_ITERATORS: tuple[type, ...] = (collections.abc.Iterator, collections.abc.Generator)
+_COLLECTIONS: tuple[type, ...] = (collections.abc.Sequence, collections.abc.Set, collections.abc.Mapping)
+_HOLDERS: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping)
 _sound: WeakSet[Callable[..., Any]] = WeakSet()  # functions of which all annotations can work
 
 
@@ -118,7 +118,7 @@ def _impossible(hint: Any, cannot: Callable[[type], bool], depth: int = 0) -> ty
         return None
     if cannot(kind):
         return kind
-    inside = arguments if issubclass(kind, _HOLDERS) and kind not in _AWAITED else ()
+    inside = arguments if issubclass(kind, _HOLDERS) else ()
     return next((one for one in (_impossible(arm, cannot, depth + 1) for arm in inside) if one is not None), None)
 
 
@@ -134,7 +134,8 @@ def _is_open(kind: type) -> bool:
 
 
 def _subclasses(kind: type) -> Iterator[type]:
-    for inner in type.__subclasses__(kind):
+    below: list[type] = type.__subclasses__(kind)
+    for inner in below:
         yield inner
         yield from _subclasses(inner)
 

@@ -59,6 +59,22 @@ def annotations_of(function: Callable[..., Any], signature: inspect.Signature) -
         return {name: hint for name, hint in found.items() if hint is not Any}
 
 
+_WORDS = frozenset({"int", "str", "float", "bool", "dict", "list", "None", "Any"})
+
+
+def are_plain(signature: inspect.Signature) -> bool:
+    """Do all annotations name plain data, so that there is nothing to find out about them?"""
+    return all(_is_plain(p.annotation) for p in signature.parameters.values()) and _is_plain(
+        signature.return_annotation
+    )
+
+
+def _is_plain(annotation: Any) -> bool:
+    if type(annotation) is str:
+        return annotation in _WORDS
+    return annotation is inspect.Signature.empty or annotation is str or any(annotation is one for one in _AS_IT_IS)
+
+
 def returned_annotation(function: Callable[..., Any], signature: inspect.Signature) -> Any:
     """What a function is annotated to return; Any if that is missing or cannot be resolved."""
     written = signature.return_annotation

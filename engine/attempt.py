@@ -481,7 +481,7 @@ def _sentence(error: TowpathError) -> str:
     problem = error.problem
     if not isinstance(error, ValueRefused | InputInvalid):
         return str(problem.message)
-    where = f"{problem.place.field}: " if isinstance(error, InputInvalid) and problem.place.field else ""
+    where = f"{problem.place.field}: " if problem.place.field not in problem.message else ""
     more = (("found", problem.found), ("cure", problem.cure), ("allowed", problem.allowed))
     return where + "; ".join([problem.message, *(f"{label}: {text}" for label, text in more if text)])
 

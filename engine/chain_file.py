@@ -13,14 +13,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .annotation_checks import annotation_problems
+from .annotations import are_plain
 from .binding import literal_secrets
 from .chain_files import find_chain, find_function, find_workflow, read_chain
 from .chain_schema import STEP_KINDS, PlainCopy, place_of, size_problem, structure_problems, top_problem
 from .errors import ChainInvalid, InputInvalid, Place, Problem, shown, similar
 from .graph import compile_plan, cycle_problem, levels_of
+from .late import Late
 from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, StepPlan, secret_inputs
 from .retry import seconds
 from .retry_rules import check_importable, exception_names
@@ -30,6 +31,11 @@ from .step_options import StepOptions, attempts, check_retried, retry_policy
 from .step_references import Expressions
 from .steps import Step
 from .yaml_source import MAX_PROBLEMS, Document, Keys, read_yaml
+
+if TYPE_CHECKING:
+    from . import annotation_checks
+else:
+    annotation_checks = Late("towpath.annotation_checks")
 
 T = TypeVar("T")
 
@@ -398,7 +404,9 @@ class _Draft:
             self.functions[name] = step
             self._process(entry, step)
             given = entry.fields.get("parameters", {})
-            self.problems += (replace(p, place=entry.place(("python",))) for p in annotation_problems(step, given))
+            if not are_plain(step.signature):
+                wrong = annotation_checks.annotation_problems(step, given)
+                self.problems += (replace(p, place=entry.place(("python",))) for p in wrong)
             parameters = step.signature.parameters.values()
             named = {
                 p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

@@ -55,7 +55,7 @@ class PlainCopy:
     def _number(self, value: Any, path: Keys) -> Any:
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, int) and -(2**63) <= value < 2**63:
+        if isinstance(value, int) and -(2**63) <= value < 2**64:
             return int(value)
         if isinstance(value, float) and math.isfinite(value):
             return float(value)

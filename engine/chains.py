@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
-from .annotation_checks import annotation_problems
+from .annotations import are_plain
 from .binding import MARKS, ZIP, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
@@ -40,8 +40,9 @@ from .tracing import (
 from .values import MAX_DEPTH, key_text, take_apart
 
 if TYPE_CHECKING:
-    from . import expressions
+    from . import annotation_checks, expressions
 else:
+    annotation_checks = Late("towpath.annotation_checks")
     expressions = Late("towpath.expressions")
 
 P = ParamSpec("P")
@@ -413,8 +414,9 @@ class _Described:
             secrets=tuple(sorted(called.secrets)),
         )
         self.problems += literal_secrets(step, place)
-        if isinstance(node.source, Step):
-            self.problems += annotation_problems(node.source, [name.removeprefix("*") for name in node.arguments])
+        if isinstance(node.source, Step) and not are_plain(node.source.signature):
+            names = [name.removeprefix("*") for name in node.arguments]
+            self.problems += annotation_checks.annotation_problems(node.source, names)
         return step
 
     def _mapped_over(self, node: Node, place: Place) -> tuple[Json, list[str]]:

@@ -331,4 +331,5 @@ def _substituted(hint: Any, known: Mapping[Any, Any]) -> Any:
     if isinstance(hint, typing.TypeVar):
         return known.get(hint, hint)
     inside = getattr(hint, "__parameters__", ()) if not isinstance(hint, type) else ()
-    return hint[tuple(known.get(one, one) for one in inside)] if inside else hint
+    generic: Any = hint
+    return generic[tuple(known.get(one, one) for one in inside)] if inside else hint

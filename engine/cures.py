@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 import types
@@ -10,14 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from msgspec import Struct
+
 from .json_form import full_name, names_of
 
 ALLOWED = "JSON data and what has a JSON form (dataclass, date, set, …), bytes, a Path, an async byte stream, a File"
 _OWN = "it belongs to this process: make it in the step that uses it"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Stands in a value for an object that cannot be kept: it says why. `type` is the name of its class."""
 
     type: str
@@ -82,7 +82,6 @@ _BY_NAME: dict[str, str] = {
     "asyncio.Queue": _OWN,
     "socket.socket": _OWN,
     "_socket.socket": _OWN,
-    "sqlite3.Connection": _OWN,
     "sqlite3.Row": "return dict(row)",
     "sqlalchemy.Row": "return dict(row._mapping)",
     "subprocess.Popen": "wait for it, and return its exit code, or what it wrote",

@@ -3,7 +3,7 @@
 A shape is stored in the plan, where annotations cannot be:
 
     "string" "integer" "number" "boolean" "file" "null"     one thing
-    {"any_of": [shape, …]}    {"one_of": [constant, …]}
+    {"any_of": [shape, …]}    {"one_of": [constant, …]}    {"text": "date"}: text of that form
     {"list": shape}    {"tuple": [shape, …]}    {"dict": shape}    (the keys of a dict are text)
     None                                                    any data, or a file
 """
@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -35,8 +35,14 @@ from .artifact import Artifact, File
 from .codecs import codec_for, formed
 from .errors import InputInvalid, Place, shown
 from .json_form import has_named_fields
+from .late import Late
 from .model import InputSpec, Json
 from .secrets import Secret, secret_type
+
+if TYPE_CHECKING:
+    from . import natural
+else:
+    natural = Late("towpath.natural")
 
 Shape: TypeAlias = Json
 Leaf: TypeAlias = Callable[[str, Any], Any]
@@ -47,7 +53,12 @@ _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.Mutabl
           collections.abc.Collection, collections.abc.Iterable, collections.abc.Iterator, collections.abc.Reversible,
           collections.abc.MutableSet, collections.deque)  # fmt: skip
 _DICTS = (collections.abc.Mapping, collections.abc.MutableMapping)
-_TEXTS = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID)  # given as text
+_DURATION = datetime.timedelta
+_TEXTS: dict[str, type] = {  # given as text; a datetime is a date too, so it comes first
+    "datetime": datetime.datetime, "date": datetime.date, "time": datetime.time, "decimal": decimal.Decimal,
+    "UUID": uuid.UUID,
+}  # fmt: skip
+_ISO = frozenset({"datetime", "date", "time", "duration"})
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _DEPTH = 20
 # Names that a program may import only `if TYPE_CHECKING`, so that they have no value when the chain is described.
@@ -205,9 +216,10 @@ def _one_thing(kind: type, arguments: tuple[Any, ...]) -> Shape:
     ):
         return "file"
     if issubclass(kind, datetime.timedelta):
-        return {"any_of": ["number", "string"]}
-    if issubclass(kind, _TEXTS):
-        return "string"
+        return {"any_of": ["number", {"text": "duration"}]}
+    written = next((word for word, base in _TEXTS.items() if issubclass(kind, base)), None)
+    if written is not None:
+        return {"text": written}
     return next((name for base, name in _BASES.items() if issubclass(kind, base)), None)
 
 
@@ -232,6 +244,8 @@ def _kind(shape: Shape) -> str:
     if isinstance(shape, dict) and "any_of" in shape:
         kinds = {_kind(inner) for inner in shape["any_of"] if inner != "null"}
         return kinds.pop() if len(kinds) == 1 else "json"
+    if isinstance(shape, dict) and "text" in shape:
+        return "string"
     if isinstance(shape, dict) and "one_of" in shape and all(type(value) is str for value in shape["one_of"]):
         return "string"
     return "json"
@@ -246,6 +260,8 @@ def in_words(shape: Shape) -> str:
     ((key, inner),) = shape.items()
     if key == "any_of":
         return " or ".join(in_words(one) for one in inner)
+    if key == "text":
+        return f"{inner} as text (ISO 8601)" if inner in _ISO else f"{inner} as text"
     if key == "one_of":
         return " or ".join(msgspec.json.encode(one).decode() for one in inner)
     if key == "tuple":
@@ -288,6 +304,9 @@ class _Fitting:
         if key == "one_of":
             value = plain(value)
             if any(type(one) is type(value) and one == value for one in inner):
+                return value
+        elif key == "text":
+            if _is_text_of(inner, value):
                 return value
         elif key == "any_of":
             return self._first(shape, _by_strictness(inner), value, at)
@@ -376,6 +395,10 @@ def _read(shape: Shape, text: str) -> Any:
     ((key, inner),) = shape.items()
     if key == "one_of":
         return _constant(inner, text)
+    if key == "text":
+        if not _is_text_of(inner, text):
+            raise ValueError(text)
+        return text
     if key == "any_of":
         return _any_read(inner, text)
     data = _json(text)
@@ -413,6 +436,17 @@ def _as_json_writes(text: str) -> bool:
         return msgspec.json.encode(msgspec.json.decode(text)).decode() == text
     except (msgspec.DecodeError, UnicodeEncodeError):
         return False
+
+
+def _is_text_of(word: str, value: Any) -> bool:
+    """Is it the text of a date, a UUID, …?"""
+    if not isinstance(value, str):
+        return False
+    try:
+        natural.rebuild(value, _DURATION if word == "duration" else _TEXTS[word])
+    except InputInvalid:
+        return False
+    return True
 
 
 def _constant(constants: list[Json], text: str) -> Json:

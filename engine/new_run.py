@@ -22,6 +22,7 @@ from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
 from .run_labels import UNLABELLED, RunLabel
 from .secrets import MARK, Secret, of_plain
+from .step_calls import may_hold_objects
 
 
 class Reads(Enum):
@@ -35,7 +36,6 @@ class Reads(Enum):
     ANYTHING = "anything"  # a script or the command line: its user can read the files anyway
 
 
-_PLAIN = frozenset({type(None), bool, int, float, str, Secret})
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -83,7 +83,7 @@ async def new_run(
 
 async def _with_files(given: Mapping[str, Any], context: StepContext) -> Mapping[str, Any]:
     """The given values, with files for objects that have a codec; these are written in a thread."""
-    if all(type(value) in _PLAIN for value in given.values()):
+    if not any(map(may_hold_objects, given.values())):
         return given
     named: Mapping[str, Any] = await run_sync(files_saved, dict(given), lambda: context.work_folder)
     return named

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
-import fractions
-import ipaddress
 import pathlib
 import sys
 import uuid
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .artifact import Artifact
-from .json_form import NOT_NATURAL, to_data
+from .json_form import NOT_NATURAL, names_of, to_data
 from .secrets import Secret
 
 NOTHING, FILES, ALL = 0, 1, 2  # what must be rebuilt for an annotation: nothing, files in the data, everything
@@ -71,11 +69,11 @@ def data_of(value: Any) -> bytes:
     return msgspec.json.encode(None if value is None else whole(value), order="sorted")
 
 
-_TEXTS: tuple[type, ...] = (
-    decimal.Decimal, uuid.UUID, fractions.Fraction, ipaddress.IPv4Address, ipaddress.IPv6Address,
-    ipaddress.IPv4Network, ipaddress.IPv6Network, ipaddress.IPv4Interface, ipaddress.IPv6Interface, pathlib.PurePath,
-)  # fmt: skip
-_TEXT_NAMES = frozenset({"zoneinfo.ZoneInfo", "yarl.URL", "httpx.URL", "yarl._url.URL", "httpx._urls.URL"})
+_TEXTS: tuple[type, ...] = (decimal.Decimal, uuid.UUID, pathlib.PurePath)
+_TEXT_NAMES = frozenset({
+    "fractions.Fraction", "ipaddress._BaseAddress", "ipaddress._BaseNetwork", "zoneinfo.ZoneInfo", "yarl.URL",
+    "httpx.URL",
+})  # fmt: skip
 
 
 def one_value(kind: type) -> Taker | None:
@@ -87,7 +85,7 @@ def one_value(kind: type) -> Taker | None:
         make, allowed = partial(_duration, kind), "seconds, or an ISO 8601 duration like PT30S"
     elif issubclass(kind, datetime.date | datetime.time):
         make, allowed = partial(_moment, kind), f"ISO 8601 text of a {kind.__name__}"
-    elif issubclass(kind, _TEXTS) or f"{kind.__module__}.{kind.__qualname__}" in _TEXT_NAMES:
+    elif issubclass(kind, _TEXTS) or not _TEXT_NAMES.isdisjoint(names_of(kind)):
         make, allowed = partial(_of_text, kind), f"the text of a {kind.__name__}"
     elif issubclass(kind, str | int | float) or _is_numpy_scalar(kind):
         make, allowed = partial(_subclass, kind), f"what a {kind.__name__} can be made of"
@@ -125,7 +123,7 @@ def _moment(kind: Any, data: Any) -> Any:
 
 
 def _of_text(kind: Any, data: Any) -> Any:
-    if isinstance(data, str) or (kind in (decimal.Decimal, fractions.Fraction) and isinstance(data, int | float)):
+    if isinstance(data, str) or (kind.__name__ in ("Decimal", "Fraction") and isinstance(data, int | float)):
         return kind(str(data))
     raise TypeError(data)
 

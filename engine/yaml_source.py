@@ -69,7 +69,7 @@ _SAYS = {
     "E_YAML_MERGE": ("merges (<<) are not allowed", "", "write the keys out where they are needed"),
     "E_YAML_KEY": ("a key must be text", "text", "put quotes around it"),
     "E_YAML_DUPLICATE_KEY": ("a key is written twice", "each key once", "remove or rename one of the two"),
-    "E_FIELD_RANGE": ("the number is out of range", "finite numbers, integers from -2^63 to 2^63-1", ""),
+    "E_FIELD_RANGE": ("the number is out of range", "finite numbers, integers from -2^63 to 2^64-1", ""),
 }
 _QUOTE_TEMPLATE = 'put quotes around a template: "{{ … }}"'
 _QUOTE_TEXT = "put quotes around a text that begins with @ ` % or holds ': '"
@@ -165,10 +165,10 @@ def _spread(
 
 @lru_cache(maxsize=1024)  # small: it only helps with long lists of the same few numbers
 def _core(text: str) -> object:
-    """The value of a plain scalar in the core schema. 2**63 stands for every integer that is too long."""
+    """The value of a plain scalar in the core schema. 2**64 stands for every integer that is too long."""
     if _DECIMAL.fullmatch(text):
         # int() refuses more than 4,300 digits with an error of its own
-        return int(text) if len(text) <= 20 else 2**63
+        return int(text) if len(text) <= 21 else 2**64
     if text in _WORDS:
         return _WORDS[text]
     if _LEADING_ZERO.match(text):
@@ -181,9 +181,9 @@ def _core(text: str) -> object:
 
 
 def _in_range(value: object) -> bool:
-    """Can JSON and SQL hold it? Not NaN, infinity, or an integer beyond signed 64 bits."""
+    """Can JSON hold it? Not NaN, infinity, or an integer beyond 64 bits."""
     if isinstance(value, int):
-        return -(2**63) <= value < 2**63
+        return -(2**63) <= value < 2**64
     return not isinstance(value, float) or isfinite(value)
 
 

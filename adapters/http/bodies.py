@@ -225,7 +225,7 @@ def _no_number(word: str) -> NoReturn:
 
 def _integer(digits: str) -> int:
     value = int(digits) if len(digits) <= MAX_DIGITS else None
-    if value is None or not -(2**63) <= value < 2**63:
+    if value is None or not -(2**63) <= value < 2**64:
         raise Refused(400, "E_JSON_NUMBER", "this integer does not fit in 64 bits", found=digits)
     return value
 

@@ -318,7 +318,7 @@ TOP: list[tuple[Any, str]] = [
     ({"steps": [{"python": WORK}]}, "E_FIELD_MISSING"),
     (step(parameters={7: 1}), "E_YAML_KEY"),
     (step(parameters={"x": float("nan")}), "E_FIELD_RANGE"),
-    (step(parameters={"x": 2**63}), "E_FIELD_RANGE"),
+    (step(parameters={"x": 2**64}), "E_FIELD_RANGE"),
     (step(parameters={"x": b"bytes"}), "E_FIELD_TYPE"),
     (step(parameters={"x": "\ud800"}), "E_YAML_CHAR"),
     ([], "E_YAML_TOP"),

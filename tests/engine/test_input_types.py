@@ -9,7 +9,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence  # noqa: F401 - named in texts
 from dataclasses import dataclass
-from datetime import datetime, timedelta  # noqa: F401
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
@@ -122,10 +122,10 @@ ANNOTATIONS: list[tuple[str, str, str]] = [
     ("Any", "json", "anything"),
     ("object", "json", "anything"),
     ("Optional[Any]", "json", "anything"),
-    ("datetime", "string", "string"),
-    ("Optional[Decimal]", "string", "string or null"),
-    ("UUID", "string", "string"),
-    ("timedelta", "json", "number or string"),
+    ("datetime", "string", "datetime as text (ISO 8601)"),
+    ("Optional[Decimal]", "string", "decimal as text or null"),
+    ("UUID", "string", "UUID as text"),
+    ("timedelta", "json", "number or duration as text (ISO 8601)"),
     ("OrderedDict[str, int]", "json", "a mapping of integer"),
     ("OrderedDict", "json", "a mapping"),
     ("defaultdict[str, list[int]]", "json", "a mapping of a list of integer"),
@@ -296,6 +296,9 @@ MISFITS: list[tuple[Any, Any]] = [
     (Literal[Color.RED], "blue"),
     (Literal[Color.RED], Color.BLUE),
     (datetime, 3),
+    (datetime, "tomorrow"),
+    (UUID, "x"),
+    (timedelta, "a while"),
     (Decimal, 1.5),
     (UUID, {"hex": "0"}),
 ]
