@@ -33,7 +33,7 @@ _AS_THEY_ARE = _DATA | {bytes, bytearray, memoryview, Artifact, File, KeptFile, 
 
 def call_plain(step: Step[..., Any], arguments: dict[str, Any], context: StepContext) -> Any:
     """Call a plain function, and return its value with files in it. Blocks. Raises as `received` and `with_files`."""
-    names = to_receive(step, arguments)
+    names = to_receive(step, arguments) if step.receives else ()
     if names:
         arguments = received(step, arguments, names, context)
     args, kwargs = step.call_arguments(arguments)
@@ -59,7 +59,7 @@ async def call_async(
 
 def to_receive(step: Step[..., Any], arguments: Mapping[str, Any]) -> list[str]:
     """The names of the arguments that must become what their parameters are annotated with."""
-    return [name for name, value in arguments.items() if _must(step.receiver(name), value)] if step.receives else []
+    return [name for name, value in arguments.items() if _must(step.receiver(name), value)]
 
 
 def _must(receiver: Receiver | None, value: Any) -> bool:

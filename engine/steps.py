@@ -215,7 +215,7 @@ class Step(Alike, Generic[P, R]):
         """The parameter that takes all other keywords."""
         return next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
-    @property
+    @cached_property
     def receives(self) -> bool:
         """May arguments have to become what the parameters are annotated with?"""
         return bool(self._receivers)

@@ -99,7 +99,7 @@ def prepared_call(
 ) -> tuple[Callable[[], Any], Context]:
     """The call of an async function, and the copy of the context variables in which it must run."""
     own = _own_variables(context, variables)
-    names = to_receive(step, arguments)
+    names = to_receive(step, arguments) if step.receives else ()
     if names:
         return partial(call_async, step, arguments, names, context), own
     args, kwargs = step.call_arguments(arguments)
