@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from anyio import CancelScope, CapacityLimiter
 from anyio.abc import TaskGroup
+from anyio.to_thread import run_sync
 
+from towpath.capture import capturing
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.forks import refuse_while_importing
 from towpath.ports import Adapter, EngineStore, Listener
@@ -33,7 +44,7 @@ from towpath.adapters.process_pool import ProcessPool
 from towpath.adapters.settings import Settings, check_size, settle
 from towpath.adapters.step_executor import THREADS, Resources
 from towpath.adapters.task_group import HeldOpen, background_tasks
-from towpath.adapters.telemetry import spans_if_wanted
+from towpath.adapters.telemetry import Spans, spans_if_wanted
 
 __all__ = ["Engine", "check_store", "open_engine"]
 
@@ -51,6 +62,8 @@ def open_engine(
     servers: Sequence[str | Mapping[str, Any]] | None = None,
     workflows: str | os.PathLike[str] | None = None,
     limits: Mapping[str, int] | None = None,
+    log_prints: bool | None = None,
+    log_level: str | None = None,
     threads: int = THREADS,
     processes: int | None = None,
     lease_seconds: float = LEASE_SECONDS,
@@ -67,7 +80,8 @@ def open_engine(
 
     Args:
         store: the database, e.g. `sqlite:///towpath.db` or a file name. Default: `TOWPATH_STORE`,
-            `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`.
+            `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`. `sqlite:///:memory:` is a store for this engine
+            alone, in a temporary folder that is removed when the engine closes.
         blobs: folder of files; default `<name>-store` beside the database. Small files are in the database.
         adapter: what executes chains; `local` is this process, `temporal://host:port/namespace` are the workers
             of a Temporal server. Without a host, Temporal's profiles and `TEMPORAL_…` variables give it.
@@ -78,6 +92,9 @@ def open_engine(
         workflows: folder of ComfyUI workflow files that are not beside their chain; default `workflows`.
         limits: named limits: how many steps with `limit="gpu"` run at the same time in this process, over all runs:
             `{"gpu": 2}`. Default: `limits` of `towpath.toml`.
+        log_prints: whether what steps print is kept in their logs (default true).
+        log_level: log records from this level on, of any logger, are kept in the log of the step that made them
+            (default `INFO`).
         threads: threads for steps that are plain functions.
         processes: processes for steps with `process=True` (default: one per CPU); each starts when it is needed.
         lease_seconds: after this time without renewal another process may take over a run.
@@ -103,6 +120,9 @@ def open_engine(
         servers=servers,
         workflows=workflows,
         limits=limits,
+        log_prints=log_prints,
+        log_level=log_level,
+        memory=True,
     )
     if readonly:  # nothing is executed: neither Temporal nor ComfyUI is needed
         settings = replace(settings, adapter="local", servers=())
@@ -175,8 +195,9 @@ async def _engine(
 ) -> AsyncIterator[Engine]:
     async with (
         _entered(noting_interrupts()),
+        _placed(settings.store, settings.temporary) as store,
         open_store(
-            settings.store,
+            store,
             blobs=settings.blobs,
             durability=settings.durability,
             busy_timeout=busy_timeout,
@@ -186,8 +207,9 @@ async def _engine(
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         _threads_and_processes(threads, processes) as pool,
+        _entered(nullcontext() if readonly else capturing()),
         _adapter(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
+            _resources(opened, farm, settings, threads, spans, pool),
             settings,
             lease_seconds,
             worker,
@@ -198,6 +220,20 @@ async def _engine(
         if listener is not None:
             chosen.listeners.append(listener)
         yield Engine(opened, chosen, tasks, close)
+
+
+@asynccontextmanager
+async def _placed(store: Path, temporary: bool) -> AsyncIterator[Path]:
+    """The file of the store; for a temporary one in a folder that is removed at the end."""
+    if not temporary:
+        yield store
+        return
+    folder = await run_sync(partial(mkdtemp, prefix="towpath-"))
+    try:
+        yield Path(folder, store)
+    finally:
+        with CancelScope(shield=True):
+            await run_sync(partial(rmtree, folder, ignore_errors=True))
 
 
 @asynccontextmanager
@@ -227,6 +263,8 @@ async def open_worker(
     adapter: str | None = None,
     concurrency: int | None = None,
     limits: Mapping[str, int] | None = None,
+    log_prints: bool | None = None,
+    log_level: str | None = None,
     threads: int = THREADS,
     processes: int | None = None,
     grace: float = 30.0,
@@ -237,7 +275,14 @@ async def open_worker(
 
     `functions` are additional activities by name. Raises as `open_engine`.
     """
-    settings = settle(store, adapter=adapter, concurrency=concurrency, limits=limits)
+    settings = settle(
+        store,
+        adapter=adapter,
+        concurrency=concurrency,
+        limits=limits,
+        log_prints=log_prints,
+        log_level=log_level,
+    )
     if settings.adapter == "local":
         cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
         raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
@@ -248,8 +293,9 @@ async def open_worker(
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         _threads_and_processes(threads, processes) as pool,
+        _entered(capturing()),
         temporal_worker(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
+            _resources(opened, farm, settings, threads, spans, pool),
             settings.adapter,
             metrics_port=metrics_port,
             concurrency=settings.concurrency or CONCURRENCY,
@@ -258,6 +304,25 @@ async def open_worker(
         ) as worker,
     ):
         yield worker
+
+
+def _resources(
+    store: EngineStore,
+    farm: ComfyFarm | None,
+    settings: Settings,
+    threads: int,
+    spans: Spans | None,
+    processes: ProcessPool,
+) -> Resources:
+    return Resources(
+        store,
+        farm,
+        CapacityLimiter(threads),
+        spans=spans,
+        limits=settings.limits,
+        processes=processes,
+        kept=settings.kept,
+    )
 
 
 @asynccontextmanager

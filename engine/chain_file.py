@@ -25,9 +25,10 @@ from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, Step
 from .retry import seconds
 from .retry_rules import check_importable, exception_names
 from .secrets import secret_problems
+from .step_kinds import check_process
 from .step_options import StepOptions, attempts, check_retried, retry_policy
 from .step_references import Expressions
-from .steps import Step, check_process
+from .steps import Step
 from .yaml_source import MAX_PROBLEMS, Document, Keys, read_yaml
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ class ChainFile:
     plan: Plan
     steps: dict[str, Step[..., Any]]
     source: str
+
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
 
 
 def load_chain(path: str | os.PathLike[str], *, imports: bool = True) -> ChainFile:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import anyio
 from anyio.to_thread import run_sync
 
+from .capture import look_at_streams
 from .context import StepContext
 from .forks import OneProcess, keep_to_this_process
 from .logs import guarded_logger
@@ -107,6 +108,7 @@ def prepared_call(
 
 
 def _own_variables(context: StepContext, variables: Context) -> Context:
+    look_at_streams()
     own = variables.copy()
     own.run(context.enter)
     context.variables = own
