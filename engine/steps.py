@@ -277,15 +277,18 @@ class Step(Alike, Generic[P, R_co]):
         """The parameter that takes all other keywords."""
         return next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
-    @property
+    @cached_property
     def receives(self) -> bool:
         """May arguments have to become what the parameters are annotated with?"""
         return bool(self._receivers)
 
-    def receiver(self, name: str) -> Receiver | None:
-        """How the argument of that name becomes what its parameter is annotated with; None: it stays as it is."""
-        known = name in self.signature.parameters or name.startswith("*")
-        return self._receivers.get(name if known else self._rest)
+    def receivers_among(self, names: Iterable[str]) -> Mapping[str, Receiver]:
+        """How arguments become what their parameters are annotated with, by name; at least those of these names."""
+        found = self._receivers
+        if not self._rest or self._rest not in found:
+            return found
+        more = (n for n in names if n not in self.signature.parameters and not n.startswith("*"))
+        return found | dict.fromkeys(more, found[self._rest])
 
     @property
     def _short(self) -> str:

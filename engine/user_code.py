@@ -100,9 +100,9 @@ def prepared_call(
 ) -> tuple[Callable[[], Any], Context]:
     """The call of an async function, and the copy of the context variables in which it must run."""
     own = _own_variables(context, variables)
-    names = to_receive(step, arguments)
-    if names:
-        return partial(call_async, step, arguments, names, context), own
+    annotations = to_receive(step, arguments) if step.receives else None
+    if annotations:
+        return partial(call_async, step, arguments, annotations, context), own
     args, kwargs = step.call_arguments(arguments)
     return partial(step.function, *args, **kwargs), own
 

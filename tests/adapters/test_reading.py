@@ -108,7 +108,8 @@ def test_an_engine_that_was_never_closed_does_not_hang_a_reader(store: Path) -> 
     artifacts = asyncio.run(opened())
     began = time.monotonic()
     for artifact in artifacts:
-        for way in (artifact.bytes, artifact.__fspath__):
+        ways = (artifact.bytes, artifact.__fspath__, lambda a=artifact: asyncio.run(a.read_bytes()))
+        for way in ways:
             try:
                 way()
             except StoreFailed as error:
