@@ -453,7 +453,7 @@ IN_LIBRARIES: dict[str, Callable[[Any], Any]] = {
     "an array + it": lambda r: np.array([1]) + r,
     "it + an array": lambda r: r + np.array([1]),
     "an array by it": lambda r: np.array([1])[r],
-    "an element of an array": lambda r: operator.setitem(np.zeros(2), 0, r),
+    "an element of an array": lambda r: np.zeros(2).__setitem__(0, r),
     "an array == it": lambda r: np.array([1]) == r,
     "a number of numpy < it": lambda r: np.int64(2) < r,
     "pd.Series": pd.Series,

@@ -305,8 +305,8 @@ class Methods:
         return a
 
 
-METHODS: dict[str, Callable[[Any], Any]] = {
-    "unbound, without the object": Methods.method,  # type: ignore[call-arg]
+METHODS: dict[str, Any] = {
+    "unbound, without the object": Methods.method,
     "unbound, with the object": lambda x: Methods.method(Methods(), x),
     "unbound, mapped": lambda x: Methods.method.map([1]),
     "a plain method, unbound": step(Times.method),
