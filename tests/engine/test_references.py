@@ -29,11 +29,11 @@ import msgspec
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]
 import pydantic
 import pytest
 from PIL import Image
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression  # type: ignore[import-untyped]
 
 from towpath import ChainInvalid, chain, step
 from towpath.tracing import Ref, is_reference
