@@ -193,6 +193,7 @@ async def test_what_works_as_a_function_works_as_a_step(tmp_path: Path) -> None:
 
 def test_a_step_with_a_given_name_belongs_to_the_module_that_made_it() -> None:
     """Not to the module of functools, nor to that of the class: another process imports this one, and finds it."""
+    made: Any
     for made in (functools.partial(added, b=5), Times(3), str.upper, operator.itemgetter(0).__class__.__repr__):
         assert step(made, name="of_mine").name == f"{__name__}:of_mine"
     assert step(functools.partial(added, b=5), name="documented").description == "Adds."
@@ -208,6 +209,7 @@ def test_partials_keep_the_annotations_of_their_function() -> None:
         def __call__(self, where: str, key: Secret[str]) -> str:
             return where
 
+    made: Any
     for made in (functools.partial(opened, "here"), Opens(), functools.partial(Opens(), "here")):
         assert step(made, name="opens").secrets == {"key"}
     assert step(functools.partial(opened, "here"), name="opens").secrets_among(["key", "where"]) == {"key"}
