@@ -60,7 +60,7 @@ class Arguments:
         lengths: dict[str, int] = {}
         for name, binding in columns_of(step.foreach).items():
             place = Place(step=step.id, field=f"foreach.{name}" if name else "foreach")
-            known = pairs if _is_paired(binding, step) else None
+            known = pairs if not name or _is_paired(binding, step) else None
             lengths[name] = _length(self._list(step, name, binding), place) if known is None else known
         check_lengths(lengths, Place(step=step.id, field="foreach"))
         return next(iter(lengths.values()))

@@ -6,7 +6,8 @@ import inspect
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import get_type_hints
 
 import pytest
 
@@ -34,6 +35,21 @@ def test_nothing_public_is_missing_from_all() -> None:
     """Every name without an underscore that is no module of ours is in `__all__`."""
     public = {n for n, v in vars(towpath).items() if not n.startswith("_") and not inspect.ismodule(v)}
     assert public - {"annotations", "TYPE_CHECKING"} <= set(towpath.__all__)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """It is read when somebody asks for it."""
+    assert towpath.__version__ == version("towpath")
+    assert python("import sys, towpath; print('importlib.metadata' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("kind", [towpath.Engine, towpath.RunHandle, towpath.Step, towpath.Chain], ids=str)
+def test_the_hints_of_public_methods_can_be_read(kind: type) -> None:
+    """`typing.get_type_hints` needs the names that annotations use."""
+    methods = [value for name, value in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+    assert methods
+    for method in methods:
+        assert isinstance(get_type_hints(method), dict)
 
 
 def test_an_unknown_name() -> None:
