@@ -145,6 +145,8 @@ class RunFigures:
 
     def progress_of(self, step: StepFigures) -> tuple[float, float | None]:
         """What is done of how much; a mapped step counts items, and the parts of items that report."""
+        if step.items is None and step.status is StepStatus.COMPLETED:
+            return 0, None  # the last report of a step that is done says nothing
         if step.items is None:
             return self.reported.get((step.id, None), (0, None))
         parts = (self.reported.get((step.id, item), (0, None)) for item in list(step.running))
