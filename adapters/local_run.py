@@ -81,7 +81,7 @@ class LocalRun:
         self.id = run.id
         self.plan: Plan = run.plan
         self.lease = lease
-        self.ledger = Ledger(run.plan, store.files, run.inputs)
+        self.ledger = Ledger(run.plan, store.files, run.inputs, run.label)
         self.status = run.status
         self.reason = ""
         self.error: ErrorInfo | None = run.error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -31,6 +33,12 @@ def size_text(size: int) -> str:
         if scaled < 1000:
             return f"{scaled:.1f} {unit}"
     return f"{scaled / 1000:.1f} TB"
+
+
+def label_text(name: str | None, tags: Mapping[str, str]) -> str:
+    """The name of a run and its tags: `media-12  client=x urgent`."""
+    shown = " ".join(f"{key}={value}" if value else key for key, value in tags.items())
+    return "  ".join(part for part in (name, shown) if part)
 
 
 def place(step: str | None, item: int | None = None) -> str:

@@ -19,6 +19,7 @@ from .errors import ExpressionFailed, Place, StoreFailed
 from .events import NewArtifact
 from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
 from .ports import Files, RunRow, StepRow, Store
+from .run_labels import UNLABELLED, RunLabel
 from .secrets import Secret
 from .values import STORED_VALUE, of_item, restore
 
@@ -53,9 +54,10 @@ class LedgerRow(Struct, gc=False):
 class Ledger:
     """All rows of a run, by step and item."""
 
-    def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json]) -> None:
+    def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json], label: RunLabel = UNLABELLED) -> None:
         self.plan = plan
         self.inputs = inputs
+        self.label = label
         self.changes = 0  # counts how often rows were read again
         self.has_secrets = False  # does the run have secrets? Only then are arguments searched for them
         self._files = files
@@ -225,7 +227,7 @@ class Ledger:
 
 async def restored_ledger(store: Store, recorded: RunRow) -> Ledger:
     """The ledger of a recorded run."""
-    ledger = Ledger(recorded.plan, store.files, recorded.inputs)
+    ledger = Ledger(recorded.plan, store.files, recorded.inputs, recorded.label)
     await ledger.restore(recorded)
     return ledger
 

@@ -17,6 +17,7 @@ from .input_types import fitted
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
+from .run_labels import UNLABELLED, RunLabel
 from .secrets import MARK, Secret, of_plain
 
 
@@ -48,6 +49,7 @@ async def new_run(
     reads: Reads = Reads.NOTHING,
     facts: tuple[Fact, ...] = (),
     parent_workflow_id: str | None = None,
+    label: RunLabel = UNLABELLED,
 ) -> NewRun:
     """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
 
@@ -69,13 +71,7 @@ async def new_run(
             StepEnded(row, INPUTS, None, StepStatus.COMPLETED, 1, outcome.value, files),
             *facts,
         )
-    return NewRun(
-        run_id,
-        plan,
-        outcome.value,
-        facts,
-        parent_workflow_id,
-    )
+    return NewRun(run_id, plan, outcome.value, facts, parent_workflow_id, label=label)
 
 
 def settle_inputs(plan: Plan, given: Mapping[str, Any], reads: Reads = Reads.NOTHING) -> dict[str, Any]:

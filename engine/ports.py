@@ -12,6 +12,7 @@ from .artifact import ArtifactFiles, File, KeptFile
 from .errors import TowpathError
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
+from .run_labels import UNLABELLED, RunLabel
 
 if TYPE_CHECKING:
     from .records import ArtifactRecord, Gate, PendingGate
@@ -31,6 +32,7 @@ class NewRun:
     parent_run_id: str | None = None
     regenerated_from_step_id: str | None = None
     by: str = ""
+    label: RunLabel = UNLABELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class RunRow:
     pause_requested: bool = False
     children: dict[str, str] = field(default_factory=dict)
     root: str = ""
+    label: RunLabel = UNLABELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,21 @@ class RunStatus:
     epoch: int = 0
     owned: bool = False
     cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A run that was removed, with `runs`: itself and those inside it.
+
+    `bytes` is the size of the files that no other run has. Their space comes back when they are collected
+    (`towpath fsck --repair`).
+    """
+
+    id: str
+    runs: tuple[str, ...]
+    steps: int
+    files: int
+    bytes: int
 
 
 Done = Callable[[Exception | None], None]
@@ -259,6 +277,13 @@ class Requests(Protocol):
 
     async def request(self, run_id: str, kind: str, by: str = "") -> ChainStatus:
         """Request `cancel` or `pause`; returns the run's status. A run without an owner obeys at once."""
+        ...
+
+    async def remove(self, run_id: str, by: str = "") -> Removed:
+        """Delete a run that is over with all that belongs to it, the copies for people too.
+
+        Raises RunRefused: E_RUN_MISSING, E_RUN_ACTIVE, E_RUN_INSIDE.
+        """
         ...
 
     async def requests(self, run_ids: Sequence[str]) -> list[Request]:

@@ -31,6 +31,16 @@ class Run:
         self._ledger = ledger
         self._resume = resume
 
+    @property
+    def name(self) -> str | None:
+        """The name that the run was given; None without one. Several runs may have the same name."""
+        return self._ledger.label.name
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the run was given."""
+        return dict(self._ledger.label.tags)
+
     async def resume(self) -> Run:
         """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
         if self._resume is None:

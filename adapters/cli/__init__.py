@@ -36,6 +36,7 @@ _VERBS = {
     "edit": ("decisions", "Replace a file by a new version of it."),
     "pause": ("control", "Stop starting new steps of a run."),
     "cancel": ("control", "Cancel a run."),
+    "rm": ("control", "Remove runs that are over."),
     "serve": ("server", "Start the server: pages and HTTP API."),
     "keys": ("server", "Add, list and revoke keys of the server."),
     "servers": ("comfyui", "List the ComfyUI servers and their state."),

@@ -47,6 +47,12 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def label_options(command: F) -> F:
+    """`--name` and `--tag` of a new run."""
+    tag = click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="A tag of the run. Repeatable.")
+    return click.option("--name", help="A name for the run, to find it again.")(tag(command))
+
+
 def import_option(command: F) -> F:
     """`--import MODULE`."""
     about = "Import a module or .py file with steps. Repeatable."

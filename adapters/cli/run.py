@@ -19,6 +19,7 @@ from towpath.model import ChainStatus, InputSpec, Plan
 from towpath.ports import RunRow
 from towpath.records import ChainRecord
 from towpath.run import Run
+from towpath.run_labels import label_of, tags_written
 from towpath.secrets import Secret
 
 from . import INTERRUPTED, print_error
@@ -29,6 +30,7 @@ from .options import (
     import_option,
     interruptible,
     json_option,
+    label_options,
     parse_inputs,
     run_async,
     store_option,
@@ -105,6 +107,7 @@ async def _watched(
 @click.argument("file")
 @click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="A chain input; @PATH for a file.")
 @click.option("--run-id", help="Id of the run. A run with this id is continued.")
+@label_options
 @click.option("--wait/--no-wait", default=None, help="Wait for approvals. Default: only on a terminal.")
 @click.option("--durability", type=click.Choice(["full", "normal"]), help="normal: safe against kills, not power cuts.")
 @import_option
@@ -119,6 +122,7 @@ def run_verb(
     modules: tuple[str, ...],
     store: str | None,
     as_json: bool,
+    **label: Any,
 ) -> int:
     """Run a chain. FILE is a YAML file, a Python file or module, or one of its chains: file.py:chain, module:chain.
 
@@ -128,9 +132,10 @@ def run_verb(
     chain = load_runnable(file)
     inputs = typed_inputs(chain.plan, parse_inputs(pairs))
     waits = sys.stdout.isatty() if wait is None else wait
+    named = label_of(label["name"], tags_written(label["tags"]))
 
     async def work(engine: Engine) -> Run:
-        return await engine.run(chain, run_id=run_id, wait=waits, inputs=inputs)
+        return await engine.run(chain, run_id=run_id, wait=waits, inputs=inputs, name=named)
 
     with during_a_run():
         return run_async(_watched, store, chain.plan, work, as_json, run_id=run_id, durability=durability)
@@ -215,6 +220,7 @@ def _import_from(plan: Plan) -> None:
 @click.option("--from", "steps", metavar="STEP", multiple=True, help="Run this step again, and all that depend on it.")
 @click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="A new value for an input.")
 @click.option("--set", "changes", metavar="STEP.PARAM=VALUE", multiple=True, help="A new value for a parameter.")
+@label_options
 @click.option("--wait/--no-wait", default=False, help="Wait for approvals.")
 @import_option
 @store_option
@@ -228,11 +234,14 @@ def rerun_verb(
     modules: tuple[str, ...],
     store: str | None,
     as_json: bool,
+    **label: Any,
 ) -> int:
-    """Make a new run of RUN: completed steps are reused, all others run."""
+    """Make a new run of RUN: completed steps are reused, all others run. It keeps the name and the tags of RUN."""
     import_modules(modules)
+    label["tags"] = tags_written(label["tags"]) if label["tags"] else None
+    given, changed = parse_inputs(pairs), parse_inputs(changes)
     with during_a_run():
-        return run_async(_rerun, store, run, steps, parse_inputs(pairs), parse_inputs(changes), wait, as_json)
+        return run_async(_rerun, store, run, steps, given, changed, wait, as_json, **label)
 
 
 async def _rerun(
@@ -243,6 +252,7 @@ async def _rerun(
     changes: dict[str, str],
     wait: bool,
     as_json: bool,
+    **label: Any,
 ) -> int:
     async with open_engine(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
@@ -252,7 +262,7 @@ async def _rerun(
     parameters = {name: json_or_text(text) for name, text in changes.items()}
 
     async def work(engine: Engine) -> Run:
-        return await engine.rerun(run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait)
+        return await engine.rerun(run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait, **label)
 
     return await _watched(store, plan, work, as_json)
 

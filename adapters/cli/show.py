@@ -11,61 +11,75 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from towpath.adapters.moments import since, until
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import lasted, place, size_text
+from towpath.adapters.wording import label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
 from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
+from towpath.run_labels import tag_asked
 
 from .options import find_run, json_option, run_async, store_option
 from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
-_COLUMNS = ("run", "chain", "status", "started", "took")
 _LISTED = (
-    "id",
-    "name",
-    "status",
-    "status_reason",
-    "current_level",
-    "started_at",
-    "completed_at",
-    "error_code",
-    "error_message",
+    "id name run_name tags status status_reason current_level started_at completed_at error_code error_message".split()
 )
 
 
 @click.command("ls")
-@click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs with this status.")
+@click.option(
+    "--status", type=click.Choice([str(s) for s in ChainStatus]), multiple=True, help="Only this status. Repeatable."
+)
+@click.option("--name", help="Only runs with this in their name.")
+@click.option("--chain", help="Only runs of this chain.")
+@click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="Only runs with this tag. Repeatable.")
+@click.option("--since", metavar="WHEN", help="Only runs started since: 12h, 2d, 2026-11-01, 2026-11-01T08:30.")
+@click.option("--until", metavar="WHEN", help="Only runs started until then; a day is included.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many runs.")
 @click.option("--inner", is_flag=True, help="Also runs that are inside a step of another run.")
 @store_option
 @json_option
-def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+def ls_verb(status: tuple[str, ...], limit: int, inner: bool, store: str | None, as_json: bool, **asked: Any) -> int:
     """List runs, newest first."""
-    return run_async(_ls, status, limit, inner, store, as_json)
+    filters = {
+        "run_name": asked["name"],
+        "chain": asked["chain"],
+        "tags": dict(map(tag_asked, asked["tags"])),
+        "since": None if asked["since"] is None else since(asked["since"]),
+        "until": None if asked["until"] is None else until(asked["until"]),
+    }
+    return run_async(_ls, status, limit, inner, store, as_json, filters)
 
 
-async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+async def _ls(
+    status: tuple[str, ...], limit: int, inner: bool, store: str | None, as_json: bool, filters: dict[str, Any]
+) -> int:
     async with open_engine(store, readonly=True) as engine:
-        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
+        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False, **filters)
     if as_json:
         print_json([{name: row[name] for name in _LISTED} for row in rows])
         return 0
     console = terminal()
     if not rows:
-        console.print("no runs yet; start one with: towpath run FILE")
+        matches = "no run matches" if status or any(filters.values()) else ""
+        console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
-    print_list(console, _COLUMNS, [_listed(row, console) for row in rows], cut=("chain",))
+    labelled = any(row["run_name"] or row["tags"] for row in rows)
+    columns = ("run", *(["name"] if labelled else []), "chain", "status", "started", "took")
+    cut = ("chain", *(["name"] if labelled else []))
+    print_list(console, columns, [_listed(row, console, labelled) for row in rows], cut=cut)
     return 0
 
 
-def _listed(row: Any, console: Console) -> Row:
+def _listed(row: Any, console: Console, labelled: bool) -> Row:
     status = ChainStatus(row["status"])
     cells = (
         id_words(row["id"], console),
+        *([words(label_text(row["run_name"], row["tags"]))] if labelled else []),
         words(row["name"]),
         Text(status, style=CHAIN_STYLE[status]),
         words(when(row["started_at"], short=is_narrow(console))),
@@ -122,6 +136,8 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
     console.print(words(f"run {run.id}", "dim"))
     console.print(words(f"started {when(chain['started_at'])}, took {took}", "dim"))
+    if run.name or run.tags:
+        console.print(words(label_text(run.name, run.tags)))
     if run.error is not None and not any(step.error for step in run.steps):  # else it is one of theirs
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}

@@ -141,6 +141,8 @@ def run_json(run: Run) -> dict[str, Any]:
     """A run as JSON data."""
     return {
         "id": run.id,
+        "name": run.name,
+        "tags": run.tags,
         "chain": run.plan.name,
         "status": run.status,
         "reason": run.reason or None,

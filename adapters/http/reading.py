@@ -6,7 +6,7 @@ shown of them is decided by `responses` and by the pages.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +125,11 @@ async def _chain(session: Session, run_id: str) -> Record:
     return chain
 
 
-async def outer_runs(records: ServerRecords, *, status: str, text: str, after: Cursor | None, limit: int) -> Rows:
-    """Runs that are not inside a step of another run, newest first; `status` "" is any status."""
-    conditions = [Condition("inner", "eq", False)]
-    if status:
-        conditions.append(Condition("status", "eq", (status,)))
+async def outer_runs(
+    records: ServerRecords, filters: Iterable[tuple[str, str, Any]], *, text: str, after: Cursor | None, limit: int
+) -> Rows:
+    """Runs that are not inside a step of another run, newest first. A filter is a field, an operator and a value."""
+    conditions = [Condition("inner", "eq", False), *(Condition(*one) for one in filters)]
     return await records.page("chains", Page(conditions, search=text, after=after, limit=limit))
 
 

@@ -31,7 +31,7 @@ class ResponseModel(Struct, frozen=True, kw_only=True):
 
 
 class ChainRow(ResponseModel, frozen=True, kw_only=True):
-    """A run of a chain."""
+    """A run of a chain. `name` is the name of the chain, `run_name` the one that the run was given."""
 
     id: str
     name: str
@@ -48,6 +48,8 @@ class ChainRow(ResponseModel, frozen=True, kw_only=True):
     parent_workflow_id: str | None = None
     created_at: int = 0
     updated_at: int = 0
+    run_name: str | None = None
+    tags: dict[str, str] = {}
 
 
 class ArtifactOut(ResponseModel, frozen=True, kw_only=True):
@@ -341,6 +343,14 @@ class Deleted(ResponseModel, frozen=True, kw_only=True):
 
     id: str
     deleted: bool
+
+
+class RemovedOut(Deleted, frozen=True, kw_only=True):
+    """A run that was deleted. `bytes` are those of files that no other run has: they are collected later."""
+
+    steps: int
+    files: int
+    bytes: int
 
 
 class PageOut(ResponseModel, frozen=True, kw_only=True):

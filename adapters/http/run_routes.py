@@ -9,7 +9,6 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 
 from . import reading
@@ -26,10 +25,10 @@ from .responses import (
     ChainOut,
     ChainRow,
     Definition,
-    Deleted,
     Event,
     Log,
     PageOut,
+    RemovedOut,
     RequestedOut,
     Started,
     WorkflowOut,
@@ -73,12 +72,8 @@ async def get_definition(request: Request) -> Response:
 
 
 async def delete_chain(request: Request) -> Response:
-    run_id = id_of(request)
-    engine = engine_of(request)
-    row = existing(await engine.get_chain(run_id), "run")
-    if not ChainStatus(row["status"]).final:
-        raise RunRefused("E_RUN_ACTIVE", f"run {run_id} is {row['status']} and not over", cure="cancel it first")
-    return json_response(Deleted(id=run_id, deleted=await records_of(request).delete_chain(run_id, _by(request))))
+    gone = await engine_of(request).remove(id_of(request), by=_by(request))
+    return json_response(RemovedOut(id=gone.id, deleted=True, steps=gone.steps, files=gone.files, bytes=gone.bytes))
 
 
 async def cancel_chain(request: Request) -> Response:
@@ -227,7 +222,7 @@ ROUTES = (
         Role.ADMIN,
         delete_chain,
         "Delete a run that has ended.",
-        answer=Deleted,
+        answer=RemovedOut,
         errors=(404, 409),
     ),
     ApiRoute(

@@ -16,9 +16,9 @@ from ..schema import APPLICATION_ID, SCHEMA_VERSION, definitions, is_ours, not_o
 from .dialect import DIALECT
 
 if TYPE_CHECKING:
-    from .. import migrations
+    from . import migrations
 else:
-    migrations = Late("towpath.store.migrations")
+    migrations = Late("towpath.store.sqlite.migrations")
 
 _log = guarded_logger("towpath")
 

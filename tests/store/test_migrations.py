@@ -19,8 +19,8 @@ from tests.store.recorded_chains import RUNS
 from towpath import Engine, open_engine
 from towpath.errors import StoreFailed
 from towpath.store import fsck, init_db, open_store
-from towpath.store.migrations import STEPS
 from towpath.store.schema import OLDEST, SCHEMA_VERSION
+from towpath.store.sqlite.migrations import STEPS
 
 pytestmark = pytest.mark.anyio
 

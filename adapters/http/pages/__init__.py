@@ -34,6 +34,8 @@ PAGES: tuple[PageRoute, ...] = (
     PageRoute("POST", "/runs/{id}/pause", "operator", as_page(runs.pause)),
     PageRoute("POST", "/runs/{id}/resume", "operator", as_page(runs.resume)),
     PageRoute("POST", "/runs/{id}/rerun", "operator", as_page(runs.rerun)),
+    PageRoute("GET", "/runs/{id}/remove", "admin", as_page(runs.ask_to_remove)),
+    PageRoute("POST", "/runs/{id}/remove", "admin", as_page(runs.remove)),
     PageRoute("GET", "/artifacts", "viewer", as_page(gallery.files)),
     PageRoute("GET", "/artifacts/{id}", "viewer", as_page(files.file)),
     PageRoute("GET", "/artifacts/{id}/thumbnail", "viewer", gallery.thumbnail),

@@ -1,7 +1,6 @@
 """Migrations: what makes the tables of one schema those of the next. Forward only, each store in one transaction.
 
-Their SQL is text and never changes: it leads from one schema to the next, whatever `tables.py` says by then. It is SQL
-that SQLite and Postgres both understand.
+Their SQL is text and never changes: it leads from one schema to the next, whatever `tables.py` says by then.
 """
 
 from __future__ import annotations
