@@ -21,6 +21,7 @@ from .run_figures import RunFigures
 from .run_frame import RunFrame
 from .screen import words
 
+FRAMES = 5  # a second
 ASKED = 0.5  # seconds between two looks at what steps report, and at requests
 SHARE = 5.0  # a look that takes long is followed by a pause so many times as long
 
@@ -48,7 +49,9 @@ class Watch:
             self._lines.begin()
             self._name_run()
         elif not self._quiet:
-            self._live = Live(console=self.console, get_renderable=self._safely, refresh_per_second=8, transient=False)
+            self._live = Live(
+                console=self.console, get_renderable=self._safely, refresh_per_second=FRAMES, transient=False
+            )
             self._live.start()
         return self
 
@@ -66,13 +69,15 @@ class Watch:
 
     def on_fact(self, run_id: str, fact: Fact) -> None:
         """Listener: update the view with a recorded fact."""
-        self.run_id = self.run_id or run_id
+        if self.run_id is None:
+            self.run_id = run_id
         if self._quiet or self.run_id != run_id:
             return
-        self._heard = self._heard or isinstance(fact, StepStarted | StepReady)
+        if not self._heard:
+            self._heard = isinstance(fact, StepStarted | StepReady)
+            self._name_run()
         self.figures.take(fact)
         if self._lines is not None:
-            self._name_run()
             self._lines.tell(fact)
 
     def settle(self, run: Run) -> None:
