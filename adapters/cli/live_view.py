@@ -66,6 +66,8 @@ class Watch:
     def begin_with(self, run: RunRow) -> None:
         """The run is not new: show what is recorded of it."""
         self.figures.load(run)
+        if self._lines is not None:
+            self._lines.catch_up(silently=True)
 
     def on_fact(self, run_id: str, fact: Fact) -> None:
         """Listener: update the view with a recorded fact."""
@@ -80,8 +82,13 @@ class Watch:
         if self._lines is not None:
             self._lines.tell(fact)
 
-    def settle(self, run: Run) -> None:
+    async def settle(self, engine: Engine, run: Run) -> None:
         """The run ended or paused: the last picture shows how it stands."""
+        if not self._heard and not self._quiet:
+            with suppress(Exception):
+                self.figures.load(await engine.store.load(run.id))
+                if self._lines is not None:
+                    self._lines.catch_up()
         self.run_id = run.id
         self.figures.settle(run)
 
@@ -122,6 +129,8 @@ class Watch:
             return
         self.figures.reported = await engine.progress(run_id)
         self.figures.load(await engine.store.load(run_id))
+        if self._lines is not None:
+            self._lines.catch_up()
 
     def _name_run(self) -> None:
         if self._lines is not None and self.run_id is not None:

@@ -212,6 +212,30 @@ def test_lines_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(said) == 7
 
 
+def test_a_run_of_another_process_is_told_by_its_rows() -> None:
+    """Point 5, on Temporal: no fact is heard here."""
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("list", 0), ("render", 1)), RUN)
+    lines = watch._lines
+    assert lines is not None
+    rows = [StepRow("r1", "list", None, StepStatus.COMPLETED, 1)]
+    watch.begin_with(RunRow(RUN, watch.figures.plan, ChainStatus.RUNNING, {}, tuple(rows)))
+    for status in (StepStatus.EXECUTING, StepStatus.EXECUTING, StepStatus.FAILED):
+        rows[1:] = [StepRow("r2", "render", None, status, 1, error=ERROR if status is StepStatus.FAILED else None)]
+        watch.figures.load(RunRow(RUN, watch.figures.plan, ChainStatus.RUNNING, {}, tuple(rows)))
+        lines.catch_up()
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said == ["● render  executing", f"✗ render  failed  {ERROR.message}"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 120, 300])
+def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    seen = Seen(monkeypatch, planned(("list", 0), ("render", 1), ("a_rather_long_name_of_a_step", 2)), width=width)
+    fan_out(seen)
+    assert max(map(len, seen.lines())) <= max(width, 22)
+    assert any("12/60" in line for line in seen.lines()) or width < 40
+
+
 def test_a_silent_run_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_lines, "SILENCE", 0.05)
     console = Console(width=200, file=io.StringIO())
