@@ -22,8 +22,7 @@ from towpath.events import (
 from towpath.model import StepStatus
 
 from .run_figures import RunFigures, StepFigures
-from .run_frame import SIGNS
-from .screen import block
+from .screen import SIGNS, block
 
 SILENCE = 30.0  # seconds without a line, at most
 

@@ -80,7 +80,8 @@ async def _watched(
     """Do the work with a live view, and print the result. Ctrl-C pauses the run. `recorded` is the run so far."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
-    watch = Watch(console, plan, run_id, quiet=as_json)
+    at = f" --store {store}" if store else ""
+    watch = Watch(console, plan, run_id, quiet=as_json, at=at)
     if recorded is not None:
         watch.begin_with(recorded)
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
@@ -93,7 +94,6 @@ async def _watched(
                 result = await work(engine)
             await watch.settle(engine, result)
         if signals:
-            at = f" --store {store}" if store else ""
             named = short_id(watch.run_id, console) if watch.run_id else "last"
             console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
             return INTERRUPTED

@@ -18,23 +18,13 @@ from towpath.adapters.wording import duration
 from towpath.model import StepStatus
 
 from .run_figures import RunFigures, StepFigures
-from .screen import WIDE, cut_in_the_middle, line, short_id, words
+from .screen import SIGNS, WIDE, cut_in_the_middle, line, short_id, words
 
 MAX_STEPS = 24  # a chain with more steps is shown level by level, with the steps that matter now
 COUNTABLE = 99_999  # a larger total is shown in percent
 _MARGIN = 4  # lines of a terminal for the heading and what stands below
 _NOTE_LINES = 2  # lines of a note, and of an error
 
-SIGNS = {
-    StepStatus.QUEUED: ("·", "dim"),
-    StepStatus.EXECUTING: ("●", "cyan"),
-    StepStatus.WAITING_APPROVAL: ("✋", "yellow"),
-    StepStatus.COMPLETED: ("✓", "green"),
-    StepStatus.CACHED: ("↺", "green"),
-    StepStatus.FAILED: ("✗", "red"),
-    StepStatus.SKIPPED: ("–", "dim"),
-    StepStatus.CANCELLED: ("■", "dim"),
-}
 _URGENT = (StepStatus.FAILED, StepStatus.WAITING_APPROVAL, StepStatus.EXECUTING)
 _WORDS = {
     StepStatus.EXECUTING: "running",
@@ -65,8 +55,9 @@ class _Row:
 class RunFrame:
     """Draws the figures of a run. Rates and remaining times are those of `rich.progress`."""
 
-    def __init__(self, console: Console, figures: RunFigures) -> None:
+    def __init__(self, console: Console, figures: RunFigures, at: str = "") -> None:
         self._console = console
+        self._at = at  # ` --store …` for commands that the picture names
         self._figures = figures
         self._progress = Progress(auto_refresh=False, console=console)
         self._tasks: dict[str, TaskID] = {}
@@ -89,7 +80,7 @@ class RunFrame:
     def _below(self, message: str) -> list[tuple[str, str]]:
         """The last line is short: a terminal shows `^C` behind it, and must not wrap there."""
         gates = self._figures.gates()
-        hint = [(f"{_gates_text(gates)}; see: towpath approvals", "yellow")] if gates else []
+        hint = [(f"{_gates_text(gates)}; see: towpath approvals{self._at}", "yellow")] if gates else []
         if message:
             return [*hint, (message, "yellow"), (" ", "")]
         return hint if self._figures.ended is not None else [*hint, ("Ctrl-C pauses the run", "dim")]

@@ -13,11 +13,23 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from towpath.model import StepStatus
+
 from .streams import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
 
 PIPE_WIDTH = 200
 WIDE = 110  # columns from which whole ids leave room for the rest of a table
 ID_END = 8  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
+SIGNS = {
+    StepStatus.QUEUED: ("·", "dim"),
+    StepStatus.EXECUTING: ("●", "cyan"),
+    StepStatus.WAITING_APPROVAL: ("✋", "yellow"),
+    StepStatus.COMPLETED: ("✓", "green"),
+    StepStatus.CACHED: ("↺", "green"),
+    StepStatus.FAILED: ("✗", "red"),
+    StepStatus.SKIPPED: ("–", "dim"),
+    StepStatus.CANCELLED: ("■", "dim"),
+}
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 

@@ -91,6 +91,7 @@ def test_a_fan_out_at_200_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_progress_of_a_step_has_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """newcomer F3: elapsed time, figures, rate and the time that is left."""
     seen = Seen(monkeypatch, planned(("train", 0)))
+    assert seen.watch._frame is not None
     monkeypatch.setattr(seen.watch._frame._progress, "get_time", lambda: seen.now)
     seen.facts(ready("train"))
     for second in range(5):
