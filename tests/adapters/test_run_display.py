@@ -97,8 +97,8 @@ def test_the_progress_of_a_step_has_rate_and_remaining_time(monkeypatch: pytest.
     for second in range(5):
         seen.watch.figures.reported = {("train", None): (second * 10, 100)}
         seen.now = 100.0 + second
-        shown = seen.lines()
-    assert shown[1] == "●  train ━━━━       40/100 4.0 s 10.0/s  6.0 s left"
+        seen.lines()
+    assert seen.lines()[1] == "●  train ━━━━       40/100 4.0 s 10.0/s  6.0 s left"
 
 
 @pytest.mark.parametrize("figures", [(float("nan"), 5), (-1, 5), (9, 5), (1, float("inf")), (1, 0), (1, None)])
