@@ -117,6 +117,16 @@ def print_error(error: TowpathError, as_json: bool) -> None:
         print_json({"errors": [p.as_json() for p in error.problems]})
     else:
         print_problems(error.problems)
+        _print_source(error)
+
+
+def _print_source(error: TowpathError) -> None:
+    """For an error of a database that only `DATABASE_URL` named, say so: other programs use that variable too."""
+    named = os.environ.get("TOWPATH_STORE") or any(argument.startswith("--store") for argument in sys.argv)
+    if error.code.startswith(("E_DB_", "E_SCHEMA_")) and os.environ.get("DATABASE_URL") and not named:
+        from .screen import say  # noqa: PLC0415
+
+        say("  the store is the one of the environment variable DATABASE_URL; --store goes before it", err=True)
 
 
 def print_problems(problems: Sequence[Problem]) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 
 from towpath.adapters.wiring import Engine
 from towpath.events import Fact, StepReady, StepStarted
@@ -18,9 +18,14 @@ from towpath.run import Run
 
 from .plain_lines import PlainLines
 from .run_figures import RunFigures
-from .run_frame import RunFrame
 from .screen import words
 
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from .run_frame import RunFrame
+
+FRAMES = 5  # a second
 ASKED = 0.5  # seconds between two looks at what steps report, and at requests
 SHARE = 5.0  # a look that takes long is followed by a pause so many times as long
 
@@ -28,27 +33,40 @@ SHARE = 5.0  # a look that takes long is followed by a pause so many times as lo
 class Watch:
     """Shows one run while it runs. Use it as a context manager, with `on_fact` as the engine's listener.
 
-    Without a `run_id` it follows the first run that reports a fact; runs inside its steps start later.
+    Without a `run_id` it follows the first run that reports a fact; runs inside its steps start later. `at` is
+    ` --store …` for the commands that it names.
     """
 
-    def __init__(self, console: Console, plan: Plan, run_id: str | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, console: Console, plan: Plan, run_id: str | None = None, *, quiet: bool = False, at: str = ""
+    ) -> None:
         self.console = console
         self.run_id = run_id
         self.figures = RunFigures(plan)
         self._quiet = quiet
         self._message = ""
         self._heard = False  # of steps that start in this process: else another one works on the run
-        self._frame = RunFrame(console, self.figures)
-        self._lines = PlainLines(console, self.figures) if not quiet and not _draws(console) else None
+        self._frame: RunFrame | None = None
+        self._lines: PlainLines | None = None
         self._live: Live | None = None
+        if not quiet and _draws(console):
+            from .run_frame import RunFrame  # noqa: PLC0415 - rich.progress is needed on a terminal only
+
+            self._frame = RunFrame(console, self.figures, at)
+        elif not quiet:
+            self._lines = PlainLines(console, self.figures)
 
     def __enter__(self) -> Watch:
         self.figures.began = time.monotonic()
         if self._lines is not None:
             self._lines.begin()
             self._name_run()
-        elif not self._quiet:
-            self._live = Live(console=self.console, get_renderable=self._safely, refresh_per_second=8, transient=False)
+        elif self._frame is not None:
+            from rich.live import Live  # noqa: PLC0415
+
+            self._live = Live(
+                console=self.console, get_renderable=self._safely, refresh_per_second=FRAMES, transient=False
+            )
             self._live.start()
         return self
 
@@ -63,20 +81,29 @@ class Watch:
     def begin_with(self, run: RunRow) -> None:
         """The run is not new: show what is recorded of it."""
         self.figures.load(run)
+        if self._lines is not None:
+            self._lines.catch_up(silently=True)
 
     def on_fact(self, run_id: str, fact: Fact) -> None:
         """Listener: update the view with a recorded fact."""
-        self.run_id = self.run_id or run_id
+        if self.run_id is None:
+            self.run_id = run_id
         if self._quiet or self.run_id != run_id:
             return
-        self._heard = self._heard or isinstance(fact, StepStarted | StepReady)
+        if not self._heard:
+            self._heard = isinstance(fact, StepStarted | StepReady)
+            self._name_run()
         self.figures.take(fact)
         if self._lines is not None:
-            self._name_run()
             self._lines.tell(fact)
 
-    def settle(self, run: Run) -> None:
+    async def settle(self, engine: Engine, run: Run) -> None:
         """The run ended or paused: the last picture shows how it stands."""
+        if not self._heard and not self._quiet:
+            with suppress(Exception):
+                self.figures.load(await engine.store.load(run.id))
+                if self._lines is not None:
+                    self._lines.catch_up()
         self.run_id = run.id
         self.figures.settle(run)
 
@@ -117,6 +144,8 @@ class Watch:
             return
         self.figures.reported = await engine.progress(run_id)
         self.figures.load(await engine.store.load(run_id))
+        if self._lines is not None:
+            self._lines.catch_up()
 
     def _name_run(self) -> None:
         if self._lines is not None and self.run_id is not None:
@@ -124,6 +153,7 @@ class Watch:
 
     def _safely(self) -> RenderableType:
         """The view, or a line with the error: an exception would end the thread that draws."""
+        assert self._frame is not None, "only a terminal has a picture"
         try:
             return self._frame.draw(self.run_id or "", self._message)
         except Exception as error:

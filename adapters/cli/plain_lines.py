@@ -22,8 +22,7 @@ from towpath.events import (
 from towpath.model import StepStatus
 
 from .run_figures import RunFigures, StepFigures
-from .run_frame import SIGNS
-from .screen import block
+from .screen import SIGNS, block
 
 SILENCE = 30.0  # seconds without a line, at most
 
@@ -37,6 +36,7 @@ class PlainLines:
         self._last = time.monotonic()
         self._over = threading.Event()
         self._named = False
+        self._told: dict[str, StepStatus] = {}
 
     def begin(self) -> None:
         """From now on never be silent for long. A thread does it: a step may block the event loop."""
@@ -49,7 +49,7 @@ class PlainLines:
         """The first line, as soon as the run has an id."""
         if not self._named:
             self._named = True
-            self._print(f"{datetime.now().astimezone():%Y-%m-%d} run {run_id} of {self._figures.plan.name}", "")
+            self._print(f"run {run_id} of {self._figures.plan.name}", "", "%Y-%m-%d %H:%M:%S")
 
     def tell(self, fact: Fact) -> None:
         """A line for a fact, after the figures took it."""
@@ -65,6 +65,19 @@ class PlainLines:
             self._tell_end(fact)
         elif isinstance(fact, ChainPaused):
             self._print(f"paused: {fact.reason}", "yellow")
+
+    def catch_up(self, *, silently: bool = False) -> None:
+        """A line for each step whose state changed since the last call: for runs that other processes work on."""
+        for step in self._figures.steps.values():
+            status = step.shown_status
+            if status is None or self._told.get(step.id) is status:
+                continue
+            self._told[step.id] = status
+            if not silently:
+                sign, style = SIGNS[status]
+                count = f"{step.ended}/{step.items}" if step.items is not None else ""
+                parts = (f"{sign} {step.id}", status.replace("_", " "), count, step.error or step.reason)
+                self._print("  ".join(filter(None, parts)), style)
 
     def _tell_end(self, fact: StepEnded | StepDropped | DecisionApplied) -> None:
         if fact.item is not None and fact.status is not StepStatus.FAILED:
@@ -105,6 +118,6 @@ class PlainLines:
         waits = ["waits for an approval"] if step.shown_status is StepStatus.WAITING_APPROVAL else []
         return " ".join([step.id, ", ".join(figures + some + waits + ([duration(elapsed)] if elapsed else []))]).strip()
 
-    def _print(self, text: str, style: str) -> None:
+    def _print(self, text: str, style: str, at: str = "%H:%M:%S") -> None:
         self._last = time.monotonic()
-        self._console.print(block(f"{datetime.now().astimezone():%H:%M:%S} {text}", style))
+        self._console.print(block(f"{datetime.now().astimezone().strftime(at)} {text}", style))

@@ -10,7 +10,9 @@ from typing import Any
 import anyio
 import click
 from rich.console import Console
+from uuid_utils import uuid7
 
+from towpath.adapters.settings import settle
 from towpath.adapters.wiring import Engine, open_engine
 from towpath.chains import Chain
 from towpath.errors import FeatureMissing, RunRefused, TowpathError
@@ -78,7 +80,8 @@ async def _watched(
     """Do the work with a live view, and print the result. Ctrl-C pauses the run. `recorded` is the run so far."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
-    watch = Watch(console, plan, run_id, quiet=as_json)
+    at = f" --store {store}" if store else ""
+    watch = Watch(console, plan, run_id, quiet=as_json, at=at)
     if recorded is not None:
         watch.begin_with(recorded)
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
@@ -89,9 +92,8 @@ async def _watched(
         ):
             async with watch.following(engine):
                 result = await work(engine)
-            watch.settle(result)
+            await watch.settle(engine, result)
         if signals:
-            at = f" --store {store}" if store else ""
             named = short_id(watch.run_id, console) if watch.run_id else "last"
             console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
             return INTERRUPTED
@@ -133,12 +135,18 @@ def run_verb(
     inputs = typed_inputs(chain.plan, parse_inputs(pairs))
     waits = sys.stdout.isatty() if wait is None else wait
     named = label_of(label["name"], tags_written(label["tags"]))
+    run_id = run_id or _id_to_watch(store)
 
     async def work(engine: Engine) -> Run:
         return await engine.run(chain, run_id=run_id, wait=waits, check=False, inputs=inputs, name=named)
 
     with during_a_run():
         return run_async(_watched, store, chain.plan, work, as_json, run_id=run_id, durability=durability)
+
+
+def _id_to_watch(store: str | None) -> str | None:
+    """On Temporal other processes record what happens to a run: to be watched, its id is chosen here."""
+    return None if settle(store).adapter == "local" else str(uuid7())
 
 
 @click.command("resume")

@@ -119,17 +119,24 @@ class RunFigures:
     # ---- what happens
 
     def take(self, fact: Fact) -> None:
-        """A recorded fact of this run."""
-        if isinstance(fact, ChainPaused):
+        """A recorded fact of this run. Facts of items come by the thousand: they are first, and cheap."""
+        if isinstance(fact, StepReady | StepStarted):
+            step = self.steps.get(fact.step)
+            if step is not None:
+                _take_start(step, fact)
+        elif isinstance(fact, StepEnded | StepDropped | DecisionApplied):
+            step = self.steps.get(fact.step)
+            if step is not None:
+                _take_end(step, fact)
+        elif isinstance(fact, StepRetried) and fact.step in self.steps:
+            where = place(fact.step, fact.item)
+            self.steps[fact.step].again = f"{where}: attempt {fact.attempt} failed: {fact.error.message}"
+        elif isinstance(fact, ChainPaused):
             self.state = f"paused: {fact.reason}"
         elif isinstance(fact, ChainResumed):
             self.state = ""
         elif isinstance(fact, ChainEnded):
             self.state = str(fact.status)
-        elif isinstance(fact, StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied):
-            step = self.steps.get(fact.step)
-            if step is not None:
-                _take_step(step, fact, time.monotonic())
 
     # ---- sums
 
@@ -145,48 +152,59 @@ class RunFigures:
 
     def progress_of(self, step: StepFigures) -> tuple[float, float | None]:
         """What is done of how much; a mapped step counts items, and the parts of items that report."""
+        if step.items is None and step.status is StepStatus.COMPLETED:
+            return 0, None  # the last report of a step that is done says nothing
         if step.items is None:
             return self.reported.get((step.id, None), (0, None))
         parts = (self.reported.get((step.id, item), (0, None)) for item in list(step.running))
         return step.ended + sum(min(1, done / total) for done, total in parts if total and done > 0), step.items
 
 
-def _take_step(
-    step: StepFigures,
-    fact: StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied,
-    now: float,
-) -> None:
-    if isinstance(fact, StepRetried):
-        step.again = f"{place(fact.step, fact.item)}: attempt {fact.attempt} failed: {fact.error.message}"
+def _take_start(step: StepFigures, fact: StepReady | StepStarted) -> None:
+    if isinstance(fact, StepReady) and not fact.started:
+        if fact.item is None:
+            step.status, step.items = StepStatus.QUEUED, fact.count
         return
-    if isinstance(fact, StepReady | StepStarted):
-        begins = isinstance(fact, StepStarted) or fact.started
-        status = StepStatus.EXECUTING if begins else StepStatus.QUEUED
+    if fact.item is not None:
+        step.running.add(fact.item)
     else:
-        status = fact.status
-    if isinstance(fact, StepReady) and fact.item is None:
-        step.items = fact.count
-    _set_status(step, fact.item, status, now)
-    error = getattr(fact, "error", None)
+        step.status = StepStatus.EXECUTING
+        if isinstance(fact, StepReady):
+            step.items = fact.count
+    if step.began is None:
+        step.began = time.monotonic()
+    if step.again:
+        step.again = ""
+
+
+def _take_end(step: StepFigures, fact: StepEnded | StepDropped | DecisionApplied) -> None:
+    if step.waiting:
+        step.waiting.discard(fact.item)
+    if fact.item is not None:
+        step.running.discard(fact.item)
+        if fact.status is StepStatus.COMPLETED:
+            step.ended += 1
+            return
+    _set_status(step, fact.item, fact.status)
+    error = None if isinstance(fact, StepDropped) else fact.error
     if error is not None:
         step.error = step.error or _error_of(fact.step, fact.item, error.message)
     elif fact.item is None:
-        step.reason = getattr(fact, "reason", "")
+        step.reason = fact.reason
 
 
-def _set_status(step: StepFigures, item: int | None, status: StepStatus, now: float) -> None:
-    (step.waiting.add if status is StepStatus.WAITING_APPROVAL else step.waiting.discard)(item)
-    if status is StepStatus.EXECUTING:
-        step.began = now if step.began is None else step.began
-        step.again = ""
+def _set_status(step: StepFigures, item: int | None, status: StepStatus) -> None:
+    if status is StepStatus.WAITING_APPROVAL:
+        step.waiting.add(item)
     if item is None:
         step.status = status
         if status.final and step.began is not None:
-            step.took = now - step.began
-        return
-    (step.running.add if status is StepStatus.EXECUTING else step.running.discard)(item)
-    step.ended += status.final
-    step.failed += status is StepStatus.FAILED
+            step.took = time.monotonic() - step.began
+    elif status is StepStatus.EXECUTING:  # a person asked for it once more
+        step.running.add(item)
+    else:
+        step.ended += status.final
+        step.failed += status is StepStatus.FAILED
 
 
 def _error_of(step: str, item: int | None, message: str) -> str:

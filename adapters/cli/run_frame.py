@@ -18,23 +18,13 @@ from towpath.adapters.wording import duration
 from towpath.model import StepStatus
 
 from .run_figures import RunFigures, StepFigures
-from .screen import WIDE, line, short_id, words
+from .screen import SIGNS, WIDE, cut_in_the_middle, line, short_id, words
 
 MAX_STEPS = 24  # a chain with more steps is shown level by level, with the steps that matter now
 COUNTABLE = 99_999  # a larger total is shown in percent
 _MARGIN = 4  # lines of a terminal for the heading and what stands below
 _NOTE_LINES = 2  # lines of a note, and of an error
 
-SIGNS = {
-    StepStatus.QUEUED: ("·", "dim"),
-    StepStatus.EXECUTING: ("●", "cyan"),
-    StepStatus.WAITING_APPROVAL: ("✋", "yellow"),
-    StepStatus.COMPLETED: ("✓", "green"),
-    StepStatus.CACHED: ("↺", "green"),
-    StepStatus.FAILED: ("✗", "red"),
-    StepStatus.SKIPPED: ("–", "dim"),
-    StepStatus.CANCELLED: ("■", "dim"),
-}
 _URGENT = (StepStatus.FAILED, StepStatus.WAITING_APPROVAL, StepStatus.EXECUTING)
 _WORDS = {
     StepStatus.EXECUTING: "running",
@@ -65,8 +55,9 @@ class _Row:
 class RunFrame:
     """Draws the figures of a run. Rates and remaining times are those of `rich.progress`."""
 
-    def __init__(self, console: Console, figures: RunFigures) -> None:
+    def __init__(self, console: Console, figures: RunFigures, at: str = "") -> None:
         self._console = console
+        self._at = at  # ` --store …` for commands that the picture names
         self._figures = figures
         self._progress = Progress(auto_refresh=False, console=console)
         self._tasks: dict[str, TaskID] = {}
@@ -89,7 +80,7 @@ class RunFrame:
     def _below(self, message: str) -> list[tuple[str, str]]:
         """The last line is short: a terminal shows `^C` behind it, and must not wrap there."""
         gates = self._figures.gates()
-        hint = [(f"{_gates_text(gates)}; see: towpath approvals", "yellow")] if gates else []
+        hint = [(f"{_gates_text(gates)}; see: towpath approvals{self._at}", "yellow")] if gates else []
         if message:
             return [*hint, (message, "yellow"), (" ", "")]
         return hint if self._figures.ended is not None else [*hint, ("Ctrl-C pauses the run", "dim")]
@@ -181,21 +172,33 @@ class RunFrame:
         bar = min(20 if width >= WIDE else 10, width - fixed - name - 2)
         bar = bar if bar >= 5 and count else 0
         used = fixed + name + (bar + 1 if bar else 0)
+        widths = [level] * bool(level) + [2, name] + [bar] * bool(bar) + [count] * bool(count) + [took]
+        grid = _grid(widths)
         for row in rows:
-            grid = Table.grid(padding=(0, 1, 0, 0))
-            for column in [level] * bool(level) + [2, name] + [bar] * bool(bar) + [count] * bool(count) + [took]:
-                grid.add_column(width=column, no_wrap=True, overflow="ellipsis")
-            grid.add_column(no_wrap=True, overflow="ellipsis")
             beside = row.notes and cell_len(row.notes[0].plain) < width - used
             cells: list[RenderableType] = [Text(row.level, "dim")] if level else []
-            cells += [row.sign, row.name]
-            drawn = row.task is not None and row.task.visible
-            cells += [BarColumn(bar)(row.task) if drawn and row.task else Text()] * bool(bar)
-            cells += [_count(row.task) if row.task is not None else Text()] * bool(count)
+            cells += [row.sign, cut_in_the_middle(row.name, name)]
+            if bar:
+                cells.append(BarColumn(bar)(row.task) if row.task is not None and row.task.visible else Text())
+            if count:
+                cells.append(_count(row.task))
             grid.add_row(*cells, Text(row.took, "dim"), row.notes[0] if beside else Text())
+            below = row.notes[1:] if beside else row.notes
+            if below:
+                yield grid
+                yield from (_below_its_row(note, before + 3, width) for note in below)
+                grid = _grid(widths)
+        if grid.row_count:
             yield grid
-            for note in row.notes[1:] if beside else row.notes:
-                yield _below_its_row(note, before + 3, width)
+
+
+def _grid(widths: Sequence[int]) -> Table:
+    """Columns of these widths, and one for a note."""
+    grid = Table.grid(padding=0)  # padding costs rich more than all else
+    for width in widths:
+        grid.add_column(width=width + 1, no_wrap=True, overflow="ellipsis")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    return grid
 
 
 def _below_its_row(note: Text, indent: int, width: int) -> Text:

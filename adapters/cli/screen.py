@@ -13,11 +13,23 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from towpath.model import StepStatus
+
 from .streams import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
 
 PIPE_WIDTH = 200
 WIDE = 110  # columns from which whole ids leave room for the rest of a table
 ID_END = 8  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
+SIGNS = {
+    StepStatus.QUEUED: ("·", "dim"),
+    StepStatus.EXECUTING: ("●", "cyan"),
+    StepStatus.WAITING_APPROVAL: ("✋", "yellow"),
+    StepStatus.COMPLETED: ("✓", "green"),
+    StepStatus.CACHED: ("↺", "green"),
+    StepStatus.FAILED: ("✗", "red"),
+    StepStatus.SKIPPED: ("–", "dim"),
+    StepStatus.CANCELLED: ("■", "dim"),
+}
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 
@@ -147,7 +159,7 @@ def print_list(
     for cells, note in [*([(heading, Text())] if columns else []), *rows]:
         text = Text()
         for n, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            text += _aligned(_cut_in_the_middle(cell, width), width, right=n in aligned_right) + Text(" " * _GAP)
+            text += _aligned(cut_in_the_middle(cell, width), width, right=n in aligned_right) + Text(" " * _GAP)
         for part in _with_note(text, note, console, lines=0 if beside else note_lines):
             part.rstrip()
             console.print(part, soft_wrap=True)
@@ -176,7 +188,7 @@ def _narrow(widths: list[int], cut: Sequence[int], room: int) -> None:
         too_wide -= 1
 
 
-def _cut_in_the_middle(cell: Text, width: int) -> Text:
+def cut_in_the_middle(cell: Text, width: int) -> Text:
     """The beginning and the end of a text that is too long: ends tell names of files and items apart."""
     if cell_len(cell.plain) <= width:
         return cell

@@ -25,7 +25,6 @@ from .options import find_run, json_option, run_async, store_option
 from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
-_COLUMNS = ("run", "chain", "status", "started", "took")
 _LISTED = (
     "id name run_name tags status status_reason current_level started_at completed_at error_code error_message".split()
 )
@@ -70,13 +69,13 @@ async def _ls(
         console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
     labelled = any(row["run_name"] or row["tags"] for row in rows)
-    columns = ("run", "name", *_COLUMNS[1:]) if labelled else _COLUMNS
-    cut = ("name", "chain") if labelled else ("chain",)
-    print_list(console, columns, [_listed(row, console, labelled=labelled) for row in rows], cut=cut)
+    columns = ("run", *(["name"] if labelled else []), "chain", "status", "started", "took")
+    cut = ("chain", *(["name"] if labelled else []))
+    print_list(console, columns, [_listed(row, console, labelled) for row in rows], cut=cut)
     return 0
 
 
-def _listed(row: Any, console: Console, *, labelled: bool) -> Row:
+def _listed(row: Any, console: Console, labelled: bool) -> Row:
     status = ChainStatus(row["status"])
     cells = (
         id_words(row["id"], console),

@@ -16,8 +16,7 @@ from towpath.graph import critical_path
 from towpath.model import ChainStatus, Plan, StepStatus
 from towpath.run import Run, StepRun
 
-from .run_frame import SIGNS
-from .screen import Row, block, is_narrow, line, print_list, short_id, words
+from .screen import SIGNS, Row, block, is_narrow, line, print_list, short_id, words
 
 LONG_LIST = 24  # a step with more files than this shows the first FEW
 FEW = 5

@@ -91,13 +91,14 @@ def test_a_fan_out_at_200_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_progress_of_a_step_has_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """newcomer F3: elapsed time, figures, rate and the time that is left."""
     seen = Seen(monkeypatch, planned(("train", 0)))
+    assert seen.watch._frame is not None
     monkeypatch.setattr(seen.watch._frame._progress, "get_time", lambda: seen.now)
     seen.facts(ready("train"))
     for second in range(5):
         seen.watch.figures.reported = {("train", None): (second * 10, 100)}
         seen.now = 100.0 + second
-        shown = seen.lines()
-    assert shown[1] == "●  train ━━━━       40/100 4.0 s 10.0/s  6.0 s left"
+        seen.lines()
+    assert seen.lines()[1] == "●  train ━━━━       40/100 4.0 s 10.0/s  6.0 s left"
 
 
 @pytest.mark.parametrize("figures", [(float("nan"), 5), (-1, 5), (9, 5), (1, float("inf")), (1, 0), (1, None)])
@@ -210,6 +211,30 @@ def test_lines_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[5].startswith("… render 0.5/2, 1 running, 1 queued, ")
     assert said[6] == f"✗ render[0]  {ERROR.message}"
     assert len(said) == 7
+
+
+def test_a_run_of_another_process_is_told_by_its_rows() -> None:
+    """Point 5, on Temporal: no fact is heard here."""
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("list", 0), ("render", 1)), RUN)
+    lines = watch._lines
+    assert lines is not None
+    rows = [StepRow("r1", "list", None, StepStatus.COMPLETED, 1)]
+    watch.begin_with(RunRow(RUN, watch.figures.plan, ChainStatus.RUNNING, {}, tuple(rows)))
+    for status in (StepStatus.EXECUTING, StepStatus.EXECUTING, StepStatus.FAILED):
+        rows[1:] = [StepRow("r2", "render", None, status, 1, error=ERROR if status is StepStatus.FAILED else None)]
+        watch.figures.load(RunRow(RUN, watch.figures.plan, ChainStatus.RUNNING, {}, tuple(rows)))
+        lines.catch_up()
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said == ["● render  executing", f"✗ render  failed  {ERROR.message}"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 120, 300])
+def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    seen = Seen(monkeypatch, planned(("list", 0), ("render", 1), ("a_rather_long_name_of_a_step", 2)), width=width)
+    fan_out(seen)
+    assert max(map(len, seen.lines())) <= max(width, 22)
+    assert any("12/60" in line for line in seen.lines()) or width < 40
 
 
 def test_a_silent_run_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_ids_leave_room_on_a_narrow_terminal() -> None:
 @pytest.mark.parametrize("item", [None, 0])
 def test_a_run_that_waits_in_a_terminal_says_for_what(item: int | None) -> None:
     plan = Plan(name="c", steps=(StepPlan(id="publish", kind="python", target="m:f"),))
-    watch = Watch(Console(), plan, "run")
+    watch = Watch(Console(file=io.StringIO(), force_terminal=True), plan, "run")
     with watch:
         watch.on_fact("run", StepEnded("row", "publish", item, StepStatus.WAITING_APPROVAL))
         assert "towpath approvals" in _drawn(watch)

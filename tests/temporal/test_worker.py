@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import anyio
 import pytest
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 
 from tests.adapters.conftest import OpenEngine
 from tests.conformance import chain_steps as steps
@@ -25,12 +26,26 @@ from towpath import FeatureMissing, InputInvalid, ServerFailed, StepNotRegistere
 from towpath import open_engine as open_real_engine
 from towpath.adapters.temporal import messages, run_activities, run_driver, step_activities, workflows
 from towpath.adapters.temporal.connection import TemporalAddress, parse_address
+from towpath.adapters.temporal.failures import as_application_errors
 
 __all__ = ["folder"]
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("code", "left"), [("E_STEP_ARGUMENTS", True), ("E_STEP_NOT_REGISTERED", False)])
+async def test_an_attempt_with_other_parameters_is_left_to_another_worker(code: str, left: bool) -> None:
+    """python-trial 22: a worker with changed code does not begin the attempt. One that has the code may come."""
+
+    @as_application_errors
+    async def activity() -> None:
+        raise StepNotRegistered(code, "changed")
+
+    with pytest.raises(ApplicationError) as raised:
+        await activity()
+    assert raised.value.non_retryable is not left
 
 
 def test_S8_1_everything_that_workflows_ask_for_is_registered() -> None:
