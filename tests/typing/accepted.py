@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+import towpath
 from towpath import Artifact, Engine, Run, RunHandle, chain, load_chain, open_engine, step
 from towpath.records import ArtifactRecord, ChainRecord, Gate, ItemRecord, PendingGate, WorkflowRecord
 
@@ -65,6 +66,12 @@ async def runs(engine: Engine) -> None:
     await engine.run(many, inputs={"texts": ["a"]})
     await engine.run(load_chain("chain.yaml"), text="a", run_id="mine")
     await (await engine.get("mine")).cancel()
+
+
+def scripts() -> None:
+    assert_type(towpath.run(one, text="a", width=3), Run)
+    assert_type(towpath.run(one, store="x.db", check=False, text="a"), Run)
+    assert_type(towpath.run(load_chain("chain.yaml"), text="a", run_id="mine"), Run)
 
 
 async def rows(engine: Engine) -> None:
