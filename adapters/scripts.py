@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, cast, overload
 
 from anyio.to_thread import run_sync
 
-from towpath.adapters.settings import settle
+from towpath.adapters.settings import Settings, settle
 from towpath.adapters.wiring import open_engine
 from towpath.artifact import ArtifactFiles
 from towpath.chains import Chain
@@ -68,7 +68,8 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
     try:
         ended = asyncio.run(main())
     except KeyboardInterrupt as pressed:
-        pressed.add_note(_continuing(heard, store))
+        at = "" if store is None else f" --store {os.fspath(store)}"
+        pressed.add_note(f"interrupted: {_what_is_left(heard, settings, at)}")
         raise pressed.with_traceback(None) from None
     if failed := failure_of(ended, named.get("check", True)):
         raise failed
@@ -87,10 +88,12 @@ def _refuse_in_loop() -> None:
     )
 
 
-def _continuing(heard: list[str], store: str | os.PathLike[str] | None) -> str:
-    at = "" if store is None else f" --store {os.fspath(store)}"
-    name = heard[0] if heard else "last"
-    return f"interrupted: the run is left paused; `towpath resume {name}{at}` continues it"
+def _what_is_left(heard: list[str], settings: Settings, at: str) -> str:
+    if settings.adapter != "local":
+        return f"the workers go on with the run; `towpath ls{at}` shows it"
+    if settings.temporary or not heard:
+        return "nothing is left of the run"
+    return f"the run is left paused; `towpath resume {heard[0]}{at}` continues it"
 
 
 class _Later:
