@@ -12,7 +12,7 @@ from towpath.steps import Step, find_step, known_steps
 
 
 @contextmanager
-def replaced(fakes: Mapping[str | Step[..., Any], Callable[..., Any]]) -> Iterator[None]:
+def replaced(fakes: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     """While the block lasts, steps call the functions of `fakes` in place of their own.
 
     This holds for chains in Python and in YAML, for items of mapped steps, for steps with `process=True` (the fake runs
@@ -44,8 +44,10 @@ def _function(fake: Any) -> Callable[..., Any]:
     return fake  # type: ignore[no-any-return]
 
 
-def _meant(key: str | Step[..., Any]) -> list[Step[..., Any]]:
+def _meant(key: object) -> list[Step[..., Any]]:
     """All step objects with the name: the step itself, and its variants made by `with_options`."""
+    if not isinstance(key, str | Step):
+        raise InputInvalid("E_STEP_UNKNOWN", "a fake stands for a step, or for the name of one", found=key)
     name = key.name if isinstance(key, Step) else key if ":" in key else _whole(key)
     known = find_step(name) if not isinstance(key, Step) else key
     # Steps are not listed anywhere but by name, because that would cost each of them; a test can afford to search.
