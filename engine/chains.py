@@ -16,7 +16,7 @@ from .binding import MARKS, ZIP, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
 from .input_types import input_spec
-from .json_form import to_data
+from .json_form import has_form, to_data
 from .late import Late
 from .mapping import Columns, ItemMark
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
@@ -280,7 +280,8 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
 
 
 def _may_hold_references(value: Any) -> bool:
-    return is_reference(value) or type(value) not in _PLAIN
+    """Is it a reference, or something in which one may be: a list, or an object with fields?"""
+    return is_reference(value) or isinstance(value, list | tuple | dict) or has_form(type(value))
 
 
 class _Called(NamedTuple):

@@ -119,7 +119,7 @@ class _Attributes(_Fields):
         fields = self.fields(data, at)
         inits = {name: value for name, value in fields.items() if name in self.init_names}
         try:
-            inspect.signature(self.kind).bind(**inits)
+            self.signature.bind(**inits)
         except TypeError as error:
             missing = self.names - fields.keys()
             if missing:
@@ -132,6 +132,11 @@ class _Attributes(_Fields):
             if name not in inits:
                 object.__setattr__(value, self.attributes.get(name, name), inner)
         return value
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """How the class is called."""
+        return inspect.signature(self.kind)
 
     @cached_property
     def init_names(self) -> frozenset[str]:
