@@ -52,6 +52,12 @@ class Hurt:
             elif word == "over" and len(rest) == 2:
                 self.over[rest[0]] = rest[1]
 
+    def hear_only(self, lines: Iterable[str]) -> None:
+        """Forget what was heard, and take these lines for all that was said."""
+        self.acks.clear()
+        self.over.clear()
+        self.hear(lines)
+
     def attempts(self) -> Counter[tuple[str, str, str, int]]:
         """How often each attempt of each step really ran."""
         if not self.effects.exists():
