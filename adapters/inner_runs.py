@@ -73,6 +73,6 @@ class Inner(Protocol):
 
     async def run_inner(self, parent: Outer, work: Work) -> InnerEnd: ...
 
-    async def obey_inner(self, parent: Outer, work: Work, kind: str) -> None:
+    def obey_inner(self, parent: Outer, work: Work, kind: str) -> None:
         """Hand a cancel or a pause to the chain inside a step."""
         ...

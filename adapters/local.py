@@ -264,7 +264,7 @@ class LocalAdapter:
             return await self.run_inner(parent, work)  # cancelled since it was loaded
         return InnerEnd(run.status, _value(run.ledger, run.status), run.error, run.reason)
 
-    async def obey_inner(self, parent: Outer, work: Work, kind: str) -> None:
+    def obey_inner(self, parent: Outer, work: Work, kind: str) -> None:
         """Cancel or pause the chain inside a step. A chain that has not started obeys when it starts."""
         run = self._runs.get(parent.children.get(work.row.id, ""))
         if run is not None:

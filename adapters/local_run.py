@@ -268,7 +268,10 @@ class LocalRun:
         if not self._begun and request.kind in ("cancel", "pause"):
             self._first = self._first if self._first == "cancel" else request.kind
         elif self._tasks is not None and self._begun and not self._leaving:
-            self._tasks.start_soon(self._obey, request)  # else it stays recorded, and a later poll finds it
+            if request.kind == "pause" and not self._pausing:
+                self._pause("requested")  # now, in the runs inside steps too: no step may start before the task does
+            self._tasks.start_soon(self._obey, request)
+        # else it stays recorded, and a later poll finds it
 
     async def take_edit(self, request: Request) -> None:
         """A person replaced files of a completed row: steps that start from now on get the new version."""
@@ -284,9 +287,6 @@ class LocalRun:
             await self._abandon_waiting()
             if not self._leaving and not self._cancelled:
                 self._cancel()
-        elif request.kind == "pause":
-            if not self._pausing:
-                self._pause("requested")
         elif row is not None and row.status is StepStatus.WAITING_APPROVAL:
             if request.kind == "decision":
                 await self._obey_decision(request, row)
@@ -351,15 +351,14 @@ class LocalRun:
                 self._running.stop(work)
                 continue
             work.cancelled = True
-            if self._tasks is not None:
-                self._tasks.start_soon(self._inner.obey_inner, self, work, "cancel")
+            self._inner.obey_inner(self, work, "cancel")
 
     def _pause(self, reason: str) -> None:
         self._pausing = reason
         self._state.pause()
         for work in self.working.values():
-            if work.step.kind == "chain" and self._tasks is not None:
-                self._tasks.start_soon(self._inner.obey_inner, self, work, "pause")
+            if work.step.kind == "chain":
+                self._inner.obey_inner(self, work, "pause")
 
     # ---- commands
 

@@ -113,7 +113,7 @@ class Lock:
 
     def __enter__(self) -> None:
         self._thread.start()
-        assert self._held.wait(10)
+        assert self._held.wait(60)
 
     def __exit__(self, *_: object) -> None:
         self._free.set()

@@ -410,6 +410,42 @@ async def test_pause_while_a_step_waits_for_its_next_try(open_engine: OpenEngine
         assert await settled(engine, run) == {"naps": DONE}
 
 
+async def test_no_step_starts_after_a_pause_was_answered(open_engine: OpenEngine) -> None:
+    """Not in the runs inside steps either, although the step before it ends in the very next turn of the loop."""
+    begun, end = anyio.Event(), anyio.Event()
+
+    @step
+    async def first() -> str:
+        begun.set()
+        await end.wait()
+        return "first"
+
+    @step
+    async def second(before: str) -> str:
+        return f"second after {before}"
+
+    @chain
+    def line():
+        return second(first())
+
+    @chain
+    def middle():
+        return line()
+
+    @chain
+    def outer():
+        return middle()
+
+    async with open_engine() as engine:
+        handle = await engine.start(outer)
+        await begun.wait()
+        await handle.pause()
+        end.set()
+        with anyio.fail_after(PATIENCE):
+            assert (await handle.result()).status == "paused"
+            assert (await engine.resume(handle.id)).value == "second after first"
+
+
 async def _retried(engine: Engine, run_id: str) -> bool:
     return "StepRetried" in (await trail(engine, run_id)).get("naps", [])
 

@@ -295,7 +295,7 @@ def test_trio_is_told_what_is_missing(store: Path) -> None:
 
 @step
 async def long_work() -> int:
-    await asyncio.sleep(30)
+    await asyncio.sleep(300)
     return 1
 
 

@@ -22,7 +22,7 @@ def test_a_process_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -
 
     def slow(process: Any) -> None:
         starting.set()
-        assert stopped.wait(10)
+        assert stopped.wait(60)
         start(process)
         started.append(process)
 
@@ -31,10 +31,10 @@ def test_a_process_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -
     request = request_for(process_steps.where, {"n": 1}, context, ())
     thread = threading.Thread(target=lambda: outcomes.append(child.answer(request, context)))
     thread.start()
-    assert starting.wait(10)
+    assert starting.wait(60)
     child.stop()
     stopped.set()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(outcomes[0], StepProcessFailed)
     assert not started[0].is_alive()
 

@@ -107,8 +107,8 @@ async def row_of(engine: Engine, run: Run | str, step_id: str) -> Any:
     return await engine.get_workflow_by_step(run if isinstance(run, str) else run.id, step_id)
 
 
-async def until(check: Callable[[], Any], within: float = 20.0) -> None:
-    """Wait until `check()` is true."""
+async def until(check: Callable[[], Any], within: float = 180.0) -> None:
+    """Wait until `check()` is true. A busy machine may be slow, so it is no promise about speed."""
     with anyio.fail_after(within):
         while True:
             result = check()

@@ -244,7 +244,7 @@ def test_a_flood_of_messages(server: ComfyServer, client: Client) -> None:
     server.control(websocket_flood=10_000)
     with listen(server, "me") as socket:
         client.queue(slow(0.5), client_id="me")
-        assert kinds(events(socket)).count("progress") > 2_000
+        assert kinds(events(socket)).count("progress") > 500  # more than ten times as many as there are changes
 
 
 def test_a_server_that_holds_its_lock_answers_nothing_and_finishes(server: ComfyServer, client: Client) -> None:

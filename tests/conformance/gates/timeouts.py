@@ -32,7 +32,7 @@ async def test_H4_a_timeout_inside_a_chain_inside(open_engine: OpenEngine, folde
 
     @chain
     def inside(folder: str):
-        return steps.first_line(steps.paint(folder, "x").with_approval(timeout=0.4, timeout_action="auto_approve"))
+        return steps.first_line(steps.paint(folder, "x").with_approval(timeout=2, timeout_action="auto_approve"))
 
     @chain
     def around(folder: str):
@@ -86,9 +86,9 @@ async def test_a_skip_leaves_other_gates_alone(open_engine: OpenEngine, folder: 
 async def test_H4_a_decision_after_the_time_is_refused(open_engine: OpenEngine, folder: str, decision: str) -> None:
     """The timeout takes effect instead, at once, and is applied at the resume."""
     async with open_engine() as engine:
-        run = await engine.run(painted(timeout=0.5, on_rejected="skip"), folder=folder)
-        gate = await pending(engine, run)
-        await anyio.sleep(0.55)
+        run = await engine.run(painted(timeout=3, on_rejected="skip"), folder=folder)
+        gate = await pending(engine, run)  # it must not be over yet, on a slow machine either
+        await anyio.sleep(3.05)
 
         async def decide() -> None:
             if decision == "edit":
