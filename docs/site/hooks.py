@@ -11,6 +11,7 @@ from mkdocs.structure.files import File
 
 CODE = re.compile(r"(?<![\w#\[/`])`(E_[A-Z][A-Z0-9_]+)`(?!\])")
 LISTED = re.compile(r"^\| `(E_[A-Z0-9_]+)` \|", re.MULTILINE)
+LISTED_CODES = frozenset(LISTED.findall((Path(__file__).parents[1] / "errors.md").read_text(encoding="utf-8")))
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([^)#]+)(?:#[^)]*)?\)")
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"^<!-- not run:.*?-->\n", re.MULTILINE)
@@ -54,7 +55,7 @@ def _prose(text: str, page: str, up: str) -> str:
     if page == "errors.md":
         text = LISTED.sub(r'| <a id="\1"></a>`\1` |', text)
     elif page != "reference/python.md":
-        text = CODE.sub(rf"[`\1`]({up}errors.md#\1)", text)
+        text = CODE.sub(lambda code: f"[{code[0]}]({up}errors.md#{code[1]})" if code[1] in LISTED_CODES else code[0], text)
     inside = page.count("/")
 
     def named(link: re.Match[str]) -> str:

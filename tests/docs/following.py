@@ -149,6 +149,8 @@ def environment() -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOWPATH_", "PYTHONPATH", "PYTEST_"))}
     clean.pop("DATABASE_URL", None)
     folder = str(Path(sys.executable).parent)
+    # Starlette's test client works with the installed httpx, and warns that it prefers another one.
+    clean["PYTHONWARNINGS"] = "ignore:Using `httpx` with"
     return clean | {"PATH": f"{folder}{os.pathsep}{clean['PATH']}", "COLUMNS": "100", "NO_COLOR": "1", "MPLBACKEND": "agg"}
 
 
