@@ -14,7 +14,7 @@ LISTED = re.compile(r"^\| `(E_[A-Z0-9_]+)` \|", re.MULTILINE)
 LISTED_CODES = frozenset(LISTED.findall((Path(__file__).parents[1] / "errors.md").read_text(encoding="utf-8")))
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([^)#]+)(?:#[^)]*)?\)")
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
-NOT_RUN = re.compile(r"^<!-- not run:.*?-->\n", re.MULTILINE)
+NOT_RUN = re.compile(r"^ *<!-- not run:.*?-->\n", re.MULTILINE)
 
 
 def on_config(config: Any) -> Any:

@@ -6,9 +6,11 @@ import ast
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -27,7 +29,7 @@ from .pages import Block, blocks, read
 HOME = "/home/you/project"  # what pages show in place of the folder they are followed in
 SECONDS = 120
 # A reader installs and activates; here all that is there already.
-DONE_BEFORE = re.compile(r"(pip install|python -m pip install|python3? -m venv|\. \.venv/bin/activate|mkdir|cd) ?.*")
+DONE_BEFORE = re.compile(r"(pip install|python -m pip install|python3? -m venv|\. \.venv/bin/activate)\b.*")
 _STEP = {"id": "a", "python": "m:f"}  # stands for the steps of a chain of which a page shows another part
 _CELL = """
 import ast, asyncio, inspect, sys
@@ -114,10 +116,8 @@ class Reader:
 
     def _python(self, path: Path, text: str) -> None:
         command = [sys.executable, *(["-c", _CELL] if _awaits(text) else []), path.name]
-        done = subprocess.run(
-            command, cwd=path.parent, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-        assert done.returncode == 0, f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        code, printed = self._run(command, path.parent)
+        assert code == 0, f"ended with {code}\n{printed}"
 
     def _console(self, block: Block) -> None:
         commands, expected = session(block.text)
@@ -130,18 +130,30 @@ class Reader:
 
     def _session(self, commands: list[str]) -> list[str]:
         mark = "@@ next command"
-        lines = ["exec 2>&1"]
-        for command in commands:
-            lines += [":" if DONE_BEFORE.fullmatch(command) else command, f"_=$?; echo; echo '{mark}'; (exit $_)"]
-        script = "\n".join(line.replace("_=$?", "code=$?").replace("(exit $_)", "(exit $code)") for line in lines)
-        done = subprocess.run(
-            ["bash", "-c", script], cwd=self.folder, env=environment(), capture_output=True, text=True,
-            timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        printed = re.sub(r"bash: line \d+: +\d+ Killed .*", "Killed", done.stdout)  # on a terminal it is this word alone
-        parts = printed.replace(str(self.folder), HOME).split(f"\n{mark}\n")
-        assert len(parts) == len(commands) + 1, done.stdout + done.stderr
+        between = f"code=$?; echo; echo '{mark}'; (exit $code)"  # the next command may ask for `$?`
+        lines = [":" if DONE_BEFORE.fullmatch(command) else command for command in commands]
+        script = "".join(f"{line}\n{between}\n" for line in lines)
+        _, printed = self._run(["bash", "-c", script], self.folder)
+        printed = re.sub(r"bash: line \d+: +\d+ Killed .*", "Killed", printed)  # on a terminal it is this word alone
+        parts = printed.split(f"\n{mark}\n")
+        assert len(parts) == len(commands) + 1, printed
         return parts[:-1]
+
+    def _run(self, command: list[str], folder: Path) -> tuple[int, str]:
+        """The exit code and all output of a command; nothing that it started outlives it."""
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            printed, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end within {SECONDS} s: {command[-1]}") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return process.returncode, printed.replace(str(self.folder), HOME)
 
 
 def environment() -> dict[str, str]:
