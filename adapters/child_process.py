@@ -13,16 +13,13 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from towpath.artifact import Artifact
 from towpath.attempt import Reported
 from towpath.context import StepContext
-from towpath.errors import Place, StepProcessFailed
+from towpath.errors import Place, StepProcessFailed, TowpathError
 from towpath.forks import MAIN_GUARD, STEP_PROCESS
 from towpath.step_process import (
     Logged,
@@ -129,11 +126,15 @@ def request_for(
     arguments: dict[str, Any],
     context: StepContext,
     retry_on: tuple[str, ...],
-    copies: dict[str, Path],
 ) -> Request:
-    """The request for a call. Raises StepProcessFailed (E_STEP_PROCESS) for an argument that cannot be sent."""
+    """The request for a call. It blocks: artifacts are read for it.
+
+    Raises StepProcessFailed (E_STEP_PROCESS) for an argument that cannot be sent; StoreFailed.
+    """
     try:
-        sent = pickled(arguments, copies)
+        sent = pickled(arguments)
+    except TowpathError:
+        raise
     except Exception as error:
         cure = "pass data, files and paths, or leave out process=True"
         message = f"an argument cannot be sent to its process: {type(error).__name__}: {error}"
@@ -150,15 +151,6 @@ def request_for(
         regeneration=context.regeneration,
         folder=context.folder,
     )
-
-
-def artifacts_in(value: Any) -> Iterator[Artifact]:
-    """The artifacts in arguments."""
-    if isinstance(value, Artifact):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from artifacts_in(inner)
 
 
 def _failed(context: StepContext, message: str, cure: str) -> StepProcessFailed:

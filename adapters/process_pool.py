@@ -35,11 +35,9 @@ class ProcessPool:
         # Most programs have no such step: they need not load `multiprocessing`.
         from towpath.step_process import Returned  # noqa: PLC0415
 
-        from .child_process import ChildProcess, artifacts_in, request_for  # noqa: PLC0415
+        from .child_process import ChildProcess, request_for  # noqa: PLC0415
 
-        copies = {artifact.id: await artifact.path() for artifact in artifacts_in(arguments)}
-        prepare = partial(request_for, step, arguments, context, retry_on, copies)
-        request = await anyio.to_thread.run_sync(prepare)
+        request = await anyio.to_thread.run_sync(partial(request_for, step, arguments, context, retry_on))
         async with self._limiter:
             child = self._idle.pop() if self._idle else ChildProcess()
             try:

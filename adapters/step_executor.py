@@ -16,6 +16,7 @@ import anyio
 
 from towpath.attempt import (
     Outcome,
+    Unsaved,
     disk_failed,
     failure,
     keep_outcome,
@@ -263,7 +264,9 @@ class StepExecutor:
         work.task = own_task(call, own, None if self._spans is None else self._span(work), turn)
         return None
 
-    def outcome_now(self, work: Work, value: Any, error: BaseException | None) -> Outcome | Found | BaseException:
+    def outcome_now(
+        self, work: Work, value: Any, error: BaseException | None
+    ) -> Outcome | Found | Unsaved | BaseException:
         """The outcome of the ended function; or what it found, for `outcome_later` to make the outcome from."""
         assert work.context is not None
         if error is None and value is not None and (work.step.secret or self._functions[work.step.target].is_secret):
@@ -273,7 +276,7 @@ class StepExecutor:
             work.context.end()
         return outcome
 
-    async def outcome_later(self, work: Work, found: Found | BaseException) -> Outcome:
+    async def outcome_later(self, work: Work, found: Found | Unsaved | BaseException) -> Outcome:
         """The outcome of the ended function, after its files are kept. Raises StoreFailed if the disk failed."""
         assert work.context is not None
         try:

@@ -24,17 +24,12 @@ _log = guarded_logger("towpath")
 class Watchdog:
     """Watches one event loop from a thread of its own, as a context manager.
 
-    `steps` returns the code objects of known step functions with their names. `on_block` is called with (step name or
-    "", file:line, seconds) once per blockage, in the watching thread.
+    `steps` returns the code objects of known step functions with their names. The log says once per blockage which
+    step it is, and where.
     """
 
-    def __init__(
-        self,
-        steps: Callable[[], dict[CodeType, str]],
-        on_block: Callable[[str, str, float], None] | None = None,
-    ) -> None:
+    def __init__(self, steps: Callable[[], dict[CodeType, str]]) -> None:
         self._steps = steps
-        self._on_block = on_block or _warn
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._turned = time.monotonic()
@@ -64,29 +59,38 @@ class Watchdog:
             lag = time.monotonic() - turned - INTERVAL
             if lag >= LAG - INTERVAL and reported != turned:
                 reported = turned
-                self._on_block(*self._culprit(), lag)
+                _warn(*self._culprit(), lag)
 
-    def _culprit(self) -> tuple[str, str]:
+    def _culprit(self) -> tuple[str, str, bool]:
         frame = sys._current_frames().get(self._thread_id)
-        steps = self._steps()
-        place = ""
+        steps, popen = self._steps(), getattr(sys.modules.get("subprocess"), "Popen", None)
+        place, spawns = "", False
         while frame is not None:
             place = place or f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            spawns = spawns or (popen is not None and frame.f_code is popen.__init__.__code__)
             name = steps.get(frame.f_code)
             if name is not None:
-                return name, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                return name, f"{frame.f_code.co_filename}:{frame.f_lineno}", spawns
             frame = frame.f_back
-        return "", place
+        return "", place, spawns
 
 
-def _warn(step: str, place: str, lag: float) -> None:
+def _warn(step: str, place: str, spawns: bool, lag: float) -> None:
     if not step:  # towpath itself or other code of the program: no step can correct it
         _log.debug("the event loop is blocked at %s for %.1f s, not by a step", place, lag)
-        return
-    _log.warning(
-        "step %s blocks the event loop at %s, for %.1f s so far: no other step can run. "
-        "Make the step a plain `def` (it then runs in a thread), or await instead of blocking.",
-        step,
-        place,
-        lag,
-    )
+    elif spawns:  # asyncio and anyio start processes in the loop's thread: awaiting does not help
+        _log.warning(
+            "step %s starts a process at %s, which blocks the event loop, for %.1f s so far: no other step can run. "
+            "Give the step process=True, or make it a plain `def` that starts the process with `subprocess`.",
+            step,
+            place,
+            lag,
+        )
+    else:
+        _log.warning(
+            "step %s blocks the event loop at %s, for %.1f s so far: no other step can run. "
+            "Make the step a plain `def` (it then runs in a thread), or await instead of blocking.",
+            step,
+            place,
+            lag,
+        )

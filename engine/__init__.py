@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .chain_file import load_chain as load_chain
     from .chains import Chain as Chain
     from .chains import chain as chain
+    from .codecs import codec as codec
     from .context import StepContext as StepContext
     from .context import context as context
     from .errors import ApprovalRefused as ApprovalRefused
@@ -82,6 +83,7 @@ __all__ = [
     "TowpathError",
     "ValueRefused",
     "chain",
+    "codec",
     "context",
     "load_chain",
     "open_engine",
@@ -93,6 +95,7 @@ _HOMES = {
     "towpath.artifact": "Artifact File",
     "towpath.chain_file": "load_chain",
     "towpath.chains": "Chain chain",
+    "towpath.codecs": "codec",
     "towpath.context": "StepContext context",
     "towpath.errors": (
         "ApprovalRefused ChainFailed ChainInvalid ExpressionFailed FeatureMissing Fenced InputInvalid "

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from .model import ArtifactRow
 
+Bytes: TypeAlias = bytes  # inside `Artifact`, `bytes` is a method
+
 
 class ArtifactFiles(Protocol):
-    """Reads the bytes of artifacts; a store implements it."""
+    """Reads the bytes of artifacts; a store implements it. The async functions work in every event loop.
+
+    `read_now` and `path_now` block the calling thread, and wait for no event loop. In the thread of the loop that the
+    store was opened in they raise InputInvalid (E_SYNC_IN_LOOP).
+    """
 
     async def read_bytes(self, row: ArtifactRow) -> bytes:
         """All bytes, verified against the digest."""
@@ -25,6 +32,18 @@ class ArtifactFiles(Protocol):
         """A readable local file under the artifact's human name."""
         ...
 
+    def read_now(self, row: ArtifactRow) -> bytes:
+        """As `read_bytes`; blocks."""
+        ...
+
+    def path_now(self, row: ArtifactRow) -> Path:
+        """As `path`; blocks."""
+        ...
+
+    def for_another_process(self, row: ArtifactRow) -> ArtifactFiles:
+        """What reads this one artifact in another process of this machine. It can be pickled. Blocks."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -33,6 +52,10 @@ class Artifact:
     `name` is its logical place in what the step returned, `filename` the name for people, `size` bytes,
     `digest` the SHA-256 of the bytes in hex. Steps get artifacts as arguments; the bytes are read on
     demand and are checked against the digest.
+
+    A plain `def` step uses it like a path: `open(artifact)`, `pd.read_csv(artifact)`, `Image.open(artifact)`; or reads
+    it with `bytes()` and `text()`. These block their thread, so in the thread of the event loop they raise InputInvalid
+    (E_SYNC_IN_LOOP): there `await` the functions `read_bytes` and `path`, which work in every event loop.
     """
 
     row: ArtifactRow
@@ -71,17 +94,39 @@ class Artifact:
         """`image video audio text model` or `file`."""
         return self.row.kind
 
-    async def read_bytes(self) -> bytes:
+    def bytes(self) -> Bytes:
+        """All bytes; blocks. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT), InputInvalid (E_SYNC_IN_LOOP)."""
+        return self._files.read_now(self.row)
+
+    def text(self, encoding: str = "utf-8") -> str:
+        """All bytes as text; blocks. Raises UnicodeDecodeError, and as `bytes`."""
+        return self._files.read_now(self.row).decode(encoding)
+
+    def __fspath__(self) -> str:
+        """The path of a local copy, as `path` gives it; blocks. Raises as `bytes`."""
+        return os.fspath(self._files.path_now(self.row))
+
+    async def read_bytes(self) -> Bytes:
         """All bytes. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT)."""
         return await self._files.read_bytes(self.row)
 
-    def open(self) -> AsyncIterator[bytes]:
+    def open(self) -> AsyncIterator[Bytes]:
         """The bytes in chunks of about 1 MiB: `async for chunk in artifact.open()`."""
         return self._files.open(self.row)
 
     async def path(self) -> Path:
         """A local copy under its human name, made on demand. Editing it changes no version."""
         return await self._files.path(self.row)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process of this machine can read it too, without the engine. Blocks; raises as `bytes`."""
+        return Artifact, (self.row, self._files.for_another_process(self.row))
+
+    def __copy__(self) -> Artifact:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Artifact:
+        return self  # nothing in it can be changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -30,8 +30,9 @@ from .ports import Files
 from .redaction import redacted, redacted_end
 from .retry_rules import RetryRule
 from .secrets import MARK, sealed
+from .step_calls import may_hold_objects
 from .step_threads import earlier_attempts_end
-from .user_code import StepRaised, in_own_task
+from .user_code import StepRaised, files_kept, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, is_plain, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
@@ -58,6 +59,12 @@ class Outcome(Struct, frozen=True, gc=False):
         """The value as the row holds it: the value itself, or a reference to the artifact `value`."""
         stored = any(a.name == "value" and a.metadata == {"value": True} for a in self.artifacts)
         return {STORED_VALUE: "value"} if stored else self.value
+
+
+class Unsaved(NamedTuple):
+    """A returned value in which objects must become files before it is taken apart."""
+
+    value: object
 
 
 class Reported(Exception):
@@ -132,15 +139,17 @@ async def _tried(
 
 def outcome_now(
     value: object, error: BaseException | None, context: StepContext, rule: RetryRule | None
-) -> Outcome | Found | BaseException:
+) -> Outcome | Found | Unsaved | BaseException:
     """The outcome of a call that returned `value` or raised `error`, if nothing must be written or awaited for it.
 
-    Else what `outcome_later` makes it from: the parts of the value, or an error that may be the disk's.
+    Else what `outcome_later` makes it from: the value, its parts, or an error that may be the disk's.
     """
     if error is not None:
         return error if disk_failed(error) else failure(_told_apart(error), rule)
     if is_plain(value) and not context.saved and not context.asks_approval and fits_in_row(value):
         return Outcome(value)  # most steps
+    if may_hold_objects(value):
+        return Unsaved(value)
     try:
         parts = _parts(value, context)
         if parts.files or parts.secrets or context.saved or context.asks_approval or not fits_in_row(parts.data):
@@ -153,7 +162,7 @@ def outcome_now(
 
 
 async def outcome_later(
-    found: Found | BaseException,
+    found: Found | Unsaved | BaseException,
     context: StepContext,
     files: Files,
     new_id: Callable[[], str],
@@ -165,7 +174,8 @@ async def outcome_later(
     async def made() -> Outcome:
         if isinstance(found, BaseException):
             raise StepRaised(found)
-        return await _outcome_of(found, context, files, new_id, versions)
+        parts = _parts(await files_kept(found.value, context), context) if isinstance(found, Unsaved) else found
+        return await _outcome_of(parts, context, files, new_id, versions)
 
     return await _settled(made, files, rule)
 

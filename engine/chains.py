@@ -14,6 +14,7 @@ from .binding import MARKS, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
 from .input_types import input_spec
+from .json_form import to_data
 from .late import Late
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
 from .secrets import check_annotations, secret_problems
@@ -33,7 +34,7 @@ from .tracing import (
     user_frame,
     user_place,
 )
-from .values import MAX_DEPTH, take_apart
+from .values import MAX_DEPTH, key_text, take_apart
 
 if TYPE_CHECKING:
     from . import expressions
@@ -52,7 +53,7 @@ RESERVED_IDS = frozenset(
     ).split()
 )
 _DUNDER = re.compile(r"__.*__")
-_HOLDERS = (list, dict, tuple)
+_PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,10 @@ def chain(function: Callable[..., Any] | None = None, /, *, concurrency: int | N
     return lambda f: Chain(f, concurrency)
 
 
+def _may_hold_references(value: Any) -> bool:
+    return is_reference(value) or type(value) not in _PLAIN
+
+
 class _Called(NamedTuple):
     """What a plan needs to know of the step, or the chain inside the chain, that a node calls."""
 
@@ -305,15 +310,23 @@ class _Described:
         if isinstance(value, list | tuple):
             pairs = [self.binding(inner, place, what, depth + 1) for inner in value]
             return [b for b, _ in pairs], [d for _, ds in pairs for d in ds]
-        if isinstance(value, dict) and any(is_reference(v) or isinstance(v, _HOLDERS) for v in value.values()):
-            wrong = [key for key in value if not isinstance(key, str) or key in MARKS]
-            if wrong:
-                cure = "use other keys, of text"
-                self._problem("E_VALUE_TYPE", f"a mapping with the key {wrong[0]!r}", place, cure)
-                return None, []
-            named = {key: self.binding(inner, place, what, depth + 1) for key, inner in value.items()}
-            return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
+        if isinstance(value, dict) and any(map(_may_hold_references, value.values())):
+            return self._mapping(value, place, what, depth)
+        if type(value) not in _PLAIN and not isinstance(value, dict | str):
+            data = to_data(value)  # references may be in the fields of an object
+            if isinstance(data, dict | list):
+                return self.binding(data, place, what, depth)
         return self._literal(value, place, what), []
+
+    def _mapping(self, value: dict[Any, Any], place: Place, what: str, depth: int) -> tuple[Json, list[str]]:
+        named: dict[str, tuple[Json, list[str]]] = {}
+        for key, inner in value.items():
+            name = key_text(key)
+            if name is None or name in MARKS or name in named:
+                self._problem("E_VALUE_TYPE", f"a mapping with the key {key!r}", place, "use other keys, of text")
+                return None, []
+            named[name] = self.binding(inner, place, what, depth + 1)
+        return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
 
     def _reference(self, value: Ref[Any], place: Place) -> tuple[Json, list[str]]:
         node, keys = value._node, list(value._keys)

@@ -26,11 +26,21 @@ _current: ContextVar[StepContext] = ContextVar("towpath_step")
 
 
 def context() -> StepContext:
-    """The running step. Raises RuntimeError outside of one."""
+    """The running step. Raises RuntimeError outside of one, and in a thread that has not got the step's variables."""
     try:
         return _current.get()
     except LookupError:
-        raise RuntimeError("context() works only while a step runs in a chain") from None
+        raise RuntimeError(f"context() works only while a step runs in a chain{_cure()}") from None
+
+
+def _cure() -> str:
+    """What to do in a thread that a step has started: Python gives a new thread no context variables."""
+    if threading.current_thread() is threading.main_thread():
+        return ""
+    return (
+        "; this thread has not got the context of a step: call context() before, and hand it over, or start the "
+        "function with contextvars.copy_context().run(function), as asyncio.to_thread does"
+    )
 
 
 @contextmanager

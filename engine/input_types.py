@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -33,7 +32,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from .artifact import Artifact, File
+from .codecs import codec_for, formed
 from .errors import InputInvalid, Place, shown
+from .json_form import has_named_fields
 from .model import InputSpec, Json
 from .secrets import Secret, secret_type
 
@@ -46,7 +47,7 @@ _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.Mutabl
           collections.abc.Collection, collections.abc.Iterable, collections.abc.Iterator, collections.abc.Reversible,
           collections.abc.MutableSet, collections.deque)  # fmt: skip
 _DICTS = (collections.abc.Mapping, collections.abc.MutableMapping)
-_TEXTS = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)  # given as text
+_TEXTS = (datetime.date, datetime.time, uuid.UUID)  # given as text
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _DEPTH = 20
 # Names that a program may import only `if TYPE_CHECKING`, so that they have no value when the chain is described.
@@ -66,7 +67,7 @@ def input_spec(parameter: inspect.Parameter, function: Callable[..., Any]) -> In
         shape = "file"
     required = parameter.default is parameter.empty
     default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
-    default = default.mark if isinstance(default, Secret) else plain(default)
+    default = default.mark if isinstance(default, Secret) else formed(default)
     kind, word = _kind(shape), isinstance(shape, str) or shape is None
     # Where text is allowed too, the default would become text: a path is kept as the path of a file.
     source = os.path.abspath(parameter.default) if isinstance(parameter.default, Path) and kind != "file" else ""
@@ -87,7 +88,7 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         return Any
     function = inspect.unwrap(function)
     try:
-        return _resolved(parameter.annotation, function)
+        return resolved(parameter.annotation, function)
     except Exception as error:  # whatever evaluating the user's text raises
         message = (
             f"input {parameter.name} is not checked: its annotation {shown(parameter.annotation)} cannot be resolved"
@@ -102,7 +103,8 @@ def _hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
         return Any
 
 
-def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+def resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+    """An annotation of the function as a type. Raises NameError, or what evaluating its text raises."""
     names = {**_WELL_KNOWN, **getattr(function, "__globals__", {}), **_closed_over(function)}
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     for _ in range(_DEPTH):
@@ -125,7 +127,10 @@ class _Unimported:
 
 
 def _closed_over(function: Any) -> dict[str, Any]:
-    names, cells = getattr(getattr(function, "__code__", None), "co_freevars", ()), function.__closure__ or ()
+    names, cells = (
+        getattr(getattr(function, "__code__", None), "co_freevars", ()),
+        getattr(function, "__closure__", None) or (),
+    )
     found = {}
     for name, cell in zip(names, cells, strict=False):
         try:
@@ -194,10 +199,15 @@ def _of_class(kind: type, arguments: tuple[Any, ...], depth: int) -> Shape:
 def _one_thing(kind: type, arguments: tuple[Any, ...]) -> Shape:
     if (
         issubclass(kind, _FILES)
+        or codec_for(kind) is not None
         or kind is PathLike
         or (kind is collections.abc.AsyncIterable and arguments == (bytes,))
     ):
         return "file"
+    if issubclass(kind, datetime.timedelta):
+        return {"any_of": ["number", "string"]}
+    if issubclass(kind, decimal.Decimal):
+        return {"any_of": ["string", "number"]}
     if issubclass(kind, _TEXTS):
         return "string"
     return next((name for base, name in _BASES.items() if issubclass(kind, base)), None)
@@ -212,7 +222,7 @@ def _holder(kind: type, arguments: tuple[Any, ...], depth: int) -> Shape:
         return {"list": None}
     if kind is collections.Counter:
         return {"dict": "integer"}
-    if kind in _DICTS or issubclass(kind, dict) or dataclasses.is_dataclass(kind):
+    if kind in _DICTS or issubclass(kind, dict) or has_named_fields(kind):
         return {"dict": shape_of(arguments[1], depth + 1) if len(arguments) == 2 else None}
     return None
 

@@ -25,6 +25,8 @@ _MORE = {  # types of ComfyUI's files that are not in every system's table
     ".obj": "model/obj",
     ".stl": "model/stl",
     ".ply": "model/ply",
+    ".parquet": "application/vnd.apache.parquet",
+    ".npy": "application/x-npy",
 }
 
 _EXTENSIONS = {

@@ -8,8 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from anyio.to_thread import run_sync
+
 from .artifact import Artifact, File
 from .attempt import keep_outcome
+from .codecs import files_saved
 from .context import StepContext
 from .errors import FeatureMissing, InputInvalid, Place
 from .events import Fact, StepEnded, StepReady
@@ -31,6 +34,7 @@ class Reads(Enum):
     ANYTHING = "anything"  # a script or the command line: its user can read the files anyway
 
 
+_PLAIN = frozenset({type(None), bool, int, float, str, Secret})
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -58,9 +62,12 @@ async def new_run(
         FeatureMissing: E_FEATURE_MISSING. ValueRefused, StoreFailed for a file that cannot be kept.
     """
     refuse_unbuilt(plan)
-    values = settle_inputs(plan, given, reads)
-    context = StepContext(run_id, INPUTS, None, 1)
-    outcome = await keep_outcome(values, context, store.files, store.new_id, {})
+    context = StepContext(run_id, INPUTS, None, 1, store.files.folder / "work")
+    try:
+        values = settle_inputs(plan, await _with_files(given, context), reads)
+        outcome = await keep_outcome(values, context, store.files, store.new_id, {})
+    finally:
+        context.end()
     row = store.new_id()
     files = tuple(a for a in outcome.artifacts if a.metadata != {"value": True})
     if files:
@@ -76,6 +83,14 @@ async def new_run(
         facts,
         parent_workflow_id,
     )
+
+
+async def _with_files(given: Mapping[str, Any], context: StepContext) -> Mapping[str, Any]:
+    """The given values, with files for objects that have a codec; these are written in a thread."""
+    if all(type(value) in _PLAIN for value in given.values()):
+        return given
+    named: Mapping[str, Any] = await run_sync(files_saved, dict(given), lambda: context.work_folder)
+    return named
 
 
 def settle_inputs(plan: Plan, given: Mapping[str, Any], reads: Reads = Reads.NOTHING) -> dict[str, Any]:

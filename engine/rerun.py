@@ -80,6 +80,7 @@ def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[st
     Raises InputInvalid: E_PARAMETER, E_SECRET_PLACE for a parameter that takes a secret.
     """
     known = _known_parameters(step)
+    result: dict[str, Json] = {}
     for name, value in given.items():
         if known is not None and name not in known:
             allowed = " ".join(sorted(known)) or "no parameters"
@@ -88,10 +89,11 @@ def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[st
                 "E_PARAMETER", "the step has no such parameter", place=place, found=name, allowed=allowed
             )
         _refuse_secret(step, name)
-        size = len(msgspec.json.encode(_plain(value, step.id, name, "edit the artifact instead")))
+        result[name] = _plain(value, step.id, name, "edit the artifact instead")
+        size = len(msgspec.json.encode(result[name]))
         if size > INLINE_VALUE:
             raise InputInvalid("E_PARAMETER", "the parameter is too large", found=f"{size} bytes", allowed="64 KiB")
-    return dict(given)
+    return result
 
 
 def _refuse_secret(step: StepPlan, name: str) -> None:
@@ -117,7 +119,7 @@ def _known_parameters(step: StepPlan) -> frozenset[str] | None:
 
 def _plain(value: Any, step_id: str, name: str, instead: str) -> Json:
     """The value as data. Raises InputInvalid (E_PARAMETER) for a file, ValueRefused (E_VALUE_TYPE)."""
-    data, files = take_apart(value, Place(step=step_id, field=name))
+    data, files = take_apart(value, Place(step=step_id, field=name), "the parameter")
     if files:
         raise InputInvalid("E_PARAMETER", f"a file cannot be a parameter; {instead}", found=name)
     return data

@@ -1,12 +1,11 @@
 """What runs in a process of its own: the functions of steps with `process=True`, one call at a time.
 
 The parent (`adapters/process_pool.py`) sends a `Request`; the answers are messages, the last of them `Returned` or
-`Raised`. Both sides use pickle: they are the same program. Artifacts travel as the path of a copy, never as bytes.
+`Raised`. Both sides use pickle: they are the same program. Of an artifact only the way to its bytes is sent.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import multiprocessing
@@ -15,26 +14,23 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from .artifact import Artifact
 from .attempt import failure
 from .context import StepContext
-from .errors import StepProcessFailed, StoreFailed
+from .errors import StepProcessFailed
 from .forks import OneProcess, main_is_imported
 from .logs import step_logger
-from .model import ArtifactRow, ErrorInfo
+from .model import ErrorInfo
 from .redaction import without_secrets
 from .retry_rules import RetryRule
 from .secrets import Secret
+from .step_calls import call_plain
 from .steps import Step, find_step
 from .values import NewFile
-
-_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,52 +84,19 @@ class Raised:
     retryable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CopiedFile:
-    """The bytes of an artifact in a child process: a copy, which the parent has made. Implements `ArtifactFiles`."""
-
-    copy: Path
-
-    async def read_bytes(self, row: ArtifactRow) -> bytes:
-        """All bytes, verified. Raises StoreFailed (E_BLOB_CORRUPT) if the copy was changed."""
-        data = self.copy.read_bytes()
-        if hashlib.sha256(data).hexdigest() != row.digest:
-            raise StoreFailed("E_BLOB_CORRUPT", f"the copy of {row.filename} is not what the store has")
-        return data
-
-    async def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
-        """The bytes in chunks, verified at the end."""
-        digest = hashlib.sha256()
-        with self.copy.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                yield chunk
-        if digest.hexdigest() != row.digest:
-            raise StoreFailed("E_BLOB_CORRUPT", f"the copy of {row.filename} is not what the store has")
-
-    async def path(self, row: ArtifactRow) -> Path:
-        return self.copy
-
-
 class _Pickler(pickle.Pickler):
-    """Pickles artifacts as the paths of their copies, and secrets, which no other pickler may."""
-
-    def __init__(self, file: io.BytesIO, copies: dict[str, Path]) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._copies = copies
+    """Pickles secrets, which no other pickler may."""
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is Secret:
             return Secret, (value.reveal(),)
-        if type(value) is Artifact and value.row.id in self._copies:
-            return Artifact, (value.row, CopiedFile(self._copies[value.row.id]))
         return NotImplemented
 
 
-def pickled(value: Any, copies: dict[str, Path] | None = None) -> bytes:
-    """A value for the other process. `copies` are the paths of artifacts by id."""
+def pickled(value: Any) -> bytes:
+    """A value for the other process. It blocks: artifacts are read for it, see `Artifact.__reduce__`."""
     file = io.BytesIO()
-    _Pickler(file, copies or {}).dump(value)
+    _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
     return file.getvalue()
 
 
@@ -236,10 +199,10 @@ def _answer(request: Request, connection: Connection) -> None:
 
 
 def _called(step: Step[..., Any], request: Request, context: ChildContext) -> bytes:
-    args, kwargs = step.call_arguments(pickle.loads(request.arguments))  # noqa: S301 - from our own parent
+    arguments = pickle.loads(request.arguments)  # noqa: S301 - from our own parent
     context.enter()
     with OneProcess():
-        value = step.function(*args, **kwargs)
+        value = call_plain(step, arguments, context)
     try:
         return pickled(Returned(value, tuple(context.saved)))
     except Exception as error:

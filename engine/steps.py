@@ -13,6 +13,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from .annotations import Receiver, receivers_of
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .secrets import check_annotations, secret_names
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
@@ -197,14 +198,31 @@ class Step(Alike, Generic[P, R]):
         """The names of the arguments that are taken as a `Secret`, also those for `**more: Secret[str]`."""
         if not self.secrets:
             return frozenset()
-        rest = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-        known = self.signature.parameters.keys() - {rest}
-        return frozenset(n for n in names if (n if n in known else rest) in self.secrets)
+        known = self.signature.parameters.keys() - {self._rest}
+        return frozenset(n for n in names if (n if n in known else self._rest) in self.secrets)
 
     @cached_property
     def is_secret(self) -> bool:
         """Is the value that it returns secret?"""
         return self.options.secret or "return" in secret_names(self.function)
+
+    @cached_property
+    def _receivers(self) -> dict[str, Receiver]:
+        return receivers_of(self.__wrapped__, self.signature)
+
+    @cached_property
+    def _rest(self) -> str:
+        """The parameter that takes all other keywords."""
+        return next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
+
+    @property
+    def receives(self) -> bool:
+        """May arguments have to become what the parameters are annotated with?"""
+        return bool(self._receivers)
+
+    def receiver(self, name: str) -> Receiver | None:
+        """How the argument of that name becomes what its parameter is annotated with; None: it stays as it is."""
+        return self._receivers.get(name if name in self.signature.parameters else self._rest)
 
     @property
     def _short(self) -> str:

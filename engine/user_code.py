@@ -17,10 +17,12 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
+from anyio.to_thread import run_sync
 
 from .context import StepContext
 from .forks import OneProcess, keep_to_this_process
 from .logs import guarded_logger
+from .step_calls import call_async, call_plain, may_hold_objects, to_receive, with_files
 from .step_threads import in_step_thread
 from .steps import Step
 
@@ -61,26 +63,50 @@ async def call_step(
         StepRaised: whatever the function raised, `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` too.
     """
     keep_to_this_process(asyncio.get_running_loop())
-    call, own = prepared_call(step, arguments, context, copy_context() if variables is None else variables)
+    variables = copy_context() if variables is None else variables
     entered = around or nullcontext()
     if step.is_async:
-        return await in_own_task(call, own, entered)
+        return await files_kept(
+            await in_own_task(*prepared_call(step, arguments, context, variables), entered), context
+        )
+    call, own = partial(call_plain, step, arguments, context), _own_variables(context, variables)
     async with limiter or nullcontext():
         value, error = await in_step_thread(lambda: own.run(_called, call, entered), context)
     if error is not None:
         raise StepRaised(error)
-    return await in_own_task(lambda: value, own) if inspect.isawaitable(value) else value
+    if inspect.isawaitable(value):
+        return await files_kept(await in_own_task(lambda: value, own), context)
+    return value
+
+
+async def files_kept(value: Any, context: StepContext) -> Any:
+    """What an async function returned, with files for objects that have a codec. These are written in a thread.
+
+    Raises ValueRefused (E_CODEC).
+    """
+    if not may_hold_objects(value):
+        return value
+    variables = copy_context() if context.variables is None else context.variables.copy()
+    return await run_sync(variables.run, with_files, value, context, abandon_on_cancel=True)
 
 
 def prepared_call(
     step: Step[..., Any], arguments: dict[str, Any], context: StepContext, variables: Context
 ) -> tuple[Callable[[], Any], Context]:
-    """The call of a step's function, and the copy of the context variables in which it must run."""
+    """The call of an async function, and the copy of the context variables in which it must run."""
+    own = _own_variables(context, variables)
+    names = to_receive(step, arguments)
+    if names:
+        return partial(call_async, step, arguments, names, context), own
     args, kwargs = step.call_arguments(arguments)
+    return partial(step.function, *args, **kwargs), own
+
+
+def _own_variables(context: StepContext, variables: Context) -> Context:
     own = variables.copy()
     own.run(context.enter)
     context.variables = own
-    return partial(step.function, *args, **kwargs), own
+    return own
 
 
 class LoopTurn:

@@ -1,9 +1,9 @@
 """What a step may return, and how it is stored.
 
-A returned value is JSON data that may contain files: `bytes`, a `pathlib.Path`, an async byte stream, a `File`, or an
-`Artifact` of an earlier step. Each file is taken out and gets a name from its place (`output`, `key`, `key[i]`);
-`{"$artifact": name}` replaces it. `restore` puts artifacts back. A `Secret` becomes its mark (`secrets.py`). `str` is
-always text, never a path.
+A returned value is JSON data, or has a JSON form (`json_form.py`), and may contain files: `bytes`, a `pathlib.Path`, an
+async byte stream, a `File`, or an `Artifact` of an earlier step. Each file is taken out and gets a name from its place
+(`output`, `key`, `key[i]`); `{"$artifact": name}` replaces it. `restore` puts artifacts back. A `Secret` becomes its
+mark (`secrets.py`). `str` is always text, never a path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .artifact import Artifact, File, KeptFile, Origin
+from .codecs import codec_for
+from .cures import ALLOWED, Refused, cure_of, refused
 from .errors import Place, ValueRefused
+from .json_form import NOT_NATURAL, full_name, to_data
 from .model import Json
 from .redaction import HIDDEN
 from .secrets import MARK, NOT_KEPT, Secret
@@ -27,7 +30,7 @@ REFERENCE = "$artifact"
 STORED_VALUE = "$stored"  # in a row: the artifact of this name holds the value
 RETURNED = "the returned value"
 MAX_DEPTH = 100
-MAX_INTEGER = 2**63
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what JSON parsers of other languages read exactly
 INLINE_VALUE = 64 * 1024  # bytes of JSON that a row holds itself; larger values become the artifact `value`
 MAX_VALUE = 64 * 1024 * 1024
 
@@ -85,7 +88,7 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
 def is_plain(value: object) -> bool:
     """Is the value stored as it is, without a look at its parts? False says nothing."""
     if type(value) is int:
-        return -MAX_INTEGER <= value < MAX_INTEGER
+        return MIN_INTEGER <= value <= MAX_INTEGER
     return value is None or type(value) is bool or (type(value) is str and value.isascii())
 
 
@@ -101,10 +104,22 @@ def _all_plain(values: Sequence[Any]) -> bool:
     """Are all values stored as they are? A long list of numbers is common, and this is several times faster."""
     kinds = set(map(type, values))
     if kinds == {int}:
-        return bool(min(values) >= -MAX_INTEGER and max(values) < MAX_INTEGER)
+        return bool(min(values) >= MIN_INTEGER and max(values) <= MAX_INTEGER)
     if kinds == {float}:
         return all(map(math.isfinite, values))
     return kinds == {str} and all(map(str.isascii, values))
+
+
+def key_text(key: object) -> str | None:
+    """The key of a mapping as text: numbers, true and false as JSON writes them, dates as ISO 8601, …; else None."""
+    data = key if type(key) in (str, int, float, bool) else to_data(key)
+    if data is NOT_NATURAL and isinstance(key, str | int | float):
+        data = str.__str__(key) if isinstance(key, str) else int(key) if isinstance(key, int) else float(key)
+    if isinstance(data, str):
+        return str.__str__(data)
+    if not isinstance(data, int | float) or (isinstance(data, float) and not math.isfinite(data)):
+        return None
+    return msgspec.json.encode(data).decode()
 
 
 class _Walk:
@@ -135,7 +150,7 @@ class _Walk:
             if _all_plain(value):
                 return list(value)
             return [self.visit(v, f"{path or 'output'}[{i}]", depth + 1) for i, v in enumerate(value)]
-        return self._file(value, path)
+        return self._file(value, path) or self._natural(value, path, depth)
 
     def _text(self, value: str, path: str) -> str:
         """A plain `str` of a subclass too, without its own methods: parsers and arrays often return such text."""
@@ -150,30 +165,47 @@ class _Walk:
 
     def _integer(self, value: int, path: str) -> int:
         number = int.__index__(value)
-        if not -MAX_INTEGER <= number < MAX_INTEGER:
-            raise self._refused(path, "an integer that does not fit 64 bits", number.bit_length())
+        if not MIN_INTEGER <= number <= MAX_INTEGER:
+            found = f"{number.bit_length()} bits"
+            raise self._refused(path, "an integer that does not fit 64 bits", found, "return str(…), or a float")
         return number
 
     def _number(self, value: float, path: str) -> float:
         number = float.__float__(value)
         if not math.isfinite(number):
-            raise self._refused(path, "not a finite number", number)
+            raise self._refused(path, "not a finite number", number, cure_of(number))
         return number
 
     def _mapping(self, value: dict[Any, object], path: str, depth: int) -> Json:
         result = {}
         for key, inner in value.items():
-            if not isinstance(key, str):
-                raise self._refused(path, "a mapping with a key that is not text", key)
-            name = self._text(key, path)
+            name = self._text(key if isinstance(key, str) else self._key(key, path), path)
             if name in (REFERENCE, STORED_VALUE, MARK):
                 raise self._refused(path, "a mapping with a reserved key", name)
             if name in result:
-                raise self._refused(path, "a mapping with two keys of the same text", name)
+                cure = "make all keys texts, or return a list of pairs: list(mapping.items())"
+                raise self._refused(path, "a mapping with two keys of the same text", name, cure)
             result[name] = self.visit(inner, f"{path}.{name}" if path else name, depth + 1)
         return result
 
+    def _key(self, key: object, path: str) -> str:
+        text = key_text(key)
+        if text is None:
+            cure = "make all keys texts, or return a list of pairs: list(mapping.items())"
+            raise self._refused(path, f"a mapping with a key of type {full_name(type(key))}", key, cure)
+        return text
+
+    def _natural(self, value: object, path: str, depth: int) -> Json:
+        """What has an obvious JSON form, in that form."""
+        data = value if isinstance(value, Refused) else to_data(value)
+        if data is NOT_NATURAL:
+            data = _unsaved(value) if codec_for(type(value)) is not None else refused(value)
+        if isinstance(data, Refused):
+            raise self._refused(path, f"of type {data.type}, {data.why}", cure=data.cure, code=data.code)
+        return self.visit(data, path, depth if type(data) in (dict, list) else depth + 1)
+
     def _file(self, value: object, path: str) -> Json:
+        """The reference to a file, or the mark of a secret; None for other values."""
         name = path or "output"
         if isinstance(value, Secret):
             return self._secret(value, path)
@@ -188,28 +220,38 @@ class _Walk:
         elif isinstance(value, AsyncIterable):
             new = NewFile(name, value)
         else:
-            raise self._refused(path, "neither JSON data nor a file", type(value).__name__)
+            return None
         self.files.append(new)
         return {REFERENCE: name}
 
     def _secret(self, secret: Secret[Any], path: str) -> Json:
         if secret.mark is not None:
             return secret.mark
-        if take_apart(secret.reveal(), self.place)[1]:
+        data, files = take_apart(secret.reveal(), self.place)
+        if files:
             raise self._refused(path, "a secret with a file in it: a secret is data", "a file")
         mark: dict[str, Json] = {MARK: {}}
-        self.secrets.append((mark, secret))
+        self.secrets.append((mark, secret if data is secret.reveal() else Secret(data)))
         return mark
 
-    def _refused(self, path: str, why: str, found: object) -> ValueRefused:
+    def _refused(
+        self, path: str, why: str, found: object = "", cure: str = "", code: str = "E_VALUE_TYPE"
+    ) -> ValueRefused:
         inside = f"{path.removeprefix('output')} in {self.what}" if path and self.what != RETURNED else path
         return ValueRefused(
-            "E_VALUE_TYPE",
+            code,
             f"{inside or self.what} is {why}",
             place=self.place,
             found=found,
-            allowed="None, bool, int, float, str, list, dict with str keys; bytes, Path, async byte stream, File",
+            allowed=ALLOWED,
+            cure=cure,
         )
+
+
+def _unsaved(value: object) -> Refused:
+    """An object that has a codec, where no file can be written: in a chain's text, or as a default."""
+    why = "which is kept in a file, and no file can be written here"
+    return Refused(full_name(type(value)), why, "make it in a step, or give it to each run as an input")
 
 
 def restore(

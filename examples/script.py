@@ -33,9 +33,10 @@ def export_readings(stations: list[str]) -> list[File]:
 
 
 @step(retries=2, timeout="1m")
-async def summarise(readings: Artifact) -> dict[str, Any]:
+def summarise(readings: Artifact) -> dict[str, Any]:
     """Lowest, mean and highest temperature of one file."""
-    values = [float(row["celsius"]) for row in csv.DictReader(io.StringIO((await readings.read_bytes()).decode()))]
+    with open(readings, encoding="utf-8") as table:
+        values = [float(row["celsius"]) for row in csv.DictReader(table)]
     return {
         "station": readings.filename.removesuffix(".csv"),
         "low": min(values),

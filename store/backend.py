@@ -155,6 +155,21 @@ class Backend(Protocol):
         """The rows of one select."""
         ...
 
+    def fetch_now(self, query: Query) -> list[Row]:
+        """The rows of one select of what never changes, in any thread and with any event loop or none.
+
+        It waits for no event loop. Raises StoreFailed (E_DB_CLOSED; E_DB_FORKED in a forked child).
+        """
+        ...
+
+    def check_waiting(self) -> None:
+        """Raises InputInvalid (E_SYNC_IN_LOOP), StoreFailed (E_DB_CLOSED) if this thread cannot wait for it."""
+        ...
+
+    def is_in_loop(self) -> bool:
+        """Does the calling thread run the event loop in which the database was opened?"""
+        ...
+
     async def inspect(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `read`, for `fsck`: text that is not Unicode is given with replacement characters."""
         ...

@@ -169,7 +169,7 @@ class FileBlobs:
 
     async def read(self, digest: str) -> bytes:
         """The bytes, whole and checked. Raises `E_BLOB_MISSING` or `E_BLOB_CORRUPT`."""
-        return await run_sync(self._read, digest)
+        return await run_sync(self.read_now, digest)
 
     def open(self, digest: str, *, size: int | None = None, chunk: int = CHUNK) -> AsyncGenerator[bytes, None]:
         """The bytes in chunks of `chunk` bytes, checked at the end. Raises as `read` does.
@@ -186,7 +186,7 @@ class FileBlobs:
 
         The copy is for people: it is writable, and never the same inode as the blob. Missing folders are made.
         """
-        await run_sync(self._export, digest, target)
+        await run_sync(self.export_now, digest, target)
 
     async def verify(self, digest: str) -> None:
         """Read everything and compare. Raises `E_BLOB_MISSING` or `E_BLOB_CORRUPT`."""
@@ -214,6 +214,38 @@ class FileBlobs:
                 yield file
 
     # ---- plain functions, each called in one worker thread
+
+    def read_now(self, digest: str) -> bytes:
+        """As `read`, in the calling thread."""
+        path = self._place(digest)
+        with disk_errors(path), os.fdopen(open_blob(path, digest), "rb", buffering=0) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise corrupt(digest, f"{len(data)} bytes of other content")
+        return data
+
+    def export_now(self, digest: str, target: Path) -> None:
+        """As `export`, in the calling thread."""
+        path = self._place(digest)
+        temp = target.parent / f".towpath-{secrets.token_hex(8)}.tmp"
+        with disk_errors(target), os.fdopen(open_blob(path, digest), "rb", buffering=0) as source:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with os.fdopen(os.open(temp, os.O_RDWR | CREATE, 0o666), "r+b", buffering=0) as copy:
+                    if reflinked(source.fileno(), copy.fileno()):
+                        for _ in checked(copy.fileno(), target, digest):
+                            pass
+                    else:
+                        for piece in checked(source.fileno(), path, digest):
+                            rest = piece
+                            while rest:
+                                rest = rest[copy.write(rest) or 0 :]
+                    if self.durable:
+                        os.fsync(copy.fileno())  # else a power cut can leave an empty file with this name
+                os.replace(temp, target)
+            except BaseException:
+                remove(temp)
+                raise
 
     def _put(self, data: bytes | bytearray) -> Blob:
         blob = _blob(data)
@@ -353,14 +385,6 @@ class FileBlobs:
             if self.durable and self.root.is_relative_to(folder):
                 fsync_folder(folder.parent)  # folders below the root are synced by `_sync`
 
-    def _read(self, digest: str) -> bytes:
-        path = self._place(digest)
-        with disk_errors(path), os.fdopen(open_blob(path, digest), "rb", buffering=0) as file:
-            data = file.read()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise corrupt(digest, f"{len(data)} bytes of other content")
-        return data
-
     def _verify(self, digest: str) -> None:
         path = self._place(digest)
         with disk_errors(path), os.fdopen(open_blob(path, digest), "rb", buffering=0) as file:
@@ -379,28 +403,6 @@ class FileBlobs:
                     yield data
         if seen.hexdigest() != digest:
             raise corrupt(digest, f"{total} bytes of other content")
-
-    def _export(self, digest: str, target: Path) -> None:
-        path = self._place(digest)
-        temp = target.parent / f".towpath-{secrets.token_hex(8)}.tmp"
-        with disk_errors(target), os.fdopen(open_blob(path, digest), "rb", buffering=0) as source:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with os.fdopen(os.open(temp, os.O_RDWR | CREATE, 0o666), "r+b", buffering=0) as copy:
-                    if reflinked(source.fileno(), copy.fileno()):
-                        for _ in checked(copy.fileno(), target, digest):
-                            pass
-                    else:
-                        for piece in checked(source.fileno(), path, digest):
-                            rest = piece
-                            while rest:
-                                rest = rest[copy.write(rest) or 0 :]
-                    if self.durable:
-                        os.fsync(copy.fileno())  # else a power cut can leave an empty file with this name
-                os.replace(temp, target)
-            except BaseException:
-                remove(temp)
-                raise
 
     def _walk(self, folder: Path) -> list[FoundFile]:
         found, folders = self._level(folder)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 
-import anyio
 from anyio.to_thread import run_sync
 
 from towpath.artifact import KeptFile
@@ -19,11 +17,10 @@ from towpath.model import ArtifactRow
 from .backend import Backend, Row
 from .blobs import Blob, FileBlobs, is_digest
 from .core import sa, t
-from .disk import write_whole
+from .local_files import INLINE, LocalFiles, verified
 from .statements import Statement, param
 
-INLINE = 16 * 1024  # bytes; up to this size, writing a row durably is 10 to 66 times faster than a file
-
+_NO_PATTERN = str.maketrans({"[": "-", "]": None, "{": "-", "}": None})  # polars and others take a path for a pattern
 _Stored = tuple[Blob, bytes, bytes | None]  # the blob, its first bytes, all bytes if they go into the database
 
 _INLINE = Statement(lambda: sa.select(t.blobs.c.data).where(t.blobs.c.sha256 == param("sha256")))
@@ -36,12 +33,11 @@ _PLACE = Statement(
 )
 
 
-class StoredFiles:
+class StoredFiles(LocalFiles):
     """Stores and finds the bytes of artifacts. Implements the engine's `ArtifactFiles` port."""
 
     def __init__(self, database: Backend, blob_store: FileBlobs, folder: Path) -> None:
-        self.blobs = blob_store
-        self.folder = folder
+        super().__init__(blob_store, folder)
         self._database = database
 
     async def keep(
@@ -120,50 +116,24 @@ class StoredFiles:
                 row["local_path"] = str(place)
         return rows
 
-    async def read_bytes(self, row: ArtifactRow) -> bytes:
-        """All bytes of an artifact, verified. Raises StoreFailed (E_BLOB_MISSING, E_BLOB_CORRUPT)."""
-        inline = await self._inline(row)
-        return inline if inline is not None else await self.blobs.read(row.digest)
-
-    async def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
-        """The bytes of an artifact in chunks, verified at the end."""
-        inline = await self._inline(row)
-        if inline is not None:
-            yield inline
-            return
-        async for chunk in self.blobs.open(row.digest, size=row.size):
-            yield chunk
-
-    async def path(self, row: ArtifactRow) -> Path:
-        """A copy under its human name: `files/<run>/<step>/[<item>/]<name>.v<n>.<ext>`."""
-        target = self.folder / "files" / await self._human_place(row)
-        if not await anyio.Path(target).exists():
-            await self.write_to(row, target)
-        return target
-
     async def write_to(self, row: ArtifactRow, target: Path) -> None:
         """Write an artifact's bytes to `target`, whole or not at all."""
-        inline = await self._inline(row)
-        if inline is None:
-            await self.blobs.export(row.digest, target)
-            return
-        await run_sync(partial(write_whole, inline, target, durable=self.blobs.durable))
+        await run_sync(self.write_now, row, target)
+
+    def check_waiting(self) -> None:
+        """Raises InputInvalid (E_SYNC_IN_LOOP), StoreFailed (E_DB_CLOSED) if this thread cannot wait for a file."""
+        self._database.check_waiting()
+
+    def _small(self, row: ArtifactRow) -> bytes | None:
+        return _data_of(self._database.fetch_now(_INLINE(sha256=row.digest)))
 
     async def _inline(self, row: ArtifactRow) -> bytes | None:
-        if row.size > INLINE:
-            return None
-        found = await self._database.fetch(_INLINE(sha256=row.digest))
-        if not found:
-            return None
-        data = bytes(found[0]["data"])
-        if len(data) != row.size or hashlib.sha256(data).hexdigest() != row.digest:
-            raise StoreFailed(
-                "E_BLOB_CORRUPT", f"the bytes of {row.filename} changed in the database", found=row.digest
-            )
-        return data
+        if row.size > INLINE or not self._database.is_in_loop():
+            return await super()._inline(row)
+        return verified(_data_of(await self._database.fetch(_INLINE(sha256=row.digest))), row)
 
-    async def _human_place(self, row: ArtifactRow) -> Path:
-        found = await self._database.fetch(_PLACE(artifact_id=row.id))
+    def _human_place(self, row: ArtifactRow) -> Path:
+        found = self._database.fetch_now(_PLACE(artifact_id=row.id))
         where = found[0] if found else {"chain_id": None, "step_id": None, "item_index": None}
         parts = [
             safe_filename(where["chain_id"] or "standalone"),
@@ -172,7 +142,12 @@ class StoredFiles:
         if where["item_index"] is not None:
             parts.append(str(where["item_index"]))
         suffix = Path(row.filename).suffix or extension(row.media_type)
-        return Path(*parts) / f"{safe_filename(row.name)}.v{row.version}{suffix}"
+        name = safe_filename(row.name).translate(_NO_PATTERN)
+        return Path(*parts) / f"{name}.v{row.version}{suffix}"
+
+
+def _data_of(found: list[Row]) -> bytes | None:
+    return bytes(found[0]["data"]) if found else None
 
 
 class _Peek:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -29,41 +30,32 @@ def list_photos(folder: str) -> list[File]:
 
 
 @step(retries=1)
-async def thumbnail(photo: Artifact, width: int) -> File:
+def thumbnail(photo: Artifact, width: int) -> File:
     """A small copy of a photograph."""
-    import anyio.to_thread  # noqa: PLC0415
-
-    small = await anyio.to_thread.run_sync(pictures.thumbnail_jpeg, await photo.read_bytes(), width)
+    small = pictures.thumbnail_jpeg(photo.bytes(), width)
     return File(small, filename=f"{Path(photo.filename).stem}-{width}.jpg")
 
 
 @step(retries=1)
-async def palette(photo: Artifact) -> dict[str, Any]:
+def palette(photo: Artifact) -> dict[str, Any]:
     """The colours of a photograph, as data and as a strip."""
-    import anyio.to_thread  # noqa: PLC0415
-
-    colours = await anyio.to_thread.run_sync(pictures.palette, await photo.read_bytes())
-    strip = await anyio.to_thread.run_sync(pictures.palette_strip_png, colours)
+    colours = pictures.palette(photo.bytes())
+    strip = pictures.palette_strip_png(colours)
     stem = Path(photo.filename).stem
     return {"name": photo.filename, "colours": colours, "strip": File(strip, filename=f"{stem}-palette.png")}
 
 
 @step
-async def sheet(thumbnails: list[Artifact], palettes: list[dict[str, Any]]) -> File:
+def sheet(thumbnails: list[bytes], palettes: list[dict[str, Any]]) -> File:
     """All thumbnails with their palettes on one page."""
-    import anyio.to_thread  # noqa: PLC0415
-
-    cells = [(p["name"], await small.read_bytes(), p["colours"]) for small, p in zip(thumbnails, palettes, strict=True)]
+    cells = [(p["name"], small, p["colours"]) for small, p in zip(thumbnails, palettes, strict=True)]
     columns = min(len(cells), max(4, math.ceil(math.sqrt(len(cells)))))
-    made = await anyio.to_thread.run_sync(pictures.contact_sheet_jpeg, cells, columns, "contact sheet")
-    return File(made, filename="contact-sheet.jpg")
+    return File(pictures.contact_sheet_jpeg(cells, columns, "contact sheet"), filename="contact-sheet.jpg")
 
 
 @step
 def sources(photos: list[Artifact], page: Artifact) -> File:
     """The sources of the sheet as JSON."""
-    import json  # noqa: PLC0415
-
     listed = [{"file": p.filename, "sha256": p.digest, "bytes": p.size} for p in photos]
     text = json.dumps({"sheet": page.digest, "sources": listed}, indent=2)
     return File(text.encode(), filename="sources.json")

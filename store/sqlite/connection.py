@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import databases
 
@@ -31,8 +31,10 @@ from .errors import OF_THE_VALUE, closed, database_error
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], None]
 Jobs = SimpleQueue[Job | None]
+Answer = tuple[T | None, BaseException | None]
 
 IDLE = 2.0  # seconds after which a thread without a job looks whether its loop is still there
+MOMENT = 0.1  # seconds after which a thread that waits for an answer looks whether one will come
 LINGER = 10.0  # seconds for which a connection whose task was cancelled waits to be closed
 
 
@@ -97,6 +99,10 @@ class Connections:
     def __contains__(self, connection: object) -> bool:
         return any(connection is one for one in self._open)
 
+    def readers_first(self) -> list[Connection]:
+        """All open connections; the one that writes was opened first, and comes last."""
+        return self._open[::-1]
+
 
 class Connection:
     """An open connection, and the task that holds it. Its thread carries out one job after the other."""
@@ -125,6 +131,27 @@ class Connection:
             return await done
         except (sqlite3.Error, *OF_THE_VALUE) as error:
             raise database_error(error, self._path) from error
+
+    def run_now(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """As `run`, but it blocks the calling thread, which may be any, and needs no event loop."""
+        answers: SimpleQueue[Answer[T]] = SimpleQueue()
+        if not self._is_dead():
+            self._jobs.put(partial(_answer, function, answers))
+        while not self._is_dead():
+            with suppress(Empty):
+                result, error = answers.get(timeout=MOMENT)
+                if error is None:
+                    return cast("T", result)
+                if isinstance(error, sqlite3.ProgrammingError):
+                    break  # it was closed before it came to this job
+                if isinstance(error, (sqlite3.Error, *OF_THE_VALUE)):
+                    raise database_error(error, self._path) from error
+                raise error
+        raise closed()
+
+    def _is_dead(self) -> bool:
+        """Does nobody carry out jobs any more?"""
+        return self.task.done() or self.task.get_loop().is_closed()
 
     def close(self) -> None:
         """Close it when the jobs that were posted are done."""
@@ -169,6 +196,15 @@ def _carry_out(
         tell(loop, _fail, done, error)
     else:
         tell(loop, _succeed, done, result)
+
+
+def _answer(
+    function: Callable[[sqlite3.Connection], T], answers: SimpleQueue[Answer[T]], connection: sqlite3.Connection
+) -> None:
+    try:
+        answers.put((function(connection), None))
+    except BaseException as error:
+        answers.put((None, error))
 
 
 def _succeed(done: asyncio.Future[T], result: T) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -56,6 +57,7 @@ class SqliteDatabase:
         self._writer: Connection | None = None
         self._readers: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
 
     @property
     def identity(self) -> str:
@@ -222,6 +224,16 @@ class SqliteDatabase:
         """The rows of one select, in one hop. One statement always sees one snapshot."""
         return (await self._on_reader(lambda c: execute(c, query))).rows
 
+    def fetch_now(self, query: Query) -> list[Row]:
+        """The rows of one select; see `Backend.fetch_now`. It may see an older snapshot, in which they are missing: so
+        all connections are asked until one has them.
+        """
+        self._check_process()
+        rows: list[Row] = []
+        for connection in self._connections.readers_first():
+            rows = rows or connection.run_now(lambda c: execute(c, query).rows)
+        return rows
+
     async def inspect(self, script: Callable[P, Script[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `read`, with text that is not Unicode made readable."""
 
@@ -282,6 +294,30 @@ class SqliteDatabase:
         return reader if reader is not None and reader.frozen and reader in self._connections else None
 
     # ---- checks
+
+    def is_in_loop(self) -> bool:
+        """Does the calling thread run the event loop in which the database was opened?"""
+        return self._loop is not None and asyncio._get_running_loop() is self._loop
+
+    def check_waiting(self) -> None:
+        """Raises InputInvalid (E_SYNC_IN_LOOP), StoreFailed (E_DB_CLOSED) if this thread cannot wait for it."""
+        if self.is_in_loop():
+            raise InputInvalid(
+                "E_SYNC_IN_LOOP",
+                "reading a file like this would block the event loop, which runs in this thread",
+                cure="`await artifact.read_bytes()` or `await artifact.path()`; or make the step a plain `def`, which "
+                "runs in a thread of its own",
+            )
+        if self._closing:
+            raise closed()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise StoreFailed(
+                "E_DB_FORKED",
+                "this process was forked from the one that opened the store, and cannot use its connections",
+                cure="give the process a path, `os.fspath(artifact)`, or the artifact by a pool, which pickles it",
+            )
 
     def _check_loop(self) -> None:
         """Refuse another event loop: queues and locks belong to one loop, and waiting in another would hang both."""

@@ -49,7 +49,8 @@ def database_error(error: Exception, path: Path) -> StoreFailed:
 
 
 def closed() -> StoreFailed:
-    return StoreFailed("E_DB_CLOSED", "the store is closed")
+    cure = "read what you need before the engine is closed, or open it again"
+    return StoreFailed("E_DB_CLOSED", "the store is closed", cure=cure)
 
 
 def busy(path: Path) -> StoreFailed:

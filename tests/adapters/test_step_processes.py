@@ -28,7 +28,7 @@ def test_a_process_is_stopped_while_it_starts(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(child_process._spawn.Process, "start", slow)
     outcomes: list[object] = []
-    request = request_for(process_steps.where, {"n": 1}, context, (), {})
+    request = request_for(process_steps.where, {"n": 1}, context, ())
     thread = threading.Thread(target=lambda: outcomes.append(child.answer(request, context)))
     thread.start()
     assert starting.wait(10)
@@ -43,7 +43,7 @@ def test_a_fork_of_the_program_ends_no_process_of_its_parent() -> None:
     """The end of a process ends the processes of its engine, and no others."""
     child, context = ChildProcess(), StepContext("run", "step", None, 1)
     try:
-        first = child.answer(request_for(process_steps.where, {"n": 1}, context, (), {}), context)
+        first = child.answer(request_for(process_steps.where, {"n": 1}, context, ()), context)
         forked = os.fork()
         if forked == 0:
             try:
@@ -51,6 +51,6 @@ def test_a_fork_of_the_program_ends_no_process_of_its_parent() -> None:
             finally:
                 os._exit(0)
         os.waitpid(forked, 0)
-        assert child.answer(request_for(process_steps.where, {"n": 1}, context, (), {}), context) == first
+        assert child.answer(request_for(process_steps.where, {"n": 1}, context, ()), context) == first
     finally:
         child.kill()

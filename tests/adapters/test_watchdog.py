@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -89,7 +90,20 @@ async def in_a_library() -> None:
     await asyncio.sleep(0.01)
 
 
-STEPS = {f.__code__: f.__name__ for f in (innocent, innocent_and_long, guilty, deep, in_a_comprehension)}
+async def starts_a_process() -> None:
+    """asyncio starts it in the loop's thread, which takes long where the parent is large."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "", preexec_fn=stands_in_child)
+    await process.wait()
+
+
+def stands_in_child() -> None:
+    """Runs between fork and exec, for which the parent waits."""
+    time.sleep(6 * LAG)
+
+
+STEPS = {
+    f.__code__: f.__name__ for f in (innocent, innocent_and_long, guilty, deep, in_a_comprehension, starts_a_process)
+}
 
 
 async def _told(work: Callable[[], object], caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -116,6 +130,14 @@ async def test_a_step_that_blocks_is_named(work: Callable[[], object], caplog: p
     """Also where the blocking call is in something that the step calls."""
     told = await _told(work, caplog)
     assert any(r.levelno == logging.WARNING and f"step {work.__name__} blocks" in r.getMessage() for r in told)
+
+
+async def test_a_process_that_starts_slowly_has_a_cure_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """A plain `def` alone would not be the answer: the step awaits already."""
+    told = await _told(starts_a_process, caplog)
+    (warning,) = (r.getMessage() for r in told if r.levelno == logging.WARNING)
+    assert "step starts_a_process starts a process at" in warning
+    assert "process=True" in warning
 
 
 @pytest.mark.parametrize("work", [plan_of_many, in_a_callback, beside_a_step, with_a_listener, in_a_library])

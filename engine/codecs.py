@@ -1,0 +1,337 @@
+"""What has one obvious file: how such an object is saved in a file, and loaded from it again.
+
+towpath knows the types of some libraries, and finds these in `sys.modules`: it imports none that the program has not
+imported. Others are registered with `codec`. Nothing here uses pickle.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import AsyncIterable, Awaitable, Callable
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from .artifact import Artifact, File, KeptFile
+from .cures import Refused, refused
+from .errors import InputInvalid, Place
+from .json_form import NOT_NATURAL, full_name, to_data
+from .media import media_of_name
+from .secrets import Secret
+
+T = TypeVar("T")
+
+MAX_DEPTH = 100
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_STAY = (str, int, float, bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
+
+
+class Codec(NamedTuple):
+    """How objects of one type are saved and loaded. `suffix` may depend on the object."""
+
+    kind: type
+    save: Callable[[Any, Path], object]
+    load: Callable[[Path], Any] | None
+    suffix: str | Callable[[Any], str]
+    media_type: str | None = None
+
+
+_registered: dict[type, Codec] = {}
+
+
+def codec(
+    kind: type[T],
+    save: Callable[[T, Path], object],
+    load: Callable[[Path], T],
+    suffix: str,
+    *,
+    media_type: str | None = None,
+) -> None:
+    """Say how objects of a type are kept in a file, and made of it again.
+
+    A step may then return such objects, anywhere in its value; each becomes an artifact. A parameter that is annotated
+    with the type gets the loaded object. Subclasses are kept in the same way, unless they have a codec of their own.
+
+    Args:
+        kind: the class.
+        save: `save(value, path)` writes the file. It is a plain function, called in the thread or process of the step.
+        load: `load(path)` returns the object.
+        suffix: the extension of the file, with its dot.
+        media_type: the type of the file; by default what the extension says.
+
+    Raises:
+        InputInvalid: E_FIELD_TYPE.
+    """
+    for name, fits, allowed in (
+        ("kind", isinstance(kind, type), "a class"),
+        ("save", callable(save) and not inspect.iscoroutinefunction(save), "a plain function of a value and a path"),
+        ("load", callable(load) and not inspect.iscoroutinefunction(load), "a plain function of a path"),
+        ("suffix", isinstance(suffix, str) and suffix.startswith(".") and "/" not in suffix, 'text like ".bin"'),
+        ("media_type", media_type is None or isinstance(media_type, str), "text like image/png"),
+    ):
+        if not fits:
+            message = f"this cannot be the {name} of a codec"
+            found = {"kind": kind, "save": save, "load": load, "suffix": suffix, "media_type": media_type}[name]
+            raise InputInvalid("E_FIELD_TYPE", message, place=Place(field=name), found=found, allowed=allowed)
+    _registered[kind] = Codec(kind, save, load, suffix, media_type)
+    _found.cache_clear()
+
+
+def codec_for(kind: type) -> Codec | None:
+    """The codec of a class, or of its nearest base class that has one."""
+    return _found(kind) if _registered or not _LIBRARIES.isdisjoint(sys.modules) else None
+
+
+@lru_cache(1024)
+def _found(kind: type) -> Codec | None:
+    for base in type.mro(kind):
+        known = _registered.get(base) or _known(base)
+        if known is not None:
+            return known
+    return None
+
+
+def _known(kind: type) -> Codec | None:
+    library = str(getattr(kind, "__module__", "")).partition(".")[0]
+    for (module, name), known in _KNOWN.items():
+        if module.partition(".")[0] == library and getattr(sys.modules.get(module), name, None) is kind:
+            return known._replace(kind=kind)
+    return None
+
+
+# ---- saving
+
+
+def files_saved(value: Any, folder: Callable[[], Path]) -> Any:
+    """The value, with files where there were objects that have a codec. They are written into `folder()`.
+
+    It blocks, and calls code of the user: it is called in the thread or process that made the value. What cannot be
+    kept is replaced by a `Refused`, which `values.py` refuses with its place.
+    """
+    return value if type(value) in _PLAIN else _Saving(folder).visit(value, 0)
+
+
+def formed(value: Any) -> Any:
+    """The value, with everything in its JSON form that has one. Files, and what cannot be kept, stay."""
+    return value if type(value) in _PLAIN else _Saving(None).visit(value, 0)
+
+
+class _Saving:
+    """One walk over a value. What has a JSON form is replaced by that form, because files may be inside."""
+
+    def __init__(self, folder: Callable[[], Path] | None) -> None:
+        self._folder = folder
+        self._saved: dict[int, tuple[File | Refused, Any]] = {}  # the object too, so that its id stays its own
+
+    def visit(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in _PLAIN or depth > MAX_DEPTH:
+            return value
+        if kind is list or kind is tuple:
+            if _PLAIN.issuperset(map(type, value)):
+                return value
+            return [self.visit(inner, depth + 1) for inner in value]
+        if isinstance(value, dict):
+            if _PLAIN.issuperset(map(type, value.values())):
+                return value
+            return {name: self.visit(inner, depth + 1) for name, inner in value.items()}
+        return self._object(value, depth)
+
+    def _object(self, value: Any, depth: int) -> Any:
+        known = codec_for(type(value)) if self._folder is not None else None
+        if known is not None:
+            return self._file(value, known)
+        if isinstance(value, _STAY):
+            return value
+        data = to_data(value)
+        if data is not NOT_NATURAL:
+            return self.visit(data, depth if type(data) in (dict, list) else depth + 1)
+        is_kept = self._folder is None or isinstance(value, AsyncIterable | Awaitable)
+        return value if is_kept else refused(value)
+
+    def _file(self, value: Any, known: Codec) -> File | Refused:
+        if id(value) not in self._saved:
+            self._saved[id(value)] = self._written(value, known), value
+        return self._saved[id(value)][0]
+
+    def _written(self, value: Any, known: Codec) -> File | Refused:
+        import tempfile  # noqa: PLC0415 - most programs save nothing in this way
+
+        assert self._folder is not None
+        try:
+            suffix = known.suffix if isinstance(known.suffix, str) else known.suffix(value)
+            place = Path(tempfile.mkdtemp(prefix="kept-", dir=self._folder())) / f"value{suffix}"
+            known.save(value, place)
+        except _CannotSave as error:
+            return _refused(value, f"and {error.why}", error.cure)
+        except Exception as error:
+            why = f"and its codec raised {type(error).__name__}: {error}"
+            return _refused(value, why, "mend the codec, or write the file in the step and return its path")
+        if place.is_file() and not place.is_symlink():
+            return File(place, None, known.media_type or media_of_name(place.name))
+        found = "a folder" if place.is_dir() else "no file"
+        return _refused(value, f"and its codec wrote {found}", "let save(value, path) write one file at that path")
+
+
+def _refused(value: Any, why: str, cure: str) -> Refused:
+    return Refused(full_name(type(value)), why, cure, "E_CODEC")
+
+
+class _CannotSave(Exception):
+    """A codec of ours cannot save or load this."""
+
+    def __init__(self, why: str, cure: str) -> None:
+        super().__init__(why)
+        self.why, self.cure = why, cure
+
+
+# ---- loading
+
+
+def load_file(path: Path, annotation: Any) -> Any:
+    """The object that a file holds, by the class that a parameter is annotated with. It blocks.
+
+    Raises:
+        InputInvalid: E_ARGUMENT_TYPE if the class has no codec that can load, or if it cannot read this file.
+    """
+    known = codec_for(annotation) if isinstance(annotation, type) else None
+    if known is None or known.load is None:
+        cure = "annotate the parameter as Path or Artifact, and read the file in the step"
+        raise _unreadable(path, annotation, "a file cannot become one", cure)
+    try:
+        loaded = known.load(path)
+    except _CannotSave as error:
+        raise _unreadable(path, annotation, error.why, error.cure) from None
+    except Exception as error:
+        cure = "annotate the parameter as Path or Artifact, and read the file in the step"
+        raise _unreadable(path, annotation, f"{type(error).__name__}: {error}", cure) from error
+    if not isinstance(loaded, annotation):
+        cure = f"register towpath.codec for {annotation.__name__}, or annotate {type(loaded).__name__}"
+        raise _unreadable(path, annotation, f"its codec gives a {full_name(type(loaded))}", cure)
+    return loaded
+
+
+def _unreadable(path: Path, annotation: Any, why: str, cure: str) -> InputInvalid:
+    message = f"the file {path.name} cannot be read as {full_name(annotation)}: {why}"
+    return InputInvalid("E_ARGUMENT_TYPE", message, cure=cure)
+
+
+# ---- the libraries that towpath knows
+
+
+def _has_parquet() -> bool:
+    return any(importlib.util.find_spec(name) is not None for name in ("pyarrow", "fastparquet"))
+
+
+def _frame_suffix(_: Any) -> str:
+    return ".parquet" if _has_parquet() else ".csv"
+
+
+def _save_frame(frame: Any, path: Path) -> None:
+    """A pandas DataFrame as parquet, or as CSV where no library writes parquet. The index is kept."""
+    if path.suffix == ".csv":
+        if frame.index.nlevels > 1 or frame.columns.nlevels > 1 or frame.index.name is not None:
+            raise _CannotSave("a CSV file cannot keep its index", "pip install pyarrow, or return df.reset_index()")
+        frame.to_csv(path)
+        return
+    try:
+        frame.to_parquet(path)
+    except Exception as error:  # which exception depends on the library that writes parquet
+        cure = (
+            "give each column one type, for example df.astype({'column': str}), and names of text; "
+            "or write the file in the step, and return its path"
+        )
+        raise _CannotSave(f"parquet cannot hold it: {error}", cure) from None
+
+
+def _load_frame(path: Path) -> Any:
+    pandas = sys.modules["pandas"]
+    if path.suffix == ".parquet":
+        return pandas.read_parquet(path)
+    if path.suffix in (".csv", ".tsv", ".txt"):
+        separator = "\t" if path.suffix == ".tsv" else ","
+        with path.open(encoding="utf-8-sig") as file:
+            has_index = file.readline().startswith((separator, f'""{separator}'))
+        return pandas.read_csv(path, sep=separator, index_col=0 if has_index else None)
+    raise _CannotSave(
+        f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
+    )
+
+
+def _no_table(path: Path) -> _CannotSave:
+    found = path.suffix or "no extension"
+    return _CannotSave(f"{found} is not .parquet or .csv", "annotate the parameter as Path, and read it in the step")
+
+
+def _save_polars(frame: Any, path: Path) -> None:
+    frame.write_parquet(path)
+
+
+def _load_polars(path: Path) -> Any:
+    polars = sys.modules["polars"]
+    if path.suffix == ".parquet":
+        return polars.read_parquet(path)
+    if path.suffix in (".csv", ".tsv", ".txt"):
+        return polars.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",")
+    raise _CannotSave(
+        f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
+    )
+
+
+def _save_array(array: Any, path: Path) -> None:
+    numpy = sys.modules["numpy"]
+    if array.dtype.hasobject:
+        raise _CannotSave("it is an array of Python objects", "return array.tolist(), or array.astype(float)")
+    if isinstance(array, numpy.ma.MaskedArray):
+        raise _CannotSave("it is a masked array", "return array.filled(…), or {'data': array.data, 'mask': array.mask}")
+    numpy.save(path, array, allow_pickle=False)
+
+
+def _load_array(path: Path) -> Any:
+    return sys.modules["numpy"].load(path, allow_pickle=False)
+
+
+_PNG_MODES = frozenset("1 L LA P RGB RGBA I;16".split())
+_TIFF_MODES = frozenset("CMYK YCbCr LAB F I".split())  # PNG would change or refuse them
+
+
+def _image_suffix(image: Any) -> str:
+    if image.mode in _PNG_MODES:
+        return ".png"
+    if image.mode in _TIFF_MODES:
+        return ".tiff"
+    raise _CannotSave(f"no image file holds the mode {image.mode}", 'return image.convert("RGBA")')
+
+
+def _save_image(image: Any, path: Path) -> None:
+    if getattr(image, "n_frames", 1) > 1:
+        raise _CannotSave(
+            "it has several frames", "save it in the step, and return the path; or return one frame: image.copy()"
+        )
+    image.save(path)
+
+
+def _load_image(path: Path) -> Any:
+    image = sys.modules["PIL.Image"].open(path)
+    image.load()  # it is read lazily, and the file may be gone later
+    return image
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    figure.savefig(path)
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close(figure)  # pyplot keeps every figure that is not closed
+
+
+_KNOWN: dict[tuple[str, str], Codec] = {
+    ("pandas", "DataFrame"): Codec(object, _save_frame, _load_frame, _frame_suffix),
+    ("polars", "DataFrame"): Codec(object, _save_polars, _load_polars, ".parquet"),
+    ("numpy", "ndarray"): Codec(object, _save_array, _load_array, ".npy"),
+    ("PIL.Image", "Image"): Codec(object, _save_image, _load_image, _image_suffix),
+    ("matplotlib.figure", "Figure"): Codec(object, _save_figure, None, ".png"),
+}
+_LIBRARIES = frozenset(module for module, _ in _KNOWN)

@@ -1,0 +1,115 @@
+"""What a step's function gets, and what becomes of the value that it returns.
+
+An argument becomes what its parameter is annotated with: a path, the bytes of a file, an object of a class. In the
+value, objects that have a codec become files. Both may read and write files and call code of the user. So both happen
+where the function runs: in its thread or its process; and in a worker thread for an async function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from anyio.to_thread import run_sync
+
+from .annotations import Receiver
+from .artifact import Artifact, File, KeptFile
+from .context import StepContext
+from .errors import Place
+from .late import Late
+from .secrets import Secret
+from .steps import Step
+from .values import MAX_DEPTH, is_plain
+
+if TYPE_CHECKING:
+    from . import codecs, natural
+else:
+    codecs, natural = Late("towpath.codecs"), Late("towpath.natural")
+
+_DATA = frozenset({type(None), bool, int, float, str})
+_AS_THEY_ARE = _DATA | {bytes, bytearray, memoryview, Artifact, File, KeptFile, Secret}
+
+
+def call_plain(step: Step[..., Any], arguments: dict[str, Any], context: StepContext) -> Any:
+    """Call a plain function, and return its value with files in it. Blocks. Raises as `received` and `with_files`."""
+    names = to_receive(step, arguments)
+    if names:
+        arguments = received(step, arguments, names, context)
+    args, kwargs = step.call_arguments(arguments)
+    value = step.function(*args, **kwargs)
+    return with_files(value, context) if may_hold_objects(value) else value
+
+
+async def call_async(
+    step: Step[..., Any], arguments: dict[str, Any], names: Iterable[str], context: StepContext
+) -> Any:
+    """Call an async function with arguments of which `names` must be received first. Raises as `received`."""
+    receive = partial(received, step, arguments, names, context)
+    if any(_holds_files(arguments[name]) for name in names):
+        arguments = await run_sync(receive, abandon_on_cancel=True)
+    else:
+        arguments = receive()
+    args, kwargs = step.call_arguments(arguments)
+    return await step.function(*args, **kwargs)
+
+
+# ---- arguments
+
+
+def to_receive(step: Step[..., Any], arguments: Mapping[str, Any]) -> list[str]:
+    """The names of the arguments that must become what their parameters are annotated with."""
+    return [name for name, value in arguments.items() if _must(step.receiver(name), value)] if step.receives else []
+
+
+def _must(receiver: Receiver | None, value: Any) -> bool:
+    return receiver is not None and value is not None and (receiver.always or _holds_files(value))
+
+
+def received(
+    step: Step[..., Any], arguments: dict[str, Any], names: Iterable[str], context: StepContext
+) -> dict[str, Any]:
+    """The arguments, with those of these names as their annotations say. Blocks where it reads files.
+
+    Raises:
+        InputInvalid: E_ARGUMENT_TYPE with the place inside the argument. StoreFailed: E_BLOB_….
+    """
+    item = "" if context.item is None else f"[{context.item}]"
+    result = dict(arguments)
+    for name in names:
+        receiver = step.receiver(name)
+        assert receiver is not None
+        place = Place(step=f"{context.step_id}{item}", field=name)
+        result[name] = natural.rebuild(arguments[name], receiver.annotation, place)
+    return result
+
+
+def _holds_files(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return not _DATA.issuperset(map(type, value.values())) and any(map(_holds_files, value.values()))
+    if kind is list:
+        return not _DATA.issuperset(map(type, value)) and any(map(_holds_files, value))
+    return kind is Artifact
+
+
+# ---- values
+
+
+def with_files(value: Any, context: StepContext) -> Any:
+    """The value, with files for objects that have a codec. Blocks. Raises ValueRefused (E_CODEC)."""
+    return codecs.files_saved(value, lambda: context.work_folder)
+
+
+def may_hold_objects(value: Any, depth: int = 0) -> bool:
+    """May there be an object with a codec in the value? This looks at types only, and most values are data."""
+    if depth == 0 and is_plain(value):
+        return False
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind not in _AS_THEY_ARE
+    if _AS_THEY_ARE.issuperset(map(type, value)) or depth > MAX_DEPTH:  # values.py refuses what is deeper
+        return False
+    return any(may_hold_objects(inner, depth + 1) for inner in value)
