@@ -23,7 +23,7 @@ from msgspec import Struct
 from . import user_code
 from .artifact import Artifact, KeptFile
 from .context import StepContext
-from .errors import Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
+from .errors import ChainFailed, Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
@@ -36,6 +36,7 @@ from .user_code import StepRaised, files_kept, in_own_task
 from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, is_plain, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
+_WITH_TRACEBACK = (StepFailed, ChainFailed)  # errors of ours that a step raises: the user's line is of interest
 MOST_CAUSES = 1_000  # exceptions of a group that are read
 TINY_TEXT = 1024  # characters of a text that fits into a row, whatever they are
 MESSAGE_LIMIT = 2_000  # characters of an exception's own text
@@ -373,7 +374,7 @@ def failure(error: BaseException, rule: RetryRule | None = None) -> Outcome:
     final = any(isinstance(cause, TowpathError) and not getattr(cause, "retryable", True) for cause in causes)
     allowed, why = (True, "") if final or rule is None else _judged(rule, error, causes)
     told = error if more else first
-    shown = user_traceback(told) if not isinstance(first, TowpathError) or isinstance(first, StepFailed) else ""
+    shown = user_traceback(told) if not isinstance(first, TowpathError) or isinstance(first, _WITH_TRACEBACK) else ""
     info = _described(first, f"{type(error).__name__}: " if more else "", more + why)
     return Outcome(error=replace(info, traceback=shown), retryable=allowed and not final)
 

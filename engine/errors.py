@@ -16,7 +16,7 @@
     ├── ServerFailed          a ComfyUI server is out of reach, refuses, or answers nonsense (exit 4)
     ├── PromptFailed          a ComfyUI server refused or could not finish a workflow
     ├── StoreFailed           database, disk or blob trouble (exit 4)
-    ├── ChainFailed           `run.raise_for_status()` of a run that did not complete (exit 1)
+    ├── ChainFailed           a run failed or was cancelled; it has the run as `.run` (exit 1)
     └── StepNotCompleted      `.value` of a step that did not complete
 
 An error says what is wrong, where (file:line:column, chain, step, field), what was found, what is
@@ -292,7 +292,17 @@ class StoreFailed(TowpathError):
 
 
 class ChainFailed(TowpathError):
-    """A run ended without completing; raised by `run.raise_for_status()` with its first cause."""
+    """A run failed or was cancelled. `code` is that of its first failed step, or E_CHAIN_FAILED.
+
+    `run` is the `Run`: its steps, values and files. Without it (`None`) the error was pickled: a run holds its store.
+    """
+
+    def __init__(self, code: str, message: str, *, run: Any = None, **more: Any) -> None:
+        super().__init__(code, message, **more)
+        self.run = run
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), {**self.__dict__, "run": None}, self.args))
 
 
 class StepNotCompleted(TowpathError):

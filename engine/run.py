@@ -8,7 +8,17 @@ from typing import Any
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
 from .ledger import Ledger, LedgerRow, chain_value
+from .logs import guarded_logger
 from .model import ChainStatus, ErrorInfo, Plan, StepStatus
+
+_log = guarded_logger("towpath")
+_REPEAT = "`towpath show {0}` shows it, `towpath rerun {0}` runs again what did not complete"
+_ENDS = {
+    ChainStatus.FAILED: ("failed", _REPEAT),
+    ChainStatus.CANCELLED: ("was cancelled", _REPEAT),
+    ChainStatus.PARTIAL: ("has failed steps", _REPEAT),
+    ChainStatus.PAUSED: ("is paused", "`towpath resume {}` continues it"),
+}
 
 
 class Run:
@@ -21,7 +31,7 @@ class Run:
         ledger: Ledger,
         error: ErrorInfo | None = None,
         reason: str = "",
-        resume: Callable[[], Awaitable[Run]] | None = None,
+        resume: Callable[..., Awaitable[Run]] | None = None,
     ) -> None:
         self.id = run_id
         self.status = status
@@ -31,7 +41,7 @@ class Run:
         self._ledger = ledger
         self._resume = resume
 
-    async def resume(self) -> Run:
+    async def resume(self, *, check: bool = True) -> Run:
         """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
         if self._resume is None:
             raise RunRefused(
@@ -39,7 +49,7 @@ class Run:
                 f"run {self.id} is a snapshot without an engine, and cannot be resumed",
                 cure="engine.resume(id)",
             )
-        return await self._resume()
+        return await self._resume(check=check)
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.plan.name}: {self.status}>"
@@ -66,15 +76,56 @@ class Run:
         return chain_value(self._ledger)
 
     def raise_for_status(self) -> Run:
-        """The run itself if it completed. Raises ChainFailed with the first cause otherwise."""
+        """The run itself if it completed. Raises ChainFailed otherwise, also for a run that is paused or partial."""
         if self.status is ChainStatus.COMPLETED:
             return self
-        why = f": {self.error.message}" if self.error else f" ({self.reason})" if self.reason else ""
-        raise ChainFailed(
+        raise self._failure()
+
+    def _failure(self) -> ChainFailed:
+        """Says what failed first, and shows the traceback of that step behind the message."""
+        what, cure = _ENDS.get(self.status, (f"is {self.status}", "`towpath show {}` shows it"))
+        failed = ChainFailed(
             self.error.code if self.error else "E_CHAIN_FAILED",
-            f"run {self.id} of {self.plan.name} is {self.status}{why}",
-            cure=f"towpath show {self.id}",
+            f"run {self.id} of {self.plan.name} {what}{self._why()}",
+            cure=cure.format(self.id),
+            retryable=self.status is ChainStatus.FAILED,
+            run=self,
         )
+        for row in self._failed_rows()[:1]:
+            if row.error is not None and row.error.traceback:
+                failed.add_note(f"In step {_place(row)}:\n{row.error.traceback.rstrip()}")
+        return failed
+
+    def _why(self) -> str:
+        """The first error, and how many steps and items failed besides."""
+        if self.error is None:
+            return f" ({self.reason})" if self.reason else ""
+        more = len(self._failed_rows()) - 1
+        return f": {self.error.message}" + (f" (and {more} more failed)" if more > 0 else "")
+
+    def _failed_rows(self) -> list[LedgerRow]:
+        """The rows that failed in plan order, items of a mapped step in place of the step."""
+        order = {step.id: place for place, step in enumerate(self.plan.steps)}
+        failed = [row for row in self._ledger.rows() if row.status is StepStatus.FAILED and row.step in order]
+        by_items = {row.step for row in failed if row.item is not None}
+        kept = [row for row in failed if row.item is not None or row.step not in by_items]
+        return sorted(kept, key=lambda row: (order[row.step], row.item or 0))
+
+
+def failure_of(run: Run, check: bool) -> ChainFailed | None:
+    """What a caller that wants a check must raise about a run that is over; it does so itself, for a short traceback.
+
+    A run with handled failures (`partial`) is logged as a warning.
+    """
+    if not check:
+        return None
+    if run.status is ChainStatus.PARTIAL:
+        _log.warning("%s", run._failure())
+    return run._failure() if run.status in (ChainStatus.FAILED, ChainStatus.CANCELLED) else None
+
+
+def _place(row: LedgerRow) -> str:
+    return row.step if row.item is None else f"{row.step}[{row.item}]"
 
 
 class StepRun:

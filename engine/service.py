@@ -25,7 +25,7 @@ from .model import ChainStatus
 from .new_run import Reads, new_run, refuse_unbuilt
 from .ports import Adapter, Ended, EngineStore, Gates, RunRow
 from .rerun import regeneration_parameters, rerun_of
-from .run import Run
+from .run import Run, failure_of
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .steps import is_ambiguous, refuse_other_functions
 from .tracing import of_the_user
@@ -79,7 +79,7 @@ class RunService:
     # ---- starting
 
     # The inputs of a `@chain` are its function's parameters, and type checkers check them. They cannot beside another
-    # keyword: with `run_id`, `wait` or `inputs` the inputs of a chain are checked when the run is made.
+    # keyword: with `run_id`, `wait`, `check` or `inputs` the inputs of a chain are checked when the run is made.
 
     @overload
     async def run(self, chain: Chain[P, Any], /, *args: P.args, **named: P.kwargs) -> Run: ...
@@ -90,12 +90,23 @@ class RunService:
         *,
         run_id: str | None,
         wait: bool = False,
+        check: bool = True,
         inputs: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> Run: ...
     @overload
     async def run(
-        self, chain: Chain[..., Any], *, wait: bool, inputs: Mapping[str, Any] | None = None, **named: Any
+        self,
+        chain: Chain[..., Any],
+        *,
+        wait: bool,
+        check: bool = True,
+        inputs: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Run: ...
+    @overload
+    async def run(
+        self, chain: Chain[..., Any], *, check: bool, inputs: Mapping[str, Any] | None = None, **named: Any
     ) -> Run: ...
     @overload
     async def run(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> Run: ...
@@ -106,6 +117,7 @@ class RunService:
         *,
         run_id: str | None = None,
         wait: bool = False,
+        check: bool = True,
         inputs: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> Run: ...
@@ -115,16 +127,18 @@ class RunService:
         *,
         run_id: str | None = None,
         wait: bool = False,
+        check: bool = True,
         inputs: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> Run:
         """Run a chain and return its run: over, or paused at a gate (with `wait`, never paused at one).
 
         Inputs are keyword arguments (or `inputs={…}` where a name is taken). With the `run_id` of a run that
-        was made of the same chain and inputs, that one is continued or, if it is over, returned as it is. A
-        failed chain does not raise: see `run.status` and `run.raise_for_status()`.
+        was made of the same chain and inputs, that one is continued or, if it is over, returned as it is. A run with
+        handled failures (`partial`) is returned, and logged as a warning.
 
         Raises:
+            ChainFailed: the run failed or was cancelled; with `check=False` it is returned.
             ChainInvalid, InputInvalid, FeatureMissing, StepNotRegistered: before anything starts.
             RunRefused: E_RUN_CHAIN, E_RUN_INPUTS if `run_id` is a run of another chain, or with other inputs.
             StoreFailed, Fenced: on the way.
@@ -134,7 +148,10 @@ class RunService:
             run_id, _ = await self._create(chain, run_id, {**(inputs or {}), **named})
         except ChainInvalid as error:
             raise of_the_user(error) from None
-        return await self._finish(run_id, wait)
+        run = await self._finish(run_id, wait)
+        if failed := failure_of(run, check):
+            raise failed
+        return run
 
     @overload
     async def start(self, chain: Chain[P, Any], /, *args: P.args, **named: P.kwargs) -> RunHandle: ...
@@ -217,14 +234,22 @@ class RunService:
 
     # ---- resuming and repeating
 
-    async def resume(self, run_id: str, *, wait: bool = False) -> Run:
+    async def resume(self, run_id: str, *, wait: bool = False, check: bool = True) -> Run:
         """Resume a run that is not over: after a crash, a pause, or a decision.
 
         On Temporal a run continues by itself after a decision. If it is over by now, it is returned unchanged.
 
-        Raises RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED; StepNotRegistered.
+        Raises:
+            RunRefused: E_RUN_MISSING, E_RUN_OVER, E_RUN_OWNED. StepNotRegistered.
+            ChainFailed: the run failed or was cancelled; with `check=False` it is returned.
         """
         self._here()
+        run = await self._resumed(run_id, wait)
+        if failed := failure_of(run, check):
+            raise failed
+        return run
+
+    async def _resumed(self, run_id: str, wait: bool) -> Run:
         found = await self.store.load(run_id)
         if found.status.final and self.adapter.finishes_alone(run_id):
             return await self._snapshot(run_id)
@@ -244,6 +269,7 @@ class RunService:
         inputs: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
         wait: bool = False,
+        check: bool = True,
     ) -> Run:
         """A new run that reuses completed steps and runs the rest again.
 
@@ -252,6 +278,7 @@ class RunService:
 
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_ACTIVE if it is not over yet. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER.
+            ChainFailed: the new run failed or was cancelled; with `check=False` it is returned.
         """
         self._here()
         old = await self.store.load(run if isinstance(run, str) else run.id)
@@ -262,7 +289,10 @@ class RunService:
         functions = self.adapter.resolve_steps(new.plan, known)
         await self.store.create_run(new)
         self.adapter.keep(new.id, functions)
-        return await self._finish(new.id, wait)
+        made = await self._finish(new.id, wait)
+        if failed := failure_of(made, check):
+            raise failed
+        return made
 
     async def _finish(self, run_id: str, wait: bool, ended: Ended | None = None) -> Run:
         _refuse_own(run_id)
@@ -470,12 +500,18 @@ class RunHandle:
         self._engine = engine
         self.id = run_id
 
-    async def result(self) -> Run:
-        """Wait until the run is over or paused. Raises what stopped it here, if something did."""
+    async def result(self, *, check: bool = True) -> Run:
+        """Wait until the run is over or paused. Raises what stopped it here, if something did.
+
+        Raises ChainFailed if the run failed or was cancelled; with `check=False` it is returned.
+        """
         self._engine._here()
         _refuse_own(self.id)
         with waiting_for_a_run():
-            return await self._result()
+            run = await self._result()
+        if failed := failure_of(run, check):
+            raise failed
+        return run
 
     async def _result(self) -> Run:
         while True:
@@ -499,9 +535,9 @@ class RunHandle:
         """See `Engine.pause`."""
         return await self._engine.pause(self.id)
 
-    async def resume(self) -> Run:
+    async def resume(self, *, check: bool = True) -> Run:
         """See `Engine.resume`."""
-        return await self._engine.resume(self.id)
+        return await self._engine.resume(self.id, check=check)
 
     async def events(self, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """The recorded facts of the run in order. Waits for new ones until the run is over or paused."""

@@ -137,7 +137,7 @@ def run_verb(
     waits = sys.stdout.isatty() if wait is None else wait
 
     async def work(engine: Engine) -> Run:
-        return await engine.run(chain, run_id=run_id, wait=waits, inputs=inputs)
+        return await engine.run(chain, run_id=run_id, wait=waits, check=False, inputs=inputs)
 
     with during_a_run():
         return run_async(_watched, store, chain.plan, work, as_json, run_id=run_id, durability=durability)
@@ -206,7 +206,7 @@ async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool)
     _import_from(recorded.plan)
 
     async def work(engine: Engine) -> Run:
-        return await engine.resume(run_id, wait=wait)
+        return await engine.resume(run_id, wait=wait, check=False)
 
     return await _watched(store, recorded.plan, work, as_json, run_id=run_id)
 
@@ -259,7 +259,9 @@ async def _rerun(
     parameters = {name: json_or_text(text) for name, text in changes.items()}
 
     async def work(engine: Engine) -> Run:
-        return await engine.rerun(run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait)
+        return await engine.rerun(
+            run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait, check=False
+        )
 
     return await _watched(store, plan, work, as_json)
 
@@ -295,9 +297,9 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
         if unfinished:
             if not as_json:
                 console.print(words(f"continuing run {unfinished}, which did not finish"))
-            run = await engine.resume(unfinished)
+            run = await engine.resume(unfinished, check=False)
         else:
-            run = await engine.run(chain, folder=str(folder), width=width)
+            run = await engine.run(chain, check=False, folder=str(folder), width=width)
         run_ids.append(run.id)
         return run
 

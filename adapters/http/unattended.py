@@ -70,7 +70,7 @@ class UnattendedRunner:
 
     async def _resume(self, run_id: str) -> None:
         try:
-            await self._engine.resume(run_id)
+            await self._engine.resume(run_id, check=False)
             self._delays.pop(run_id, None)
         except RunRefused as refused:
             if refused.code == "E_RUN_OWNED":  # its owner is alive

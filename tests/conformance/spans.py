@@ -108,7 +108,7 @@ async def test_spans_of_retries_and_failures(open_engine: OpenEngine, spans: InM
         return steps.echo(steps.boom().after(again)).named("never")
 
     async with open_engine() as engine:
-        run = await engine.run(bad, folder=folder)
+        run = await engine.run(bad, folder=folder, check=False)
     assert run.status == "failed"
     assert tree(spans) == {
         "chain bad": ["failed"],
@@ -155,7 +155,7 @@ async def test_a_cancelled_run_leaves_no_span_open(
         await began(folder, "h")
         await handle.cancel()
         with anyio.fail_after(PATIENCE):
-            await handle.result()
+            await handle.result(check=False)
     assert tree(spans) == {
         "chain long": ["cancelled"],
         "chain long > step hold": ["cancelled"],

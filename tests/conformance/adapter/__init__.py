@@ -18,6 +18,7 @@ from tests.conformance.adapter.decisions import *  # noqa: F403
 from tests.conformance.adapter.describing import *  # noqa: F403
 from tests.conformance.adapter.events_logs import *  # noqa: F403
 from tests.conformance.adapter.exceptions import *  # noqa: F403
+from tests.conformance.adapter.failing import *  # noqa: F403
 from tests.conformance.adapter.fan_out import *  # noqa: F403
 from tests.conformance.adapter.files import *  # noqa: F403
 from tests.conformance.adapter.handles import *  # noqa: F403

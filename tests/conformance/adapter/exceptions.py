@@ -30,7 +30,7 @@ async def test_what_a_step_raises_is_its_own_failure(open_engine: OpenEngine, wh
         return steps.raises(what), steps.number(3)
 
     async with open_engine() as engine:
-        run = await engine.run(raising, what=what)
+        run = await engine.run(raising, what=what, check=False)
         error = run["raises"].error
         assert error is not None
         assert error.code == "E_STEP_RAISED"
@@ -53,7 +53,7 @@ async def test_what_a_thread_raises(open_engine: OpenEngine, what: str) -> None:
 
     async with open_engine() as engine:
         with anyio.fail_after(PATIENCE):
-            run = await engine.run(raising, what=what)
+            run = await engine.run(raising, what=what, check=False)
         assert run["raises_in_thread"].error is not None
         assert run["raises_in_thread"].error.code == "E_STEP_RAISED"
         assert await settled(engine, run) == {"raises_in_thread": FAILED, "number": DONE}

@@ -18,7 +18,7 @@ async def test_a_function_sees_that_it_timed_out(open_engine: OpenEngine, folder
         return steps.looks_for_its_end(folder)
 
     async with open_engine() as engine:
-        run = await engine.run(late, folder=folder)
+        run = await engine.run(late, folder=folder, check=False)
         assert run["looks_for_its_end"].error is not None
         assert run["looks_for_its_end"].error.code == "E_STEP_TIMEOUT"
         await until(lambda: _noted(folder, "looked"))
@@ -36,7 +36,7 @@ async def test_a_function_sees_that_it_is_cancelled(open_engine: OpenEngine, fol
         handle = await engine.start(late, folder=folder)
         await until(lambda: _noted(folder, "began"))
         await handle.cancel()
-        run = await handle.result()
+        run = await handle.result(check=False)
         assert run.status == "cancelled"
         await until(lambda: _noted(folder, "looked"))
         assert len(noted(folder, "raised")) == 2
@@ -53,7 +53,7 @@ async def test_attempts_of_one_step_do_not_overlap(open_engine: OpenEngine, fold
         return steps.takes_its_time(folder)
 
     async with open_engine() as engine:
-        run = await engine.run(slow, folder=folder)
+        run = await engine.run(slow, folder=folder, check=False)
         assert run["takes_its_time"].attempt == 3
         await until(lambda: _all_ended(folder))
         assert noted(folder, "order") == ["begin", "end"] * 3
@@ -91,7 +91,7 @@ async def test_a_thread_keeps_its_work_folder_until_its_end(open_engine: OpenEng
         return steps.keeps_its_folder(folder)
 
     async with open_engine() as engine:
-        run = await engine.run(late, folder=folder)
+        run = await engine.run(late, folder=folder, check=False)
         assert run.status == "failed"
         (where,) = noted(folder, "where")
         assert steps.exists(where)
@@ -118,7 +118,7 @@ async def test_a_step_that_shields_itself_is_left_after_the_grace(
         handle = await engine.start(stubborn, folder=folder)
         await began(folder, "shielded")
         await handle.cancel()
-        run = await handle.result()
+        run = await handle.result(check=False)
         assert run.status == "cancelled"
         assert noted(folder, "shielded.asked")
         assert await settled(engine, run) == {"shielded": CANCELLED}

@@ -70,7 +70,7 @@ async def test_a_step_that_refuses_is_not_tried_again(open_engine: OpenEngine, f
         return steps.refuses(folder)
 
     async with open_engine() as engine:
-        run = await engine.run(refused, folder=folder)
+        run = await engine.run(refused, folder=folder, check=False)
         error = run["refuses"].error
         assert error is not None
         assert (error.code, error.message) == ("E_NO_FACE", "never")
@@ -92,7 +92,7 @@ async def test_retry_on_names_what_is_tried_again(
         return listed(folder, what).named("a")
 
     async with open_engine() as engine:
-        run = await engine.run(failing, folder=folder, what=what)
+        run = await engine.run(failing, folder=folder, what=what, check=False)
         assert len(noted(folder, what)) == tries
         error = run["a"].error
         assert error is not None
@@ -106,7 +106,7 @@ async def test_retry_on_counts_a_timeout_as_a_timeout_error(open_engine: OpenEng
         return kinds.listed_without_timeouts(folder).named("once"), kinds.listed_timeouts(folder).named("twice")
 
     async with open_engine() as engine:
-        run = await engine.run(slow, folder=folder)
+        run = await engine.run(slow, folder=folder, check=False)
         assert [(run[name].error.code, run[name].attempt) for name in ("once", "twice")] == [
             ("E_STEP_TIMEOUT", 1),
             ("E_STEP_TIMEOUT", 2),
@@ -119,7 +119,7 @@ async def test_retry_if_is_asked_about_the_exception(open_engine: OpenEngine, fo
         return kinds.judged(folder, "connection").named("yes"), kinds.judged(folder, "value").named("no")
 
     async with open_engine() as engine:
-        run = await engine.run(failing, folder=folder)
+        run = await engine.run(failing, folder=folder, check=False)
         assert (run["yes"].attempt, run["no"].attempt) == (3, 1)
 
 
@@ -129,7 +129,7 @@ async def test_a_retry_if_that_raises_ends_the_step_and_says_so(open_engine: Ope
         return kinds.badly_judged(folder, "value").named("a")
 
     async with open_engine() as engine:
-        run = await engine.run(failing, folder=folder)
+        run = await engine.run(failing, folder=folder, check=False)
         error = run["a"].error
         assert error is not None
         assert error.code == "E_STEP_RAISED"
@@ -146,7 +146,7 @@ async def test_a_group_of_one_is_shown_as_that_one(open_engine: OpenEngine, fold
         return given_up, kinds.in_a_group(folder, "raises").named("raises")
 
     async with open_engine() as engine:
-        run = await engine.run(failing, folder=folder)
+        run = await engine.run(failing, folder=folder, check=False)
         final, tried = run["gives_up"].error, run["raises"].error
         assert final is not None
         assert tried is not None
