@@ -29,7 +29,11 @@ def _written(entry: Any, docs: Path) -> Any:
     ((title, inside),) = entry.items()
     if isinstance(inside, str):
         return entry
-    kept = [e for e in inside if not isinstance(e, dict) or (docs / (p := next(iter(e.values())))).exists() or p in reference.PAGES]
+    kept = [
+        e
+        for e in inside
+        if not isinstance(e, dict) or (docs / (p := next(iter(e.values())))).exists() or p in reference.PAGES
+    ]
     return {title: kept}
 
 
@@ -55,7 +59,9 @@ def _prose(text: str, page: str, up: str) -> str:
     if page == "errors.md":
         text = LISTED.sub(r'| <a id="\1"></a>`\1` |', text)
     elif page != "reference/python.md":
-        text = CODE.sub(lambda code: f"[{code[0]}]({up}errors.md#{code[1]})" if code[1] in LISTED_CODES else code[0], text)
+        text = CODE.sub(
+            lambda code: f"[{code[0]}]({up}errors.md#{code[1]})" if code[1] in LISTED_CODES else code[0], text
+        )
     inside = page.count("/")
 
     def named(link: re.Match[str]) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import towpath
 import yaml
+
+import towpath
 from towpath.adapters import cli, settings, wiring
 from towpath.adapters.comfyui import configuration, servers
 from towpath.adapters.http import settings as http
@@ -65,7 +66,7 @@ def yaml_page() -> str:
     """Every key of a chain file: type, default, what is allowed, what it means, an example."""
     text = [
         "# Chain files",
-        "A chain file is YAML. This page lists every key, and is made of the JSON Schema that towpath checks files with. "
+        "A chain file is YAML. This page lists every key, and is made of the JSON Schema that towpath checks files with.",
         "`towpath schema > chain.schema.json` writes it for your editor, `towpath validate FILE` checks a file.",
         "[Chains](../chains.md) shows how they are used, [Expressions](../expressions.md) what stands in `{{ … }}`.",
     ]
@@ -176,8 +177,7 @@ def python_page() -> str:
     """All of `towpath.__all__`, from the docstrings."""
     text = [
         "# Python",
-        "Everything that `import towpath` gives, from the docstrings. Every method of an engine says which errors it "
-        "raises; [Error codes](../errors.md) explains the codes.",
+        "Everything that `import towpath` gives, from the docstrings. [Error codes](../errors.md) explains the codes.",
     ]
     left = [name for name in towpath.__all__ if not inspect.ismodule(getattr(towpath, name))]
     for title, names in GROUPS:
@@ -262,18 +262,20 @@ SERVER_KEYS = {
 }
 
 
+ORDER = "An argument of `open_engine` or an option of the command line is stronger, then an environment variable."
+
+
 def settings_page() -> str:
     """Each key of `towpath.toml`, its environment variable, and its meaning."""
     about = _arguments(wiring.open_engine)
     text = [
         "# towpath.toml",
-        "Settings of a project. The file lies in the folder in which you start the program. For each setting an argument of "
-        "`open_engine` or an option of the command line is stronger, then an environment variable, then this file. A key that "
-        "does not exist is an error (`E_SETTING`).",
+        "Settings of a project. The file lies in the folder in which you start the program.",
+        f"{ORDER} A key that does not exist is an error: `E_SETTING`.",
         "```toml\n" + "\n".join(EXAMPLES[key] for key in ("store", "durability", "limits")) + "\n```",
         "## Keys",
     ]
-    for key, kind in settings._KEYS.items():  # noqa: SLF001
+    for key, kind in settings._KEYS.items():
         text += [f"### `{key}`", _sentence(about.get(key, TABLE_OF.get(key, ""))), _facts(key, kind)]
         text += [f"```toml\n{EXAMPLES[key]}\n```"] if key in EXAMPLES else []
     text += ["## [[servers]]", "The ComfyUI servers: [ComfyUI](../comfyui.md).", _table(_server_keys())]
@@ -295,8 +297,10 @@ VARIABLES = {
 
 
 def _facts(key: str, kind: type) -> str:
-    facts = [f"type: {settings._WORDS[kind]}"]  # noqa: SLF001
-    facts += [f"environment: {' '.join(f'`{name}`' for name in VARIABLES[key].split(', '))}"] if key in VARIABLES else []
+    facts = [f"type: {settings._WORDS[kind]}"]
+    facts += (
+        [f"environment: {' '.join(f'`{name}`' for name in VARIABLES[key].split(', '))}"] if key in VARIABLES else []
+    )
     return "\n".join(f"- {fact}" for fact in facts)
 
 
@@ -342,7 +346,7 @@ def _http_keys() -> Iterator[tuple[str, str, str]]:
     about = _arguments(http.HttpSettings)
     known = {f.name: f.default for f in fields(http.HttpSettings)}
     about |= {"webhooks": "receivers of events: tables with `url`, `secret` and `events`"}
-    for key in http._KEYS:  # noqa: SLF001
+    for key in http._KEYS:
         plain = known[key] is not None and known[key] not in ((), "")
         yield key, f"`{json.dumps(known[key])}`" if plain else "", about[key].rstrip(".")
 

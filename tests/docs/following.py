@@ -22,7 +22,7 @@ from towpath.adapters.http.settings import settings_from
 from towpath.adapters.settings import settle
 from towpath.chain_file import load_chain
 from towpath.chain_schema import schema
-from towpath.errors import ChainInvalid
+from towpath.errors import ChainInvalid, Problem
 
 from .pages import Block, blocks, read
 
@@ -163,7 +163,12 @@ def environment() -> dict[str, str]:
     folder = str(Path(sys.executable).parent)
     # Starlette's test client works with the installed httpx, and warns that it prefers another one.
     clean["PYTHONWARNINGS"] = "ignore:Using `httpx` with"
-    return clean | {"PATH": f"{folder}{os.pathsep}{clean['PATH']}", "COLUMNS": "100", "NO_COLOR": "1", "MPLBACKEND": "agg"}
+    return clean | {
+        "PATH": f"{folder}{os.pathsep}{clean['PATH']}",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "MPLBACKEND": "agg",
+    }
 
 
 def session(text: str) -> tuple[list[str], list[str]]:
@@ -230,15 +235,21 @@ def _awaits(text: str) -> bool:
     return False
 
 
+def chain_faults(path: Path) -> list[Problem]:
+    """What is wrong with a chain file; but another chain or a workflow beside it need not be there."""
+    try:
+        load_chain(path, imports=False)
+    except ChainInvalid as error:
+        return [problem for problem in error.problems if problem.code not in ("E_REF_PATH", "E_CHAIN_FILE")]
+    return []
+
+
 def _yaml(folder: Path, block: Block) -> None:
     found = yaml.safe_load(block.text)
     if isinstance(found, dict) and "name" in found and "steps" in found:
         path = folder / (block.title or f"chain_{block.line}.yaml")
         path.write_text(block.text, encoding="utf-8")
-        try:
-            load_chain(path, imports=False)
-        except ChainInvalid as error:  # another chain or a workflow beside it need not be on the page
-            assert all(problem.code == "E_REF_PATH" for problem in error.problems), error
+        assert chain_faults(path) == []
         return
     whole = found if isinstance(found, dict) else {"steps": found}
     errors = [str(e) for e in validator_for(schema()).iter_errors({"name": "part", "steps": [_STEP], **whole})]

@@ -55,7 +55,9 @@ def blocks(text: str) -> list[Block]:
     for match in _BLOCK.finditer(text):
         language, _, rest = match["info"].partition(" ")
         title = _TITLE.search(rest)
-        body = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE) if match["indent"] else match["text"]
+        body = (
+            re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE) if match["indent"] else match["text"]
+        )
         line = text.count("\n", 0, match.start("info")) + 1
         place = match.start("text"), match.end("text")
         found.append(Block(language, title[1] if title else "", body, line, match["why"] or "", *place))

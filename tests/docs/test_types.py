@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from .pages import ROOT, page_names, programs
+from .pages import page_names, programs
 
 # Without type information of their own: what comes from them is unknown, and no mistake of a page.
 UNTYPED = ("sklearn", "joblib", "matplotlib", "pandas", "nbclient", "starlette.testclient")
@@ -38,6 +39,11 @@ def _in_a_function(text: str) -> str:
     return text
 
 
+def _fault(found: dict[str, Any], folder: Path) -> str:
+    place = f"{Path(found['file']).relative_to(folder)}:{found['range']['start']['line'] + 1}"
+    return f"{place} {found['message']} ({found.get('rule', '')})"
+
+
 def test_the_programs_pass_pyright_strict(tmp_path: Path) -> None:
     """One call for all. A page's programs find each other, as files of one folder do."""
     written(tmp_path)
@@ -52,13 +58,16 @@ def test_the_programs_pass_pyright_strict(tmp_path: Path) -> None:
         "reportUnusedExpression": False,  # the last line of a cell is shown
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    command = [str(Path(sys.executable).with_name("pyright")), "--outputjson", "--pythonpath", sys.executable, "-p", "."]
+    command = [
+        str(Path(sys.executable).with_name("pyright")),
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        "-p",
+        ".",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
-    faults = [
-        f"{Path(d['file']).relative_to(tmp_path)}:{d['range']['start']['line'] + 1} {d['message']} ({d.get('rule', '')})"
-        for d in report["generalDiagnostics"]
-        if d["severity"] == "error"
-    ]
+    faults = [_fault(found, tmp_path) for found in report["generalDiagnostics"] if found["severity"] == "error"]
     assert faults == [], "\n".join(faults)
-    assert report["summary"]["filesAnalyzed"] > 10, ROOT
+    assert report["summary"]["filesAnalyzed"] > 10
