@@ -66,7 +66,7 @@ def yaml_page() -> str:
     """Every key of a chain file: type, default, what is allowed, what it means, an example."""
     text = [
         "# Chain files",
-        "A chain file is YAML. This page lists every key, and is made of the JSON Schema that towpath checks files with.",
+        "A chain file is YAML. This page lists every key, and is made of the JSON Schema that checks the files.",
         "`towpath schema > chain.schema.json` writes it for your editor, `towpath validate FILE` checks a file.",
         "[Chains](../chains.md) shows how they are used, [Expressions](../expressions.md) what stands in `{{ … }}`.",
     ]
@@ -172,6 +172,12 @@ GROUPS = (
     ("Inside a step", "context StepContext Artifact File Secret"),
 )
 
+MEMBERS = {  # what a user calls; the rest is for towpath itself
+    "Step": "map with_options",
+    "Chain": "plan compile",
+    "StepContext": "idempotency_key logger work_folder cancelled check progress save",
+}
+
 
 def python_page() -> str:
     """All of `towpath.__all__`, from the docstrings."""
@@ -183,14 +189,19 @@ def python_page() -> str:
     for title, names in GROUPS:
         mine = [name for name in names.split() if name in left]
         left = [name for name in left if name not in mine]
-        text += [f"## {title}", *(f"::: towpath.{name}" for name in mine)]
+        text += [f"## {title}", *map(_directive, mine)]
     errors = [name for name in left if _is_error(name)]
     others = [name for name in left if name not in errors]
-    text += ["## More", *(f"::: towpath.{name}" for name in others)] if others else []
+    text += ["## More", *map(_directive, others)] if others else []
     tree = inspect.getdoc(towpath.errors if hasattr(towpath, "errors") else inspect.getmodule(towpath.TowpathError))
     text += ["## Errors", f"```text\n{_tree(tree or '')}\n```"]
     text += [f"::: towpath.{name}\n    options: {{ inherited_members: false }}" for name in sorted(errors)]
     return "\n\n".join(text) + "\n"
+
+
+def _directive(name: str) -> str:
+    members = f"\n    options: {{ members: [{', '.join(MEMBERS[name].split())}] }}" if name in MEMBERS else ""
+    return f"::: towpath.{name}{members}"
 
 
 def _is_error(name: str) -> bool:
