@@ -59,6 +59,14 @@ def annotations_of(function: Callable[..., Any], signature: inspect.Signature) -
         return {name: hint for name, hint in found.items() if hint is not Any}
 
 
+def returned_annotation(function: Callable[..., Any], signature: inspect.Signature) -> Any:
+    """What a function is annotated to return; Any if that is missing or cannot be resolved."""
+    written = signature.return_annotation
+    if written is signature.empty:
+        return Any
+    return _one(written, _plain_function(function)) if _is_open(written) else written
+
+
 def _is_open(annotation: Any) -> bool:
     """May there be a name in it that is not resolved? Most annotations are plain classes."""
     return not isinstance(annotation, type) and annotation is not None and annotation is not Any

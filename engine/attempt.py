@@ -20,10 +20,10 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
-from . import user_code
+from . import rescue, user_code
 from .artifact import Artifact, KeptFile
 from .context import StepContext
-from .errors import ChainFailed, Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
+from .errors import ChainFailed, InputInvalid, Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files
@@ -134,8 +134,7 @@ async def _tried(
     new_id: Callable[[], str],
     versions: dict[str, int],
 ) -> Outcome:
-    value = await call()
-    return await _outcome_of(_parts(value, context), context, files, new_id, versions)
+    return await _kept_or_rescued(await call(), context, files, new_id, versions)
 
 
 def outcome_now(
@@ -156,6 +155,8 @@ def outcome_now(
         if parts.files or parts.secrets or context.saved or context.asks_approval or not fits_in_row(parts.data):
             return parts
     except StepRaised as raised:
+        if isinstance(raised.error, ValueRefused):
+            return Unsaved(value)  # parts of it may be kept
         return failure(_told_apart(raised.error), rule)
     except Exception as refused:
         return failure(refused)
@@ -175,10 +176,61 @@ async def outcome_later(
     async def made() -> Outcome:
         if isinstance(found, BaseException):
             raise StepRaised(found)
-        parts = _parts(await files_kept(found.value, context), context) if isinstance(found, Unsaved) else found
-        return await _outcome_of(parts, context, files, new_id, versions)
+        value = await files_kept(found.value, context) if isinstance(found, Unsaved) else found
+        return await _kept_or_rescued(value, context, files, new_id, versions)
 
     return await _settled(made, files, rule)
+
+
+async def _kept_or_rescued(
+    value: object, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+) -> Outcome:
+    """The outcome of a returned value, or of its parts. If it is refused, what can be kept of it becomes artifacts of
+    the failed attempt. No later step gets them.
+    """
+    refused: BaseException
+    try:
+        parts = value if isinstance(value, Found) else _parts(value, context)
+        return await _outcome_of(parts, context, files, new_id, versions)
+    except StepRaised as raised:
+        refused = raised.error
+        if not isinstance(refused, ValueRefused):
+            raise
+    except ValueRefused as error:
+        refused = error
+    try:
+        kept = await _rescued(value, context, files, new_id, versions)
+    except Exception:  # then the error alone is reported
+        kept = ()
+    outcome = failure(refused)
+    assert outcome.error is not None
+    names = f"; kept of it: {', '.join(artifact.name for artifact in kept[:8])}" if kept else ""
+    error_info = replace(outcome.error, message=outcome.error.message + names)
+    return msgspec.structs.replace(outcome, error=error_info, artifacts=kept)
+
+
+async def _rescued(
+    value: object, context: StepContext, files: Files, new_id: Callable[[], str], versions: dict[str, int]
+) -> tuple[NewArtifact, ...]:
+    if isinstance(value, Found):
+        data, found = rescue.named(value.data, value.files)
+    else:
+        data, found = rescue.parts_left(value, _place(context))
+    found += rescue.named(None, context.saved)[1]
+    if not rescue.holds_something(data, found):
+        return ()
+    if data is not None:
+        text = msgspec.json.format(msgspec.json.encode(data))
+        found.insert(0, NewFile(rescue.NAME, text, f"{context.step_id}-{rescue.NAME}.json", "application/json"))
+    kept = []
+    for file in {file.name: file for file in found}.values():
+        try:
+            stored = await _keep(file, context, files)
+        except ValueRefused:  # this file is what was refused
+            continue
+        kept.append(_kept(file, stored, context, new_id, versions))
+    _check_texts(kept, context)
+    return tuple(kept)
 
 
 def _parts(value: object, context: StepContext) -> Found:
@@ -287,7 +339,10 @@ async def _keep(file: NewFile, context: StepContext, files: Files) -> KeptFile:
     if isinstance(file.data, KeptFile):
         return file.data
     stem = context.step_id if file.name == "output" else f"{context.step_id}-{file.name}"
-    return await files.keep(file.data, file.filename, file.media_type, stem)
+    filename = file.filename
+    if filename is None and isinstance(file.data, Path) and file.data.suffix:
+        filename = f"{stem}{file.data.suffix}"
+    return await files.keep(file.data, filename, file.media_type, stem)
 
 
 def _kept(
@@ -406,8 +461,20 @@ def _judged(rule: RetryRule, error: BaseException, causes: list[BaseException]) 
 def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
     if not isinstance(error, TowpathError):
         return None
-    text = redacted(printable(str(error.problem.message))) or name
+    text = redacted(printable(_sentence(error))) or name
     return ErrorInfo(printable(str(error.code)) or "E_STEP_FAILED", text + more, name)
+
+
+def _sentence(error: TowpathError) -> str:
+    """The message of an error. Of a refused value also what was found, what is allowed, and the cure: a row has no
+    other place for these.
+    """
+    problem = error.problem
+    if not isinstance(error, ValueRefused | InputInvalid):
+        return str(problem.message)
+    where = f"{problem.place.field}: " if isinstance(error, InputInvalid) and problem.place.field else ""
+    more = (("found", problem.found), ("allowed", problem.allowed), ("cure", problem.cure))
+    return where + "; ".join([problem.message, *(f"{label}: {text}" for label, text in more if text)])
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .annotation_checks import annotation_problems
 from .binding import literal_secrets
 from .chain_files import find_chain, find_function, find_workflow, read_chain
 from .chain_schema import STEP_KINDS, PlainCopy, place_of, size_problem, structure_problems, top_problem
@@ -392,6 +393,8 @@ class _Draft:
         if step is not None:
             self.functions[name] = step
             self._process(entry, step)
+            given = entry.fields.get("parameters", {})
+            self.problems += (replace(p, place=entry.place(("python",))) for p in annotation_problems(step, given))
             parameters = step.signature.parameters.values()
             named = {
                 p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
+from .annotation_checks import annotation_problems
 from .binding import MARKS, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
@@ -391,6 +392,8 @@ class _Described:
             secrets=tuple(sorted(called.secrets)),
         )
         self.problems += literal_secrets(step, place)
+        if isinstance(node.source, Step):
+            self.problems += annotation_problems(node.source, node.arguments)
         return step
 
     def _called(self, node: Node) -> _Called:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from .artifact import Artifact, File, KeptFile
 from .cures import Refused, refused
 from .errors import InputInvalid, Place
-from .json_form import NOT_NATURAL, full_name, to_data
+from .json_form import NOT_NATURAL, full_name, plain_form, to_data
 from .media import media_of_name
 from .secrets import Secret
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 100
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
-_STAY = (str, int, float, bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
+_STAY = (bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
 
 
 class Codec(NamedTuple):
@@ -144,6 +144,8 @@ class _Saving:
         known = codec_for(type(value)) if self._folder is not None else None
         if known is not None:
             return self._file(value, known)
+        if isinstance(value, str | int | float):
+            return plain_form(value)
         if isinstance(value, _STAY):
             return value
         data = to_data(value)
@@ -249,7 +251,7 @@ def _save_frame(frame: Any, path: Path) -> None:
 
 def _load_frame(path: Path) -> Any:
     pandas = sys.modules["pandas"]
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return pandas.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         separator = "\t" if path.suffix == ".tsv" else ","
@@ -259,6 +261,14 @@ def _load_frame(path: Path) -> Any:
     raise _CannotSave(
         f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
     )
+
+
+def _is_parquet(path: Path) -> bool:
+    """By its name, or by its first bytes: a file that was uploaded may have another name."""
+    if path.suffix == ".parquet":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _no_table(path: Path) -> _CannotSave:
@@ -272,7 +282,7 @@ def _save_polars(frame: Any, path: Path) -> None:
 
 def _load_polars(path: Path) -> Any:
     polars = sys.modules["polars"]
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         return polars.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         return polars.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",")

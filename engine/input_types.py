@@ -47,7 +47,7 @@ _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.Mutabl
           collections.abc.Collection, collections.abc.Iterable, collections.abc.Iterator, collections.abc.Reversible,
           collections.abc.MutableSet, collections.deque)  # fmt: skip
 _DICTS = (collections.abc.Mapping, collections.abc.MutableMapping)
-_TEXTS = (datetime.date, datetime.time, uuid.UUID)  # given as text
+_TEXTS = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID)  # given as text
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 _DEPTH = 20
 # Names that a program may import only `if TYPE_CHECKING`, so that they have no value when the chain is described.
@@ -206,8 +206,6 @@ def _one_thing(kind: type, arguments: tuple[Any, ...]) -> Shape:
         return "file"
     if issubclass(kind, datetime.timedelta):
         return {"any_of": ["number", "string"]}
-    if issubclass(kind, decimal.Decimal):
-        return {"any_of": ["string", "number"]}
     if issubclass(kind, _TEXTS):
         return "string"
     return next((name for base, name in _BASES.items() if issubclass(kind, base)), None)

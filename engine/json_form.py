@@ -42,6 +42,18 @@ def to_data(value: object) -> Any:
     return NOT_NATURAL if encode is None else encode(value)
 
 
+def plain_form(value: str | int | float) -> str | int | float:
+    """An object of a subclass of text or of a number, as plain text or as a plain number, without its own methods."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int.__index__(value) if isinstance(value, int) else float.__float__(value)
+
+
+def has_form(kind: type) -> bool:
+    """Have objects of this class an obvious JSON form?"""
+    return _encoder(kind) is not None
+
+
 @lru_cache(4096)
 def _encoder(kind: type) -> _Encode | None:
     if issubclass(kind, _OTHERS):
@@ -57,7 +69,7 @@ def full_name(kind: Any) -> str:
     name = getattr(kind, "__qualname__", None) or str(kind)
     parts = str(getattr(kind, "__module__", "builtins")).split(".")
     public = [part for part in parts if not part.startswith("_")] or parts
-    return name if parts == ["builtins"] else ".".join((*public, name))
+    return name if parts in (["builtins"], ["__main__"]) else ".".join((*public, name))
 
 
 def names_of(kind: type) -> Iterable[str]:

@@ -166,10 +166,15 @@ class Ledger:
     def files(self, step: str) -> list[Artifact]:
         """The files for later steps: rejected versions without a replacement are left out."""
         self._completed(step)
-        return [a for a in self.artifacts(step) if a.row.approval_status != ArtifactApproval.REJECTED]
+        found = self._artifacts_of(step, None, done=True)
+        return [a for a in found if a.row.approval_status != ArtifactApproval.REJECTED]
 
     def artifacts(self, step: str, item: int | None = None) -> list[Artifact]:
         """The latest version of each file of a step, whatever its status; of a mapped step, of all items."""
+        return self._artifacts_of(step, item, done=False)
+
+    def _artifacts_of(self, step: str, item: int | None, *, done: bool) -> list[Artifact]:
+        """With `done` only those of completed rows: a failed row has only what was rescued."""
         row = self._rows.get((step, item))
         if row is None:
             return []
@@ -177,7 +182,7 @@ class Ledger:
         return [
             Artifact(artifact, self._files)
             for r in rows
-            if r is not None
+            if r is not None and (r.status.done or not done)
             for artifact in r.artifacts.values()
             if not (artifact.name == "value" and r.value_stored)
         ]

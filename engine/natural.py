@@ -27,6 +27,7 @@ from .codecs import codec_for, load_file
 from .errors import InputInvalid, Place, shown
 from .takers import ALL, ANYTHING, FILES, NOTHING, Misfit, Taker, data_of, one_value, same, taken
 
+MOST_READ = 64 * 1024 * 1024  # bytes of a file for a parameter that takes `bytes` or `str`
 _FREE = frozenset({Any, object, int, float, bool, dict, list, type(None), None, inspect.Parameter.empty, Artifact})
 
 
@@ -131,7 +132,7 @@ def _number(allowed: str, data: Any, at: str) -> Any:
 
 def _text(strict: bool, data: Any, at: str) -> Any:
     if isinstance(data, Artifact):
-        return data.text()
+        return _whole(data, at).text()
     if strict and isinstance(data, list | dict):
         raise Misfit(at, data, "text")
     return data
@@ -243,10 +244,18 @@ def _file(kind: type) -> Taker | None:
         as_path = kind if kind in (pathlib.Path, pathlib.PosixPath, pathlib.WindowsPath) else pathlib.Path
         take = lambda data, at: as_path(os.fspath(data)) if isinstance(data, Artifact) else data  # type: ignore[type-var] # noqa: E731
     elif kind is bytes or kind is bytearray:
-        take = lambda data, at: kind(data.bytes()) if isinstance(data, Artifact) else data  # noqa: E731
+        take = lambda data, at: kind(_whole(data, at).bytes()) if isinstance(data, Artifact) else data  # noqa: E731
     else:
         return None
     return Taker(take, lambda data: isinstance(data, kind), ALL)
+
+
+def _whole(artifact: Artifact, at: str) -> Artifact:
+    """An artifact that may be read whole because of an annotation: several steps may do it at the same time."""
+    if artifact.size <= MOST_READ:
+        return artifact
+    cure = "annotate Path, and read the file in parts; or Artifact, and read it whole with artifact.bytes()"
+    raise Misfit(at, f"{artifact.filename}, {artifact.size} bytes", "a file of at most 64 MiB", cure)
 
 
 def _loaded(artifact: Artifact, kind: type, at: str) -> Any:

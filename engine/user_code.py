@@ -82,12 +82,16 @@ async def call_step(
 async def files_kept(value: Any, context: StepContext) -> Any:
     """What an async function returned, with files for objects that have a codec. These are written in a thread.
 
-    Raises ValueRefused (E_CODEC).
+    Raises StepRaised: what a codec, or a method of the value's own classes, raised.
     """
     if not may_hold_objects(value):
         return value
     variables = copy_context() if context.variables is None else context.variables.copy()
-    return await run_sync(variables.run, with_files, value, context, abandon_on_cancel=True)
+    save = partial(with_files, value, context)
+    kept, error = await run_sync(lambda: variables.run(_called, save, _NOTHING), abandon_on_cancel=True)
+    if error is not None:
+        raise StepRaised(error)
+    return kept
 
 
 def prepared_call(

@@ -21,7 +21,7 @@ from .artifact import Artifact, File, KeptFile, Origin
 from .codecs import codec_for
 from .cures import ALLOWED, Refused, cure_of, refused
 from .errors import Place, ValueRefused
-from .json_form import NOT_NATURAL, full_name, to_data
+from .json_form import NOT_NATURAL, full_name, plain_form, to_data
 from .model import Json
 from .redaction import HIDDEN
 from .secrets import MARK, NOT_KEPT, Secret
@@ -76,7 +76,7 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
     """As `take_apart`, where secrets are allowed."""
     if is_plain(value):
         return Found(value, [], [])
-    walk = _Walk([], place, what)
+    walk = Walk([], place, what)
     data = walk.visit(value, "", 0)
     names = [file.name for file in walk.files]
     if len(set(names)) != len(names):
@@ -114,7 +114,7 @@ def key_text(key: object) -> str | None:
     """The key of a mapping as text: numbers, true and false as JSON writes them, dates as ISO 8601, …; else None."""
     data = key if type(key) in (str, int, float, bool) else to_data(key)
     if data is NOT_NATURAL and isinstance(key, str | int | float):
-        data = str.__str__(key) if isinstance(key, str) else int(key) if isinstance(key, int) else float(key)
+        data = plain_form(key)
     if isinstance(data, str):
         return str.__str__(data)
     if not isinstance(data, int | float) or (isinstance(data, float) and not math.isfinite(data)):
@@ -122,12 +122,12 @@ def key_text(key: object) -> str | None:
     return msgspec.json.encode(data).decode()
 
 
-class _Walk:
+class Walk:
     """One walk over a returned value. The place is carried as text, for names and errors."""
 
     __slots__ = ("files", "place", "secrets", "what")
 
-    def __init__(self, files: list[NewFile], place: Place, what: str) -> None:
+    def __init__(self, files: list[NewFile], place: Place, what: str = RETURNED) -> None:
         self.files = files
         self.place = place
         self.what = what

@@ -60,7 +60,8 @@ class StoredFiles(LocalFiles):
             else self._keep_stream(data)
         )
         media = media or media_type(filename, head)
-        named = safe_filename(filename) if filename else f"{safe_filename(stem)}{extension(media)}"
+        suffix = (data.suffix if isinstance(data, Path) else "") or extension(media)
+        named = safe_filename(filename or f"{safe_filename(stem)}{suffix}")
         key = None if small is not None else self.blobs.key(blob.digest)
         return KeptFile(named, media, blob.size, blob.digest, key, small)
 

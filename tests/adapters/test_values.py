@@ -137,7 +137,7 @@ async def test_a_wrong_chain_shows_one_frame_of_ours_and_the_users_line(open_eng
 
     @chain
     def keeps(x: int):
-        return plus_one({1})
+        return plus_one(1j)
 
     @chain
     def outer(x: int):

@@ -125,7 +125,7 @@ ANNOTATIONS: list[tuple[str, str, str]] = [
     ("datetime", "string", "string"),
     ("Optional[Decimal]", "string", "string or null"),
     ("UUID", "string", "string"),
-    ("timedelta", "string", "string"),
+    ("timedelta", "json", "number or string"),
     ("OrderedDict[str, int]", "json", "a mapping of integer"),
     ("OrderedDict", "json", "a mapping"),
     ("defaultdict[str, list[int]]", "json", "a mapping of a list of integer"),

@@ -29,6 +29,7 @@ from tests.conformance.adapter.named_limits import *  # noqa: F403
 from tests.conformance.adapter.plain_functions import *  # noqa: F403
 from tests.conformance.adapter.processes import *  # noqa: F403
 from tests.conformance.adapter.reading import *  # noqa: F403
+from tests.conformance.adapter.receiving import *  # noqa: F403
 from tests.conformance.adapter.rerun import *  # noqa: F403
 from tests.conformance.adapter.retries import *  # noqa: F403
 from tests.conformance.adapter.shapes import *  # noqa: F403

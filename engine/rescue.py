@@ -1,0 +1,68 @@
+"""What is left of a returned value that is refused: its data, and its files, without what cannot be kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from typing import Any
+
+from .errors import Place, ValueRefused
+from .model import Json
+from .redaction import HIDDEN
+from .secrets import Secret
+from .values import REFERENCE, NewFile, Walk
+
+NAME = "rescued"  # of the artifact with the data; its files have names that begin so
+NOTE = "$refused"
+MOST_VISITS = 200_000
+
+
+def parts_left(value: object, place: Place) -> tuple[Json, list[NewFile]]:
+    """The data of a value, with `{"$refused": why}` where something cannot be kept, and the files that can."""
+    walk = _Lenient([], place)
+    data = walk.visit(value, "", 0)
+    return named(data, walk.files)
+
+
+def named(data: Json, files: list[NewFile]) -> tuple[Json, list[NewFile]]:
+    """The parts of a value under the names that they get when they are rescued. Streams are left out."""
+    kept = [file for file in files if not isinstance(file.data, AsyncIterable)]
+    new = {file.name: f"{NAME}-{file.name}" for file in kept}
+    renamed = [NewFile(new[f.name], f.data, f.filename, f.media_type, f.origin) for f in kept]
+    return _renamed(data, new), renamed
+
+
+def holds_something(data: Json, files: list[NewFile]) -> bool:
+    """Is there anything to keep?"""
+    return bool(files) or not (data is None or data == HIDDEN or (isinstance(data, dict) and data.keys() == {NOTE}))
+
+
+def _renamed(data: Json, names: dict[str, str]) -> Json:
+    if isinstance(data, dict):
+        if data.keys() == {REFERENCE}:
+            return {"$file": names.get(data[REFERENCE], "")}
+        return {name: _renamed(inner, names) for name, inner in data.items()}
+    return [_renamed(inner, names) for inner in data] if isinstance(data, list) else data
+
+
+class _Lenient(Walk):
+    """A walk that notes what is refused, and goes on."""
+
+    __slots__ = ("_visits",)
+
+    def __init__(self, files: list[NewFile], place: Place) -> None:
+        super().__init__(files, place)
+        self._visits = 0
+
+    def visit(self, value: object, path: str, depth: int) -> Json:
+        self._visits += 1
+        if self._visits > MOST_VISITS:  # a list that contains itself twice has no end
+            return {NOTE: "too much is refused"}
+        try:
+            return super().visit(value, path, depth)
+        except ValueRefused as refused:
+            return {NOTE: refused.problem.message}
+        except Exception as error:  # methods of the value's own classes are called
+            return {NOTE: f"{type(error).__name__}: {error}"}
+
+    def _secret(self, secret: Secret[Any], path: str) -> Json:
+        return HIDDEN
