@@ -93,7 +93,7 @@ class RunFacts:
     def expand(self, step: StepPlan, pairs: int | None, facts: list[Fact]) -> int | None:
         """Count the items of a mapped step (`pairs`: those of its partner), and add its row. None as in `holds`."""
         try:
-            count = pairs if pairs is not None else self.arguments.count(step)
+            count = self.arguments.count(step, pairs)
         except SecretMissing:
             raise  # the step does not fail: another process may have its secrets
         except Exception as error:

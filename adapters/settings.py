@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from towpath.address import DEFAULT_STORE, blob_folder, database_file, store_address
+from towpath.address import DEFAULT_STORE, blob_folder, database_file, in_memory, store_address
 from towpath.errors import InputInvalid, Place, shown, similar
 from towpath.step_options import LIMIT_NAMES, MAX_CONCURRENCY, limit_name, step_concurrency
 
@@ -37,6 +37,7 @@ class Settings:
     `store` is the database file; `blobs` the folder of files, or None for the default beside the database.
     `servers` are addresses or the tables of `[[servers]]`, not yet checked; `comfyui` and `server` are those tables.
     `limits` says for each named limit how many steps that name it may run at the same time in one process.
+    `temporary` is a store that is gone afterwards: then `store` is a name in a temporary folder.
     """
 
     store: Path
@@ -49,6 +50,7 @@ class Settings:
     comfyui: Mapping[str, Any] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    temporary: bool = False
 
 
 def settle(
@@ -63,11 +65,12 @@ def settle(
     limits: Mapping[str, int] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
+    memory: bool = False,
 ) -> Settings:
     """The settings in force: each from its argument, else the environment, else `towpath.toml`, else its default.
 
     The address of the store comes from `store`, else `TOWPATH_STORE`, `DATABASE_URL`, `towpath.toml`, and is
-    `sqlite:///towpath.db` by default.
+    `sqlite:///towpath.db` by default. `memory`: may it be `sqlite:///:memory:`?
 
     Raises:
         InputInvalid: E_STORE_URL, E_SETTING.
@@ -75,9 +78,11 @@ def settle(
     env = os.environ if environment is None else environment
     saved = _read(file or Path(FILE))
     address = store_address(store, env)
+    address = saved.get("store", DEFAULT_STORE) if address is None else address
+    temporary = memory and in_memory(address)
     files = blobs if blobs is not None else env.get("TOWPATH_BLOBS") or saved.get("blobs")
     chosen = adapter or env.get("TOWPATH_ADAPTER") or saved.get("adapter") or "local"
-    safety = durability or saved.get("durability") or "full"
+    safety = durability or ("normal" if temporary else saved.get("durability") or "full")
     limit = concurrency if concurrency is not None else saved.get("concurrency")
     folder = workflows if workflows is not None else env.get("TOWPATH_WORKFLOWS") or saved.get("workflows", WORKFLOWS)
     possible = chosen == "local" or chosen.startswith("temporal://")
@@ -86,8 +91,8 @@ def settle(
     if limit is not None:
         check_size("concurrency", limit)
     return Settings(
-        store=database_file(saved.get("store", DEFAULT_STORE) if address is None else address),
-        blobs=blob_folder(files),
+        store=Path("towpath.db") if temporary else database_file(address),
+        blobs=None if temporary else blob_folder(files),
         adapter=chosen,
         durability=safety,
         concurrency=limit,
@@ -96,6 +101,7 @@ def settle(
         comfyui=saved.get("comfyui", {}),
         server=saved.get("server", {}),
         limits=_limits(saved.get("limits", {}) if limits is None else limits),
+        temporary=temporary,
     )
 
 

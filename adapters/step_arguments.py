@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from towpath.binding import bind, of_item
+from towpath.binding import bind, check_lengths, columns_of, of_item
 from towpath.errors import ExpressionFailed, Place
 from towpath.ledger import Ledger
 from towpath.model import MAX_ITEMS, Json, StepPlan
@@ -24,6 +25,20 @@ Make = Callable[[Any, int | None], Any]
 _SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
+def _is_paired(binding: Json, step: StepPlan) -> bool:
+    """Is it the list of the values of the step that this one is paired with?"""
+    return step.pairs_with is not None and binding == {"$ref": {"step": step.pairs_with, "keys": []}}
+
+
+def _length(values: Any, place: Place) -> int:
+    if not isinstance(values, list):
+        message = "a step can only be mapped over a list"
+        raise ExpressionFailed("E_FOREACH_TYPE", message, place=place, found=type(values).__name__)
+    if len(values) > MAX_ITEMS:
+        raise ExpressionFailed("E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(values))
+    return len(values)
+
+
 class Arguments:
     """Evaluates the arguments of a run's steps.
 
@@ -33,31 +48,29 @@ class Arguments:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._elements: dict[str, list[Any]] = {}
+        self._lists: dict[tuple[str, str], Any] = {}
+        self._elements: dict[str, Callable[[int], Any]] = {}
         self._made: dict[str, _ItemArguments] = {}
 
-    def count(self, step: StepPlan) -> int:
-        """The number of items of a mapped step.
+    def count(self, step: StepPlan, pairs: int | None) -> int:
+        """The number of items of a mapped step; `pairs` are those of the step that it is paired with.
 
-        Raises ExpressionFailed: E_FOREACH_TYPE, E_MAP_SIZE, E_TEMPLATE_….
+        Raises ExpressionFailed: E_FOREACH_TYPE, E_MAP_SIZE, E_MAP_LENGTHS, E_TEMPLATE_….
         """
-        elements = self._elements_of(step)
-        place = Place(step=step.id, field="foreach")
-        if not isinstance(elements, list):
-            message = "a step can only be mapped over a list"
-            raise ExpressionFailed("E_FOREACH_TYPE", message, place=place, found=type(elements).__name__)
-        if len(elements) > MAX_ITEMS:
-            raise ExpressionFailed("E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(elements))
-        return len(elements)
+        lengths: dict[str, int] = {}
+        for name, binding in columns_of(step.foreach).items():
+            place = Place(step=step.id, field=f"foreach.{name}" if name else "foreach")
+            known = pairs if _is_paired(binding, step) else None
+            lengths[name] = _length(self._list(step, name, binding), place) if known is None else known
+        check_lengths(lengths, Place(step=step.id, field="foreach"))
+        return next(iter(lengths.values()))
 
     def of(self, step: StepPlan, item: int | None) -> dict[str, Any]:
         """The arguments of a step, or of one item of a mapped step. Raises ExpressionFailed."""
         if item is None:
             place = Place(step=step.id, field="parameters")
             return {name: bind(binding, place, self._ledger) for name, binding in step.parameters.items()}
-        if step.pairs_with is not None:
-            return self._of_items(step).all(self._ledger.item_value(step.pairs_with, item), item)
-        return self._of_items(step).all(self._elements_of(step)[item], item)
+        return self._of_items(step).all(self._element_of(step)(item), item)
 
     def recorded(
         self, step: StepPlan, arguments: dict[str, Any], secrets: Collection[str], changed: Collection[str]
@@ -73,10 +86,35 @@ class Arguments:
             made = self._made[step.id] = _ItemArguments(step, self._ledger)
         return made
 
-    def _elements_of(self, step: StepPlan) -> Any:
-        if step.id not in self._elements:
-            self._elements[step.id] = bind(step.foreach, Place(step=step.id, field="foreach"), self._ledger)
-        return self._elements[step.id]
+    def _element_of(self, step: StepPlan) -> Callable[[int], Any]:
+        """Gives the element of an item."""
+        found = self._elements.get(step.id)
+        if found is None:
+            columns = {n: self._column(step, n, binding) for n, binding in columns_of(step.foreach).items()}
+            single = columns.get("")
+            found = single or (lambda item: {name: of(item) for name, of in columns.items()})
+            self._elements[step.id] = found
+        return found
+
+    def _column(self, step: StepPlan, name: str, binding: Json) -> Callable[[int], Any]:
+        """Gives the elements of one list. Of the partner's value only single items are read."""
+        if _is_paired(binding, step):
+            assert step.pairs_with is not None
+            return partial(self._ledger.item_value, step.pairs_with)
+        element: Callable[[int], Any] = self._list(step, name, binding).__getitem__
+        return element
+
+    def _list(self, step: StepPlan, name: str, binding: Json) -> Any:
+        if (step.id, name) not in self._lists:
+            place = Place(step=step.id, field="foreach")
+            self._lists[step.id, name] = bind(binding, place, self._ledger)
+        return self._lists[step.id, name]
+
+
+def _column_name(binding: Json, step: StepPlan) -> str:
+    """The name of the list whose element a binding is; empty for any other binding."""
+    keys = binding.get("$item") if isinstance(binding, dict) else None
+    return keys[0] if keys and len(keys) == 1 and keys[0] in columns_of(step.foreach) else ""
 
 
 class _ItemArguments:
@@ -101,6 +139,8 @@ class _ItemArguments:
         if binding == {"$item": []}:
             return lambda element, _item: element
         place = Place(step=self._step.id, field="parameters")
+        if name_of := _column_name(binding, self._step):
+            return lambda element, _item: element[name_of]
         if not of_item(binding):
             return lambda _element, _item: self._of_all_items(name, binding, place)
         return lambda element, item: bind(binding, place, self._ledger, element, item)

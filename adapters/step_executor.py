@@ -238,7 +238,7 @@ class StepExecutor:
             return partial(self._on_server, work, self._arguments(work), context)
         function = self._functions[work.step.target]
         arguments = self._arguments(work, function)
-        if work.step.process:
+        if work.step.process and not function.stands_in:  # another process would call the real function
             call = partial(self._processes.call, function, arguments, context, work.step.retry_on)
         else:
             call = partial(call_step, function, arguments, context, self._threads, self.variables, self._span(work))

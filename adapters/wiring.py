@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from anyio import CancelScope, CapacityLimiter
 from anyio.abc import TaskGroup
+from anyio.to_thread import run_sync
 
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.forks import refuse_while_importing
@@ -67,7 +71,8 @@ def open_engine(
 
     Args:
         store: the database, e.g. `sqlite:///towpath.db` or a file name. Default: `TOWPATH_STORE`,
-            `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`.
+            `DATABASE_URL`, `towpath.toml`, then `sqlite:///towpath.db`. `sqlite:///:memory:` is a store for this engine
+            alone, in a temporary folder that is removed when the engine closes.
         blobs: folder of files; default `<name>-store` beside the database. Small files are in the database.
         adapter: what executes chains; `local` is this process, `temporal://host:port/namespace` are the workers
             of a Temporal server. Without a host, Temporal's profiles and `TEMPORAL_…` variables give it.
@@ -103,6 +108,7 @@ def open_engine(
         servers=servers,
         workflows=workflows,
         limits=limits,
+        memory=True,
     )
     if readonly:  # nothing is executed: neither Temporal nor ComfyUI is needed
         settings = replace(settings, adapter="local", servers=())
@@ -175,8 +181,9 @@ async def _engine(
 ) -> AsyncIterator[Engine]:
     async with (
         _entered(noting_interrupts()),
+        _placed(settings.store, settings.temporary) as store,
         open_store(
-            settings.store,
+            store,
             blobs=settings.blobs,
             durability=settings.durability,
             busy_timeout=busy_timeout,
@@ -198,6 +205,20 @@ async def _engine(
         if listener is not None:
             chosen.listeners.append(listener)
         yield Engine(opened, chosen, tasks, close)
+
+
+@asynccontextmanager
+async def _placed(store: Path, temporary: bool) -> AsyncIterator[Path]:
+    """The file of the store; for a temporary one in a folder that is removed at the end."""
+    if not temporary:
+        yield store
+        return
+    folder = await run_sync(partial(mkdtemp, prefix="towpath-"))
+    try:
+        yield Path(folder, store)
+    finally:
+        with CancelScope(shield=True):
+            await run_sync(partial(rmtree, folder, ignore_errors=True))
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .late import names_of as _names_of
 
 if TYPE_CHECKING:
+    from towpath.adapters.scripts import run as run
     from towpath.adapters.wiring import Engine as Engine
     from towpath.adapters.wiring import open_engine as open_engine
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .service import RunHandle as RunHandle
     from .steps import Step as Step
     from .steps import step as step
+    from .version import __version__ as __version__
 
 __all__ = [
     "ApprovalRefused",
@@ -87,10 +89,12 @@ __all__ = [
     "context",
     "load_chain",
     "open_engine",
+    "run",
     "step",
 ]
 
 _HOMES = {
+    "towpath.adapters.scripts": "run",
     "towpath.adapters.wiring": "Engine open_engine",
     "towpath.artifact": "Artifact File",
     "towpath.chain_file": "load_chain",
@@ -107,6 +111,7 @@ _HOMES = {
     "towpath.secrets": "Secret",
     "towpath.service": "RunHandle",
     "towpath.steps": "Step step",
+    "towpath.version": "__version__",
 }
 
 if not TYPE_CHECKING:  # type checkers know the names above, and no others

@@ -20,6 +20,13 @@ def store_address(given: Address | None, environment: Mapping[str, str]) -> Addr
     return environment.get("TOWPATH_STORE") or environment.get("DATABASE_URL") or None
 
 
+def in_memory(address: Address) -> bool:
+    """Does the address name a store for a while, as `sqlite:///:memory:` does?"""
+    text = os.fspath(address)
+    scheme, _, rest = text.rpartition("://")
+    return rest.lstrip("/") == ":memory:" and scheme in ("", "sqlite", "sqlite+aiosqlite")
+
+
 def database_file(address: Address) -> Path:
     """The file of a store's address: `sqlite:///FILE`, or a file name.
 

@@ -23,7 +23,16 @@ from msgspec import Struct
 from . import rescue, user_code
 from .artifact import Artifact, KeptFile
 from .context import StepContext
-from .errors import ChainFailed, InputInvalid, Place, StepFailed, StepTimedOut, StoreFailed, TowpathError, ValueRefused
+from .errors import (
+    ChainFailed,
+    InputInvalid,
+    Place,
+    StepFailed,
+    StepTimedOut,
+    StoreFailed,
+    TowpathError,
+    ValueRefused,
+)
 from .events import NewArtifact
 from .model import ErrorInfo, Json
 from .ports import Files

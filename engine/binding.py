@@ -5,16 +5,19 @@
 {"$item": []}                                           the element of a mapped step; keys as above
 {"$template": "{{ frame.output.image }}"}               a template of the expression language
 {"$literal": {"$ref": "not a reference"}}               data that only looks like a binding
+
+A step may be mapped over several lists: `foreach` is then {"$zip": {"x": binding, "y": binding}}, and an element is the
+mapping of these names to one element of each list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .artifact import Artifact
-from .errors import ExpressionFailed, Place, Problem
+from .errors import ExpressionFailed, Place, Problem, shown
 from .late import Late
 from .model import Json, StepPlan
 from .secrets import Secret, holds_secret, marks_in, revealed
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 else:
     expressions = Late("towpath.expressions")
 
+ZIP = "$zip"
 MARKS = frozenset({"$ref", "$item", "$template", "$literal"})
 FILE_KINDS = frozenset({"image", "video", "audio", "text", "model", "file"})
 
@@ -61,6 +65,23 @@ def escape(value: Json) -> Json:
     if isinstance(value, list):
         return [escape(inner) for inner in value]
     return value
+
+
+def columns_of(foreach: Json) -> dict[str, Json]:
+    """The lists that a step is mapped over, by name. A single list has the name ""."""
+    if isinstance(foreach, dict) and foreach.keys() == {ZIP}:
+        columns: dict[str, Json] = foreach[ZIP]
+        return columns
+    return {"": foreach}
+
+
+def check_lengths(lengths: Mapping[str, int], place: Place) -> None:
+    """Check that lists that are mapped over together have one length. Raises ExpressionFailed (E_MAP_LENGTHS)."""
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{shown(name)} has {length}" for name, length in lengths.items())
+        message = f"a step is mapped over lists of different lengths: {found}"
+        cure = "give it lists of one length; what is the same for all items is a parameter of its own"
+        raise ExpressionFailed("E_MAP_LENGTHS", message, place=place, allowed="lists of one length", cure=cure)
 
 
 def bind(binding: Json, place: Place, env: Environment, item: Any = None, index: int | None = None) -> Any:
@@ -149,7 +170,9 @@ def literal_secret(name: str, place: Place) -> Problem:
 
 def _is_written(binding: Json, step: StepPlan) -> bool:
     if isinstance(binding, dict) and "$item" in binding:
-        return step.foreach is not None and not _is_bound(step.foreach)
+        columns = columns_of(step.foreach)
+        column = columns.get("", columns.get(next(iter(binding["$item"]), "")))
+        return column is not None and not _is_bound(column)
     return binding is not None and not _is_bound(binding)
 
 

@@ -25,9 +25,10 @@ from .model import MAX_STEPS, ApprovalPolicy, InputSpec, Plan, RetryPolicy, Step
 from .retry import seconds
 from .retry_rules import check_importable, exception_names
 from .secrets import secret_problems
+from .step_kinds import check_process
 from .step_options import StepOptions, attempts, check_retried, retry_policy
 from .step_references import Expressions
-from .steps import Step, check_process
+from .steps import Step
 from .yaml_source import MAX_PROBLEMS, Document, Keys, read_yaml
 
 T = TypeVar("T")

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from .annotation_checks import annotation_problems
-from .binding import MARKS, escape, literal_secrets
+from .binding import MARKS, ZIP, escape, literal_secrets
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
 from .input_types import input_spec
 from .json_form import to_data
 from .late import Late
+from .mapping import Columns, ItemMark
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
 from .secrets import check_annotations, secret_problems
+from .step_kinds import is_method
 from .step_names import named_twice, same_function
 from .step_options import StepOptions
-from .steps import ItemMark, Step
+from .steps import Step
 from .tracing import (
     InputRef,
     Node,
@@ -55,6 +57,9 @@ RESERVED_IDS = frozenset(
 )
 _DUNDER = re.compile(r"__.*__")
 _PLAIN = frozenset({type(None), bool, int, float, str})
+_CAUSES = 10  # errors behind an error that are looked at
+_TEXT_LENGTH = 300  # characters of another library's message
+_OUR_TYPES = re.compile(r"\b(Input)?Ref\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +202,7 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
         cure = "use `def`, and call the steps without await or yield; what works is inside the steps"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     signature = inspect.signature(chain.function)
-    if _is_method(function, signature):
+    if is_method(function, signature):
         message = f"{chain.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and give what it needs as inputs; a @staticmethod above @chain works too"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
@@ -209,12 +214,6 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
     return signature
 
 
-def _is_method(function: Callable[..., Any], signature: inspect.Signature) -> bool:
-    """Is it defined in the body of a class, with a parameter for the object?"""
-    body = getattr(function, "__qualname__", "").rpartition(".")[0]
-    return bool(body) and not body.endswith("<locals>") and next(iter(signature.parameters), "") in ("self", "cls")
-
-
 def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, place: Place) -> Any:
     """Call the chain's function while its calls are recorded. Its errors show one frame: the user's."""
     arguments: dict[str, Any] = {name: InputRef(node) for name, node in trace.inputs.items()}
@@ -224,20 +223,39 @@ def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, 
             returned = chain.function(*positional, **arguments)
         except ChainInvalid as error:
             raise error.with_traceback(user_frame(error.__traceback__)) from None
-        except TypeError as error:
-            # A function written in C checks the type of a value by itself, so the reference cannot refuse.
-            frame = user_frame(error.__traceback__)
-            at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
-            message = f"describing chain {chain.name} raised TypeError: {error}"
-            cure = "if it was given a reference: pass the reference to a step, and do it there"
-            problem = Problem("E_CHAIN_TRACE", message, at, cure=cure)
-            raise ChainInvalid([problem]).with_traceback(frame) from None
+        except Exception as raised:
+            error, frame = raised, user_frame(raised.__traceback__)
+        else:
+            error, frame = None, None
+    if error is not None:
+        at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
+        raise _misused(error, chain.name, at).with_traceback(frame or error.__traceback__) from None
     if not is_reference(returned) and (inspect.isawaitable(returned) or inspect.isgenerator(returned)):
         getattr(returned, "close", lambda: None)()
         message = f"chain {chain.name} returned {shown(type(returned).__name__)}"
         cure = "describe it with a plain function that returns references or data"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     return returned
+
+
+def _misused(error: Exception, chain: str, place: Place) -> Exception:
+    """What to raise for an error of a chain's function: it may have used a reference where the reference cannot refuse.
+
+    A function written in C checks the type of a value by itself. Other libraries turn the refusal into an error of
+    their own, or name the type of the reference in it. Any other error stays what it is.
+    """
+    behind: BaseException | None = error
+    for _ in range(_CAUSES):
+        behind = None if behind is None else behind.__cause__ or behind.__context__
+        if isinstance(behind, ChainInvalid):
+            return behind
+    text = " ".join(str(error).split())[:_TEXT_LENGTH]
+    message = f"describing chain {chain} raised {type(error).__name__}: {text}"
+    cure = "if it was given a reference: pass the reference to a step, and do it there"
+    if isinstance(error, TypeError) or _OUR_TYPES.search(message):
+        return ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
+    error.add_note(f"chain {chain} was being described ({place}): its inputs and results have no values yet. {cure}.")
+    return error
 
 
 @overload
@@ -304,7 +322,7 @@ class _Described:
         if is_reference(value):
             return self._reference(value, place)
         if isinstance(value, ItemMark):
-            return {"$item": []}, []
+            return {"$item": [] if value.column is None else [value.column]}, []
         if depth > MAX_DEPTH:
             message = f"{what} is nested more than {MAX_DEPTH} levels deep"
             raise ChainInvalid([Problem("E_VALUE_TYPE", message, place, cure="a list cannot contain itself")])
@@ -358,7 +376,7 @@ class _Described:
         for name, value in node.arguments.items():
             parameters[name], more = self.binding(value, place, f"the argument {name}")
             needs += more
-        foreach, more = self.binding(node.foreach, place, "what is mapped over") if node.mapped else (None, [])
+        foreach, more = self._mapped_over(node, place)
         condition, watches, named = self._condition(node, frozenset(needs))
         depends_on = tuple(dict.fromkeys([*more, *needs, *named]))
         called = self._called(node)
@@ -393,8 +411,15 @@ class _Described:
         )
         self.problems += literal_secrets(step, place)
         if isinstance(node.source, Step):
-            self.problems += annotation_problems(node.source, node.arguments)
+            self.problems += annotation_problems(node.source, [name.removeprefix("*") for name in node.arguments])
         return step
+
+    def _mapped_over(self, node: Node, place: Place) -> tuple[Json, list[str]]:
+        what = "what is mapped over"
+        if isinstance(node.foreach, Columns):
+            columns = {name: self.binding(values, place, what) for name, values in node.foreach.items()}
+            return {ZIP: {name: b for name, (b, _) in columns.items()}}, [d for _, ds in columns.values() for d in ds]
+        return self.binding(node.foreach, place, what) if node.mapped else (None, [])
 
     def _called(self, node: Node) -> _Called:
         source = node.source
@@ -433,7 +458,8 @@ class _Described:
 
     def _check_id(self, step_id: str, place: Place) -> None:
         if not STEP_ID.fullmatch(step_id) or step_id in RESERVED_IDS or _DUNDER.fullmatch(step_id):
-            self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", place, "use .named(id)")
+            cure = 'a lambda has no name: step(…, name="clean")' if "<lambda>" in step_id else "use .named(id)"
+            self._problem("E_STEP_ID", f"{step_id!r} cannot be a step's id", place, cure)
 
     def _place_of(self, step_id: str) -> Place:
         """Where the chain is written: for what has no line of its own."""

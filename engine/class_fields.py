@@ -101,7 +101,7 @@ class _Fields:
     def _list(self) -> str:
         return " ".join(self.takers) or "it has none"
 
-    def called(self, at: str, data: Any, **arguments: Any) -> Any:
+    def called(self, at: str, data: Any, /, **arguments: Any) -> Any:
         """An object, from a call of the class. Its `__init__` is the user's, and may refuse the data."""
         try:
             return self.kind(**arguments)

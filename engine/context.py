@@ -23,6 +23,8 @@ LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go fir
 
 _log = guarded_logger("towpath")
 _current: ContextVar[StepContext] = ContextVar("towpath_step")
+_standing: list[StepContext] = []
+"""The contexts of tests, the innermost last: a context variable that a fixture sets does not reach every test."""
 
 
 def context() -> StepContext:
@@ -30,6 +32,8 @@ def context() -> StepContext:
     try:
         return _current.get()
     except LookupError:
+        if _standing:
+            return _standing[-1]
         raise RuntimeError(f"context() works only while a step runs in a chain{_cure()}") from None
 
 
@@ -41,6 +45,16 @@ def _cure() -> str:
         "; this thread has not got the context of a step: call context() before, and hand it over, or start the "
         "function with contextvars.copy_context().run(function), as asyncio.to_thread does"
     )
+
+
+@contextmanager
+def standing_in(context: StepContext) -> Iterator[None]:
+    """For the time of a test, `context` is the running step for code that runs in none."""
+    _standing.append(context)
+    try:
+        yield
+    finally:
+        _standing.remove(context)
 
 
 @contextmanager

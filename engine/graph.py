@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from .binding import columns_of
 from .errors import ChainInvalid, Place, Problem
 from .late import Late
 from .model import Plan, StepPlan
@@ -99,16 +100,25 @@ def cycle_problem(cycle: Sequence[str], place: Place) -> Problem:
 
 
 def _placed(step: StepPlan, level: int, mapped: Collection[str]) -> StepPlan:
-    """The step with its level, and with `pairs_with` if it maps over exactly the whole value of another mapped step.
-
-    Then its items start before that value is complete, so nothing else in the step may use it.
-    """
-    source = _whole_value(step.foreach) if step.mapped and step.condition is None else None
-    pairs = source in mapped and source in step.depends_on and not _names(step.parameters, source)
-    partner = source if pairs else None
+    """The step with its level, and with `pairs_with` if it maps over exactly the whole value of another mapped step."""
+    partner = _partner(step, mapped) if step.mapped and step.condition is None else None
     if step.level == level and step.pairs_with == partner:
         return step  # a copy costs more than all else here
     return replace(step, level=level, pairs_with=partner)
+
+
+def _partner(step: StepPlan, mapped: Collection[str]) -> str | None:
+    """The mapped step whose items this step's items follow. They start before its value is complete, so nothing else in
+    the step may use that. Of several lists, the first such one counts.
+    """
+    columns = columns_of(step.foreach)
+    for name, column in columns.items():
+        source = _whole_value(column)
+        if source in mapped and source in step.depends_on:
+            others = [other for key, other in columns.items() if key != name]
+            if not _names([step.parameters, others], source):
+                return source
+    return None
 
 
 def _whole_value(binding: Any) -> str | None:

@@ -19,6 +19,7 @@ from .artifact import File
 from .chains import Chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
+from .late import LateNames
 from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
@@ -33,6 +34,10 @@ from .tracing import of_the_user
 if TYPE_CHECKING:
     from .chain_file import ChainFile
     from .records import ArtifactRecord, Gate, PendingGate
+else:  # for `typing.get_type_hints`: the modules are imported only when somebody looks into these types
+    ChainFile = LateNames("towpath.chain_file").ChainFile
+    _records = LateNames("towpath.records")
+    ArtifactRecord, Gate, PendingGate = _records.ArtifactRecord, _records.Gate, _records.PendingGate
 
 P = ParamSpec("P")
 

@@ -52,7 +52,7 @@ def module_name(defined: Callable[..., Any]) -> str:
     """The module of a function or class. For a script it is the stem of its file, also in a child process that
     `multiprocessing` made, which calls the script `__mp_main__`.
     """
-    if defined.__module__ not in MAINS:
+    if defined.__module__ not in (*MAINS, None):  # a function that `exec` made may have no module
         return defined.__module__
     file = getattr(sys.modules.get(defined.__module__), "__file__", None)
     return Path(file).stem if file else "__main__"
@@ -128,7 +128,7 @@ def defined_again(old: Callable[..., Any], new: Callable[..., Any], specs: tuple
         return True  # typed in, or a cell of a notebook
     one, other = _code(old), _code(new)
     if one is None or other is None:
-        return False
+        return specs[0] is not specs[1]
     if _typed_in(new, other):
         return True
     if one.co_filename != other.co_filename:

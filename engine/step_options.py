@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 from .errors import InputInvalid, shown, similar
@@ -56,8 +57,11 @@ class StepSettings(TypedDict, total=False):
     process: bool
 
 
-def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOptions:
-    """`base` with some options changed, checked."""
+def step_options(base: StepOptions, also: tuple[str, ...] = (), /, **options: Unpack[StepSettings]) -> StepOptions:
+    """`base` with some options changed, checked. `also` are names that the caller takes besides, for messages.
+
+    Raises InputInvalid: E_FIELD_UNKNOWN, E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_MISSING.
+    """
     changes: dict[str, Any] = {}
     given: dict[str, Any] = {**options}
     for key, value in given.items():
@@ -65,9 +69,9 @@ def step_options(base: StepOptions, **options: Unpack[StepSettings]) -> StepOpti
             if value is not None:
                 changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
         elif key == "requires_approval":
-            changes["approval"] = ApprovalPolicy() if value else None
+            changes["approval"] = ApprovalPolicy() if _flag(key, value) else None
         elif key not in StepOptions.__slots__:
-            known = ("retries", "requires_approval", *StepOptions.__slots__)
+            known = (*also, *StepSettings.__annotations__)
             message = f"a step has no option {shown(key)}"
             raise InputInvalid("E_FIELD_UNKNOWN", message, allowed=" ".join(known), cure=similar(key, known))
         elif key != "retry" or value is not None:
@@ -114,9 +118,18 @@ def _kept_or_failed(value: Any) -> str:
     return str(value)
 
 
-def _flag(value: Any) -> bool:
+def _flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputInvalid("E_FIELD_TYPE", "process cannot be this", found=repr(value), allowed="True, False")
+        raise InputInvalid("E_FIELD_TYPE", f"{key} cannot be this", found=repr(value), allowed="True, False")
+    return value
+
+
+def _approval(value: Any) -> ApprovalPolicy | None:
+    if value is not None and not isinstance(value, ApprovalPolicy):
+        cure = "requires_approval=True"
+        raise InputInvalid(
+            "E_FIELD_TYPE", "approval cannot be this", found=repr(value), allowed="an ApprovalPolicy", cure=cure
+        )
     return value
 
 
@@ -133,7 +146,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "retry_if": retry_predicate,
     "limit": limit_name,
     "concurrency": step_concurrency,
-    "process": _flag,
+    "process": partial(_flag, "process"),
+    "cheap": partial(_flag, "cheap"),
+    "secret": partial(_flag, "secret"),
+    "approval": _approval,
 }
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
-from .binding import MARKS
-from .errors import Place, Problem, shown
+from .binding import MARKS, ZIP, check_lengths
+from .errors import ExpressionFailed, Place, Problem, shown
 from .expression_syntax import OPENING, Reference
 from .expressions import Condition, Scope, Template, parse_condition, parse_template
 from .model import Json
@@ -92,7 +92,19 @@ class Expressions:
         return {key: self.binding(inner, (*path, key), spot, mapped=mapped) for key, inner in value.items()}
 
     def foreach(self, value: Json, path: Keys, spot: Spot) -> Json:
-        """What a step maps over: a list, or one whole `{{ … }}`. The whole value of a step is a reference."""
+        """What a step maps over: a list, or one whole `{{ … }}`, or a mapping of names to such. The whole value of a
+        step is a reference.
+        """
+        if not isinstance(value, dict):
+            return self._list(value, path, spot)
+        lengths = {name: len(values) for name, values in value.items() if isinstance(values, list)}
+        try:
+            check_lengths(lengths, spot.place(path))
+        except ExpressionFailed as different:
+            self.problems.append(different.problem)
+        return {ZIP: {name: self._list(values, (*path, name), spot) for name, values in value.items()}}
+
+    def _list(self, value: Json, path: Keys, spot: Spot) -> Json:
         if isinstance(value, list):
             return self.binding(value, path, spot, mapped=False)
         template = self._template(value, path, spot, False)

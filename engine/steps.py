@@ -5,17 +5,26 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import math
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from types import MethodType
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .annotations import Receiver, receivers_of
-from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
+from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
+from .mapping import Columns, ItemMark, as_list, check_known_lengths
 from .secrets import check_annotations, secret_names
+from .step_kinds import (
+    annotated,
+    check_process,
+    checked_signature,
+    docstring,
+    is_method,
+    origin_of,
+    positional_room,
+)
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
 from .step_options import StepOptions, StepSettings, step_options
 from .tracing import Node, Ref, current_trace, is_reference, user_place
@@ -23,8 +32,11 @@ from .tracing import Node, Ref, current_trace, is_reference, user_place
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)  # so that a checker finds the coroutine in whatever an `async def` returns
 V = TypeVar("V")
 X = TypeVar("X")
+Y = TypeVar("Y")
+Z = TypeVar("Z")
 
 
 _registry: dict[str, Step[..., Any]] = {}
@@ -32,30 +44,37 @@ _ambiguous: set[str] = set()  # names that two functions in this process have
 _replaced: set[str] = set()  # names that were defined again
 
 
-class Step(Alike, Generic[P, R]):
+class Step(Alike, Generic[P, R_co]):
     """A step function. Calling it inside a `@chain` records a node; elsewhere it runs the function.
 
-    `R` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so for
-    them every call returns a reference: awaiting it gives the value, and it fits every parameter. In a unit test
+    `R_co` is what the function returns: for an `async def` a coroutine. Type checkers cannot see where a call is, so
+    for them every call returns a reference: awaiting it gives the value, and it fits every parameter. In a unit test
     `step.function(…)` has the exact type.
 
-    `name` is `module:function`, by which plans and other processes find it; `function` is the function itself; `spec`
-    is the spec of its module when it was defined.
+    `name` is `module:function`, by which plans and other processes find it; `function` is the function itself; `origin`
+    says to which module it belongs, `spec` is the spec of that module when it was defined. `stands_in`: a test has put
+    a fake in place of the function.
     """
 
+    stands_in = False
+
     def __init__(
-        self, function: Callable[P, R], options: StepOptions, description: str = "", name: str | None = None
+        self, function: Callable[P, R_co], options: StepOptions, description: str = "", name: str | None = None
     ) -> None:
         self._static = isinstance(function, staticmethod)
         function = function.__func__ if isinstance(function, staticmethod) else function
-        _check_kind(function)
-        self.function: Callable[P, R] = function
+        self.signature: inspect.Signature = checked_signature(function, name)
+        problems = check_annotations(annotated(function), user_place())
+        if problems:
+            raise ChainInvalid(problems)
+        self.function: Callable[P, R_co] = function
         self.options = options
-        self.name: str = step_name(function, name)
+        self.origin = origin_of(function, name)
+        self.name: str = step_name(self.origin, name)
         self.description = description
-        self.signature: inspect.Signature = inspect.signature(function)
-        self.spec: object = spec_now(function)
-        self._positions: tuple[Callable[P, R], list[inspect.Parameter]] | None = None
+        self.spec: object = spec_now(self.origin)
+        self._positions: tuple[Callable[P, R_co], list[inspect.Parameter]] | None = None
+        self._star = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), "")
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
         self.check_process()
@@ -66,7 +85,7 @@ class Step(Alike, Generic[P, R]):
     @property
     def is_async(self) -> bool:
         """Computed at each call, because a test may replace the function."""
-        return inspect.iscoroutinefunction(self.function)
+        return inspect.iscoroutinefunction(annotated(self.function))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A step is pickled by its name: another process imports its module, and takes the step that is there."""
@@ -85,7 +104,7 @@ class Step(Alike, Generic[P, R]):
     @overload
     def __call__(self: Step[P, Coroutine[Any, Any, V]], /, *args: P.args, **kwargs: P.kwargs) -> Ref[V]: ...
     @overload
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R_co]: ...
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Inside a `@chain` record a node; elsewhere run the function.
 
@@ -94,51 +113,86 @@ class Step(Alike, Generic[P, R]):
         trace = current_trace()
         if trace is None:
             return self.function(*args, **kwargs)
-        if args and not is_reference(args[0]) and isinstance(args[0], type) and self._defined_in(args[0]):
+        if args and not is_reference(args[0]) and self._defined_in(args[0]):
             raise self._method()
         return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
 
+    # For type checkers: one list, two and three, each for `async def` and `def`. More lists are right, but not checked.
+
     @overload
     def map(
-        self: Step[Concatenate[X, P2], Coroutine[Any, Any, V]],
-        values: Sequence[X],
+        self: Step[Concatenate[X, P2], Coroutine[Any, Any, V]], xs: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, P2], V], xs: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, Y, P2], Coroutine[Any, Any, V]],
+        xs: Sequence[X],
+        ys: Sequence[Y],
         /,
         *none: P2.args,
         **same: P2.kwargs,
     ) -> Ref[list[V]]: ...
     @overload
     def map(
-        self: Step[Concatenate[X, P2], V], values: Sequence[X], /, *none: P2.args, **same: P2.kwargs
+        self: Step[Concatenate[X, Y, P2], V], xs: Sequence[X], ys: Sequence[Y], /, *none: P2.args, **same: P2.kwargs
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, Y, Z, P2], Coroutine[Any, Any, V]],
+        xs: Sequence[X],
+        ys: Sequence[Y],
+        zs: Sequence[Z],
+        /,
+        *none: P2.args,
+        **same: P2.kwargs,
+    ) -> Ref[list[V]]: ...
+    @overload
+    def map(
+        self: Step[Concatenate[X, Y, Z, P2], V],
+        xs: Sequence[X],
+        ys: Sequence[Y],
+        zs: Sequence[Z],
+        /,
+        *none: P2.args,
+        **same: P2.kwargs,
     ) -> Ref[list[V]]: ...
     def map(self: Step[..., Any], /, *values: Any, **same: Any) -> Ref[list[Any]]:
-        """One run of the step per element of one list (or range, or reference to a list).
+        """One run of the step per element of a list; of several lists, one run per element of all of them together.
 
-        The element is the first argument; keyword arguments are the same for all items. The value is the
-        list of results in input order; an empty list completes with `[]`.
+        A list may be a list, a tuple, a range, an array of one dimension, or a reference to a list. The first argument
+        of the step is the element of the first list, the second one that of the second list, and so on. Several lists
+        must have one length. Keyword arguments are the same for all items. The value is the list of results in input
+        order; an empty list completes with `[]`.
+
+        Raises:
+            ChainInvalid: E_STEP_ARGUMENTS, E_MAP_SIZE; E_MAP_LENGTHS if the lengths are known and differ. If they are
+                known only when the chain runs, the step fails with that code.
         """
         trace = current_trace()
         if trace is None:
             raise TypeError(f"{self.name}.map(…) belongs in a @chain; elsewhere, call the function in a loop")
-        over = self._mapped_over(values)
-        first = self._first_argument()
-        node = Node(self._short, "python", self.name, self, {**self._bind((None,), same), first: ItemMark()})
-        node.foreach, node.mapped = over, True
+        if not values:
+            raise self._wrong("map takes a list", "the list is the first argument: step.map(items, name=value)")
+        lists = [as_list(each, self._wrong) for each in values]
+        columns = Columns(zip(self._column_names(len(lists)), lists, strict=True)) if len(lists) > 1 else None
+        marks = [ItemMark()] if columns is None else [ItemMark(name) for name in columns]
+        node = Node(self._short, "python", self.name, self, self._bind(tuple(marks), same))
+        node.foreach, node.mapped = lists[0] if columns is None else columns, True
+        if columns is not None:
+            check_known_lengths(columns)
         return trace.add(node)
 
-    def _mapped_over(self, values: tuple[Any, ...]) -> Any:
-        if len(values) != 1:
-            cure = "map over one list: of tuples, list(zip(xs, ys)), if all is known; else a step that returns it"
-            raise self._wrong(f"map takes one list, not {len(values)}", cure)
-        (over,) = values
-        if is_reference(over):
-            return over
-        if isinstance(over, range):
-            return list(over)
-        if not isinstance(over, list | tuple) and hasattr(type(over), "__iter__") and not isinstance(over, str | dict):
-            raise self._wrong(f"mapped over {shown(type(over).__name__)}, which is not a list", "map over list(…)")
-        return over
+    def _column_names(self, count: int) -> list[str]:
+        """Names for lists that are mapped over together: those of the parameters that take their elements."""
+        parameters = self.signature.parameters.values()
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
+        return names + [f"list {n}" for n in range(len(names) + 1, count + 1)]
 
-    def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R]:
+    def with_options(self, **options: Unpack[StepSettings]) -> Step[P, R_co]:
         """The same step with other options (`retries`, `timeout`, …), for one place in one chain.
 
         Raises InputInvalid: E_FIELD_TYPE, E_FIELD_RANGE, E_FIELD_UNKNOWN, E_FIELD_CONFLICT. ChainInvalid: E_STEP_KIND.
@@ -162,18 +216,22 @@ class Step(Alike, Generic[P, R]):
     def call_arguments(self, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments in the way of a plain call: by position as far as possible, the rest by name.
 
-        This is for decorators that only look at `*args`. A missing argument before a positional-only one gets its
-        default.
+        This is for decorators that only look at `*args`. A missing argument before one that has no name gets its
+        default. The arguments of `*values` are the list `*values`.
         """
         named = dict(arguments)
+        rest = named.pop(f"*{self._star}", ()) if self._star else ()
         args: list[Any] = []
         for parameter in self._by_position():
             if parameter.name in named:
                 args.append(named.pop(parameter.name))
-            elif parameter.kind is parameter.POSITIONAL_ONLY and named and parameter.default is not parameter.empty:
+            elif parameter.default is parameter.empty:
+                break
+            elif rest or (parameter.kind is parameter.POSITIONAL_ONLY and named):
                 args.append(parameter.default)
             else:
                 break
+        args.extend(rest)
         return args, named
 
     def _by_position(self) -> list[inspect.Parameter]:
@@ -192,23 +250,28 @@ class Step(Alike, Generic[P, R]):
     @cached_property
     def secrets(self) -> frozenset[str]:
         """The parameters that take a `Secret`."""
-        return secret_names(self.function) - {"return"}
+        return secret_names(annotated(self.__wrapped__)) - {"return"}  # not of a fake, which has no annotations
 
     def secrets_among(self, names: Iterable[str]) -> frozenset[str]:
-        """The names of the arguments that are taken as a `Secret`, also those for `**more: Secret[str]`."""
+        """The names of the arguments that are taken as a `Secret`, also those for `*more` and `**more: Secret[str]`."""
         if not self.secrets:
             return frozenset()
-        known = self.signature.parameters.keys() - {self._rest}
-        return frozenset(n for n in names if (n if n in known else self._rest) in self.secrets)
+        known = {name: name for name in self.signature.parameters if name not in (self._rest, self._star)}
+        known[f"*{self._star}"] = self._star
+        return frozenset(n for n in names if known.get(n, self._rest) in self.secrets)
 
     @cached_property
     def is_secret(self) -> bool:
         """Is the value that it returns secret?"""
-        return self.options.secret or "return" in secret_names(self.function)
+        return self.options.secret or "return" in secret_names(annotated(self.__wrapped__))
 
     @cached_property
     def _receivers(self) -> dict[str, Receiver]:
-        return receivers_of(self.__wrapped__, self.signature)
+        found = receivers_of(self.__wrapped__, self.signature)
+        star = found.pop(self._star, None)
+        if star is not None:
+            found[f"*{self._star}"] = Receiver(list[star.annotation], star.always)  # type: ignore[name-defined]
+        return found
 
     @cached_property
     def _rest(self) -> str:
@@ -222,17 +285,12 @@ class Step(Alike, Generic[P, R]):
 
     def receiver(self, name: str) -> Receiver | None:
         """How the argument of that name becomes what its parameter is annotated with; None: it stays as it is."""
-        return self._receivers.get(name if name in self.signature.parameters else self._rest)
+        known = name in self.signature.parameters or name.startswith("*")
+        return self._receivers.get(name if known else self._rest)
 
     @property
     def _short(self) -> str:
         return self.name.rpartition(":")[2].rpartition(".")[2]
-
-    def _first_argument(self) -> str:
-        for parameter in self.signature.parameters.values():
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                return parameter.name
-        raise self._wrong("takes no argument that an item could be passed to")
 
     @cached_property
     def _plain_call(self) -> tuple[tuple[str, ...], int]:
@@ -250,11 +308,13 @@ class Step(Alike, Generic[P, R]):
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
+            if is_method(annotated(self.function), self.signature):
+                raise self._method() from None
             raise self._wrong(str(error)) from None
         arguments = dict(bound.arguments)
         for parameter in self.signature.parameters.values():
-            if parameter.kind is parameter.VAR_POSITIONAL and arguments.pop(parameter.name, None):
-                raise self._wrong(f"*{parameter.name} cannot be used in a chain; pass a list")
+            if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in arguments:
+                arguments[f"*{parameter.name}"] = list(arguments.pop(parameter.name))
             if parameter.kind is parameter.VAR_KEYWORD:
                 more = arguments.pop(parameter.name, {})
                 arguments.update(more)
@@ -273,71 +333,18 @@ class Step(Alike, Generic[P, R]):
         message = f"{why}: {self.name}{self.signature}"
         return ChainInvalid([Problem("E_STEP_ARGUMENTS", message, user_place(self.name), cure=cure)])
 
-    def _defined_in(self, owner: type) -> bool:
-        """Is the function defined in the body of that class, or of one of its base classes?"""
-        body = self.function.__qualname__.rpartition(".")[0]
-        return any(kind.__qualname__ == body and kind.__module__ == self.function.__module__ for kind in owner.__mro__)
+    def _defined_in(self, owner: object) -> bool:
+        """Is it a method of that class or object?"""
+        owner = owner if isinstance(owner, type) else type(owner)
+        body = self.origin.__qualname__.rpartition(".")[0]
+        return bool(body) and any(
+            k.__qualname__ == body and k.__module__ == self.origin.__module__ for k in owner.__mro__
+        )
 
     def _method(self) -> ChainInvalid:
         message = f"{self.name} is a method: its object would be missing when the run is resumed"
         cure = "make it a function, and pass what it needs as arguments; a @staticmethod above @step works too"
         return ChainInvalid([Problem("E_STEP_KIND", message, user_place(self.name), cure=cure)])
-
-
-def positional_room(function: Any) -> float:
-    """How many positional arguments it takes itself, whatever it wraps."""
-    bound = 0
-    if not isinstance(function, FunctionType | MethodType | BuiltinFunctionType):
-        called = getattr(type(function), "__call__", None)  # noqa: B004 - the method itself is wanted
-        function, bound = (called, 1) if isinstance(called, FunctionType) else (function, 0)
-    elif isinstance(function, MethodType):
-        function, bound = function.__func__, 1
-    code = getattr(function, "__code__", None)
-    if not isinstance(code, CodeType) or code.co_flags & inspect.CO_VARARGS:
-        return math.inf
-    return code.co_argcount - bound
-
-
-def _check_kind(function: Any) -> None:
-    """Refuse a function that another process cannot call again by name. Raises ChainInvalid: E_STEP_KIND, and
-    E_SECRET_INPUT for a parameter with secrets inside.
-    """
-    if isinstance(function, Step):
-        found, cure = "a step already", "@step once; `step_a.with_options(…)` is the same step with other options"
-    elif isinstance(function, type):
-        found, cure = "a class", "write a function that makes the object and returns data"
-    elif inspect.isgeneratorfunction(function):
-        found, cure = "a generator function", "return a list; an async generator of bytes is a file"
-    elif not callable(function) or not isinstance(getattr(function, "__qualname__", None), str):
-        found, cure = f"{shown(type(function).__name__)}, no function", "write a `def` around it"
-    else:
-        problems = check_annotations(function, user_place())
-        if problems:
-            raise ChainInvalid(problems)
-        return
-    problem = Problem("E_STEP_KIND", "this cannot be a step", user_place(), f"it is {found}", "a function", cure)
-    raise ChainInvalid([problem])
-
-
-def check_process(function: Callable[..., Any], *, named: str) -> None:
-    """Refuse a function for `process=True` that another process cannot run. Raises ChainInvalid (E_STEP_KIND)."""
-    short = named.rpartition(":")[2]
-    if inspect.iscoroutinefunction(function):
-        found, cure = (
-            "an async function",
-            "write a plain `def`, or leave out process=True: async functions share a loop",
-        )
-    elif "<lambda>" in short or "<locals>" in short:
-        found, cure = "a function inside a function", "move it to the top level of its module"
-    else:
-        return
-    message = f"{named} cannot run in a process of its own: the process imports it by its name"
-    problem = Problem("E_STEP_KIND", message, user_place(named), f"it is {found}", "a plain `def` of a module", cure)
-    raise ChainInvalid([problem])
-
-
-class ItemMark:
-    """Placeholder for the element of a mapped step among its arguments."""
 
 
 class StepDecorator(Protocol):
@@ -347,14 +354,15 @@ class StepDecorator(Protocol):
 
 
 @overload
-def step(function: Callable[P, R], /) -> Step[P, R]: ...
+def step(function: Callable[P, R], /, *, name: str | None = None, **options: Unpack[StepSettings]) -> Step[P, R]: ...
 @overload
 def step(*, name: str | None = None, **options: Unpack[StepSettings]) -> StepDecorator: ...
 def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function (sync or async) a step.
 
     Args:
-        name: its name instead of the function's, `module:name`; for functions that a factory makes.
+        name: its name instead of the function's, `module:name`; for functions that a factory makes, and for callables
+            that have no name: partials, lambdas, objects with `__call__`. These belong to the module that calls `step`.
         retries: further tries after the first one fails; default none.
         retry: the whole policy, `RetryPolicy(...)` or a dict of its fields.
         retry_on: only these exceptions are tried again: types, or names such as `"httpx.TransportError"`. A timeout
@@ -377,10 +385,10 @@ def step(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
             parameter with secrets inside.
     """
     name = options.pop("name", None)
-    settled = step_options(StepOptions(), **options)
+    settled = step_options(StepOptions(), ("name",), **options)
 
     def made(f: Callable[..., Any]) -> Step[..., Any]:
-        return register(Step(f, settled, inspect.getdoc(f) or "", name))
+        return register(Step(f, settled, docstring(f), name))
 
     return made if function is None else made(function)
 
@@ -389,7 +397,7 @@ def register(step: Step[P, R]) -> Step[P, R]:
     """Make a step findable by name in this process. A name that two functions have is remembered as ambiguous."""
     old = _registry.get(step.name)
     if old is not None and not same_function(old.function, step.function):
-        if defined_again(old.function, step.function, (old.spec, step.spec)):
+        if defined_again(old.origin, step.origin, (old.spec, step.spec)):
             _replaced.add(step.name)
             _ambiguous.discard(step.name)
         else:
@@ -421,12 +429,36 @@ def find_step(name: str) -> Step[..., Any]:
         )
     if is_ambiguous(name):
         raise _ambiguous_name(name)
-    return found
+    return _there_now(module, qualname) or found
 
 
-def _found_again(name: str, options: StepOptions | None) -> Step[..., Any]:
+def _there_now(module: str, qualname: str) -> Step[..., Any] | None:
+    """The step that the module has under that name now: a test may have put another one there."""
+    try:
+        now = _attribute(sys.modules[module], qualname)
+    except (KeyError, AttributeError):
+        return None
+    return now if isinstance(now, Step) else None
+
+
+class _NotFound:
+    """In place of a pickled step that this process does not have. A worker of a pool that cannot read its task dies
+    without a word, or the pool waits for ever; one that gets an exception hands it back.
+    """
+
+    def __init__(self, error: StepNotRegistered) -> None:
+        self._error = error
+
+    def __call__(self, /, *_: object, **__: object) -> NoReturn:
+        raise self._error
+
+
+def _found_again(name: str, options: StepOptions | None) -> Step[..., Any] | _NotFound:
     """A step that was pickled, with its options if they were not those of its function."""
-    found = find_step(name)
+    try:
+        found = find_step(name)
+    except StepNotRegistered as error:
+        return _NotFound(error)
     if options is None:
         return found
     changed = found.with_options()
@@ -481,7 +513,7 @@ def _attribute(module: Any, qualname: str) -> Any:
 
 def _kept_elsewhere(found: Step[..., Any]) -> bool:
     """Does the module still hold the function that was there before, under another name?"""
-    module = sys.modules.get(found.function.__module__)
+    module = sys.modules.get(found.origin.__module__)
     steps = [value for value in vars(module).values() if isinstance(value, Step)] if module is not None else []
     return any(s.name == found.name and not same_function(s.function, found.function) for s in steps)
 

@@ -127,6 +127,8 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
     # Python looks up special methods on the class. Those not defined here are in `_REFUSED` below.
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith(_DATA_PROTOCOLS) and current_trace() is not None:
+            raise refused("the value of a reference as an array or a table", _IN_A_STEP)
         if name.startswith(("__", "_repr_", "_ipython_")):
             raise AttributeError(name)  # a library looks for its own protocol, and continues without it
         raise refused(f"the attribute .{name} of a reference", f'take a part by its key: reference["{name}"]')
@@ -209,6 +211,8 @@ def _refuse_unkeepable(key: str | int) -> None:
 
 # ---- what a reference refuses
 
+# numpy, pandas, polars and pyarrow ask for these first. Without them they would make an array that holds the reference.
+_DATA_PROTOCOLS = ("__array", "__arrow", "__dataframe", "__dlpack")
 _IN_A_STEP = "do it inside a step: pass the reference to a @step function"
 _CONDITION = '.when("step.output > 3") makes a step conditional; else ' + _IN_A_STEP
 _TEXT = "pass the reference to a step, and build the text inside it"
@@ -271,7 +275,9 @@ _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pl
 
 def _of_the_user(frame: FrameType, chain_file: str | None) -> bool:
     """Is it neither our code nor a library's, as far as one can tell? The chain's file always counts as the user's."""
-    file = frame.f_code.co_filename
+    file, name = frame.f_code.co_filename, frame.f_code.co_name
+    if file.startswith("<") and name.startswith("__"):
+        return False  # a method that a library has made: of a dataclass, a named tuple, a class of attrs
     return file == chain_file or _is_users(file, str(frame.f_globals.get("__name__", "")))
 
 
@@ -288,13 +294,24 @@ def _chain_file() -> str | None:
 
 def user_place(step: str = "", field: str = "") -> Place:
     """The line of the user's code that is running; if there is none, only step and field."""
-    frame: FrameType | None = sys._getframe(1)
-    chain_file = _chain_file()
-    while frame is not None and not _of_the_user(frame, chain_file):
-        frame = frame.f_back
+    frame = _running_frame()
     if frame is None:
         return Place(step=step, field=field)
     return Place(frame.f_code.co_filename, frame.f_lineno, 1, step, field)
+
+
+def user_module() -> str:
+    """The module of the user's code that is running, as in `sys.modules`."""
+    frame = _running_frame()
+    return "__main__" if frame is None else str(frame.f_globals.get("__name__") or "__main__")
+
+
+def _running_frame() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(2)
+    chain_file = _chain_file()
+    while frame is not None and not _of_the_user(frame, chain_file):
+        frame = frame.f_back
+    return frame
 
 
 def user_frame(traceback: TracebackType | None) -> TracebackType | None:

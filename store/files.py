@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 from anyio.to_thread import run_sync
 
 from towpath.artifact import KeptFile
-from towpath.errors import StoreFailed
+from towpath.errors import StoreFailed, ValueRefused, shown
 from towpath.media import HEAD, extension, media_type, safe_filename
 from towpath.model import ArtifactRow
 
@@ -161,7 +162,7 @@ class _Peek:
     async def whole(self) -> bytes | None:
         """All bytes if they are few enough for the database, else None."""
         async for chunk in self._source:
-            self.head += bytes(chunk)
+            self.head += _bytes_of(chunk)
             if len(self.head) > INLINE:
                 return None
         return self.head
@@ -169,4 +170,21 @@ class _Peek:
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self.head
         async for chunk in self._source:
-            yield chunk
+            yield _bytes_of(chunk)
+
+
+def _bytes_of(chunk: Any) -> bytes:
+    """A part of a stream that the user's code gives. `bytes(3)` would be three zeros."""
+    if type(chunk) is bytes:
+        return chunk
+    try:
+        return bytes(memoryview(chunk))
+    except TypeError:
+        kind = shown(type(chunk).__name__)
+        raise ValueRefused(
+            "E_VALUE_TYPE",
+            f"an async stream has to give bytes, and gives {kind}",
+            found=kind,
+            allowed="bytes",
+            cure="yield text.encode() to make a file; for data, return a list",
+        ) from None

@@ -106,7 +106,7 @@ async def test_H4_rejections(site: Site, body: dict[str, Any], step: str, chain:
     run_id, (gate,) = await waiting(site)
     answer = await site.post(f"/api/v1/approvals/{gate['id']}/reject", "approver", json={"reason": "no", **body})
     assert answer.status_code == 200, answer.text
-    run = await site.engine.resume(run_id)
+    run = await site.engine.resume(run_id, check=False)
     assert (run["shout"].status, run.status) == (step, chain)
     if body.get("parameters"):
         (again,) = (await site.get("/api/v1/approvals", params={"status": "pending"})).json()["rows"]
@@ -149,7 +149,7 @@ async def test_H5_two_gates_are_decided_apart_and_each_once(site: Site) -> None:
     assert {a.json()["error"]["code"] for a in answers if a.status_code == 409} == {"E_APPROVAL_DECIDED"}
     assert (await site.get(f"/api/v1/approvals/{second['id']}")).json()["status"] == "pending"
     await site.post(f"/api/v1/approvals/{second['id']}/approve", "approver", json={"seen": second["artifact_ids"]})
-    run = await site.engine.resume(run_id)
+    run = await site.engine.resume(run_id, check=False)
     won = next(a.json()["status"] for a in answers if a.status_code == 200)
     assert run.status == ("completed" if won == "approved" else "failed")
 

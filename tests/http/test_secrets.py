@@ -58,7 +58,7 @@ async def test_no_address_of_the_server_shows_a_secret(open_site: OpenSite, stor
         open_site(webhooks=(Webhook(f"{url}/hook", SIGNED),), execute=True) as site,
     ):
         await begun(site)
-        run = await site.engine.run(steps.failing, key=CANARY)
+        run = await site.engine.run(steps.failing, key=CANARY, check=False)
         other = await site.engine.run(steps.all_kinds, key=CANARY)
         await heard.until(2)
         texts = []
@@ -147,7 +147,7 @@ async def test_no_chain_in_a_request_opens_a_variable_of_the_server(
     if answer.status_code < 300:
         run = answer.json()["id"]
         with anyio.move_on_after(PATIENCE):
-            await site.engine.resume(run)
+            await site.engine.resume(run, check=False)
         row = next(row for row in (await site.engine.store.load(run)).rows if row.step == "review")
         assert change[0] == "name: bob"
         assert row.error is not None, "the step got the mark itself, and what it returns cannot be one"

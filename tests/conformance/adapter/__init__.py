@@ -19,6 +19,7 @@ from tests.conformance.adapter.describing import *  # noqa: F403
 from tests.conformance.adapter.events_logs import *  # noqa: F403
 from tests.conformance.adapter.exceptions import *  # noqa: F403
 from tests.conformance.adapter.failing import *  # noqa: F403
+from tests.conformance.adapter.fakes import *  # noqa: F403
 from tests.conformance.adapter.fan_out import *  # noqa: F403
 from tests.conformance.adapter.files import *  # noqa: F403
 from tests.conformance.adapter.handles import *  # noqa: F403
@@ -32,6 +33,7 @@ from tests.conformance.adapter.reading import *  # noqa: F403
 from tests.conformance.adapter.receiving import *  # noqa: F403
 from tests.conformance.adapter.rerun import *  # noqa: F403
 from tests.conformance.adapter.retries import *  # noqa: F403
+from tests.conformance.adapter.several_lists import *  # noqa: F403
 from tests.conformance.adapter.shapes import *  # noqa: F403
 from tests.conformance.adapter.starting import *  # noqa: F403
 from tests.conformance.adapter.timeouts import *  # noqa: F403

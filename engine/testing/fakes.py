@@ -1,0 +1,66 @@
+"""Fakes in the place of steps, by name."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from towpath.errors import InputInvalid, shown, similar
+from towpath.steps import Step, find_step, known_steps
+
+
+@contextmanager
+def replaced(fakes: Mapping[str | Step[..., Any], Callable[..., Any]]) -> Iterator[None]:
+    """While the block lasts, steps call the functions of `fakes` in place of their own.
+
+    This holds for chains in Python and in YAML, for items of mapped steps, for steps with `process=True` (the fake runs
+    in this process), and for the workers in this process. Retries, timeouts and gates stay those of the step. A fake
+    may be a plain or an async function, or a mock; it gets the arguments of the step. A key is the step, its name
+    (`"train"`), or its name with the module (`"flows:train"`).
+
+    Raises InputInvalid: E_STEP_UNKNOWN for a name that no step has, or several have; E_STEP_KIND for a fake that is no
+    function.
+    """
+    changes = [(step, _function(fake)) for key, fake in fakes.items() for step in _meant(key)]
+    before = [(step, step.function, step.stands_in) for step, _ in changes]
+    try:
+        for step, fake in changes:
+            step.function, step.stands_in = fake, True
+        yield
+    finally:
+        for step, function, stood_in in reversed(before):
+            step.function, step.stands_in = function, stood_in
+
+
+def _function(fake: Any) -> Callable[..., Any]:
+    if isinstance(fake, Step):
+        function: Callable[..., Any] = fake.function
+        return function
+    if not callable(fake):
+        cure = "lambda *args, **kwargs: …"
+        raise InputInvalid("E_STEP_KIND", "a fake of a step is a function", found=fake, cure=cure)
+    return fake  # type: ignore[no-any-return]
+
+
+def _meant(key: str | Step[..., Any]) -> list[Step[..., Any]]:
+    """All step objects with the name: the step itself, and its variants made by `with_options`."""
+    name = key.name if isinstance(key, Step) else key if ":" in key else _whole(key)
+    known = find_step(name) if not isinstance(key, Step) else key
+    # Steps are not listed anywhere but by name, because that would cost each of them; a test can afford to search.
+    return [known, *(s for s in gc.get_objects() if type(s) is Step and s.name == name and s is not known)]
+
+
+def _whole(short: str) -> str:
+    """The name with its module. Raises InputInvalid (E_STEP_UNKNOWN)."""
+    names = known_steps()
+    found = [name for name in names if name.rpartition(":")[2].rpartition(".")[2] == short]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        message = f"{len(found)} steps are called {shown(short)}"
+        raise InputInvalid("E_STEP_UNKNOWN", message, found=", ".join(found[:5]), cure="give the name with its module")
+    ends = [name.rpartition(":")[2] for name in names]
+    cure = similar(short, ends) or "import the module of the step before, or give the name with its module"
+    raise InputInvalid("E_STEP_UNKNOWN", f"no step is called {shown(short)}", cure=cure)
