@@ -27,7 +27,7 @@ from towpath.errors import ChainInvalid, Problem
 from .pages import Block, blocks, read
 
 HOME = "/home/you/project"  # what pages show in place of the folder they are followed in
-SECONDS = 120
+SECONDS = 600  # a machine may be busy; only a command that hangs takes so long
 # A reader installs and activates; here all that is there already.
 DONE_BEFORE = re.compile(r"(pip install|python -m pip install|python3? -m venv|\. \.venv/bin/activate)\b.*")
 _STEP = {"id": "a", "python": "m:f"}  # stands for the steps of a chain of which a page shows another part
@@ -90,7 +90,7 @@ class Reader:
             case "yaml" | "toml" | "json":
                 self._write(block)
                 _CHECKS[block.language](self.folder, block)
-            case "text" | "diff" | "ini" | "make" | "html" | "css" | "dockerfile" | "csv":
+            case "" | "text" | "diff" | "ini" | "make" | "html" | "css" | "dockerfile" | "csv":
                 self._write(block)
             case other:
                 raise AssertionError(f"a block in the language {other!r}, which no test looks at")
