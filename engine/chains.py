@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from .annotation_checks import annotation_problems
@@ -218,18 +219,19 @@ def _traced(chain: Chain[..., Any], signature: inspect.Signature, trace: Trace, 
     """Call the chain's function while its calls are recorded. Its errors show one frame: the user's."""
     arguments: dict[str, Any] = {name: InputRef(node) for name, node in trace.inputs.items()}
     positional = [arguments.pop(p.name) for p in signature.parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    returned: Any = None
+    raised: Exception | None = None
+    frame: TracebackType | None = None
     with tracing(trace):
         try:
             returned = chain.function(*positional, **arguments)
         except ChainInvalid as error:
             raise error.with_traceback(user_frame(error.__traceback__)) from None
-        except Exception as raised:
-            error, frame = raised, user_frame(raised.__traceback__)
-        else:
-            error, frame = None, None
-    if error is not None:
+        except Exception as error:
+            raised, frame = error, user_frame(error.__traceback__)
+    if raised is not None:  # outside of the block above, where the text of a reference is refused
         at = place if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
-        raise _misused(error, chain.name, at).with_traceback(frame or error.__traceback__) from None
+        raise _misused(raised, chain.name, at).with_traceback(frame or raised.__traceback__) from None
     if not is_reference(returned) and (inspect.isawaitable(returned) or inspect.isgenerator(returned)):
         getattr(returned, "close", lambda: None)()
         message = f"chain {chain.name} returned {shown(type(returned).__name__)}"

@@ -31,7 +31,7 @@ class Origin:
         self.__qualname__ = name
 
 
-def origin_of(function: Callable[..., Any], name: str | None) -> Callable[..., Any] | Origin:
+def origin_of(function: Callable[..., Any], name: str | None) -> Any:
     """What says to which module a step belongs: its function, or the place in the user's code."""
     return function if has_name(function) or name is None else Origin(user_module(), name)
 

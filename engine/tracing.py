@@ -131,7 +131,8 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
             raise refused("the value of a reference as an array or a table", _IN_A_STEP)
         if name.startswith(("__", "_repr_", "_ipython_")):
             raise AttributeError(name)  # a library looks for its own protocol, and continues without it
-        raise refused(f"the attribute .{name} of a reference", f'take a part by its key: reference["{name}"]')
+        cure = f'a part of the value is reference["{name}"]; attributes and methods of an object: inside a step'
+        raise refused(f"the attribute .{name} of a reference", cure)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise refused(f"setting .{name} of a reference", _IN_A_STEP)

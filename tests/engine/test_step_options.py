@@ -71,6 +71,13 @@ def test_the_options_are_in_the_plan() -> None:
         ({"concurrency": 0}, "E_FIELD_RANGE"),
         ({"concurrency": True}, "E_FIELD_TYPE"),
         ({"process": "yes"}, "E_FIELD_TYPE"),
+        ({"requires_approval": "before"}, "E_FIELD_TYPE"),
+        ({"requires_approval": 1}, "E_FIELD_TYPE"),
+        ({"approval": True}, "E_FIELD_TYPE"),
+        ({"cheap": "yes"}, "E_FIELD_TYPE"),
+        ({"secret": 1}, "E_FIELD_TYPE"),
+        ({"max_retries": 3}, "E_FIELD_UNKNOWN"),
+        ({"needs_approval": True}, "E_FIELD_UNKNOWN"),
     ],
     ids=lambda given: str(given) if isinstance(given, str) else "-".join(given),
 )
@@ -84,6 +91,21 @@ def test_options_that_cannot_be(options: dict[str, Any], code: str) -> None:
 def test_a_wrong_name_is_found_in_its_likely_form() -> None:
     with pytest.raises(InputInvalid, match="did you mean ConnectionError"):
         step(retries=1, retry_on="ConectionError")
+
+
+def test_an_unknown_option_lists_the_options_as_they_are_written() -> None:
+    """A newcomer copies from the list."""
+    for wrong, meant in {"require_approval": "requires_approval", "retris": "retries", "nmae": "name"}.items():
+        with pytest.raises(InputInvalid) as refused:
+            step(**{wrong: 1})  # type: ignore[call-overload]
+        assert meant in refused.value.problem.cure
+        allowed = refused.value.problem.allowed.split()
+        for name in allowed:
+            assert f"        {name}: " in (step.__doc__ or "") or name in ("approval", "cache")
+        assert {"requires_approval", "limit", "concurrency", "process", "retry_on"} <= set(allowed)
+    with pytest.raises(InputInvalid) as refused:
+        step(plain).with_options(name="x")  # type: ignore[call-arg]
+    assert "name" not in refused.value.problem.allowed.split()
 
 
 def test_one_place_may_have_other_exceptions_but_not_another_predicate() -> None:

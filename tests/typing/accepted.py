@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, assert_type
 
+import towpath
 from towpath import Artifact, Engine, Run, RunHandle, chain, load_chain, open_engine, step
 from towpath.records import ArtifactRecord, ChainRecord, Gate, ItemRecord, PendingGate, WorkflowRecord
+from towpath.tracing import Ref
 
 
 @step
@@ -28,6 +31,25 @@ def sheet(photos: list[Artifact]) -> dict[str, int]:
     return {"many": len(photos)}
 
 
+@step
+async def labelled(photo: Artifact, text: str, size: int = 3) -> str:
+    return text * size
+
+
+@step
+def joined(a: int, b: str, c: float, *, sep: str = "-") -> str:
+    return f"{a}{sep}{b}{sep}{c}"
+
+
+@step
+def numbers(n: int) -> list[int]:
+    return list(range(n))
+
+
+five_more = step(partial(add.function, b=5), name="five_more")
+six_more = step(name="six_more", retries=1)(partial(add.function, b=6))
+
+
 @chain
 def one(text: str, width: int = 256) -> Any:
     big = picture(text)
@@ -44,8 +66,23 @@ def many(texts: list[str]) -> Any:
     return sheet(small), numbers[0], inner["part"], picture.with_options(retries=1, timeout=5)("x")
 
 
+@chain
+def several(words: list[str], n: int) -> Any:
+    assert_type(add.map([1, 2], (3, 4)), Ref[list[int]])
+    assert_type(add.map(numbers(n), range(3)), Ref[list[int]])
+    assert_type(labelled.map(picture.map(words), words, size=2), Ref[list[str]])
+    assert_type(labelled.map(picture.map(words), text="one"), Ref[list[str]])
+    assert_type(joined.map([1], words, [2.5], sep=","), Ref[list[str]])
+    assert_type(joined.map([1], words, c=2.5), Ref[list[str]])
+    assert_type(five_more.map(numbers(n)), Ref[list[int]])
+    assert_type(picture("x"), Ref[bytes])
+    return numbers(n)[0], six_more(n)
+
+
 async def outside_of_a_chain() -> None:
     number: int = add(1, 2)
+    many: list[int] = numbers(2)
+    print(len(numbers(2)), many, towpath.__version__.split("."))
     data: bytes = await picture("x")
     print(data)
     assert_type(add.function(number, b=2), int)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from towpath import Artifact, Engine, chain, step
@@ -10,6 +11,9 @@ from towpath import Artifact, Engine, chain, step
 @step
 def add(a: int, b: int = 1) -> int:
     return a + b
+
+
+five_more = step(partial(add.function, b=5), name="five_more")
 
 
 @step
@@ -28,6 +32,14 @@ def one(text: str, width: int = 256) -> Any:
     add.map(["a", "b"])  # refused: pyright
     add.map(3)  # refused: mypy pyright
     thumbnail.map([])  # refused: mypy pyright
+    add.map([1], ["a"])  # refused: pyright
+    add.map(["a"], [1])  # refused: pyright
+    add.map([1], [2], [3])  # refused: pyright
+    add.map({1, 2})  # refused: mypy pyright
+    add.map({"a": 1})  # refused: mypy pyright
+    add.map(n for n in [1])  # refused: mypy pyright
+    five_more("a")  # refused: pyright
+    step(add.function, nmae="x")  # refused: mypy pyright
     add.with_options(retrys=3)  # refused: mypy pyright
     add.with_options(timeout=[1])  # refused: mypy pyright
     return add(1)
