@@ -24,6 +24,7 @@ from towpath.forks import MAIN_GUARD, STEP_PROCESS
 from towpath.step_process import (
     Logged,
     MadeFolder,
+    Printed,
     Progressed,
     Raised,
     Ready,
@@ -115,6 +116,8 @@ def _take(message: Any, context: StepContext) -> None:
         context.progress(message.done, message.total)
     elif isinstance(message, Logged):
         context.logger.handle(logging.makeLogRecord(message.record))
+    elif isinstance(message, Printed):
+        context.lines().add_lines(message.lines)
     elif isinstance(message, MadeFolder):
         context.made_elsewhere()
     else:
@@ -150,6 +153,7 @@ def request_for(
         attempt=context.attempt,
         regeneration=context.regeneration,
         folder=context.folder,
+        kept=context.kept,
     )
 
 

@@ -19,8 +19,9 @@ from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
 from towpath.ports import Birth, Ended, EngineStore, Lease, NewRun, Request, RunRow
 from towpath.secrets import check_kept, marks_in
-from towpath.steps import Step, find_step
+from towpath.steps import Step, find_step, refuse_other_parameters
 
+from .attempt_news import figures_of, record_all_the_time
 from .inner_runs import InnerEnd, Outer
 from .limits import Limits, refuse_unknown_limits
 from .listening import Audience
@@ -139,13 +140,10 @@ class LocalAdapter:
         """Always False: a local run continues only where it is executed."""
         return False
 
-    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """The progress that running steps report with `context().progress`: (done, total) by step."""
+    def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """The progress that running steps report with `context().progress`: (done, total) by step and item."""
         run = self._runs.get(run_id)
-        if run is None:
-            return {}
-        reports = [(work.step.id, work.context) for work in run.working.values() if work.context is not None]
-        return {step: (at.done, at.total) for step, at in reports if at.total is not None}
+        return {} if run is None else figures_of(run.working.values())
 
     # ---- driving
 
@@ -161,7 +159,11 @@ class LocalAdapter:
         lease, row, birth = await self._claimed(run_id)
         try:
             given = self._functions.get(run_id, {}) if parent is None else parent.functions
-            self.keep(run_id, self.resolve_steps(row.plan, given))
+            functions = self.resolve_steps(row.plan, given)
+            if birth is None:  # else its plan was made of these functions just now
+                over = {row.step for row in row.rows if row.item is None and row.status.final}
+                refuse_other_parameters(row.plan, functions, over)
+            self.keep(run_id, functions)
             await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables, birth)
             if self.resources.spans is not None:
@@ -276,7 +278,6 @@ class LocalAdapter:
             await anyio.sleep(min(POLL, self._lease_seconds / 6))
             try:
                 await self.deliver_requests()
-                await self._flush_logs()
                 if self._runs and anyio.current_time() - renewed > self._lease_seconds / 3:
                     renewed = anyio.current_time()
                     await self._renew()
@@ -287,12 +288,14 @@ class LocalAdapter:
             except Exception:
                 _log.exception("polling the store failed; retrying")
 
-    async def _flush_logs(self) -> None:
+    async def _record_news(self) -> int:
+        size = 0
         for run in list(self._runs.values()):
             try:
-                await run.flush_logs()
+                size += await run.record_news()
             except TowpathError as error:
                 _log.warning("log lines of run %s are not stored yet: %s", run.id, error)
+        return size
 
     async def _renew(self) -> None:
         leases = {run_id: run.lease for run_id, run in self._runs.items()}
@@ -347,6 +350,7 @@ async def local_adapter(
         adapter.listeners.append(resources.spans.on_fact)
     async with background_tasks() as tasks:
         tasks.start_soon(adapter._keep_in_touch)
+        tasks.start_soon(record_all_the_time, adapter._record_news)
         try:
             with Watchdog(adapter._codes):
                 yield adapter

@@ -43,7 +43,6 @@ from towpath.events import (
     ChainPaused,
     ChainResumed,
     Fact,
-    LogKept,
     StepReady,
     StepRetried,
 )
@@ -53,6 +52,7 @@ from towpath.ports import Birth, Lease, Listener, Request, RunRow
 from towpath.progress import RunState
 from towpath.steps import Step
 
+from .attempt_news import due, last_news_of, news_of
 from .inner_runs import HELD, Inner, InnerEnd
 from .run_facts import RunFacts, asks, inner_failure, restored
 from .run_units import RunUnits
@@ -81,7 +81,7 @@ class LocalRun:
         self.id = run.id
         self.plan: Plan = run.plan
         self.lease = lease
-        self.ledger = Ledger(run.plan, store.files, run.inputs)
+        self.ledger = Ledger(run.plan, store.files, run.inputs, run.label)
         self.status = run.status
         self.reason = ""
         self.error: ErrorInfo | None = run.error
@@ -244,16 +244,13 @@ class LocalRun:
             if self._listener is not None:
                 self._listener(self.id, fact)
 
-    async def flush_logs(self) -> None:
-        """Make the lines that running steps have logged visible to others."""
-        logs = [work for work in self.working.values() if work.context is not None and work.context.log is not None]
-        facts: list[Fact] = [
-            LogKept(work.row.id, work.row.attempt, work.context.log.text())
-            for work in logs
-            if work.context is not None and work.context.log is not None and work.context.log.changed
-        ]
-        if facts:
+    async def record_news(self) -> int:
+        """Make the lines and the progress of running steps visible to others. Returns the number of characters."""
+        made = await news_of(due(self.working.values()))
+        facts = [fact for work, fact in made if self._is_current(work, fact.attempt)]
+        if facts and not self._leaving:
             await self._store.record(self.lease, facts)
+        return sum(len(fact.text) for fact in facts)
 
     # ---- requests
 
@@ -524,13 +521,18 @@ class LocalRun:
         self.working.pop(work.key, None)
         self._waiting.quarantine.discard(work.row.id)
         self._waiting.give_back(work)
-        if work.context is not None and work.context.log is not None:
-            self._turn.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
+        if work.context is not None and work.context.has_news:
+            self._add_last_news(work, outcome)
         if isinstance(outcome, Outcome) and outcome.error is not None and self._tries_again(work, outcome):
             outcome = self._nap(work, outcome.error)
         if outcome is not _NAPS and outcome is not HELD:
             self._execute(self._answer(work, outcome))
         self._end_turn()
+
+    def _add_last_news(self, work: Work, outcome: Outcome | InnerEnd | None) -> None:
+        news = last_news_of(work, failed=not isinstance(outcome, Outcome) or outcome.error is not None)
+        if news is not None:
+            self._turn.append(news)
 
     def _answer(self, work: Work, outcome: Outcome | InnerEnd | None) -> list[Command]:
         if outcome is None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any, ParamSpec, overload
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, cast, overload
+
+from anyio.to_thread import run_sync
 
 from towpath.adapters.wiring import open_engine
+from towpath.artifact import ArtifactFiles
 from towpath.chains import Chain
 from towpath.errors import InputInvalid
-from towpath.run import Run
+from towpath.run import Run, failure_of
 
 if TYPE_CHECKING:
     from towpath.chain_file import ChainFile
     from towpath.events import Fact
+    from towpath.ledger import Ledger
+    from towpath.model import ArtifactRow
+    from towpath.ports import Files
 
 P = ParamSpec("P")
 
@@ -29,8 +39,9 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
 ) -> Run:
     """Run a chain, wait for its end, and return its run. For scripts and shells without an event loop.
 
-    It opens the store as `open_engine(store)` does, and closes it. All other keywords are those of `Engine.run`: the
-    inputs of the chain, `run_id`, `wait`, `check`, `inputs`. Ctrl-C pauses the run, and says how to continue it.
+    It opens the store as `open_engine(store)` does, and closes it; the files of the run can be read all the same. All
+    other keywords are those of `Engine.run`: the inputs of the chain, `run_id`, `wait`, `check`, `inputs`. Ctrl-C
+    pauses the run, and says how to continue it.
 
     Raises:
         ChainFailed: the run failed or was cancelled; with `check=False` it is returned.
@@ -46,13 +57,19 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
 
     async def main() -> Run:
         async with open_engine(store, listener=listen) as engine:
-            return await engine.run(chain, **named)
+            ended = await engine.run(chain, **{**named, "check": False})
+            file, folder = engine.store.database.path, engine.store.files.folder
+        ended._ledger.read_by(cast("Files", _Later(file, folder, ended._ledger)))
+        return ended
 
     try:
-        return asyncio.run(main())
+        ended = asyncio.run(main())
     except KeyboardInterrupt as pressed:
         pressed.add_note(_continuing(heard, store))
         raise pressed.with_traceback(None) from None
+    if failed := failure_of(ended, named.get("check", True)):
+        raise failed
+    return ended
 
 
 def _refuse_in_loop() -> None:
@@ -71,3 +88,47 @@ def _continuing(heard: list[str], store: str | os.PathLike[str] | None) -> str:
     at = "" if store is None else f" --store {os.fspath(store)}"
     name = heard[0] if heard else "last"
     return f"interrupted: the run is left paused; `towpath resume {name}{at}` continues it"
+
+
+class _Later:
+    """Reads the files of a run whose engine is closed. Implements `ArtifactFiles`.
+
+    When the first file is asked for, the store is opened again, for all files of the run at once.
+    """
+
+    def __init__(self, store: Path, folder: Path, ledger: Ledger) -> None:
+        self.folder = folder
+        self._store = store
+        self._ledger = ledger
+
+    @cached_property
+    def _readers(self) -> dict[str, ArtifactFiles]:
+        with ThreadPoolExecutor(1) as thread:  # this thread may have a running event loop
+            return thread.submit(asyncio.run, self._found()).result()
+
+    async def _found(self) -> dict[str, ArtifactFiles]:
+        def readers() -> dict[str, ArtifactFiles]:
+            return {row.id: files.for_another_process(row) for row in self._ledger.all_artifacts()}
+
+        async with open_engine(self._store, readonly=True) as engine:
+            files = engine.store.files
+            return await run_sync(readers)
+
+    def for_another_process(self, row: ArtifactRow) -> ArtifactFiles:
+        return self._readers[row.id]
+
+    def read_now(self, row: ArtifactRow) -> bytes:
+        return self._readers[row.id].read_now(row)
+
+    def path_now(self, row: ArtifactRow) -> Path:
+        return self._readers[row.id].path_now(row)
+
+    async def read_bytes(self, row: ArtifactRow) -> bytes:
+        return await run_sync(self.read_now, row)
+
+    async def path(self, row: ArtifactRow) -> Path:
+        return await run_sync(self.path_now, row)
+
+    async def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
+        async for chunk in (await run_sync(self.for_another_process, row)).open(row):
+            yield chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from towpath.address import DEFAULT_STORE, blob_folder, database_file, in_memory, store_address
-from towpath.errors import InputInvalid, Place, shown, similar
+from towpath.address import (
+    ADDRESS_VARIABLES,
+    DEFAULT_STORE,
+    Address,
+    blob_folder,
+    database_file,
+    in_memory,
+    store_address,
+)
+from towpath.errors import FeatureMissing, InputInvalid, Place, shown, similar
+from towpath.log_lines import KEPT, Kept
 from towpath.step_options import LIMIT_NAMES, MAX_CONCURRENCY, limit_name, step_concurrency
 
 FILE = "towpath.toml"
@@ -25,8 +35,17 @@ _KEYS = {
     "comfyui": dict,
     "server": dict,
     "limits": dict,
+    "log_prints": bool,
+    "log_level": str,
 }
-_WORDS = {str: "a text", int: "a whole number", list: "a list of tables", dict: "a table: { name = value }"}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_WORDS = {
+    bool: "true or false",
+    str: "a text",
+    int: "a whole number",
+    list: "a list of tables",
+    dict: "a table: { name = value }",
+}
 WORKFLOWS = "workflows"  # folder of ComfyUI workflow files that are not beside their chain
 
 
@@ -37,6 +56,7 @@ class Settings:
     `store` is the database file; `blobs` the folder of files, or None for the default beside the database.
     `servers` are addresses or the tables of `[[servers]]`, not yet checked; `comfyui` and `server` are those tables.
     `limits` says for each named limit how many steps that name it may run at the same time in one process.
+    `kept` says what the log of an attempt keeps by itself.
     `temporary` is a store that is gone afterwards: then `store` is a name in a temporary folder.
     """
 
@@ -50,6 +70,7 @@ class Settings:
     comfyui: Mapping[str, Any] = field(default_factory=dict)
     server: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    kept: Kept = KEPT
     temporary: bool = False
 
 
@@ -63,6 +84,8 @@ def settle(
     servers: Sequence[Any] | None = None,
     workflows: str | os.PathLike[str] | None = None,
     limits: Mapping[str, int] | None = None,
+    log_prints: bool | None = None,
+    log_level: str | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
     memory: bool = False,
@@ -91,7 +114,7 @@ def settle(
     if limit is not None:
         check_size("concurrency", limit)
     return Settings(
-        store=Path("towpath.db") if temporary else database_file(address),
+        store=Path("towpath.db") if temporary else _store_file(address, store, env),
         blobs=None if temporary else blob_folder(files),
         adapter=chosen,
         durability=safety,
@@ -101,14 +124,41 @@ def settle(
         comfyui=saved.get("comfyui", {}),
         server=saved.get("server", {}),
         limits=_limits(saved.get("limits", {}) if limits is None else limits),
+        kept=_kept(
+            saved.get("log_prints", True) if log_prints is None else log_prints,
+            saved.get("log_level", "INFO") if log_level is None else log_level,
+        ),
         temporary=temporary,
     )
+
+
+def _store_file(address: Address, given: Address | None, env: Mapping[str, str]) -> Path:
+    """The file of the store. An error names the variable of the environment that the address came from."""
+    try:
+        return database_file(address)
+    except (InputInvalid, FeatureMissing) as error:
+        source = next((name for name in ADDRESS_VARIABLES if env.get(name)), "") if given is None else ""
+        if not source:
+            raise
+        problem = error.problem
+        cure = f"{problem.cure + '; ' if problem.cure else ''}--store, or TOWPATH_STORE, goes before {source}"
+        place = Place(field=f"the environment variable {source}")
+        raise type(error)(
+            problem.code, problem.message, place=place, found=problem.found, allowed=problem.allowed, cure=cure
+        ) from None
 
 
 def check_size(name: str, size: object) -> None:
     """Refuse what is no number of steps, threads or processes. Raises InputInvalid (E_SETTING)."""
     holds = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_CONCURRENCY
     _check(holds, name, size, f"a whole number from 1 to {MAX_CONCURRENCY}")
+
+
+def _kept(prints: object, level: object) -> Kept:
+    _check(isinstance(prints, bool), "log_prints", prints, _WORDS[bool])
+    name = level.upper() if isinstance(level, str) else ""
+    _check(name in LEVELS, "log_level", level, " ".join(LEVELS))
+    return Kept(bool(prints), logging.getLevelNamesMapping()[name])
 
 
 def _limits(given: Mapping[str, Any]) -> dict[str, int]:

@@ -29,6 +29,7 @@ from towpath.attempt import attempt as run_attempt
 from towpath.context import StepContext
 from towpath.errors import FeatureMissing, Place, StepCrashed, StepTimedOut, StepUnkept, TowpathError
 from towpath.ledger import Ledger, LedgerRow
+from towpath.log_lines import KEPT, Kept
 from towpath.model import ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import EngineStore, Listener, Store
 from towpath.retry_rules import RetryRule
@@ -113,6 +114,7 @@ class Resources:
     `threads` limits plain functions that run at the same time; `processes` are for steps with `process=True`.
     `farm`: the ComfyUI servers; None without any. `listeners` may change at any time. `spans`: None without
     OpenTelemetry. `limits`: the named limits, and how many steps that name one may run at the same time.
+    `kept`: what the logs of attempts keep by themselves.
     """
 
     store: EngineStore
@@ -122,6 +124,7 @@ class Resources:
     spans: Spans | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     processes: ProcessPool = field(default_factory=ProcessPool)
+    kept: Kept = KEPT
 
 
 def needs_farm(plan: Plan, farm: Farm | None) -> bool:
@@ -183,6 +186,7 @@ class StepExecutor:
         self._threads = resources.threads
         self._processes = resources.processes
         self._farm = resources.farm
+        self._kept = resources.kept
         self._record = record
         self._work_folder = _work_folder(resources.store.files.folder)
 
@@ -215,6 +219,8 @@ class StepExecutor:
     def _context_of(self, work: Work) -> StepContext:
         step, row = work.step, work.row
         context = work.context = StepContext(self._run_id, step.id, row.item, row.attempt, self._work_folder)
+        if self._kept is not KEPT and self._kept != KEPT:
+            context.kept = self._kept
         if step.approval is not None:
             context.asks_approval = True
         if row.regenerations:

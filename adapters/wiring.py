@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +22,7 @@ from anyio import CancelScope, CapacityLimiter
 from anyio.abc import TaskGroup
 from anyio.to_thread import run_sync
 
+from towpath.capture import capturing
 from towpath.errors import FeatureMissing, InputInvalid
 from towpath.forks import refuse_while_importing
 from towpath.ports import Adapter, EngineStore, Listener
@@ -37,7 +44,7 @@ from towpath.adapters.process_pool import ProcessPool
 from towpath.adapters.settings import Settings, check_size, settle
 from towpath.adapters.step_executor import THREADS, Resources
 from towpath.adapters.task_group import HeldOpen, background_tasks
-from towpath.adapters.telemetry import spans_if_wanted
+from towpath.adapters.telemetry import Spans, spans_if_wanted
 
 __all__ = ["Engine", "check_store", "open_engine"]
 
@@ -55,6 +62,8 @@ def open_engine(
     servers: Sequence[str | Mapping[str, Any]] | None = None,
     workflows: str | os.PathLike[str] | None = None,
     limits: Mapping[str, int] | None = None,
+    log_prints: bool | None = None,
+    log_level: str | None = None,
     threads: int = THREADS,
     processes: int | None = None,
     lease_seconds: float = LEASE_SECONDS,
@@ -83,6 +92,9 @@ def open_engine(
         workflows: folder of ComfyUI workflow files that are not beside their chain; default `workflows`.
         limits: named limits: how many steps with `limit="gpu"` run at the same time in this process, over all runs:
             `{"gpu": 2}`. Default: `limits` of `towpath.toml`.
+        log_prints: whether what steps print is kept in their logs (default true).
+        log_level: log records from this level on, of any logger, are kept in the log of the step that made them
+            (default `INFO`).
         threads: threads for steps that are plain functions.
         processes: processes for steps with `process=True` (default: one per CPU); each starts when it is needed.
         lease_seconds: after this time without renewal another process may take over a run.
@@ -108,6 +120,8 @@ def open_engine(
         servers=servers,
         workflows=workflows,
         limits=limits,
+        log_prints=log_prints,
+        log_level=log_level,
         memory=True,
     )
     if readonly:  # nothing is executed: neither Temporal nor ComfyUI is needed
@@ -193,8 +207,9 @@ async def _engine(
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         _threads_and_processes(threads, processes) as pool,
+        _entered(nullcontext() if readonly else capturing()),
         _adapter(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
+            _resources(opened, farm, settings, threads, spans, pool),
             settings,
             lease_seconds,
             worker,
@@ -248,6 +263,8 @@ async def open_worker(
     adapter: str | None = None,
     concurrency: int | None = None,
     limits: Mapping[str, int] | None = None,
+    log_prints: bool | None = None,
+    log_level: str | None = None,
     threads: int = THREADS,
     processes: int | None = None,
     grace: float = 30.0,
@@ -258,7 +275,14 @@ async def open_worker(
 
     `functions` are additional activities by name. Raises as `open_engine`.
     """
-    settings = settle(store, adapter=adapter, concurrency=concurrency, limits=limits)
+    settings = settle(
+        store,
+        adapter=adapter,
+        concurrency=concurrency,
+        limits=limits,
+        log_prints=log_prints,
+        log_level=log_level,
+    )
     if settings.adapter == "local":
         cure = "--adapter, TOWPATH_ADAPTER, or `adapter` in towpath.toml"
         raise InputInvalid("E_SETTING", "a worker needs a Temporal server", found="local", cure=cure)
@@ -269,8 +293,9 @@ async def open_worker(
         open_farm(opened, settings) as farm,
         _entered(spans_if_wanted()) as spans,
         _threads_and_processes(threads, processes) as pool,
+        _entered(capturing()),
         temporal_worker(
-            Resources(opened, farm, CapacityLimiter(threads), spans=spans, limits=settings.limits, processes=pool),
+            _resources(opened, farm, settings, threads, spans, pool),
             settings.adapter,
             metrics_port=metrics_port,
             concurrency=settings.concurrency or CONCURRENCY,
@@ -279,6 +304,25 @@ async def open_worker(
         ) as worker,
     ):
         yield worker
+
+
+def _resources(
+    store: EngineStore,
+    farm: ComfyFarm | None,
+    settings: Settings,
+    threads: int,
+    spans: Spans | None,
+    processes: ProcessPool,
+) -> Resources:
+    return Resources(
+        store,
+        farm,
+        CapacityLimiter(threads),
+        spans=spans,
+        limits=settings.limits,
+        processes=processes,
+        kept=settings.kept,
+    )
 
 
 @asynccontextmanager

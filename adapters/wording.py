@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -33,6 +35,19 @@ def size_text(size: int) -> str:
     return f"{scaled / 1000:.1f} TB"
 
 
+def label_text(name: str | None, tags: Mapping[str, str]) -> str:
+    """The name of a run and its tags: `media-12  client=x urgent`."""
+    shown = " ".join(f"{key}={value}" if value else key for key, value in tags.items())
+    return "  ".join(part for part in (name, shown) if part)
+
+
 def place(step: str | None, item: int | None = None) -> str:
     """A step or an item of it: `step` or `step[2]`. A file that no step made has the place `standalone`."""
     return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
+
+
+def amount(number: float) -> str:
+    """A figure that a step reported: `1,234`, `0.25`, `1.5e+20`."""
+    if abs(number) >= 1e15:
+        return f"{number:g}"
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.3f}".rstrip("0").rstrip(".")

@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import FeatureMissing, InputInvalid
 
 DEFAULT_STORE = "sqlite:///towpath.db"
+ADDRESS_VARIABLES = ("TOWPATH_STORE", "DATABASE_URL")  # the first one that is set counts
 
 Address = str | os.PathLike[str]
 
@@ -17,7 +18,7 @@ def store_address(given: Address | None, environment: Mapping[str, str]) -> Addr
     """The store's address by argument, `TOWPATH_STORE` or `DATABASE_URL`, in this order; None without one."""
     if given is not None:
         return given
-    return environment.get("TOWPATH_STORE") or environment.get("DATABASE_URL") or None
+    return next(filter(None, map(environment.get, ADDRESS_VARIABLES)), None)
 
 
 def in_memory(address: Address) -> bool:

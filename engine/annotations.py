@@ -5,7 +5,6 @@ An annotation with a name that cannot be found counts as none.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 from .artifact import Artifact
 from .input_types import resolved
 from .late import Late
+from .step_kinds import annotated
 
 if TYPE_CHECKING:
     from . import natural
@@ -81,9 +81,4 @@ def _one(annotation: Any, function: Any) -> Any:
 
 def _plain_function(function: Any) -> Any:
     """The function whose parameters are annotated: behind wrappers, `partial` and the object of a class."""
-    function = inspect.unwrap(function)
-    while isinstance(function, functools.partial):
-        function = inspect.unwrap(function.func)
-    if inspect.isroutine(function):
-        return inspect.unwrap(getattr(function, "__func__", function))
-    return inspect.unwrap(type(function).__call__)
+    return inspect.unwrap(annotated(inspect.unwrap(function)))

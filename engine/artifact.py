@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from .late import Late
 from .model import ArtifactRow
 
+_notebook = Late("towpath.notebook")
 Bytes: TypeAlias = bytes  # inside `Artifact`, `bytes` is a method
 
 
@@ -121,6 +123,9 @@ class Artifact:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process of this machine can read it too, without the engine. Blocks; raises as `bytes`."""
         return Artifact, (self.row, self._files.for_another_process(self.row))
+
+    def _repr_html_(self) -> str:
+        return str(_notebook.artifact_html(self))
 
     def __copy__(self) -> Artifact:
         return self

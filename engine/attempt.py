@@ -482,7 +482,7 @@ def _sentence(error: TowpathError) -> str:
     if not isinstance(error, ValueRefused | InputInvalid):
         return str(problem.message)
     where = f"{problem.place.field}: " if isinstance(error, InputInvalid) and problem.place.field else ""
-    more = (("found", problem.found), ("allowed", problem.allowed), ("cure", problem.cure))
+    more = (("found", problem.found), ("cure", problem.cure), ("allowed", problem.allowed))
     return where + "; ".join([problem.message, *(f"{label}: {text}" for label, text in more if text)])
 
 

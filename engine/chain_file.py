@@ -48,6 +48,9 @@ class ChainFile:
     steps: dict[str, Step[..., Any]]
     source: str
 
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
+
 
 def load_chain(path: str | os.PathLike[str], *, imports: bool = True) -> ChainFile:
     """Load a YAML chain. With `imports=False` no code is imported and functions are not looked at.

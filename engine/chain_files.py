@@ -65,8 +65,6 @@ def find_function(name: str, folder: Path) -> Step[..., Any]:
         if error.code == "E_STEP_NAME_TWICE":
             raise InputInvalid(error.code, error.problem.message, found=name, cure=error.problem.cure) from None
         reason = error.problem.message.partition(": ")[2]
-    except (Exception, SystemExit) as error:  # any error of the user's module while it is imported
-        reason = f"importing the module raised {type(error).__name__}: {shown(str(error))}"
     else:
         _refuse_another_beside(name, beside)
         return found

@@ -91,6 +91,9 @@ class Chain(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<chain {self.name}>"
 
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
+
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Ref[R]:
         """Inside another `@chain`: this chain as one step of it.
 

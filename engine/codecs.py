@@ -82,7 +82,17 @@ def codec(
 
 def codec_for(kind: type) -> Codec | None:
     """The codec of a class, or of its nearest base class that has one."""
-    return _found(kind) if _registered or not _LIBRARIES.isdisjoint(sys.modules) else None
+    return _found(kind) if are_there() else None
+
+
+def are_there() -> bool:
+    """Is there any codec: a registered one, or one of a library that the program has imported?"""
+    if _registered:
+        return True
+    for name in _LIBRARIES:  # noqa: SIM110 - this is called for each value, and `any` takes three times as long
+        if name in sys.modules:
+            return True
+    return False
 
 
 @lru_cache(1024)

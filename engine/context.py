@@ -7,7 +7,6 @@ import logging
 import math
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, ContextVar
@@ -15,16 +14,20 @@ from pathlib import Path
 
 from .artifact import Artifact, File
 from .errors import Place, StepCancelled, ValueRefused
-from .logs import guarded_logger, report, step_logger
+from .log_lines import KEPT, Kept, LogLines, StepHandler
+from .logs import guarded_logger, step_logger
 from .redaction import without_secrets
 from .values import NewFile
-
-LOG_LIMIT = 256 * 1024  # bytes of log kept per attempt; the oldest lines go first
 
 _log = guarded_logger("towpath")
 _current: ContextVar[StepContext] = ContextVar("towpath_step")
 _standing: list[StepContext] = []
 """The contexts of tests, the innermost last: a context variable that a fixture sets does not reach every test."""
+
+
+def running_step() -> StepContext | None:
+    """The running step, or None outside of one."""
+    return _current.get(None)
 
 
 def context() -> StepContext:
@@ -85,37 +88,8 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-class LogLines(logging.Handler):
-    """Keeps the last lines that a step logs, as text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-        self.changed = False
-        self._lines: deque[str] = deque()
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = self.format(record)
-        except Exception:  # a wrong format, a __str__ that raises: the step continues, as with any other logger
-            report(record)
-            return
-        # No database can store half a surrogate pair: its escape is stored.
-        line = text.encode("utf-8", "backslashreplace").decode() + "\n"
-        with self._lock:
-            self._lines.append(line)
-            self._size += len(line)
-            while self._size > LOG_LIMIT and len(self._lines) > 1:
-                self._size -= len(self._lines.popleft())
-            self.changed = True
-
-    def text(self) -> str:
-        """Everything kept so far, at most 256 KiB."""
-        with self._lock:
-            self.changed = False
-            return "".join(self._lines)[-LOG_LIMIT:]
+Figures = tuple[float, float | None]
+"""How much is done, and of how much."""
 
 
 class StepContext:
@@ -126,10 +100,13 @@ class StepContext:
     """
 
     # Most attempts never change these: as class attributes they cost an attempt nothing.
-    done: float = 0
-    total: float | None = None
+    figures: Figures | None = None  # what `progress` was called with; replaced as a whole, because threads read it
     on_progress: Callable[[], None] | None = None
     log: LogLines | None = None
+    has_news = False  # it has a log, or figures
+    kept: Kept = KEPT  # what goes into the log by itself
+    shown: Figures | None = None  # the figures that are recorded
+    show_at: float | None = None  # when what is new may be recorded, by the clock of the event loop
     asks_approval = False
     regeneration = 0
     lend: Callable[[], AbstractContextManager[None]] | None = None
@@ -156,10 +133,30 @@ class StepContext:
     def logger(self) -> logging.Logger:
         """A standard logger whose last 256 KiB are kept with the attempt (`towpath logs`), without secrets."""
         if self._logger is None:
-            self._logger = without_secrets(step_logger(self.step_id))
-            self.log = LogLines()
-            self._logger.addHandler(self.log)
+            logger = without_secrets(step_logger(self.step_id))
+            logger.addHandler(StepHandler(self.lines()))
+            self._logger = logger
         return self._logger
+
+    def lines(self) -> LogLines:
+        """The log of this attempt."""
+        if self.log is None:
+            vars(self).setdefault(
+                "log", LogLines()
+            )  # of two threads that make one at the same time, both get the first
+            self.has_news = True
+        assert self.log is not None
+        return self.log
+
+    @property
+    def done(self) -> float:
+        """How far the step is, as it reported; 0 before."""
+        return 0 if self.figures is None else self.figures[0]
+
+    @property
+    def total(self) -> float | None:
+        """The whole that `done` is a part of, if the step reported one."""
+        return None if self.figures is None else self.figures[1]
 
     @property
     def work_folder(self) -> Path:
@@ -197,7 +194,10 @@ class StepContext:
             raise StepCancelled(message)
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Report how far the step is. Values that are not finite numbers are ignored.
+        """Report how far the step is: `done` of `total`, for example 3 of 10. It may be called often, in any thread of
+        the step: pages and other processes see the last figures about once a second.
+
+        Values that are not finite numbers are ignored.
 
         Raises StepCancelled if the attempt is over, as `check` does.
         """
@@ -205,7 +205,8 @@ class StepContext:
         so_far, whole = _number(done), _number(total)
         if so_far is None or (whole is None and total is not None):
             return
-        self.done, self.total = so_far, whole
+        self.figures = (so_far, whole)
+        self.has_news = True
         if self.on_progress is not None:
             try:
                 self.on_progress()

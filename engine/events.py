@@ -190,11 +190,13 @@ class PromptSent(Struct, frozen=True, gc=False):
 
 
 class LogKept(Struct, frozen=True, gc=False):
-    """The log lines of an attempt, as they stand now."""
+    """The log lines of an attempt and the progress it reported, as they stand now."""
 
     row: str
     attempt: int
     text: str
+    done: float | None = None
+    total: float | None = None
 
 
 Fact = (

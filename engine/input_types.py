@@ -369,8 +369,8 @@ def parsed(spec: InputSpec, text: str) -> Any:
 
 def _read(shape: Shape, text: str) -> Any:
     """The value of a text. Raises ValueError if the text does not fit the shape."""
-    if shape is None:
-        return json_or_text(text)
+    if shape is None:  # anything; text that begins so is given as JSON: "@…"
+        return Path(text[1:]) if text.startswith("@") else json_or_text(text)
     if isinstance(shape, str):
         return _READERS[shape](text)
     ((key, inner),) = shape.items()

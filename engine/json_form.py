@@ -126,7 +126,10 @@ class PydanticRecord(Record):
             return value.root
         dump = pydantic_adapter(self.kind).dump_python
         data = dump(value, mode="json", round_trip=True, exclude=set(foreign) or None, by_alias=False)
-        return {**data, **foreign} if foreign else data
+        if not foreign:
+            return data
+        names = dict.fromkeys((*_pydantic_fields(value), *data))  # in the order of the class
+        return {name: foreign[name] if name in foreign else data[name] for name in names if name in (foreign | data)}
 
 
 def record_of(kind: type) -> Record | None:

@@ -19,6 +19,7 @@ from .errors import ExpressionFailed, Place, StoreFailed
 from .events import NewArtifact
 from .model import ArtifactApproval, ArtifactRow, ErrorInfo, Json, Plan, StepStatus
 from .ports import Files, RunRow, StepRow, Store
+from .run_labels import UNLABELLED, RunLabel
 from .secrets import Secret
 from .values import STORED_VALUE, of_item, restore
 
@@ -53,9 +54,10 @@ class LedgerRow(Struct, gc=False):
 class Ledger:
     """All rows of a run, by step and item."""
 
-    def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json]) -> None:
+    def __init__(self, plan: Plan, files: Files, inputs: dict[str, Json], label: RunLabel = UNLABELLED) -> None:
         self.plan = plan
         self.inputs = inputs
+        self.label = label
         self.changes = 0  # counts how often rows were read again
         self.has_secrets = False  # does the run have secrets? Only then are arguments searched for them
         self._files = files
@@ -106,6 +108,14 @@ class Ledger:
                 place=Place(step=row.step),
                 cure="replace it by a version that is",
             ) from None
+
+    def all_artifacts(self) -> list[ArtifactRow]:
+        """The latest version of each file of the run, its inputs too."""
+        return [artifact for row in self._rows.values() for artifact in row.artifacts.values()]
+
+    def read_by(self, files: Files) -> None:
+        """From now on, artifacts are read by `files`."""
+        self._files = files
 
     def keep(self, row: LedgerRow, artifacts: Sequence[NewArtifact]) -> None:
         """Note new versions that are being recorded with this row."""
@@ -230,7 +240,7 @@ class Ledger:
 
 async def restored_ledger(store: Store, recorded: RunRow) -> Ledger:
     """The ledger of a recorded run."""
-    ledger = Ledger(recorded.plan, store.files, recorded.inputs)
+    ledger = Ledger(recorded.plan, store.files, recorded.inputs, recorded.label)
     await ledger.restore(recorded)
     return ledger
 

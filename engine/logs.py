@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 
-class _Guarded(logging.Logger):
-    """A logger with a level and handlers of its own, besides those of its parent."""
+class StepLogger(logging.Logger):
+    """The logger of an attempt: with a level and handlers of its own, besides those of its parent."""
 
     def handle(self, record: logging.LogRecord) -> None:
         try:
@@ -37,9 +37,9 @@ def guarded_logger(name: str) -> logging.Logger:
     return _Proxy(logging.getLogger(name))
 
 
-def step_logger(step_id: str) -> logging.Logger:
+def step_logger(step_id: str) -> StepLogger:
     """A logger for one attempt of a step: everything is logged, and passed to the handlers of `towpath.steps`."""
-    logger = _Guarded(f"towpath.steps.{step_id}", logging.DEBUG)
+    logger = StepLogger(f"towpath.steps.{step_id}", logging.DEBUG)
     logger.parent = logging.getLogger("towpath.steps")
     return logger
 

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from .late import Late
+
+_notebook = Late("towpath.notebook")
 Json = Any
 """JSON-typed data: None, bool, int, float, str, list, dict with str keys."""
 
@@ -212,6 +215,9 @@ class Plan(Struct, frozen=True, gc=False):
     metadata: dict[str, Json] = msgspec.field(default_factory=dict)
     folder: str = ""
     workflows: dict[str, Json] = msgspec.field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return str(_notebook.plan_html(self))
 
     def step(self, step_id: str) -> StepPlan:
         """The step of that id; KeyError if there is none."""

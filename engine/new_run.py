@@ -20,6 +20,7 @@ from .input_types import fitted
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
+from .run_labels import UNLABELLED, RunLabel
 from .secrets import MARK, Secret, of_plain
 
 
@@ -52,6 +53,7 @@ async def new_run(
     reads: Reads = Reads.NOTHING,
     facts: tuple[Fact, ...] = (),
     parent_workflow_id: str | None = None,
+    label: RunLabel = UNLABELLED,
 ) -> NewRun:
     """A run ready to be recorded: inputs complete, files among them kept as artifacts of the row `inputs`.
 
@@ -76,13 +78,7 @@ async def new_run(
             StepEnded(row, INPUTS, None, StepStatus.COMPLETED, 1, outcome.value, files),
             *facts,
         )
-    return NewRun(
-        run_id,
-        plan,
-        outcome.value,
-        facts,
-        parent_workflow_id,
-    )
+    return NewRun(run_id, plan, outcome.value, facts, parent_workflow_id, label=label)
 
 
 async def _with_files(given: Mapping[str, Any], context: StepContext) -> Mapping[str, Any]:

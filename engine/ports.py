@@ -12,6 +12,7 @@ from .artifact import ArtifactFiles, File, KeptFile
 from .errors import TowpathError
 from .events import Fact
 from .model import ArtifactRow, ChainStatus, ErrorInfo, Json, Plan, StepStatus
+from .run_labels import UNLABELLED, RunLabel
 
 if TYPE_CHECKING:
     from .records import ArtifactRecord, Gate, PendingGate
@@ -31,6 +32,7 @@ class NewRun:
     parent_run_id: str | None = None
     regenerated_from_step_id: str | None = None
     by: str = ""
+    label: RunLabel = UNLABELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class RunRow:
     pause_requested: bool = False
     children: dict[str, str] = field(default_factory=dict)
     root: str = ""
+    label: RunLabel = UNLABELLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,21 @@ class RunStatus:
     epoch: int = 0
     owned: bool = False
     cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A run that was removed, with `runs`: itself and those inside it.
+
+    `bytes` is the size of the files that no other run has. Their space comes back when they are collected
+    (`towpath fsck --repair`).
+    """
+
+    id: str
+    runs: tuple[str, ...]
+    steps: int
+    files: int
+    bytes: int
 
 
 Done = Callable[[Exception | None], None]
@@ -261,6 +279,13 @@ class Requests(Protocol):
         """Request `cancel` or `pause`; returns the run's status. A run without an owner obeys at once."""
         ...
 
+    async def remove(self, run_id: str, by: str = "") -> Removed:
+        """Delete a run that is over with all that belongs to it, the copies for people too.
+
+        Raises RunRefused: E_RUN_MISSING, E_RUN_ACTIVE, E_RUN_INSIDE.
+        """
+        ...
+
     async def requests(self, run_ids: Sequence[str]) -> list[Request]:
         """The open requests of these runs. Gates in them whose timeout is over are closed first."""
         ...
@@ -317,8 +342,15 @@ class RunReader(Protocol):
         """The ids among `chains`, `artifacts` or `approvals` that are, begin or end with `part`; the first few."""
         ...
 
-    async def logs(self, run_id: str) -> list[dict[str, Any]]:
-        """The log lines of a run's steps: step_id, item_index, attempt, text, updated_at."""
+    async def logs(self, run_id: str, since: int = 0) -> list[dict[str, Any]]:
+        """The log lines of a run's steps: step_id, item_index, attempt, text, updated_at (UTC microseconds).
+
+        Only those that were recorded at or after `since`.
+        """
+        ...
+
+    async def figures(self, run_id: str) -> list[dict[str, Any]]:
+        """The recorded progress of a run's executing steps and items: step_id, item_index, done, total."""
         ...
 
     async def events(self, run_id: str, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
@@ -422,8 +454,8 @@ class Adapter(Protocol):
         """Act now on the requests for the runs that this process works on."""
         ...
 
-    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """The progress that running steps report: (done, total) by step."""
+    def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """The progress that steps of this process report: (done, total) by step and item."""
         ...
 
     def working(self, run_id: str) -> bool:

@@ -7,7 +7,7 @@ are decoded. An unknown name raises AttributeError, or KeyError in brackets. `js
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -46,7 +46,10 @@ class FrozenRow(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChainRecord(FrozenRow):
-    """A chain run: a row of `chains`. `status` is a word of `ChainStatus`."""
+    """A chain run: a row of `chains`. `status` is a word of `ChainStatus`.
+
+    `name` is the name of the chain, `run_name` the one that the run was given.
+    """
 
     id: str
     name: str
@@ -74,6 +77,8 @@ class ChainRecord(FrozenRow):
     idempotency_key: str | None = None
     created_at: int
     updated_at: int
+    run_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,6 +15,7 @@ from .ledger import INPUTS, restored_ledger
 from .model import ArtifactApproval, ArtifactRow, Json, Plan, StepPlan, StepStatus
 from .new_run import Reads, new_run
 from .ports import NewRun, RunRow, StepRow, Store
+from .run_labels import RunLabel
 from .steps import find_step
 from .values import INLINE_VALUE, STORED_VALUE, take_apart
 
@@ -26,10 +27,11 @@ async def rerun_of(
     inputs: Mapping[str, Any],
     parameters: Mapping[str, Any],
     reads: Reads = Reads.NOTHING,
+    label: RunLabel | None = None,
 ) -> NewRun:
     """A new run of the same chain in which completed steps outside the rerun part are rows `cached`.
 
-    `reads` says which paths `inputs` may open.
+    `reads` says which paths `inputs` may open. Without a `label` it keeps the name and the tags of the earlier run.
 
     Raises:
         RunRefused: E_RUN_ACTIVE. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER, E_SECRET_PLACE, E_INPUT_….
@@ -57,7 +59,9 @@ async def rerun_of(
         reads=reads,
         facts=tuple(facts),
     )
-    return replace(new, parent_run_id=old.id, regenerated_from_step_id=",".join(from_steps) or None)
+    return replace(
+        new, parent_run_id=old.id, regenerated_from_step_id=",".join(from_steps) or None, label=label or old.label
+    )
 
 
 def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:

@@ -7,11 +7,13 @@ from typing import Any
 
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
+from .late import Late
 from .ledger import Ledger, LedgerRow, chain_value
 from .logs import guarded_logger
 from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 
 _log = guarded_logger("towpath")
+_notebook = Late("towpath.notebook")
 _REPEAT = "`towpath show {0}` shows it, `towpath rerun {0}` runs again what did not complete"
 _ENDS = {
     ChainStatus.FAILED: ("failed", _REPEAT),
@@ -41,6 +43,16 @@ class Run:
         self._ledger = ledger
         self._resume = resume
 
+    @property
+    def name(self) -> str | None:
+        """The name that the run was given; None without one. Several runs may have the same name."""
+        return self._ledger.label.name
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the run was given."""
+        return dict(self._ledger.label.tags)
+
     async def resume(self, *, check: bool = True) -> Run:
         """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
         if self._resume is None:
@@ -53,6 +65,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.plan.name}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        return str(_notebook.run_html(self))
 
     def __getitem__(self, step: str) -> StepRun:
         if all(planned.id != step for planned in self.plan.steps):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
-from unicodedata import normalize
 from urllib.parse import unquote
 
 import anyio
@@ -19,16 +17,18 @@ from .artifact import File
 from .chains import Chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
+from .events import StepEnded
 from .late import LateNames
 from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
 from .new_run import Reads, new_run, refuse_unbuilt
-from .ports import Adapter, Ended, EngineStore, Gates, RunRow
+from .ports import Adapter, Ended, EngineStore, Gates, Removed, RunRow
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run, failure_of
+from .run_labels import Tags, is_position, relabelled, told_apart
 from .same_run import refuse_other_inputs, refuse_other_plan
-from .steps import is_ambiguous, refuse_other_functions
+from .steps import is_ambiguous, refuse_other_functions, refuse_other_parameters
 from .tracing import of_the_user
 
 if TYPE_CHECKING:
@@ -116,6 +116,10 @@ class RunService:
     @overload
     async def run(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> Run: ...
     @overload
+    async def run(self, chain: Chain[..., Any], *, name: str | None, **named: Any) -> Run: ...
+    @overload
+    async def run(self, chain: Chain[..., Any], *, tags: Tags | None, **named: Any) -> Run: ...
+    @overload
     async def run(
         self,
         chain: ChainFile,
@@ -138,9 +142,13 @@ class RunService:
     ) -> Run:
         """Run a chain and return its run: over, or paused at a gate (with `wait`, never paused at one).
 
-        Inputs are keyword arguments (or `inputs={…}` where a name is taken). With the `run_id` of a run that
-        was made of the same chain and inputs, that one is continued or, if it is over, returned as it is. A run with
-        handled failures (`partial`) is returned, and logged as a warning.
+        Inputs are keyword arguments (or `inputs={…}` where a name is taken). `name="media-12"` and
+        `tags={"client": "x"}` are for people, to find the run again; several runs may have the same. If the chain has
+        an input called `name` or `tags`, the keyword is that input, unless `inputs` has it.
+
+        With the `run_id` of a run that was made of the same chain and inputs, that one is continued or, if it is over,
+        returned as it is; it keeps its name and tags. A run with handled failures (`partial`) is returned, and logged
+        as a warning.
 
         Raises:
             ChainFailed: the run failed or was cancelled; with `check=False` it is returned.
@@ -150,7 +158,7 @@ class RunService:
         """
         self._here()
         try:
-            run_id, _ = await self._create(chain, run_id, {**(inputs or {}), **named})
+            run_id, _ = await self._create(chain, run_id, inputs or {}, named)
         except ChainInvalid as error:
             raise of_the_user(error) from None
         run = await self._finish(run_id, wait)
@@ -172,6 +180,10 @@ class RunService:
     @overload
     async def start(self, chain: Chain[..., Any], *, inputs: Mapping[str, Any] | None, **named: Any) -> RunHandle: ...
     @overload
+    async def start(self, chain: Chain[..., Any], *, name: str | None, **named: Any) -> RunHandle: ...
+    @overload
+    async def start(self, chain: Chain[..., Any], *, tags: Tags | None, **named: Any) -> RunHandle: ...
+    @overload
     async def start(
         self,
         chain: ChainFile,
@@ -191,7 +203,7 @@ class RunService:
         """Start a chain and return at once; the run continues in the background until the engine closes."""
         self._here()
         try:
-            run_id, recorded = await self._create(chain, run_id, {**(inputs or {}), **named})
+            run_id, recorded = await self._create(chain, run_id, inputs or {}, named)
         except ChainInvalid as error:
             raise of_the_user(error) from None
         self._failed.pop(run_id, None)
@@ -201,11 +213,16 @@ class RunService:
         return RunHandle(self, run_id)
 
     async def _create(
-        self, chain: Chain[..., Any] | ChainFile, run_id: str | None, given: dict[str, Any]
+        self,
+        chain: Chain[..., Any] | ChainFile,
+        run_id: str | None,
+        inputs: Mapping[str, Any],
+        keywords: Mapping[str, Any],
     ) -> tuple[str, bool]:
         """The id of a new run, or of the one with this id; and whether it is recorded, or an adapter will do it."""
         described = chain.compile() if isinstance(chain, Chain) else chain
         plan = described.plan
+        given, label = told_apart(plan, inputs, keywords)
         refuse_unbuilt(plan)
         plan = self.adapter.with_resources(plan)
         if run_id is not None:
@@ -218,7 +235,7 @@ class RunService:
         functions = self.adapter.resolve_steps(plan, described.steps)
         meant = found is not None and not given and any(spec.required for spec in plan.inputs)
         if not meant:  # without inputs that the chain requires, only the recorded run can be meant
-            new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING)
+            new = await new_run(self.store, run_id, plan, given, reads=Reads.ANYTHING, label=label)
             adopted = ours and not new.facts and self.adapter.adopt(new)
             if found is None and not adopted and not await self.store.create_run(new):
                 found = await self.store.load(run_id)  # another caller took the id meanwhile
@@ -275,11 +292,14 @@ class RunService:
         parameters: Mapping[str, Any] | None = None,
         wait: bool = False,
         check: bool = True,
+        name: str | None = None,
+        tags: Tags | None = None,
     ) -> Run:
         """A new run that reuses completed steps and runs the rest again.
 
         With `from_steps` these and their descendants run again; without, every step that did not complete
-        and its descendants. `inputs` replaces inputs, `parameters` (`{"step.name": value}`) arguments.
+        and its descendants. `inputs` replaces inputs, `parameters` (`{"step.name": value}`) arguments. It
+        has the name and the tags of the run before, unless `name` or `tags` replaces them.
 
         Raises:
             RunRefused: E_RUN_MISSING, E_RUN_ACTIVE if it is not over yet. InputInvalid: E_STEP_UNKNOWN, E_PARAMETER.
@@ -287,11 +307,16 @@ class RunService:
         """
         self._here()
         old = await self.store.load(run if isinstance(run, str) else run.id)
-        new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING)
+        label = relabelled(old.label, name, tags)
+        new = await rerun_of(
+            self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING, label=label
+        )
         refuse_unbuilt(new.plan)
         new = replace(new, plan=self.adapter.with_resources(new.plan))
         known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}
         functions = self.adapter.resolve_steps(new.plan, known)
+        reused = {fact.step for fact in new.facts if isinstance(fact, StepEnded) and fact.item is None}
+        refuse_other_parameters(new.plan, functions, reused)
         await self.store.create_run(new)
         self.adapter.keep(new.id, functions)
         made = await self._finish(new.id, wait)
@@ -372,6 +397,16 @@ class RunService:
         ledger = await restored_ledger(self.store, row)
         return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
 
+    async def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """How far the executing steps and items of a run are: (done, total) by step and item, where they report it
+        with `context().progress()`. Of steps in this process as of now, of others as recorded about once a second.
+        """
+        self._here()
+        recorded = {
+            (row["step_id"], row["item_index"]): (row["done"], row["total"]) for row in await self.store.figures(run_id)
+        }
+        return {**recorded, **self.adapter.progress(run_id)}
+
     async def cancel(self, run_id: str, *, by: str = "") -> ChainStatus:
         """Request a cancel: recorded at once, carried out by the owner. `by` is written to the audit trail.
 
@@ -393,6 +428,16 @@ class RunService:
         status = await self.store.request(run_id, "pause", by)
         await self.adapter.deliver_requests()
         return status
+
+    async def remove(self, run_id: str, *, by: str = "") -> Removed:
+        """Delete a run that is over: its steps, files, gates, logs, the runs inside it, and its copies for people.
+
+        Lines of the audit trail that name a person are kept, and one says that `by` removed it. Files that no other
+        run has are collected later, by `towpath fsck --repair`.
+        Raises RunRefused: E_RUN_MISSING, E_RUN_ACTIVE if it is not over, E_RUN_INSIDE for a part of another run.
+        """
+        self._here()
+        return await self.store.remove(run_id, by)
 
     # ---- gates
 
@@ -556,9 +601,6 @@ class RunHandle:
             await anyio.sleep(POLL)
 
 
-_POSITION = re.compile(r"last(~[0-9]*)?", re.IGNORECASE)
-
-
 def check_run_id(run_id: str) -> None:
     """Refuse an id that cannot be used on a command line, in an address, or as the name of a folder.
 
@@ -567,8 +609,7 @@ def check_run_id(run_id: str) -> None:
     readings = (run_id, unquote(run_id))  # also if it is decoded once too often, it means no other path
     apart = any(not text.isprintable() or "/" in text or "\\" in text or text[:1] == "." for text in readings)
     edges = not run_id[:1].isalnum() or run_id != run_id.strip() or run_id.endswith(".")
-    looks = "".join(normalize("NFKC", run_id).split())  # what a person reads, and types
-    if apart or edges or len(run_id) > MAX_RUN_ID or _POSITION.fullmatch(looks):
+    if apart or edges or len(run_id) > MAX_RUN_ID or is_position(run_id):
         raise InputInvalid(
             "E_RUN_ID",
             "this run id is not allowed",

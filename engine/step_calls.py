@@ -7,13 +7,12 @@ where the function runs: in its thread or its process; and in a worker thread fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio.to_thread import run_sync
 
-from .annotations import Receiver
 from .artifact import Artifact, File, KeptFile
 from .context import StepContext
 from .errors import Place
@@ -33,20 +32,19 @@ _AS_THEY_ARE = _DATA | {bytes, bytearray, memoryview, Artifact, File, KeptFile, 
 
 def call_plain(step: Step[..., Any], arguments: dict[str, Any], context: StepContext) -> Any:
     """Call a plain function, and return its value with files in it. Blocks. Raises as `received` and `with_files`."""
-    names = to_receive(step, arguments)
-    if names:
-        arguments = received(step, arguments, names, context)
+    if step.receives:
+        arguments = received(arguments, to_receive(step, arguments), context)
     args, kwargs = step.call_arguments(arguments)
     value = step.function(*args, **kwargs)
     return with_files(value, context) if may_hold_objects(value) else value
 
 
 async def call_async(
-    step: Step[..., Any], arguments: dict[str, Any], names: Iterable[str], context: StepContext
+    step: Step[..., Any], arguments: dict[str, Any], annotations: Mapping[str, Any], context: StepContext
 ) -> Any:
-    """Call an async function with arguments of which `names` must be received first. Raises as `received`."""
-    receive = partial(received, step, arguments, names, context)
-    if any(_holds_files(arguments[name]) for name in names):
+    """Call an async function when its arguments fit these annotations. Raises as `received`."""
+    receive = partial(received, arguments, annotations, context)
+    if any(_holds_files(arguments[name]) for name in annotations):
         arguments = await run_sync(receive, abandon_on_cancel=True)
     else:
         arguments = receive()
@@ -57,30 +55,29 @@ async def call_async(
 # ---- arguments
 
 
-def to_receive(step: Step[..., Any], arguments: Mapping[str, Any]) -> list[str]:
-    """The names of the arguments that must become what their parameters are annotated with."""
-    return [name for name, value in arguments.items() if _must(step.receiver(name), value)] if step.receives else []
+def to_receive(step: Step[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotations of the arguments that must become what they say, by name."""
+    found: dict[str, Any] = {}
+    for name, (annotation, always) in step.receivers_among(arguments).items():
+        value = arguments.get(name)
+        if value is not None and (always or (type(value) not in _DATA and _holds_files(value))):
+            found[name] = annotation
+    return found
 
 
-def _must(receiver: Receiver | None, value: Any) -> bool:
-    return receiver is not None and value is not None and (receiver.always or _holds_files(value))
-
-
-def received(
-    step: Step[..., Any], arguments: dict[str, Any], names: Iterable[str], context: StepContext
-) -> dict[str, Any]:
-    """The arguments, with those of these names as their annotations say. Blocks where it reads files.
+def received(arguments: dict[str, Any], annotations: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
+    """The arguments, those with an annotation here as it says. Blocks where it reads files.
 
     Raises:
         InputInvalid: E_ARGUMENT_TYPE with the place inside the argument. StoreFailed: E_BLOB_….
     """
-    item = "" if context.item is None else f"[{context.item}]"
+    if not annotations:
+        return arguments
     result = dict(arguments)
-    for name in names:
-        receiver = step.receiver(name)
-        assert receiver is not None
+    for name, annotation in annotations.items():
+        item = "" if context.item is None else f"[{context.item}]"
         place = Place(step=f"{context.step_id}{item}", field=name)
-        result[name] = natural.rebuild(arguments[name], receiver.annotation, place)
+        result[name] = natural.rebuild(arguments[name], annotation, place)
     return result
 
 
@@ -103,7 +100,7 @@ def with_files(value: Any, context: StepContext) -> Any:
 
 def may_hold_objects(value: Any, depth: int = 0) -> bool:
     """May there be an object with a codec in the value? This looks at types only, and most values are data."""
-    if depth == 0 and is_plain(value):
+    if depth == 0 and (is_plain(value) or not codecs.are_there()):
         return False
     kind = type(value)
     if kind is dict:

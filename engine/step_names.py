@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Protocol
 
 from .errors import InputInvalid, Place, Problem, shown
+from .step_modules import program_name
 
 ALLOWED = "up to 100 letters, digits, _ and -, not beginning with -"
 CURE = 'give each a name of its own, @step(name="…"); in a decorator, use functools.wraps'
@@ -49,13 +50,28 @@ def step_name(function: Callable[..., Any], given: str | None = None) -> str:
 
 
 def module_name(defined: Callable[..., Any]) -> str:
-    """The module of a function or class. For a script it is the stem of its file, also in a child process that
-    `multiprocessing` made, which calls the script `__mp_main__`.
+    """The module of a function or class, by the name that another process can import.
+
+    Of `python -m pkg.flow` it is `pkg.flow`, of a script the stem of its file; also in a child process that
+    `multiprocessing` made, which calls it `__mp_main__`. What was typed in keeps `__main__`: nothing can import it.
     """
     if defined.__module__ not in (*MAINS, None):  # a function that `exec` made may have no module
         return defined.__module__
-    file = getattr(sys.modules.get(defined.__module__), "__file__", None)
-    return Path(file).stem if file else "__main__"
+    main = _main_of(defined)
+    spec, file = main.get("__spec__"), main.get("__file__")
+    if spec is not None and spec.name not in MAINS:
+        code = _code(defined)  # `python -m asyncio`, -m IPython: what is typed in there is no part of that module
+        return "__main__" if code is not None and _typed_in(defined, code) else str(spec.name)
+    return program_name(file) if file else "__main__"
+
+
+def _main_of(defined: Callable[..., Any]) -> Mapping[str, Any]:
+    """The names of the main program. Profilers execute a script apart from `sys.modules["__main__"]`."""
+    own: Mapping[str, Any] = getattr(defined, "__globals__", {})
+    if own.get("__name__") in MAINS:
+        return own
+    module = sys.modules.get(defined.__module__)
+    return {} if module is None else vars(module)
 
 
 def _allowed(name: object) -> bool:
@@ -162,7 +178,8 @@ def where(function: Callable[..., Any]) -> str:
 
 
 def cure_of(name: str) -> str:
-    """The cure for a name that cannot be found in its module; empty for other names."""
+    """The cure for a step that no module was found to hold."""
+    module = name.partition(":")[0]
     if "<lambda>" in name:
         return 'a lambda has no name: give it one, @step(name="…")'
     if "<locals>" in name:
@@ -170,7 +187,14 @@ def cure_of(name: str) -> str:
             'define it at the top level of a module, or name it, @step(name="…"), and pass --import with the module; '
             "in a decorator, functools.wraps"
         )
-    return ""
+    if module == "__main__":
+        return (
+            "its program came from no file (python -c, a prompt, a notebook): continue it there, with "
+            "engine.resume(run_id); or put the steps into a file and start a new run"
+        )
+    if module.endswith(".__main__"):
+        return "pass --import with the folder or archive (.pyz) that was started"
+    return f"pass --import {module} (or the path of its file), or import it before running"
 
 
 def named_twice(name: str, one: Named, other: Named, place: Place) -> Problem:

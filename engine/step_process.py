@@ -14,15 +14,19 @@ import pickle
 import signal
 import sys
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from .attempt import failure
+from .capture import capturing, look_at_streams
 from .context import StepContext
 from .errors import StepProcessFailed
 from .forks import OneProcess, main_is_imported
+from .log_lines import Kept, LogLines
 from .logs import step_logger
 from .model import ErrorInfo
 from .redaction import without_secrets
@@ -31,6 +35,8 @@ from .secrets import Secret
 from .step_calls import call_plain
 from .steps import Step, find_step
 from .values import NewFile
+
+TELLING = 0.1  # seconds between two messages about lines and progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Request:
     attempt: int
     regeneration: int
     folder: Path | None
+    kept: Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,13 @@ class Logged:
     """A line of the step's log, as the fields of a `logging.LogRecord`."""
 
     record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """Complete lines for the log of the attempt: what was printed, log records of other loggers, warnings."""
+
+    lines: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +120,11 @@ class ChildContext(StepContext):
     def __init__(self, request: Request, connection: Connection) -> None:
         super().__init__(request.run_id, request.step_id, request.item, request.attempt, request.folder)
         self.regeneration = request.regeneration
+        self.kept = request.kept
+        self.on_progress = self._start_telling
         self._connection = connection
         self._sending = threading.Lock()  # the function may have threads
+        self._telling: threading.Thread | None = None
 
     def send(self, message: Any) -> None:
         data = pickled(message)
@@ -117,6 +134,7 @@ class ChildContext(StepContext):
 
     def answer(self, outcome: bytes) -> None:
         """Send the last message of the call. Threads that the function left behind send nothing into the next one."""
+        self.tell(final=True)
         with self._sending:
             self._over = True
             self._connection.send_bytes(outcome)
@@ -135,8 +153,30 @@ class ChildContext(StepContext):
             self.send(MadeFolder())
         return super().work_folder
 
-    def report(self) -> None:
-        self.send(Progressed(self.done, self.total))
+    def lines(self) -> LogLines:
+        self._start_telling()
+        return super().lines()
+
+    def _start_telling(self) -> None:
+        """Tell the parent from now on what is new, now and then: a function may print and report very often."""
+        if self._telling is None:
+            self._telling = threading.Thread(target=self._tell_until_the_end, daemon=True)
+            self._telling.start()
+
+    def _tell_until_the_end(self) -> None:
+        with suppress(OSError):  # the parent has gone
+            while not self._over:
+                self.tell()
+                time.sleep(TELLING)
+
+    def tell(self, *, final: bool = False) -> None:
+        """Tell the parent what is new."""
+        figures, log = self.figures, self.log
+        if figures is not None and figures is not self.shown:
+            self.shown = figures
+            self.send(Progressed(*figures))
+        if log is not None and (log.changed or final) and (lines := log.new_text(final=final)):
+            self.send(Printed(lines))
 
 
 class _Sending(logging.Handler):
@@ -153,6 +193,7 @@ class _Sending(logging.Handler):
         except Exception:
             self.handleError(record)
             return
+        self._context.tell()  # what was printed before
         fields = ("name", "levelno", "levelname", "pathname", "lineno", "created", "msecs")
         kept = {field: getattr(record, field) for field in fields}
         self._context.send(Logged({**kept, "msg": text, "args": None}))
@@ -167,12 +208,13 @@ def serve(connection: Connection) -> None:
         # A process that a step forks must not answer, nor hold the connection open: its end says that this one died.
         os.register_at_fork(after_in_child=connection.close)
     connection.send_bytes(pickled(Ready()))
-    while True:
-        try:
-            request = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
-        except (EOFError, OSError):
-            return
-        _answer(request, connection)
+    with capturing():
+        while True:
+            try:
+                request = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
+            except (EOFError, OSError):
+                return
+            _answer(request, connection)
 
 
 def _end_with_parent() -> None:
@@ -184,7 +226,6 @@ def _end_with_parent() -> None:
 
 def _answer(request: Request, connection: Connection) -> None:
     context = ChildContext(request, connection)
-    context.on_progress = context.report
     step: Step[..., Any] | None = None
     try:
         sys.path[:] = request.path
@@ -201,6 +242,7 @@ def _answer(request: Request, connection: Connection) -> None:
 def _called(step: Step[..., Any], request: Request, context: ChildContext) -> bytes:
     arguments = pickle.loads(request.arguments)  # noqa: S301 - from our own parent
     context.enter()
+    look_at_streams()
     with OneProcess():
         value = call_plain(step, arguments, context)
     try:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import MethodType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .annotations import Receiver, receivers_of
-from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered
+from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .mapping import Columns, ItemMark, as_list, check_known_lengths
+from .model import Plan, StepPlan
 from .secrets import check_annotations, secret_names
 from .step_kinds import (
     annotated,
@@ -25,6 +23,7 @@ from .step_kinds import (
     origin_of,
     positional_room,
 )
+from .step_modules import load_module, loaded_module
 from .step_names import CURE, Alike, cure_of, defined_again, same_function, spec_now, step_name
 from .step_options import StepOptions, StepSettings, step_options
 from .tracing import Node, Ref, current_trace, is_reference, user_place
@@ -278,15 +277,18 @@ class Step(Alike, Generic[P, R_co]):
         """The parameter that takes all other keywords."""
         return next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
-    @property
+    @cached_property
     def receives(self) -> bool:
         """May arguments have to become what the parameters are annotated with?"""
         return bool(self._receivers)
 
-    def receiver(self, name: str) -> Receiver | None:
-        """How the argument of that name becomes what its parameter is annotated with; None: it stays as it is."""
-        known = name in self.signature.parameters or name.startswith("*")
-        return self._receivers.get(name if known else self._rest)
+    def receivers_among(self, names: Iterable[str]) -> Mapping[str, Receiver]:
+        """How arguments become what their parameters are annotated with, by name; at least those of these names."""
+        found = self._receivers
+        if not self._rest or self._rest not in found:
+            return found
+        more = (n for n in names if n not in self.signature.parameters and not n.startswith("*"))
+        return found | dict.fromkeys(more, found[self._rest])
 
     @property
     def _short(self) -> str:
@@ -319,6 +321,20 @@ class Step(Alike, Generic[P, R_co]):
                 more = arguments.pop(parameter.name, {})
                 arguments.update(more)
         return arguments
+
+    def misfit(self, names: Iterable[str]) -> str:
+        """Why the function does not take these arguments, which were bound to it once; empty if it does."""
+        named = set(names)
+        known: set[str] = set()
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                known |= named
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
+                known.add(parameter.name)
+                if parameter.default is parameter.empty and parameter.name not in named:
+                    return f"it needs {parameter.name}, which is not recorded"
+        more = sorted(named - known)
+        return f"it takes no {more[0]}, which is recorded" if more else ""
 
     def _refuse_hidden(self, kwargs: dict[str, Any]) -> None:
         """Refuse a keyword with the name of a positional-only parameter: in a plan, each name means one argument."""
@@ -416,17 +432,15 @@ def find_step(name: str) -> Step[..., Any]:
     found, reason = _registry.get(name), "the function is not decorated with @step"
     if found is None:
         try:
-            imported = importlib.import_module(module)
+            imported = load_module(module)
             found = _registry.get(name) or _attribute(imported, qualname)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError) as error:
             reason = str(error)
+        except (Exception, SystemExit) as error:  # any error of the user's module while it is imported
+            reason = f"importing the module raised {type(error).__name__}: {shown(str(error))}"
     if not isinstance(found, Step):
-        raise StepNotRegistered(
-            "E_STEP_NOT_REGISTERED",
-            f"no step called {name} in this process: {reason}",
-            place=Place(step=name),
-            cure=cure_of(name) or f"pass --import {module} (or the path of its file), or import it before running",
-        )
+        message = f"no step called {name} in this process: {reason}"
+        raise StepNotRegistered("E_STEP_NOT_REGISTERED", message, place=Place(step=name), cure=cure_of(name))
     if is_ambiguous(name):
         raise _ambiguous_name(name)
     return _there_now(module, qualname) or found
@@ -451,6 +465,43 @@ class _NotFound:
 
     def __call__(self, /, *_: object, **__: object) -> NoReturn:
         raise self._error
+
+
+def refuse_other_parameters(plan: Plan, functions: Mapping[str, Step[..., Any]], over: Container[str] = ()) -> None:
+    """Refuse to go on with a recorded plan if a function takes other parameters by now, before anything starts.
+
+    `over` are the steps that are not called again. Raises StepNotRegistered (E_STEP_ARGUMENTS).
+    """
+    for step in _called_steps(plan, over):
+        if step.target in functions:
+            refuse_misfit(step, functions[step.target])
+
+
+def refuse_misfit(step: StepPlan, function: Step[..., Any]) -> None:
+    """Refuse a function that does not take the arguments of a recorded step. The step it is for has its name only.
+
+    Raises StepNotRegistered (E_STEP_ARGUMENTS).
+    """
+    why = function.misfit(step.parameters)
+    if why:
+        raise StepNotRegistered(
+            "E_STEP_ARGUMENTS",
+            f"the function of the step was changed after the run began: {why}",
+            place=Place(step=step.id),
+            found=f"{function.name}{function.signature}",
+            allowed=f"a function that takes {', '.join(step.parameters) or 'no arguments'}",
+            cure="put the code back, then resume: the run is left as it was; or start a new run of the changed chain",
+        )
+
+
+def _called_steps(plan: Plan, over: Container[str]) -> Iterator[StepPlan]:
+    for step in plan.steps:
+        if step.id in over:
+            continue
+        if step.chain is not None:
+            yield from _called_steps(step.chain, ())
+        elif step.kind == "python":
+            yield step
 
 
 def _found_again(name: str, options: StepOptions | None) -> Step[..., Any] | _NotFound:
@@ -500,7 +551,7 @@ def is_loaded(name: str) -> bool:
         return True
     module, _, qualname = name.partition(":")
     try:
-        return isinstance(_attribute(sys.modules.get(module), qualname), Step)
+        return isinstance(_attribute(loaded_module(module), qualname), Step)
     except AttributeError:
         return False
 
@@ -521,27 +572,3 @@ def _kept_elsewhere(found: Step[..., Any]) -> bool:
 def known_steps() -> list[str]:
     """The names of the steps that this process has imported."""
     return sorted(_registry)
-
-
-def import_module(name_or_path: str) -> None:
-    """Import a module by name, or a Python file by path under its stem, so that its steps are registered.
-
-    Raises:
-        InputInvalid: E_IMPORT naming what could not be imported and why.
-    """
-    try:
-        if not name_or_path.endswith(".py"):
-            importlib.import_module(name_or_path)
-            return
-        path = Path(name_or_path).resolve(strict=True)
-        folder = str(path.parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        importlib.import_module(path.stem)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError | FileNotFoundError)
-        cure = "the name of a module in this folder or an installed one, or the path of its .py file"
-        message = f"cannot import {name_or_path}: {type(error).__name__}: {error}"
-        raise InputInvalid(
-            "E_IMPORT", message, cure=cure if missing else "mend the module, which is run when imported"
-        ) from error

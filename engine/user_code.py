@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import anyio
 from anyio.to_thread import run_sync
 
+from .capture import look_at_streams
 from .context import StepContext
 from .forks import OneProcess, keep_to_this_process
 from .logs import guarded_logger
@@ -99,14 +100,15 @@ def prepared_call(
 ) -> tuple[Callable[[], Any], Context]:
     """The call of an async function, and the copy of the context variables in which it must run."""
     own = _own_variables(context, variables)
-    names = to_receive(step, arguments)
-    if names:
-        return partial(call_async, step, arguments, names, context), own
+    annotations = to_receive(step, arguments) if step.receives else None
+    if annotations:
+        return partial(call_async, step, arguments, annotations, context), own
     args, kwargs = step.call_arguments(arguments)
     return partial(step.function, *args, **kwargs), own
 
 
 def _own_variables(context: StepContext, variables: Context) -> Context:
+    look_at_streams()
     own = variables.copy()
     own.run(context.enter)
     context.variables = own

@@ -173,7 +173,10 @@ def default_store(url: Address | None = None) -> AbstractAsyncContextManager[Run
 
 
 async def init_db(url: Address | None = None) -> None:
-    """Make the store if it is not there; harmless if it is. Raises StoreFailed (E_DB_…, E_SCHEMA_…)."""
+    """Make the store if it is not there, and migrate one of an older schema; harmless otherwise.
+
+    Raises StoreFailed (E_DB_…, E_SCHEMA_…).
+    """
     async with default_store(url):
         pass
 

@@ -137,7 +137,9 @@ class Backend(Protocol):
         ...
 
     async def open(self) -> None:
-        """Connect, make the tables where there are none, and check that they are ours and of this version.
+        """Connect, make the tables where there are none, migrate those of an older schema, check that they are ours.
+
+        A migration is one transaction. If several processes open the database, one migrates it and the others wait.
 
         Raises StoreFailed: E_DB_…, E_SCHEMA_….
         """

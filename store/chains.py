@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from itertools import product
 from typing import Any
 
 from towpath.model import ChainStatus, Json
+from towpath.run_labels import tag_asked, tag_key, tag_value
 
-from . import levels, transitions
+from . import levels, removal, transitions
 from .clock import new_id, now
 from .core import sa, t
 from .definitions import FIND, elsewhere
 from .idempotency import check_page, insert_once
 from .rows import Record, decode, encode, record, record_or_none
-from .run_tree import inside
 from .session import Session, of_one_moment
-from .statements import Statement, each, json_object, json_text, one_of
+from .statements import Statement, each, one_of
 from .statements import param as b
 
 _ONE = Statement(lambda: sa.select(t.chains).where(t.chains.c.id == b("run")))
@@ -136,15 +138,77 @@ async def update_chain_status(
 
 @of_one_moment
 async def list_chains(
-    session: Session, limit: int = 100, offset: int = 0, status: str | None = None, *, inner: bool | None = None
+    session: Session,
+    limit: int = 100,
+    offset: int = 0,
+    status: str | Collection[str] | None = None,
+    *,
+    inner: bool | None = None,
+    chain: str | None = None,
+    run_name: str | None = None,
+    tags: Mapping[str, str | None] | Collection[str] = (),
+    since: int | datetime | None = None,
+    until: int | datetime | None = None,
 ) -> list[Record]:
-    """Chain runs, newest first. With `inner` only those inside steps of others, or (False) only the outermost."""
+    """Chain runs, newest first. With `inner` only those inside steps of others, or (False) only the outermost.
+
+    `status` is one or several, `chain` the name of the chain, `run_name` a part of the name that the run was given.
+    All `tags` must be there: keys, or keys with their values (None for any). A run matches that started at or after
+    `since` and before `until`: a datetime, or UTC microseconds.
+    Raises InputInvalid: E_PAGE, E_STATUS, E_RUN_TAGS.
+    """
     check_page(limit, offset)
-    word = None if status is None else transitions.status(ChainStatus, status)
-    listed = _NEWEST[word is not None, inner](status=word, limit=limit, offset=offset)
-    found = [record(row) for row in await session.select(listed)]
+    words = [transitions.status(ChainStatus, word) for word in ((status,) if isinstance(status, str) else status or ())]
+    asked = _conditions(chain, run_name, tags, since, until)
+    if asked or len(words) > 1:
+        rows = await session.fetch_all(_matching(asked, words, inner).limit(limit).offset(offset))
+    else:
+        listed = _NEWEST[bool(words), inner](status=words[0] if words else None, limit=limit, offset=offset)
+        rows = await session.select(listed)
+    found = [record(row) for row in rows]
     await levels.shown(session, found)
     return found
+
+
+def _conditions(
+    chain: str | None,
+    run_name: str | None,
+    tags: Mapping[str, str | None] | Collection[str],
+    since: int | datetime | None,
+    until: int | datetime | None,
+) -> list[tuple[str, str, Any]]:
+    """The filters that were given: field, operator and value."""
+    wanted = [(tag_key(key), None if value is None else tag_value(key, value)) for key, value in _pairs(tags)]
+    given = [
+        ("name", "eq", chain),
+        ("run_name", "contains", run_name),
+        ("tag", "eq", wanted or None),
+        ("started_at", "gte", _microseconds(since)),
+        ("started_at", "lt", _microseconds(until)),
+    ]
+    return [one for one in given if one[2] is not None]
+
+
+def _pairs(tags: Mapping[str, str | None] | Collection[str]) -> Iterable[tuple[str, str | None]]:
+    if isinstance(tags, str):
+        return [tag_asked(tags)]
+    return tags.items() if isinstance(tags, Mapping) else [(key, None) for key in tags]
+
+
+def _microseconds(moment: int | datetime | None) -> int | None:
+    return int(moment.timestamp() * 1e6) if isinstance(moment, datetime) else moment
+
+
+def _matching(
+    asked: list[tuple[str, str, Any]], words: list[ChainStatus], inner: bool | None
+) -> sa.Select[*tuple[Any, ...]]:
+    from . import listing  # noqa: PLC0415 - columns and filters, which most lists need not
+
+    conditions = [listing.Condition(*one) for one in asked]
+    conditions += [listing.Condition("status", "eq", words)] if words else []
+    conditions += [] if inner is None else [listing.Condition("inner", "eq", inner)]
+    newest = (t.chains.c.started_at.desc(), t.chains.c.id.desc())
+    return sa.select(t.chains).where(*listing.filters("chains", conditions)).order_by(*newest)
 
 
 async def delete_chain(session: Session, chain_id: str) -> bool:
@@ -153,18 +217,7 @@ async def delete_chain(session: Session, chain_id: str) -> bool:
     Audit lines that name a person are kept. Blobs that no row names any more are removed by `fsck --repair` after a
     grace time.
     """
-    await _keep_names(session, chain_id)
-    return await session.execute(sa.delete(t.chains).where(t.chains.c.id == chain_id)) > 0
-
-
-async def _keep_names(session: Session, chain_id: str) -> None:
-    """Keep the audit lines that name a person, of the run and of runs inside it: who, what and when, but no data of the
-    run.
-    """
-    by = json_text(t.events.c.data, "by")
-    kept = json_object(by=by, run_id=t.events.c.chain_id, step=json_text(t.events.c.data, "step"))
-    named = sa.update(t.events).where(t.events.c.chain_id.in_(inside(sa.literal(chain_id))), by.is_not(None))
-    await session.execute(named.values(data=kept, chain_id=None, workflow_id=None))
+    return await session.write(removal.delete, chain_id)
 
 
 @of_one_moment

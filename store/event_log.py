@@ -18,6 +18,7 @@ from .statements import Phase, Query, Statement
 from .statements import param as b
 
 MOST = 1_000  # lines read at once
+END = 500  # characters of a log in which its last line is searched
 
 LINE = Statement(
     lambda: sa.insert(t.events).values(
@@ -122,7 +123,7 @@ async def logs_after(
     `after` is the attempt and workflow id of the last text that was read. A text is at most as long as a log may be.
     """
     row, attempt = t.workflows.c.id, t.step_logs.c.attempt
-    query = (
+    query = (  # a row without a text only has figures
         sa.select(
             row.label("workflow_id"),
             t.workflows.c.step_id,
@@ -132,13 +133,43 @@ async def logs_after(
             t.step_logs.c.updated_at,
         )
         .join(t.workflows, row == t.step_logs.c.workflow_id)
-        .where(t.workflows.c.chain_id == chain_id)
+        .where(t.workflows.c.chain_id == chain_id, t.step_logs.c.text != "")
     )
     if step_id is not None:
         query = query.where(t.workflows.c.step_id == step_id)
     if after is not None:
         query = query.where(sa.and_(row >= after[1], sa.or_(row > after[1], attempt > after[0])))
     return [record(found) for found in await session.fetch_all(query.order_by(row, attempt).limit(limit))]
+
+
+async def latest_news(
+    session: Session, chain_id: str, *, step_id: str | None = None, limit: int = MOST
+) -> list[Record]:
+    """What the executing steps and items of a run reported last: `step_id item_index attempt status done total end
+    updated_at`, where `end` is the end of the log. Also of those that failed or were cancelled with a progress.
+    """
+    steps, logs = t.workflows.c, t.step_logs.c
+    stopped = sa.and_(steps.status.in_(("failed", "cancelled")), logs.done.is_not(None))
+    query = (
+        sa.select(
+            steps.step_id,
+            steps.item_index,
+            steps.attempt,
+            steps.status,
+            logs.done,
+            logs.total,
+            sa.func.substr(logs.text, -END).label("end"),
+            sa.func.coalesce(logs.updated_at, steps.started_at).label("updated_at"),
+        )
+        .select_from(
+            t.workflows.outerjoin(t.step_logs, sa.and_(logs.workflow_id == steps.id, logs.attempt == steps.attempt))
+        )
+        .where(steps.chain_id == chain_id, sa.or_(steps.status == "executing", stopped))
+        .order_by(steps.step_id, steps.item_index)
+    )
+    if step_id is not None:
+        query = query.where(steps.step_id == step_id)
+    return [record(found) for found in await session.fetch_all(query.limit(limit))]
 
 
 async def outermost(session: Session, chain_id: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+import shutil
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,12 @@ class StoredFiles(LocalFiles):
             for row, place in zip(kept, places, strict=True):
                 row["local_path"] = str(place)
         return rows
+
+    async def remove_copies(self, runs: Iterable[str]) -> None:
+        """Remove the copies for people of these runs. What is open elsewhere, or cannot be removed, stays."""
+        for run in runs:
+            folder = self.folder / "files" / safe_filename(run)
+            await run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def write_to(self, row: ArtifactRow, target: Path) -> None:
         """Write an artifact's bytes to `target`, whole or not at all."""

@@ -231,7 +231,7 @@ _CHAIN = Statement(
 
 
 def _log(insert: InsertInto) -> Expression:
-    log = {"text": b("text"), "updated_at": b("at")}
+    log = {"text": b("text"), "updated_at": b("at"), "done": b("done"), "total": b("total")}
     new = insert(t.step_logs).values(workflow_id=b("row"), attempt=b("attempt"), **log)
     made: Expression = new.on_conflict_do_update(index_elements=["workflow_id", "attempt"], set_=log)
     return made
@@ -505,7 +505,7 @@ def _change_chain(
 
 
 def _log_kept(fact: LogKept, run: str, at: int, out: list[Write]) -> None:
-    add(out, _LOG(row=fact.row, attempt=fact.attempt, text=fact.text, at=at))
+    add(out, _LOG(row=fact.row, attempt=fact.attempt, text=fact.text, at=at, done=fact.done, total=fact.total))
 
 
 def _error_json(error: ErrorInfo | None) -> Json:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from towpath.errors import InputInvalid
 from towpath.model import ApprovalStatus, ArtifactApproval, ChainStatus, StepStatus, TransferStatus
@@ -18,6 +19,7 @@ from . import levels
 from .core import sa, t
 from .rows import Record, record
 from .session import Session, of_one_moment
+from .statements import json_member
 
 MAX_PAGE = 500
 MAX_OFFSET = 100_000
@@ -34,6 +36,7 @@ class Kind(StrEnum):
     TIME = "time"
     NUMBER = "number"
     FLAG = "flag"
+    TAG = "tag"
 
 
 OPERATORS: dict[Kind, tuple[str, ...]] = {
@@ -43,18 +46,24 @@ OPERATORS: dict[Kind, tuple[str, ...]] = {
     Kind.TIME: ("gte", "lt"),
     Kind.NUMBER: ("eq", "gte", "lt"),
     Kind.FLAG: ("eq",),
+    Kind.TAG: ("eq",),
 }
 """The operators of a kind of filter; the first is meant where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A filter: its column, the type of its values, and for words the allowed ones."""
+    """A filter: its column, the type of its values, and for words the allowed ones.
+
+    With `in_order` the rows are read in the order of the list, until the page is full. The index of the column would
+    only be better for one word and no other filter: most runs have the same status.
+    """
 
     column: sa.ColumnElement[Any]
     kind: Kind
     words: tuple[str, ...] = ()
     about: str = ""
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,9 @@ class Listing:
 
 
 class Condition(NamedTuple):
-    """One filter of a caller. Filters for words may have several."""
+    """One filter of a caller. The value of a filter for words is a list of them; that of a filter for tags is a list of
+    keys and values, with None for any value.
+    """
 
     field: str
     operator: str
@@ -114,11 +125,13 @@ def listings() -> dict[str, Listing]:
                 t.chains,
                 "id name description status status_reason current_level started_at completed_at error_message "
                 "error_code definition_hash parent_run_id regenerated_from_step_id parent_workflow_id created_at "
-                "updated_at",
+                "updated_at run_name tags",
             ),
             {
-                "name": Field(t.chains.c.name, Kind.TEXT),
-                "status": Field(t.chains.c.status, Kind.WORD, tuple(ChainStatus)),
+                "name": Field(t.chains.c.name, Kind.TEXT, about="the name of the chain"),
+                "run_name": Field(t.chains.c.run_name, Kind.TEXT, about="the name that the run was given"),
+                "tag": Field(t.chains.c.tags, Kind.TAG, about="`key` or `key=value`; repeatable, all must be there"),
+                "status": Field(t.chains.c.status, Kind.WORD, tuple(ChainStatus), in_order=True),
                 "started_at": Field(t.chains.c.started_at, Kind.TIME),
                 "parent_run_id": Field(t.chains.c.parent_run_id, Kind.ID, about="the run that this is a rerun of"),
                 "inner": Field(
@@ -127,7 +140,7 @@ def listings() -> dict[str, Listing]:
             },
             {"started_at": t.chains.c.started_at, "updated_at": t.chains.c.updated_at, "name": t.chains.c.name},
             t.chains.c.id,
-            (t.chains.c.name, t.chains.c.id),
+            (t.chains.c.name, t.chains.c.run_name, t.chains.c.id),
         ),
         "workflows": Listing(
             t.workflows,
@@ -256,8 +269,7 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
     by = sort_of(listing, page.sort)
     falling = listing.descending if page.descending is None else page.descending
     query = sa.select(*listing.columns, by.label("sorted_by")).select_from(listing.source)
-    for condition in page.conditions:
-        query = query.where(_where(listing, condition))
+    query = query.where(*filters(what, page.conditions, alone=not page.search))
     if page.search:
         query = query.where(sa.or_(*(column.icontains(page.search, autoescape=True) for column in listing.search)))
     if page.after is not None:
@@ -275,17 +287,29 @@ async def list_rows(session: Session, what: str, page: Page) -> Rows:
 
 
 async def find_ids(session: Session, what: str, part: str, most: int = 6) -> list[str]:
-    """The ids in a listing that are `part`, or begin or end with it, newest first; at most `most`. One query.
+    """The ids in a listing that are `part`, or begin or end with it, newest first; at most `most`.
 
-    A whole id is the only result, also if other ids end with it. Fewer than 4 characters find nothing.
+    A whole id is the only result, also if other ids end with it. A name of runs means the newest run of that name.
+    Fewer than 4 characters of an id find nothing.
     """
     key = listings()[what].key
-    matches = key == part
+    places = [sa.select(key.label("id"), sa.literal(0).label("place")).where(key == part)]
+    if what == "chains":
+        places.append(_newest_named(part))
     if len(part) >= LEAST_PART and "\0" not in part:  # a NUL would end the pattern
-        matches = sa.or_(matches, key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
-    rows = await session.fetch_all(sa.select(key).where(matches).order_by((key == part).desc(), key.desc()).limit(most))
+        partly = sa.or_(key.startswith(part, autoescape=True), key.endswith(part, autoescape=True))
+        places.append(sa.select(key, sa.literal(2)).where(partly))
+    found = sa.union_all(*places).subquery()
+    rows = await session.fetch_all(sa.select(found).order_by(found.c.place, found.c.id.desc()).limit(most))
     ids = [str(row["id"]) for row in rows]
-    return ids[:1] if part in ids[:1] else ids
+    return ids[:1] if rows and rows[0]["place"] < 2 else ids
+
+
+def _newest_named(name: str) -> sa.Select[*tuple[Any, ...]]:
+    chains = t.chains.c
+    named = sa.select(chains.id).where(chains.run_name == normalize("NFC", name).strip())
+    newest = named.order_by(chains.started_at.desc(), chains.id.desc()).limit(1).subquery()
+    return sa.select(newest.c.id, sa.literal(1))
 
 
 def sort_of(listing: Listing, name: str) -> sa.ColumnElement[Any]:
@@ -309,14 +333,26 @@ def field_of(listing: Listing, name: str, operator: str) -> tuple[Field, str]:
     return listing.fields[name], operator or there[0]
 
 
-def _where(listing: Listing, condition: Condition) -> sa.ColumnElement[bool]:
+def filters(what: str, conditions: Sequence[Condition], *, alone: bool = True) -> list[sa.ColumnElement[bool]]:
+    """The conditions as expressions. Not `alone` if the query has more of them.
+
+    Raises InputInvalid: E_FILTER_FIELD, E_FILTER_OP.
+    """
+    listing = listings()[what]
+    alone = alone and len(conditions) <= 1 + sum(condition.field == "inner" for condition in conditions)
+    return [_where(listing, condition, alone) for condition in conditions]
+
+
+def _where(listing: Listing, condition: Condition, alone: bool) -> sa.ColumnElement[bool]:
     one, operator = field_of(listing, condition.field, condition.operator)
     value = condition.value
     found: sa.ColumnElement[bool]
     if one.kind is Kind.FLAG:
         found = one.column if value else sa.not_(one.column)
     elif one.kind is Kind.WORD:
-        found = one.column.in_(list(value))
+        found = _one_of_words(one, list(value), alone)
+    elif one.kind is Kind.TAG:
+        found = sa.and_(*(_tagged(one.column, key, wanted) for key, wanted in value))
     elif operator == "contains":
         found = one.column.icontains(value, autoescape=True)
     elif operator == "gte":
@@ -326,6 +362,16 @@ def _where(listing: Listing, condition: Condition) -> sa.ColumnElement[bool]:
     else:
         found = one.column == value
     return found
+
+
+def _one_of_words(one: Field, words: list[str], alone: bool) -> sa.ColumnElement[bool]:
+    hidden = one.in_order and not (alone and len(words) == 1)
+    return (one.column.concat("") if hidden else one.column).in_(words)  # no index is used for an expression
+
+
+def _tagged(column: sa.ColumnElement[Any], key: str, wanted: str | None) -> sa.ColumnElement[bool]:
+    found = json_member(column, key)
+    return found.is_not(None) if wanted is None else found == wanted
 
 
 def _beyond(

@@ -17,8 +17,9 @@ S = TypeVar("S", bound=StrEnum)
 
 JSON_COLUMNS = frozenset(
     "chain_definition inputs workflow_definition parameters value error extra_metadata artifact_ids policy "
-    "decision_parameters data owner".split()
+    "decision_parameters data owner tags".split()
 )
+NO_TAGS = "{}"
 FLAGS = frozenset({"is_latest", "delivered"})
 
 
@@ -28,6 +29,11 @@ def encode(value: Json) -> str | None:
         return None if value is None else msgspec.json.encode(value).decode()
     except UnicodeEncodeError as error:
         raise StoreFailed("E_DB_VALUE", f"a value cannot be kept in the database: {error}") from error
+
+
+def encode_tags(tags: Mapping[str, str]) -> str:
+    """The tags of a run for their column."""
+    return msgspec.json.encode(dict(tags)).decode() if tags else NO_TAGS
 
 
 def decode(text: str | bytes | None) -> Json:

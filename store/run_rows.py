@@ -10,6 +10,7 @@ import msgspec
 from towpath.errors import RunRefused, StoreFailed
 from towpath.model import ArtifactRow, ChainStatus, ErrorInfo, Plan, StepStatus
 from towpath.ports import NewRun, RunRow, RunStatus, StepRow
+from towpath.run_labels import UNLABELLED, RunLabel
 
 from . import definitions, gates, levels, rows, run_tree
 from .backend import Row, Script
@@ -151,7 +152,15 @@ def run_row(run_id: str, found: Recorded) -> RunRow:
         pause_requested=chain["pause_requested_at"] is not None,
         children=gates.runs_inside(found.children, pasts),
         root=found.root,
+        label=_label(chain),
     )
+
+
+def _label(chain: Row) -> RunLabel:
+    if chain["run_name"] is None and chain["tags"] == rows.NO_TAGS:
+        return UNLABELLED
+    tags = rows.decode(chain["tags"])
+    return RunLabel(chain["run_name"], tags if isinstance(tags, dict) else {})
 
 
 def newborn(new: NewRun, at: int) -> RunRow:
@@ -166,6 +175,7 @@ def newborn(new: NewRun, at: int) -> RunRow:
         parent_run_id=new.parent_run_id,
         started_at=at,
         root=new.id,
+        label=new.label,
     )
 
 

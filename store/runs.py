@@ -10,9 +10,9 @@ from typing import Any
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainEnded, ChainPaused, ChainResumed, Fact, LevelReached
 from towpath.model import ArtifactRow, ChainStatus
-from towpath.ports import Birth, Done, Lease, NewRun, Request, RunRow, RunStatus, StepRow
+from towpath.ports import Birth, Done, Lease, NewRun, Removed, Request, RunRow, RunStatus, StepRow
 
-from . import claims, crashes, definitions, gates, owners, requests, rows, run_rows
+from . import claims, crashes, definitions, gates, owners, removal, requests, rows, run_rows
 from .backend import Backend, Line, Row, Told, Write, add, write
 from .blobs import FileBlobs
 from .clock import new_id, now
@@ -48,6 +48,8 @@ _NEW_RUN = Statement(
         regenerated_from_step_id=b("regenerated_from"),
         created_at=b("at"),
         updated_at=b("at"),
+        run_name=b("run_name"),
+        tags=b("tags"),
     )
 )
 _LET_GO = {ChainEnded, ChainPaused}  # after these, the run has no owner
@@ -69,8 +71,10 @@ _BORN = Statement(
         regenerated_from_step_id=b("regenerated_from"),
         created_at=b("at"),
         updated_at=b("at"),
+        run_name=b("run_name"),
+        tags=b("tags"),
     ),
-    "run name description owner until at definition hash inputs parent_run regenerated_from",
+    "run name description owner until at definition hash inputs parent_run regenerated_from run_name tags",
     Phase.RUN_BORN,
 )
 _IS_THERE = Statement(lambda: sa.select(t.chains.c.id).where(t.chains.c.id == b("run")))
@@ -100,8 +104,19 @@ _LOGS = Statement(
             t.step_logs.c.updated_at,
         )
         .join(t.workflows, t.workflows.c.id == t.step_logs.c.workflow_id)
-        .where(t.workflows.c.chain_id == b("run"))
+        # A row without a text only has figures.
+        .where(t.workflows.c.chain_id == b("run"), t.step_logs.c.updated_at >= b("since"), t.step_logs.c.text != "")
         .order_by(t.workflows.c.id, t.step_logs.c.attempt)
+    )
+)
+_FIGURES = Statement(
+    lambda: (
+        sa.select(t.workflows.c.step_id, t.workflows.c.item_index, t.step_logs.c.done, t.step_logs.c.total)
+        .join(
+            t.step_logs,
+            sa.and_(t.step_logs.c.workflow_id == t.workflows.c.id, t.step_logs.c.attempt == t.workflows.c.attempt),
+        )
+        .where(t.workflows.c.chain_id == b("run"), t.workflows.c.status == "executing", t.step_logs.c.done.is_not(None))
     )
 )
 _owned_here: set[tuple[str, str]] = set()
@@ -186,6 +201,8 @@ class RunStore:
             parent_workflow=run.parent_workflow_id,
             parent_run=run.parent_run_id,
             regenerated_from=run.regenerated_from_step_id,
+            run_name=run.label.name,
+            tags=rows.encode_tags(run.label.tags),
         )
         out = [*kept.large, write(insert)]
         log_event(out, run.id, None, "ChainCreated", at, {"name": run.plan.name, **claims.asked_by(run.by)})
@@ -327,6 +344,8 @@ class RunStore:
                 inputs=rows.encode(new.inputs),
                 parent_run=new.parent_run_id,
                 regenerated_from=new.regenerated_from_step_id,
+                run_name=new.label.name,
+                tags=rows.encode_tags(new.label.tags),
             ),
         )
         log_event(out, new.id, None, "ChainCreated", birth.at, {"name": new.plan.name, **claims.asked_by(new.by)})
@@ -380,9 +399,15 @@ class RunStore:
         found = await self.database.fetch(_EVENTS(run=run_id, after=after, most=limit))
         return [{**row, "data": rows.decode(row["data"])} for row in found]
 
-    async def logs(self, run_id: str) -> list[Row]:
-        """Log lines of all steps of a run: step_id, item_index, attempt, text, updated_at."""
-        return await self.database.fetch(_LOGS(run=run_id))
+    async def logs(self, run_id: str, since: int = 0) -> list[Row]:
+        """Log lines of all steps of a run: step_id, item_index, attempt, text, updated_at. Only those that were
+        recorded at or after `since`.
+        """
+        return await self.database.fetch(_LOGS(run=run_id, since=since))
+
+    async def figures(self, run_id: str) -> list[Row]:
+        """The progress that executing steps and items of a run reported: step_id, item_index, done, total."""
+        return await self.database.fetch(_FIGURES(run=run_id))
 
     # ---- requests
 
@@ -392,6 +417,17 @@ class RunStore:
         Without a living owner, the run changes at once. Raises RunRefused: E_RUN_MISSING, E_RUN_OVER.
         """
         return await self.database.write(claims.request, run_id, kind, by)
+
+    async def remove(self, run_id: str, by: str = "") -> Removed:
+        """Delete a run that is over with all that belongs to it, the copies for people too.
+
+        Raises RunRefused: E_RUN_MISSING, E_RUN_ACTIVE, E_RUN_INSIDE.
+        """
+        removed = await self.database.write(removal.remove, run_id, by)
+        if removed is None:
+            raise run_rows.missing(run_id)
+        await self.files.remove_copies(removed.runs)
+        return removed
 
     async def requests(self, run_ids: Sequence[str]) -> list[Request]:
         """The open requests of these runs. Gates in them whose timeout is over are closed first."""

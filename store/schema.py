@@ -6,7 +6,9 @@ from towpath.errors import StoreFailed
 
 from .core import sa, t
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+OLDEST = 4
+"""The oldest schema that can be migrated: stores of towpath 0.1 have it."""
 APPLICATION_ID = 0x746F7770  # "towp"
 
 
@@ -27,15 +29,29 @@ def _indexes(table: sa.Table) -> list[sa.Index]:
     return sorted(table.indexes, key=lambda index: str(index.name))
 
 
-def check_version(found: int | None) -> None:
-    """Refuse a schema of another version. Raises StoreFailed: E_SCHEMA_NEWER, E_SCHEMA_OLDER."""
+def is_ours(found: int | None) -> bool:
+    """Is this the schema of this towpath? If not, it can be made, or the database can be migrated to it.
+
+    Raises StoreFailed: E_SCHEMA_NEWER, E_SCHEMA_OLDER if there is no way from it to ours.
+    """
     if found == SCHEMA_VERSION:
-        return
-    newer = found is not None and found > SCHEMA_VERSION
-    raise StoreFailed(
-        "E_SCHEMA_NEWER" if newer else "E_SCHEMA_OLDER",
-        f"the database has schema {found}, this towpath works with {SCHEMA_VERSION}",
-        cure="install the newer towpath" if newer else "start with a new store; upgrades come with the first release",
+        return True
+    if found is not None and found > SCHEMA_VERSION:
+        raise _other("E_SCHEMA_NEWER", found, "install the newer towpath")
+    if found is not None and found < OLDEST:
+        raise _other("E_SCHEMA_OLDER", found, "it is from before the first release: start with a new store")
+    return False
+
+
+def not_migrated(found: int) -> StoreFailed:
+    """The error for a database that must be migrated, where it is only read."""
+    cure = "copy the database, then migrate it: start or resume any run in it, or `towpath fsck --repair`"
+    return _other("E_SCHEMA_OLDER", found, cure)
+
+
+def _other(code: str, found: int, cure: str) -> StoreFailed:
+    return StoreFailed(
+        code, f"the database has schema {found}, this towpath works with schema {SCHEMA_VERSION}", cure=cure
     )
 
 

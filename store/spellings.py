@@ -34,6 +34,17 @@ class JsonText(sa.sql.expression.ColumnElement[str]):
         self.key = key
 
 
+class JsonMember(sa.sql.expression.ColumnElement[str]):
+    """The text under a key that a caller gives, in the JSON object in `column`. The key has no quotation marks."""
+
+    inherit_cache = False
+    type = sa.Text()
+
+    def __init__(self, column: sa.ColumnElement[Any], key: str) -> None:
+        self.column = column
+        self.member = sa.literal(key, sa.Text)
+
+
 class JsonObject(sa.sql.expression.ColumnElement[str]):
     """A JSON object as text, made of columns."""
 

@@ -224,6 +224,12 @@ def json_text(column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
     return spellings.JsonText(column, key)
 
 
+def json_member(column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
+    """The text under a caller's key of the JSON object in a text column, or NULL. The key has no quotation marks."""
+    assert '"' not in key
+    return spellings.JsonMember(column, key)
+
+
 def one_of(column: sa.ColumnElement[Any], words: Iterable[str]) -> sa.ColumnElement[bool]:
     """Is the column one of these fixed words?
 

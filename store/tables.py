@@ -97,8 +97,13 @@ chains = sa.Table(
     sa.Column("pause_requested_at", sa.BigInteger),
     sa.Column("idempotency_key", sa.Text),
     *_stamps(),
-    sa.Index("ix_chains_status", "status"),
-    sa.Index("ix_chains_started_at", "started_at"),
+    sa.Column("run_name", sa.Text),
+    sa.Column("tags", sa.Text, nullable=False, server_default="{}"),
+    sa.Index("ix_chains_status", "status", "started_at"),
+    # Lists are read in this order, and their filters compare what is in the entries. None of it changes after the
+    # start, so a run's entry is made once, at the end of the index.
+    sa.Index("ix_chains_listed", "started_at", "id", "name", "run_name", "tags", "parent_workflow_id"),
+    _where("ix_chains_run_name", "run_name", "started_at", condition="run_name IS NOT NULL"),
     _where("ix_chains_parent_run_id", "parent_run_id", condition="parent_run_id IS NOT NULL"),
     _where("ix_chains_parent_workflow_id", "parent_workflow_id", condition="parent_workflow_id IS NOT NULL"),
     _key("chains"),
@@ -305,6 +310,8 @@ step_logs = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("done", sa.REAL),
+    sa.Column("total", sa.REAL),
     sa.PrimaryKeyConstraint("workflow_id", "attempt"),
 )
 

@@ -19,11 +19,11 @@ from towpath.redaction import redacted
 INTERRUPTED = 130
 _VERBS = {
     "demo": ("run", "Run the demo: thumbnails and a contact sheet of photographs."),
-    "run": ("run", "Run a chain: a YAML file, or module:chain."),
+    "run": ("run", "Run a chain: a YAML file, a Python file, or module:chain."),
     "resume": ("run", "Continue a run that is not finished."),
     "rerun": ("run", "Make a new run; reuse what an earlier one completed."),
     "plan": ("chains", "Show a chain's levels and critical path; run nothing."),
-    "validate": ("chains", "Check chain files and list all errors."),
+    "validate": ("chains", "Check chains and list all errors."),
     "schema": ("chains", "Print the JSON Schema of chain files, for editors."),
     "ls": ("show", "List runs, newest first."),
     "show": ("show", "Show a run, or one of its steps."),
@@ -36,6 +36,7 @@ _VERBS = {
     "edit": ("decisions", "Replace a file by a new version of it."),
     "pause": ("control", "Stop starting new steps of a run."),
     "cancel": ("control", "Cancel a run."),
+    "rm": ("control", "Remove runs that are over."),
     "serve": ("server", "Start the server: pages and HTTP API."),
     "keys": ("server", "Add, list and revoke keys of the server."),
     "servers": ("comfyui", "List the ComfyUI servers and their state."),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import click
 
-from towpath.chain_file import load_chain
 from towpath.chain_schema import schema
-from towpath.errors import ChainInvalid, TowpathError
+from towpath.errors import ChainInvalid, InputInvalid, TowpathError
 from towpath.graph import mermaid
 
 from . import print_problems
 from .options import import_modules, import_option, json_option
-from .run import load_runnable
+from .runnables import load_runnable
 from .screen import print_json, say, terminal
 from .streams import shown_lines, write
 from .tables import plan_json, print_plan
@@ -23,7 +22,7 @@ from .tables import plan_json, print_plan
 @import_option
 @json_option
 def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bool) -> int:
-    """Show the levels and the critical path of a chain: a YAML FILE, or module:chain."""
+    """Show the levels and the critical path of a chain: a YAML or Python FILE, or module:chain."""
     import_modules(modules)
     plan = load_runnable(file).plan
     if as_json:
@@ -40,14 +39,14 @@ def plan_verb(file: str, as_mermaid: bool, modules: tuple[str, ...], as_json: bo
 @click.option("--no-import", is_flag=True, help="Do not import step functions.")
 @json_option
 def validate_verb(files: tuple[str, ...], no_import: bool, as_json: bool) -> int:
-    """Check chain files and list all their errors."""
+    """Check chains, as `towpath run` names them, and list all their errors."""
     found: list[TowpathError] = []
     good: list[str] = []
     for file in files:
         try:
-            chain = load_chain(file, imports=not no_import)
+            chain = load_runnable(file, imports=not no_import)
             good.append(f"{file}: {chain.plan.name}, {len(chain.plan.steps)} steps in {len(chain.plan.levels)} levels")
-        except ChainInvalid as error:
+        except (ChainInvalid, InputInvalid) as error:
             found.append(error)
     if as_json:
         print_json({"valid": not found, "errors": [p.as_json() for e in found for p in e.problems]})

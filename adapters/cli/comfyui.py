@@ -16,7 +16,7 @@ from towpath.adapters.wiring import open_pool
 from towpath.errors import InputInvalid
 
 from .options import json_option, run_async
-from .screen import block, line, print_json, say, table, terminal, words
+from .screen import Row, block, line, print_json, print_list, say, terminal, words
 
 if TYPE_CHECKING:
     from towpath.adapters.comfyui.pool import Member
@@ -70,24 +70,23 @@ def _server_json(member: Member) -> dict[str, Any]:
 
 def _server_table(console: Console, members: Sequence[Member]) -> None:
     columns = ("server", "state", "version", "queue", "slots", "memory free", "tags", "address")
-    found = table(*columns, right=("queue", "slots", "memory free"))
+    rows: list[Row] = []
     for member in members:
         shown = _server_json(member)
         free, total = shown["vram_free"], shown["vram_total"]
-        found.add_row(
+        cells = (
             words(shown["name"]),
             Text("up", style="green") if shown["up"] else Text("down", style="red"),
             words(shown["version"] or ""),
-            "" if shown["queue"] is None else str(shown["queue"]),
-            str(shown["slots"]),
-            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB" if free is not None and total else "",
+            words("" if shown["queue"] is None else shown["queue"]),
+            words(shown["slots"]),
+            words(f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB" if free is not None and total else ""),
             words(", ".join(shown["tags"])),
             words(shown["url"], "dim"),
         )
-    console.print(found)
-    for member in members:
-        if member.trouble:
-            console.print(block(f"  {member.server.name}: {member.trouble}", "red"))
+        rows.append((cells, block(member.trouble, "red")))
+    cut = ("version", "tags", "address", "server")
+    print_list(console, columns, rows, right=("queue", "slots", "memory free"), cut=cut, note_lines=3)
 
 
 @click.command("workflows")
@@ -156,27 +155,27 @@ def _workflow_table(console: Console, folder: Path, workflows: list[Workflow]) -
     if not workflows:
         console.print(words(f"no workflow files in {folder}: save them from ComfyUI with Export (API)"))
         return
-    found = table("workflow", "nodes", "parameters", right=("nodes", "parameters"))
+    rows: list[Row] = []
     for workflow in workflows:
-        name = words(workflow.name)
-        if workflow.stale:
-            name.append("  the override file belongs to another version", style="yellow")
-        found.add_row(name, str(len(workflow.graph)), str(len(workflow.parameters)))
-    console.print(found)
+        cells = words(workflow.name), words(len(workflow.graph)), words(len(workflow.parameters))
+        note = "the override file belongs to another version" if workflow.stale else ""
+        rows.append((cells, words(note, "yellow")))
+    print_list(console, ("workflow", "nodes", "parameters"), rows, right=("nodes", "parameters"), cut=("workflow",))
 
 
 def _parameter_table(console: Console, workflow: Workflow) -> None:
     console.print(line((workflow.name, "bold"), (f"  {len(workflow.graph)} nodes", "dim")))
-    found = table("category", "parameter", "type", "value", "node")
+    rows: list[Row] = []
     ordered = sorted(workflow.parameters.values(), key=lambda p: p.category)
     for category, group in groupby(ordered, key=lambda p: p.category):
         for index, p in enumerate(group):
             now = str(p.default)
-            found.add_row(
+            cells = (
                 words(category if index == 0 else "", "dim"),
                 words(p.key),
                 words(p.type),
                 words(now if len(now) <= 40 else f"{now[:39]}…", "dim"),
                 words(p.node_title),
             )
-    console.print(found)
+            rows.append((cells, Text()))
+    print_list(console, ("category", "parameter", "type", "value", "node"), rows, cut=("value", "node", "parameter"))

@@ -1,13 +1,21 @@
-"""Verbs that control runs and check the store: pause, cancel, fsck."""
+"""Verbs that control runs and check the store: pause, cancel, rm, fsck."""
 
 from __future__ import annotations
+
+import getpass
+import sys
 
 import click
 
 from towpath.adapters.wiring import check_store, open_engine
+from towpath.adapters.wording import size_text
+from towpath.errors import RunRefused
+from towpath.model import ChainStatus
+from towpath.records import ChainRecord
 
 from .options import find_run, json_option, run_async, store_option
 from .screen import print_json, say
+from .tables import when
 
 
 @click.command("pause")
@@ -39,6 +47,72 @@ async def _request(what: str, run: str, store: str | None, as_json: bool) -> int
     else:
         say(f"{run_id}: {what} requested; the run is still {status}")
     return 0
+
+
+@click.command("rm")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where nobody can answer.")
+@store_option
+@json_option
+def rm_verb(runs: tuple[str, ...], yes: bool, store: str | None, as_json: bool) -> int:
+    """Remove runs that are over: their steps, files, logs, approvals and the runs inside them.
+
+    A name means the newest run of that name. Nothing is removed if one of the runs is not over. Lines of the audit
+    trail that name a person are kept.
+    """
+    found = run_async(_removable, runs, store)
+    if not yes:
+        if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise click.UsageError("nobody can be asked here: give --yes")
+        for row in found:
+            say(f"{_named(row)}, {row['status']}, started {when(row['started_at'])}", err=True)
+        what = "this run" if len(found) == 1 else f"these {len(found)} runs"
+        click.confirm(f"Remove {what} for good?", abort=True, err=True)
+    return run_async(_remove, found, store, as_json)
+
+
+async def _removable(texts: tuple[str, ...], store: str | None) -> list[ChainRecord]:
+    """The runs, each once. Raises RunRefused: E_RUN_MISSING, E_RUN_AMBIGUOUS, E_RUN_ACTIVE."""
+    async with open_engine(store, readonly=True) as engine:
+        found = {run_id: await engine.get_chain(run_id) for run_id in [await find_run(engine, text) for text in texts]}
+    rows = [row for row in found.values() if row is not None]
+    for row in rows:
+        if not ChainStatus(row["status"]).final:
+            raise RunRefused(
+                "E_RUN_ACTIVE",
+                f"run {row['id']} is {row['status']} and not over, so nothing was removed",
+                cure=f"cancel it first (`towpath cancel {row['id']}`), or let it end",
+            )
+    return rows
+
+
+async def _remove(rows: list[ChainRecord], store: str | None, as_json: bool) -> int:
+    async with open_engine(store) as engine:
+        gone = [await engine.remove(row["id"], by=_user_name()) for row in rows]
+    if as_json:
+        print_json([{"id": one.id, "steps": one.steps, "files": one.files, "bytes": one.bytes} for one in gone])
+        return 0
+    for row, one in zip(rows, gone, strict=True):
+        say(f"removed {_named(row)}: {_counted(one.steps, 'step')}, {_counted(one.files, 'file')}")
+    freed = sum(one.bytes for one in gone)
+    if freed:
+        say(f"{size_text(freed)} are in no other run: `towpath fsck --repair` frees them, an hour after they were made")
+    return 0
+
+
+def _named(row: ChainRecord) -> str:
+    return f"run {row['id']}" + (f" ({row['run_name']})" if row["run_name"] else "") + f" of {row['name']}"
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what if number == 1 else what + 's'}"
 
 
 @click.command("fsck")

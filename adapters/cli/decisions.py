@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from towpath.adapters.wiring import Engine, open_engine
 from towpath.adapters.wording import lasted, place, size_text
@@ -17,8 +18,7 @@ from towpath.errors import ApprovalRefused, InputInvalid
 from towpath.input_types import json_or_text
 
 from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
-from .screen import block, id_words, print_json, say, table, terminal, words
-from .streams import shown
+from .screen import Row, id_words, is_narrow, print_json, print_list, say, terminal, words
 from .tables import when
 
 _BY = click.option("--by", default=None, metavar="NAME", help="Who decides. Default: your user name.")
@@ -53,23 +53,28 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
     if not waiting:
         console.print("no approval waits for a decision")
         return 0
-    found = table("approval", "run", "step", "waiting", "until", "files", fold=True)
+    _print_gates(console, waiting)
+    console.print("towpath approve APPROVAL; towpath reject APPROVAL --reason …", style="dim")
+    console.print("towpath edit ARTIFACT FILE replaces a file first", style="dim")
+    return 0
+
+
+def _print_gates(console: Console, waiting: Sequence[Mapping[str, Any]]) -> None:
     now = int(time.time() * 1e6)
+    rows: list[Row] = []
+    limited = any(gate["expires_at"] for gate in waiting)
     for gate in waiting:
-        files = [f"{a['name']} v{a['version']}  {a['filename']}  {size_text(a['size'])}" for a in gate["artifacts"]]
-        found.add_row(
+        files = [f"{a['name']} v{a['version']} {a['filename']} {size_text(a['size'])}" for a in gate["artifacts"]]
+        cells = (
             id_words(gate["id"], console),
             id_words(gate["run"], console, "dim"),
             words(place(gate["step"], gate["item"])),
-            lasted(gate["requested_at"], now) or "",
-            when(gate["expires_at"]) if gate["expires_at"] else "",
-            block("\n".join(map(shown, files))),
+            words(f"{lasted(gate['requested_at'], now)} ago"),
+            words(when(gate["expires_at"], short=is_narrow(console))),
         )
-    console.print(found)
-    console.print(
-        "towpath approve APPROVAL; towpath reject APPROVAL --reason …; towpath edit ARTIFACT FILE", style="dim"
-    )
-    return 0
+        rows.append((cells if limited else cells[:-1], words(", ".join(files))))
+    columns = ("approval", "run", "step", "asked", *(["waits until"] if limited else []))
+    print_list(console, columns, rows, cut=("step",))
 
 
 async def find_approval(engine: Engine, text: str) -> Mapping[str, Any]:

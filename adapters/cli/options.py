@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeVar
 
 import anyio
@@ -16,7 +17,7 @@ import click
 
 from towpath.adapters.wiring import Engine
 from towpath.errors import InputInvalid, Place, ProcessEnded, RunRefused, TowpathError
-from towpath.steps import import_module
+from towpath.step_modules import import_module
 
 from . import INTERRUPTED
 from .streams import flush_queues, hurry, write
@@ -46,23 +47,30 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def label_options(command: F) -> F:
+    """`--name` and `--tag` of a new run."""
+    tag = click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="A tag of the run. Repeatable.")
+    return click.option("--name", help="A name for the run, to find it again.")(tag(command))
+
+
 def import_option(command: F) -> F:
     """`--import MODULE`."""
     about = "Import a module or .py file with steps. Repeatable."
     return click.option("--import", "modules", metavar="MODULE", multiple=True, help=about)(command)
 
 
-def import_modules(modules: Iterable[str]) -> None:
-    """Import the modules of `--import`. As with `python -m`, the current folder is searched first.
-
-    Raises InputInvalid (E_IMPORT).
-    """
+def search_here() -> None:
+    """Search the current folder first when modules are imported, as `python -m` does."""
     with suppress(OSError):  # the current folder was deleted
         here = os.getcwd()
         if here not in sys.path and "" not in sys.path:
             sys.path.insert(0, here)
-    for module in modules:
-        import_module(module)
+
+
+def import_modules(modules: Iterable[str]) -> list[ModuleType]:
+    """Import the modules of `--import`. Raises InputInvalid (E_IMPORT)."""
+    search_here()
+    return [import_module(module) for module in modules]
 
 
 def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
@@ -128,10 +136,12 @@ def interruptible(
     message: str = "stopping: the run will be paused; press Ctrl-C again to end at once",
     *,
     outlives_terminal: bool = False,
+    tell: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[list[int]]:
     """The first Ctrl-C or SIGTERM prints the message and cancels the scope; the second one ends the process.
 
-    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`.
+    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`. If `tell` shows the
+    message itself, it returns True.
     Yields a list of the signals that were received.
     """
     import asyncio  # noqa: PLC0415
@@ -144,7 +154,8 @@ def interruptible(
             _end_now()
         received.append(number)
         hurry()
-        write(f"\n{message}\n", err=True)
+        if not tell(message):
+            write(f"\n{message}\n", err=True)
         scope.cancel()
 
     ending = [signal.SIGINT, signal.SIGTERM]

@@ -12,13 +12,14 @@ import click
 from rich.console import Console
 
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.chain_file import ChainFile, load_chain
 from towpath.chains import Chain
-from towpath.errors import InputInvalid, RunRefused, TowpathError
+from towpath.errors import FeatureMissing, RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
 from towpath.model import ChainStatus, InputSpec, Plan
+from towpath.ports import RunRow
 from towpath.records import ChainRecord
 from towpath.run import Run
+from towpath.run_labels import label_of, tags_written
 from towpath.secrets import Secret
 
 from . import INTERRUPTED, print_error
@@ -29,33 +30,15 @@ from .options import (
     import_option,
     interruptible,
     json_option,
+    label_options,
     parse_inputs,
     run_async,
     store_option,
 )
-from .screen import print_json, say, terminal, words
+from .runnables import load_runnable
+from .screen import print_json, say, short_id, terminal, words
 from .streams import during_a_run
 from .tables import print_artifacts, print_plan, print_summary, run_json
-
-Runnable = ChainFile | Chain[..., Any]
-
-
-def load_runnable(text: str, *, imports: bool = True) -> Runnable:
-    """The chain that `text` names: a YAML file, `module:chain`, or `file.py:chain`.
-
-    Raises ChainInvalid, InputInvalid (E_CHAIN_NAME).
-    """
-    head, separator, name = text.rpartition(":")
-    if not separator or Path(text).exists() or text.endswith((".yaml", ".yml")):
-        return load_chain(text, imports=imports)
-    import_modules((head,))
-    module = sys.modules[Path(head).stem if head.endswith(".py") else head]
-    found = getattr(module, name, None)
-    if not isinstance(found, Chain):
-        raise InputInvalid(
-            "E_CHAIN_NAME", f"{head} has no @chain called {name}", cure="decorate the function with @chain"
-        )
-    return found
 
 
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
@@ -89,19 +72,28 @@ async def _watched(
     as_json: bool,
     console: Console | None = None,
     run_id: str | None = None,
+    recorded: RunRow | None = None,
     **settings: Any,
 ) -> int:
-    """Do the work with a live view, and print the result. Ctrl-C pauses the run."""
+    """Do the work with a live view, and print the result. Ctrl-C pauses the run. `recorded` is the run so far."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
     watch = Watch(console, plan, run_id, quiet=as_json)
+    if recorded is not None:
+        watch.begin_with(recorded)
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
-        watch.progress = engine.adapter.progress
-        with anyio.CancelScope() as scope, interruptible(scope, outlives_terminal=True) as signals, watch:
-            result = await work(engine)
+        with (
+            anyio.CancelScope() as scope,
+            interruptible(scope, outlives_terminal=True, tell=watch.tell) as signals,
+            watch,
+        ):
+            async with watch.following(engine):
+                result = await work(engine)
+            watch.settle(result)
         if signals:
             at = f" --store {store}" if store else ""
-            console.print(words(f"interrupted; continue with: towpath resume {watch.run_id or 'last'}{at}"))
+            named = short_id(watch.run_id, console) if watch.run_id else "last"
+            console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
             return INTERRUPTED
         assert result is not None
         if as_json:
@@ -115,6 +107,7 @@ async def _watched(
 @click.argument("file")
 @click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="A chain input; @PATH for a file.")
 @click.option("--run-id", help="Id of the run. A run with this id is continued.")
+@label_options
 @click.option("--wait/--no-wait", default=None, help="Wait for approvals. Default: only on a terminal.")
 @click.option("--durability", type=click.Choice(["full", "normal"]), help="normal: safe against kills, not power cuts.")
 @import_option
@@ -129,15 +122,20 @@ def run_verb(
     modules: tuple[str, ...],
     store: str | None,
     as_json: bool,
+    **label: Any,
 ) -> int:
-    """Run a chain. FILE is a YAML file, module:chain, or file.py:chain."""
+    """Run a chain. FILE is a YAML file, a Python file or module, or one of its chains: file.py:chain, module:chain.
+
+    If a Python file has one chain, its name may be left out.
+    """
     import_modules(modules)
     chain = load_runnable(file)
     inputs = typed_inputs(chain.plan, parse_inputs(pairs))
     waits = sys.stdout.isatty() if wait is None else wait
+    named = label_of(label["name"], tags_written(label["tags"]))
 
     async def work(engine: Engine) -> Run:
-        return await engine.run(chain, run_id=run_id, wait=waits, check=False, inputs=inputs)
+        return await engine.run(chain, run_id=run_id, wait=waits, check=False, inputs=inputs, name=named)
 
     with during_a_run():
         return run_async(_watched, store, chain.plan, work, as_json, run_id=run_id, durability=durability)
@@ -208,7 +206,7 @@ async def _resume_one(store: str | None, run_id: str, wait: bool, as_json: bool)
     async def work(engine: Engine) -> Run:
         return await engine.resume(run_id, wait=wait, check=False)
 
-    return await _watched(store, recorded.plan, work, as_json, run_id=run_id)
+    return await _watched(store, recorded.plan, work, as_json, run_id=run_id, recorded=recorded)
 
 
 def _import_from(plan: Plan) -> None:
@@ -222,6 +220,7 @@ def _import_from(plan: Plan) -> None:
 @click.option("--from", "steps", metavar="STEP", multiple=True, help="Run this step again, and all that depend on it.")
 @click.option("--input", "pairs", metavar="NAME=VALUE", multiple=True, help="A new value for an input.")
 @click.option("--set", "changes", metavar="STEP.PARAM=VALUE", multiple=True, help="A new value for a parameter.")
+@label_options
 @click.option("--wait/--no-wait", default=False, help="Wait for approvals.")
 @import_option
 @store_option
@@ -235,11 +234,14 @@ def rerun_verb(
     modules: tuple[str, ...],
     store: str | None,
     as_json: bool,
+    **label: Any,
 ) -> int:
-    """Make a new run of RUN: completed steps are reused, all others run."""
+    """Make a new run of RUN: completed steps are reused, all others run. It keeps the name and the tags of RUN."""
     import_modules(modules)
+    label["tags"] = tags_written(label["tags"]) if label["tags"] else None
+    given, changed = parse_inputs(pairs), parse_inputs(changes)
     with during_a_run():
-        return run_async(_rerun, store, run, steps, parse_inputs(pairs), parse_inputs(changes), wait, as_json)
+        return run_async(_rerun, store, run, steps, given, changed, wait, as_json, **label)
 
 
 async def _rerun(
@@ -250,6 +252,7 @@ async def _rerun(
     changes: dict[str, str],
     wait: bool,
     as_json: bool,
+    **label: Any,
 ) -> int:
     async with open_engine(store, readonly=True) as engine:
         run_id = await find_run(engine, run)
@@ -260,7 +263,7 @@ async def _rerun(
 
     async def work(engine: Engine) -> Run:
         return await engine.rerun(
-            run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait, check=False
+            run_id, from_steps=steps, inputs=inputs, parameters=parameters, wait=wait, check=False, **label
         )
 
     return await _watched(store, plan, work, as_json)
@@ -276,7 +279,13 @@ def demo_verb(folder: str | None, width: int, store: str | None, as_json: bool) 
 
     Without FOLDER it uses photographs that come with towpath. Kill it and start it again: it continues the same run.
     """
-    from towpath.adapters.demo.chain import contact_sheet, photographs  # noqa: PLC0415
+    try:
+        from towpath.adapters.demo.chain import contact_sheet, photographs  # noqa: PLC0415
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "PIL":
+            raise
+        cure = 'pip install "towpath[demo]"'
+        raise FeatureMissing("E_FEATURE_MISSING", "the demo needs Pillow", cure=cure) from error
 
     place = Path(folder) if folder else photographs()
     address = store or "towpath-demo/demo.db"

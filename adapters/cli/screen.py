@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from .streams import HOSTILE, NOT_OF_LINES, shown, shown_lines, write
 
 PIPE_WIDTH = 200
 WIDE = 110  # columns from which whole ids leave room for the rest of a table
-ID_END = 12  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
+ID_END = 8  # characters of an id on a narrower terminal; every verb finds a run, a gate or a file by them
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 
@@ -26,9 +26,19 @@ def words(text: object, style: str = "") -> Text:
     return Text(shown(text), style=style)
 
 
+def short_id(name: str, console: Console) -> str:
+    """An id: on a narrow terminal only its end, by which every verb finds it."""
+    return name[-ID_END:] if is_narrow(console) else name
+
+
+def is_narrow(console: Console) -> bool:
+    """Is it a terminal of few columns? Then lists show less: ends of ids, short times."""
+    return console.width < WIDE
+
+
 def id_words(name: str, console: Console, style: str = "") -> Text:
-    """An id for a table: on a narrow terminal only its end."""
-    return words(name if console.width >= WIDE else name[-ID_END:], style)
+    """An id for a table."""
+    return words(short_id(name, console), style)
 
 
 def block(text: object, style: str = "") -> Text:
@@ -45,22 +55,6 @@ def _part(part: str | tuple[object, str] | Text) -> Text:
     if isinstance(part, Text):
         return part
     return words(part) if isinstance(part, str) else words(part[0], part[1])
-
-
-def table(*columns: str, right: Collection[str] = (), fixed: Collection[str] = (), fold: bool = False) -> Table:
-    """An empty table with a heading. Columns in `right` are aligned right, those in `fixed` stay on one line.
-
-    Text that is too long for its column is cut; with `fold` it continues on the next line.
-    """
-    new = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        new.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=column in fixed,
-            overflow="fold" if fold else "ellipsis",
-        )
-    return new
 
 
 class Screen(Console):
@@ -112,3 +106,84 @@ def print_json(data: Any) -> None:
 def _json_escape(found: re.Match[str]) -> str:
     units = found[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+# ---- lists
+
+Row = tuple[Sequence[Text], Text]  # the cells, and a note
+_GAP = 2
+_LEAST = 12  # characters that a cell keeps when it is cut
+_NOTE_ROOM = 60  # columns that are enough for a note beside its row, if it is cut
+
+
+def print_list(
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    *,
+    right: Collection[str] = (),
+    cut: Sequence[str | int] = (),
+    note_lines: int = 1,
+) -> None:
+    """Print rows under a heading. Names come first, then figures, then notes.
+
+    Cells are cut only if a row is wider than the terminal, those of the `cut` columns, in their middle. A note stands
+    behind its row, or below if there is no room. Without `columns` there is no heading, and `cut` has positions.
+    It has at most `note_lines` lines. Output into a file or a pipe has one line for each row, uncut.
+    """
+    heading = [Text(name, "dim") for name in columns]
+    every = [*([heading] if columns else []), *(cells for cells, _ in rows)]
+    widths = [
+        max(map(cell_len, texts)) for texts in zip(*([cell.plain for cell in cells] for cells in every), strict=True)
+    ]
+    if console.is_terminal:
+        _narrow(widths, [n if isinstance(n, int) else columns.index(n) for n in cut], console.width)
+    used = sum(widths) + _GAP * len(widths)
+    longest = max((cell_len(note.plain) for _, note in rows), default=0)
+    beside = not console.is_terminal or console.width - used >= (
+        longest if note_lines > 1 else min(longest, _NOTE_ROOM)
+    )
+    aligned_right = {n for n, name in enumerate(columns) if name in right}
+    for cells, note in [*([(heading, Text())] if columns else []), *rows]:
+        text = Text()
+        for n, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            text += _aligned(_cut_in_the_middle(cell, width), width, right=n in aligned_right) + Text(" " * _GAP)
+        for part in _with_note(text, note, console, lines=0 if beside else note_lines):
+            part.rstrip()
+            console.print(part, soft_wrap=True)
+
+
+def _with_note(text: Text, note: Text, console: Console, *, lines: int) -> list[Text]:
+    """A row and its note: behind it, or in so many lines below."""
+    if not note.plain:
+        return [text]
+    note = words(note.plain, str(note.style))
+    if not console.is_terminal:
+        return [text + note]
+    room = max(_LEAST, console.width - (_GAP if lines else cell_len(text.plain)) - 1)
+    note.truncate(room * max(1, lines) - (lines > 1) * _LEAST, overflow="ellipsis")  # words do not fill a line
+    if not lines:
+        return [text + note]
+    return [text, *(Text(" " * _GAP) + piece for piece in note.wrap(console, room))]
+
+
+def _narrow(widths: list[int], cut: Sequence[int], room: int) -> None:
+    """Make the widest of the columns narrower until a row fits, or none can be cut any more."""
+    too_wide = sum(widths) + _GAP * (len(widths) - 1) - room
+    while too_wide > 0 and any(widths[n] > _LEAST for n in cut):
+        widest = max(cut, key=lambda n: widths[n])
+        widths[widest] -= 1
+        too_wide -= 1
+
+
+def _cut_in_the_middle(cell: Text, width: int) -> Text:
+    """The beginning and the end of a text that is too long: ends tell names of files and items apart."""
+    if cell_len(cell.plain) <= width:
+        return cell
+    end = width // 3
+    return Text(f"{cell.plain[: width - end - 1]}…{cell.plain[-end:]}", cell.style)
+
+
+def _aligned(cell: Text, width: int, *, right: bool) -> Text:
+    padding = Text(" " * max(0, width - cell_len(cell.plain)))
+    return padding + cell if right else cell + padding

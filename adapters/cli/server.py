@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from towpath.adapters.settings import settle
 from towpath.adapters.task_group import background_tasks
@@ -21,7 +22,7 @@ from towpath.adapters.wiring import open_engine
 from towpath.errors import FeatureMissing, InputInvalid, ServerFailed
 
 from .options import import_modules, import_option, json_option, run_async, store_option
-from .screen import print_json, say, table, terminal, words
+from .screen import Row, print_json, print_list, say, terminal, words
 from .streams import during_a_run, hurry, make_logs_safe
 from .tables import when
 
@@ -261,10 +262,14 @@ async def _list(store: str | None, as_json: bool) -> int:
     if as_json:
         print_json(rows)
         return 0
-    listed = table("name", "role", "made", "revoked")
+    if not rows:
+        say("no keys yet; add one with: towpath keys add NAME")
+        return 0
+    listed: list[Row] = []
     for row in rows:
-        listed.add_row(words(row["name"]), words(row["role"]), when(row["created_at"]), when(row["revoked_at"]))
-    terminal().print(listed)
+        times = words(when(row["created_at"])), words(when(row["revoked_at"]))
+        listed.append(((words(row["name"]), words(row["role"]), *times), Text()))
+    print_list(terminal(), ("name", "role", "made", "revoked"), listed, cut=("name",))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +11,82 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from towpath.adapters.moments import since, until
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import lasted, place, size_text
+from towpath.adapters.wording import label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
 from towpath.model import ChainStatus
 from towpath.run import Run, StepRun
+from towpath.run_labels import tag_asked
 
 from .options import find_run, json_option, run_async, store_option
-from .screen import block, id_words, line, print_json, say, table, terminal, words
+from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
-_LISTED = ("id", "name", "status", "status_reason", "current_level", "started_at", "completed_at", "error_code")
+_COLUMNS = ("run", "chain", "status", "started", "took")
+_LISTED = (
+    "id name run_name tags status status_reason current_level started_at completed_at error_code error_message".split()
+)
 
 
 @click.command("ls")
-@click.option("--status", type=click.Choice([str(s) for s in ChainStatus]), help="Only runs with this status.")
+@click.option(
+    "--status", type=click.Choice([str(s) for s in ChainStatus]), multiple=True, help="Only this status. Repeatable."
+)
+@click.option("--name", help="Only runs with this in their name.")
+@click.option("--chain", help="Only runs of this chain.")
+@click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="Only runs with this tag. Repeatable.")
+@click.option("--since", metavar="WHEN", help="Only runs started since: 12h, 2d, 2026-11-01, 2026-11-01T08:30.")
+@click.option("--until", metavar="WHEN", help="Only runs started until then; a day is included.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many runs.")
 @click.option("--inner", is_flag=True, help="Also runs that are inside a step of another run.")
 @store_option
 @json_option
-def ls_verb(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+def ls_verb(status: tuple[str, ...], limit: int, inner: bool, store: str | None, as_json: bool, **asked: Any) -> int:
     """List runs, newest first."""
-    return run_async(_ls, status, limit, inner, store, as_json)
+    filters = {
+        "run_name": asked["name"],
+        "chain": asked["chain"],
+        "tags": dict(map(tag_asked, asked["tags"])),
+        "since": None if asked["since"] is None else since(asked["since"]),
+        "until": None if asked["until"] is None else until(asked["until"]),
+    }
+    return run_async(_ls, status, limit, inner, store, as_json, filters)
 
 
-async def _ls(status: str | None, limit: int, inner: bool, store: str | None, as_json: bool) -> int:
+async def _ls(
+    status: tuple[str, ...], limit: int, inner: bool, store: str | None, as_json: bool, filters: dict[str, Any]
+) -> int:
     async with open_engine(store, readonly=True) as engine:
-        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False)
+        rows = await engine.list_chains(limit, 0, status, inner=None if inner else False, **filters)
     if as_json:
         print_json([{name: row[name] for name in _LISTED} for row in rows])
         return 0
     console = terminal()
     if not rows:
-        console.print("no runs yet; start one with: towpath run FILE")
+        matches = "no run matches" if status or any(filters.values()) else ""
+        console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
-    listed = table("run", "chain", "status", "started", "took", "why", fixed=("run", "status", "started", "took"))
-    for row in rows:
-        state = Text(row["status"], style=CHAIN_STYLE[ChainStatus(row["status"])])
-        why = row["error_message"] or row["status_reason"] or ""
-        listed.add_row(
-            id_words(row["id"], console),
-            words(row["name"]),
-            state,
-            when(row["started_at"]),
-            lasted(row["started_at"], row["completed_at"]),
-            words(why),
-        )
-    console.print(listed)
+    labelled = any(row["run_name"] or row["tags"] for row in rows)
+    columns = ("run", "name", *_COLUMNS[1:]) if labelled else _COLUMNS
+    cut = ("name", "chain") if labelled else ("chain",)
+    print_list(console, columns, [_listed(row, console, labelled=labelled) for row in rows], cut=cut)
     return 0
+
+
+def _listed(row: Any, console: Console, *, labelled: bool) -> Row:
+    status = ChainStatus(row["status"])
+    cells = (
+        id_words(row["id"], console),
+        *([words(label_text(row["run_name"], row["tags"]))] if labelled else []),
+        words(row["name"]),
+        Text(status, style=CHAIN_STYLE[status]),
+        words(when(row["started_at"], short=is_narrow(console))),
+        words(lasted(row["started_at"], row["completed_at"])),
+    )
+    return cells, words(row["error_message"] or row["status_reason"] or "")
 
 
 @click.command("show")
@@ -106,17 +132,14 @@ def pick_step(run: Run, text: str) -> StepRun:
 async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -> None:
     chain = await engine.get_chain(run.id)
     assert chain is not None, "its snapshot was read"
-    console.print(
-        line(
-            (run.plan.name, "bold"),
-            "  ",
-            (str(run.status), f"bold {CHAIN_STYLE[run.status]}"),
-            f"  {run.reason}",
-        )
-    )
+    state = (str(run.status), f"bold {CHAIN_STYLE[run.status]}")
+    console.print(line((run.plan.name, "bold"), "  ", state, f"  {run.reason}"))
     took = lasted(chain["started_at"], chain["completed_at"]) or "–"
-    console.print(words(f"run {run.id}, started {when(chain['started_at'])}, took {took}", "dim"))
-    if run.error is not None:
+    console.print(words(f"run {run.id}", "dim"))
+    console.print(words(f"started {when(chain['started_at'])}, took {took}", "dim"))
+    if run.name or run.tags:
+        console.print(words(label_text(run.name, run.tags)))
+    if run.error is not None and not any(step.error for step in run.steps):  # else it is one of theirs
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
     rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
     print_steps(console, run, rows)
@@ -152,11 +175,14 @@ def _show_traceback(console: Console, step: StepRun) -> None:
 @click.command("logs")
 @click.argument("run")
 @click.argument("step", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended or paused.")
+@click.option("-f", "--follow", is_flag=True, help="Continue with new lines until the run has ended or paused.")
 @store_option
 @json_option
 def logs_verb(run: str, step: str | None, follow: bool, store: str | None, as_json: bool) -> int:
-    """Show what the steps of RUN logged with `context().logger`."""
+    """Show what the steps of RUN logged and printed, and their warnings.
+
+    STEP is the id of a step (`resize`), or an item of it (`resize[2]`).
+    """
     return run_async(_logs, run, step, follow, store, as_json)
 
 
@@ -167,34 +193,55 @@ async def _logs(run: str, step: str | None, follow: bool, store: str | None, as_
             pick_step(await engine.snapshot(run_id), step)
         if as_json:
             logs = await engine.store.logs(run_id)
-            print_json([log for log in logs if step in (None, log["step_id"], _place(log))])
+            print_json([log for log in logs if _is_of(log, step)])
             return 0
         printed: dict[tuple[str, int], str] = {}
+        since = 0
         while True:
             status = (await engine.store.load(run_id)).status
-            for log in await engine.store.logs(run_id):
-                if step in (None, log["step_id"], _place(log)):
-                    _print_new(log, printed)
-            if not follow or status.final or status is ChainStatus.PAUSED:
+            whole = not follow or status.final or status is ChainStatus.PAUSED
+            for log in await engine.store.logs(run_id, 0 if whole else since):
+                since = max(since, log["updated_at"] - _LATE)
+                if _is_of(log, step):
+                    _print_new(log, printed, whole)
+            if whole:
                 if not printed:
-                    say("no lines: a step logs with context().logger", err=True)
+                    say("no lines: no step has logged or printed anything", err=True)
                 return 0
             await anyio.sleep(0.5)
+
+
+_LATE = 5_000_000  # microseconds: so much later may a text be committed than another one with the same time
+
+
+def _is_of(log: Mapping[str, Any], step: str | None) -> bool:
+    return step in (None, log["step_id"], _place(log))
 
 
 def _place(log: Mapping[str, Any]) -> str:
     return place(log["step_id"], log["item_index"])
 
 
-def _print_new(log: dict[str, Any], printed: dict[tuple[str, int], str]) -> None:
-    """Print the lines of a log that are new since the last call."""
+def _print_new(log: Mapping[str, Any], printed: dict[tuple[str, int], str], whole: bool) -> None:
+    """Print the lines of a log that are new since the last call. A line without its end only if nothing follows."""
     key = (_place(log), log["attempt"])
-    before = printed.get(key, "")
     text: str = log["text"]
-    new = text[len(before) :] if text.startswith(before) else text
-    for logged in new.rstrip("\n").split("\n") if new else ():
+    end = len(text) if whole else text.rfind("\n") + 1
+    lines = text[_known(text, printed.get(key, "")) : end].rstrip("\n")
+    for logged in lines.split("\n") if lines else ():
         say(f"{key[0]} {logged}")
-    printed[key] = text
+    printed[key] = text[:end]
+
+
+def _known(text: str, before: str) -> int:
+    """Up to where `text` was printed `before`. Of a long log the oldest lines are dropped as it grows."""
+    if text.startswith(before):
+        return len(before)
+    last = before[-_COMPARED:]
+    return text.rfind(last) + len(last) if last in text else 0
+
+
+_COMPARED = 4096  # characters at the end of what was printed
 
 
 @click.command("artifacts")
@@ -219,22 +266,29 @@ async def _artifacts(run: str | None, limit: int, all_versions: bool, store: str
     if as_json:
         print_json(rows)
         return 0
-    columns = ("artifact", "step", "output", "file", "type", "size", "made")
-    console = terminal()
-    listed = table(*columns, right=("size",), fixed=("artifact", "output", "size", "made"))
+    _print_artifacts(terminal(), rows, steps)
+    return 0
+
+
+def _print_artifacts(console: Console, rows: Sequence[Any], steps: Mapping[str, Any]) -> None:
+    """The type is told by the name of the file, too; and files of one run were made about the same time."""
+    narrow = is_narrow(console)
+    columns = ["artifact", *(["step"] if steps else []), "output", "file", *([] if narrow else ["type"]), "size"]
+    columns += [] if narrow and steps else ["made"]
+    listed: list[Row] = []
     for row in rows:
         made_by = steps.get(row["workflow_id"])
-        listed.add_row(
-            id_words(row["id"], console),
-            words("" if made_by is None else _place(made_by)),
-            words(f"{row['name']} v{row['version']}"),
-            words(row["filename"]),
-            words(row["media_type"]),
-            size_text(row["file_size"]),
-            when(row["created_at"]),
-        )
-    console.print(listed)
-    return 0
+        cells = {
+            "artifact": id_words(row["id"], console),
+            "step": words("" if made_by is None else _place(made_by)),
+            "output": words(f"{row['name']} v{row['version']}"),
+            "file": words(row["filename"]),
+            "type": words(row["media_type"]),
+            "size": words(size_text(row["file_size"])),
+            "made": words(when(row["created_at"], short=narrow)),
+        }
+        listed.append(([cells[name] for name in columns], Text()))
+    print_list(console, columns, listed, right=("size",), cut=("file", *(["step"] if steps else [])))
 
 
 @click.command("get")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from towpath.adapters.wording import lasted, place, size_text
@@ -17,8 +16,8 @@ from towpath.graph import critical_path
 from towpath.model import ChainStatus, Plan, StepStatus
 from towpath.run import Run, StepRun
 
-from .live_view import SIGNS
-from .screen import WIDE, block, line, table, words
+from .run_frame import SIGNS
+from .screen import Row, block, is_narrow, line, print_list, short_id, words
 
 LONG_LIST = 24  # a step with more files than this shows the first FEW
 FEW = 5
@@ -34,22 +33,26 @@ CHAIN_STYLE = {
 }
 
 
-def when(microseconds: int | None) -> str:
-    """A time in microseconds since 1970 as local time, to the second."""
+def when(microseconds: int | None, *, short: bool = False) -> str:
+    """A time in microseconds since 1970 as local time, to the second; `short`: to the minute, without this year."""
     if microseconds is None:
         return ""
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    at = datetime.fromtimestamp(microseconds / 1e6, UTC).astimezone()
+    if not short:
+        return at.strftime("%Y-%m-%d %H:%M:%S")
+    return at.strftime("%m-%d %H:%M" if at.year == datetime.now().astimezone().year else "%Y-%m-%d")
 
 
 def print_plan(console: Console, plan: Plan) -> None:
     """Print the steps of a plan by level, with what each waits for, and the critical path."""
     console.print(line((plan.name, "bold"), (f"  {len(plan.steps)} steps in {len(plan.levels)} levels", "dim")))
-    grid = Table.grid(padding=(0, 2))
+    rows: list[Row] = []
     level = -1
     for step in plan.steps:
-        label = f"level {step.level}" if step.level != level else ""
+        label = f"level {step.level + 1}" if step.level != level else ""
         level = step.level
         marks = [
+            f"after {', '.join(step.depends_on)}" if step.depends_on else "",
             "one per item" if step.mapped else "",
             f"if {step.condition}" if step.condition else "",
             "waits for approval" if step.approval else "",
@@ -58,14 +61,8 @@ def print_plan(console: Console, plan: Plan) -> None:
             f"workflow {step.target}" if step.kind == "workflow" else "",
             f"on {step.server}" if step.server else "",
         ]
-        after = f"after {', '.join(step.depends_on)}" if step.depends_on else ""
-        grid.add_row(
-            words(label, "dim"),
-            words(step.id),
-            words(after, "dim"),
-            words(", ".join(m for m in marks if m)),
-        )
-    console.print(grid)
+        rows.append(((words(label, "dim"), words(step.id)), words(", ".join(m for m in marks if m), "dim")))
+    print_list(console, (), rows, cut=(1,), note_lines=3)
     path = critical_path(plan)
     if len(path) > 1:
         longest = " → ".join(path if len(path) <= 8 else (*path[:4], "…", *path[-3:]))
@@ -100,40 +97,52 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def print_summary(console: Console, run: Run, approvals: list[Any], store: str | None) -> None:
     """Print how a run ended, its failures, its open approvals, and the next command."""
     at = f" --store {store}" if store else ""
+    named = short_id(run.id, console)
     counts: dict[str, int] = {}
     for step in run.steps:
-        counts[step.status or "not reached"] = counts.get(step.status or "not reached", 0) + 1
+        counts[_standing(step)] = counts.get(_standing(step), 0) + 1
     steps = ", ".join(f"{n} {word}" for word, n in counts.items())
-    console.print(
-        line(
-            (f"{run.status}", f"bold {CHAIN_STYLE[run.status]}"),
-            f"  {run.plan.name}  ",
-            (run.id, "dim"),
-            f"  {steps}",
-        )
-    )
+    state = (f"{run.status}", f"bold {CHAIN_STYLE[run.status]}")
+    console.print(line(state, f"  {run.plan.name}  ", (named, "dim"), f"  {steps}"))
     if run.status in (ChainStatus.FAILED, ChainStatus.PARTIAL):
         for step in run.steps:
             if step.error is not None:
                 console.print(block(f"  ✗ {step.id}: {step.error.message} [{step.error.code}]", "red"))
-        console.print(words(f"  details: towpath show {run.id}{at}; again: towpath rerun {run.id}{at}", "dim"))
+        console.print(words(f"  details: towpath show {named}{at}; again: towpath rerun {named}{at}", "dim"))
     if run.status is ChainStatus.PAUSED:
-        for approval in approvals:
-            where = place(approval["step_id"], approval["item_index"])
-            console.print(words(f"  ✋ {where} waits for an approval: {approval['id']}", "yellow"))
-        if not approvals:
-            console.print(words(f"  paused ({run.reason}); continue with: towpath resume {run.id}{at}", "dim"))
-        else:
-            console.print(
-                words(f"  towpath approve {approvals[0]['id']}{at}  (or reject, or edit a file first)", "dim")
-            )
-            console.print(words(f"  then: towpath resume {run.id}{at}", "dim"))
+        _print_waiting(console, run, approvals, named, at)
+
+
+def _print_waiting(console: Console, run: Run, approvals: list[Any], named: str, at: str) -> None:
+    ordered = sorted(approvals, key=lambda gate: (gate["step_id"], gate["item_index"] or 0))
+    for gate in ordered if len(ordered) <= LONG_LIST else ordered[:FEW]:
+        where = place(gate["step_id"], gate["item_index"])
+        console.print(words(f"  ✋ {where} waits for an approval: {short_id(gate['id'], console)}", "yellow"))
+    if len(ordered) > LONG_LIST:
+        console.print(words(f"  … and {len(ordered) - FEW} more: towpath approvals {named}{at}", "yellow"))
+    if ordered:
+        first = short_id(ordered[0]["id"], console)
+        console.print(words(f"  towpath approve {first}{at}  (or reject, or edit a file first)", "dim"))
+        console.print(words(f"  then: towpath resume {named}{at}", "dim"))
+    else:
+        console.print(words(f"  paused ({run.reason}); continue with: towpath resume {named}{at}", "dim"))
+
+
+def _standing(step: StepRun) -> str:
+    """The status of a step in words. A mapped step of which items are open is what these items are."""
+    open_items = [item.status for item in step.items if item.status is None or not item.status.final]
+    if step.status is StepStatus.EXECUTING and open_items and StepStatus.EXECUTING not in open_items:
+        waits = StepStatus.WAITING_APPROVAL in open_items
+        return str(StepStatus.WAITING_APPROVAL if waits else StepStatus.QUEUED)
+    return str(step.status or "not reached")
 
 
 def run_json(run: Run) -> dict[str, Any]:
     """A run as JSON data."""
     return {
         "id": run.id,
+        "name": run.name,
+        "tags": run.tags,
         "chain": run.plan.name,
         "status": run.status,
         "reason": run.reason or None,
@@ -180,22 +189,24 @@ def _value_json(value: Any) -> Any:
 
 async def print_artifacts(console: Console, run: Run, store: str) -> None:
     """Print the files of a run and the paths of their copies, which are made now; of a long fan-out the first few."""
-    wide = console.width >= WIDE  # else the type is left out: the name of the file says it too
-    listed = table("step", "file", *(["type"] if wide else []), "size", "where", right=("size",), fold=True)
+    narrow = is_narrow(console)  # then the type is left out: the name of the file says it too
+    columns = ("step", "file", *([] if narrow else ["type"]), "size", "where")
+    rows: list[Row] = []
     folder: Path | None = None
     for step in run.steps:
         files = [(one, artifact) for one in step.items or [step] for artifact in one.artifacts]
         some = files if len(files) <= LONG_LIST else files[:FEW]
         for one, artifact in some:
-            name = place(step.id, one.item)
             path = await artifact.path()
             folder = folder or next(parent for parent in path.parents if parent.name == run.id)
-            where = str(path.relative_to(folder))
-            kind = [artifact.media_type] if wide else []
-            listed.add_row(*map(words, (name, artifact.filename, *kind, size_text(artifact.size), where)))
+            kind = [] if narrow else [artifact.media_type]
+            where = path.relative_to(folder)
+            cells = (place(step.id, one.item), artifact.filename, *kind, size_text(artifact.size), where)
+            rows.append((tuple(map(words, cells)), Text()))
         if len(some) < len(files):
-            listed.add_row(words(step.id), words(f"… and {len(files) - len(some)} more", "dim"))
-    console.print(listed)
+            blank = [Text()] * (len(columns) - 2)
+            rows.append(((words(step.id), words(f"… and {len(files) - len(some)} more", "dim"), *blank), Text()))
+    print_list(console, columns, rows, right=("size",), cut=("where", "file", "step"))
     if folder is not None:
         console.print(line("in ", (_near(folder), "bold")))
         console.print(words(f"copy all of them: towpath get last -o FOLDER --store {store}", "dim"))
@@ -208,28 +219,26 @@ def _near(path: Path) -> str:
 
 
 def print_steps(console: Console, run: Run, rows: dict[str, Any]) -> None:
-    """Print the steps of a run, one line each."""
-    columns = ("", "step", "status", "attempts", "time", "files", "note")
-    listed = table(*columns, right=("attempts", "time", "files"))
+    """Print the steps of a run, one line each, and its error or reason."""
+    columns = ("", "step", "status", "attempts", "time", "files")
+    listed: list[Row] = []
     for step in run.steps:
         row = rows.get(step.id, {})
-        sign, style = SIGNS[step.status] if step.status else ("○", "dim")
+        standing = _standing(step)
+        sign, style = SIGNS[StepStatus(standing)] if step.status else ("○", "dim")
         note = step.error.message if step.error else row.get("error_message") or ""
         items = step.items
-        status = str(step.status or "not reached")
-        if items:
-            done = sum(1 for item in items if item.status is not None and item.status.done)
-            status += f" {done}/{len(items)}"
-        listed.add_row(
+        done = sum(1 for item in items if item.status is not None and item.status.done)
+        cells = (
             Text(sign, style=style),
             words(step.id),
-            status,
-            str(step.attempt or ""),
-            lasted(row.get("started_at"), row.get("completed_at")),
-            str(len(step.artifacts) or ""),
-            block(note, "red" if step.status is StepStatus.FAILED else "dim"),
+            words(standing + (f" {done}/{len(items)}" if items else "")),
+            words(step.attempt or ""),
+            words(lasted(row.get("started_at"), row.get("completed_at"))),
+            words(len(step.artifacts) or ""),
         )
-    console.print(listed)
+        listed.append((cells, block(note, "red" if step.status is StepStatus.FAILED else "dim")))
+    print_list(console, columns, listed, right=("attempts", "time", "files"), cut=("step",), note_lines=5)
 
 
 async def print_value(console: Console, step: StepRun) -> None:

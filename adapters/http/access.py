@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from towpath.adapters.wiring import Engine
-from towpath.store import Record, Session, api_keys, artifacts, chains, event_log, lineage, listing
+from towpath.store import Record, Session, api_keys, artifacts, event_log, lineage, listing
 
 from .principals import ANONYMOUS, Anonymous, Principal
 
@@ -85,13 +85,6 @@ class ServerRecords:
     async def note_resume(self, run_id: str, by: str) -> None:
         async with self.session() as session:
             await event_log.note(session, "ResumeRequested", by, run=run_id)
-
-    async def delete_chain(self, run_id: str, by: str) -> bool:
-        async with self.session() as session:
-            deleted = await chains.delete_chain(session, run_id)
-            if deleted:  # the audit lines of the run are deleted with it
-                await event_log.note(session, "ChainDeleted", by, run_id=run_id)
-            return deleted
 
     async def delete_artifact(self, artifact: Mapping[str, Any], chain_id: str | None, by: str) -> bool:
         async with self.session() as session:

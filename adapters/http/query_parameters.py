@@ -11,6 +11,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.requests import Request
 from starlette.responses import Response
 
+from towpath.run_labels import tag_asked
 from towpath.store.listing import (
     MAX_OFFSET,
     MAX_PAGE,
@@ -37,18 +38,19 @@ _KEY = re.compile(r"([a-z_0-9]+)(?:\[([^\]]*)\])?")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._:-]{0,127}")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 MAX_PARAMETERS = 100
-_WORDS = frozenset(name for one in listings().values() for name, f in one.fields.items() if f.kind is Kind.WORD)
+_SEVERAL = frozenset({Kind.WORD, Kind.TAG})
+_REPEATED = frozenset(name for one in listings().values() for name, f in one.fields.items() if f.kind in _SEVERAL)
 _PAGING = frozenset({"limit", "offset", "after", "sort", "order", "search"})
 
 
 def check_query(request: Request) -> None:
-    """Only filters of several words may occur twice. Raises Refused: 422 E_PARAM_TYPE, E_PARAM_RANGE."""
+    """Only filters of several words or tags may occur twice. Raises Refused: 422 E_PARAM_TYPE, E_PARAM_RANGE."""
     pairs = request.query_params.multi_items()
     if len(pairs) > MAX_PARAMETERS:
         raise Refused(422, "E_PARAM_RANGE", "the query has too many parameters", allowed=str(MAX_PARAMETERS))
     seen: set[str] = set()
     for name, _ in pairs:
-        if name in seen and name not in _WORDS:
+        if name in seen and name not in _REPEATED:
             raise Refused(422, "E_PARAM_TYPE", "a parameter is given twice", found=name, cure="give it once")
         seen.add(name)
 
@@ -151,7 +153,7 @@ def _condition(listing: Listing, key: str, values: list[str], fixed: Mapping[str
     named = _KEY.fullmatch(key)
     name, operator = (named[1], named[2]) if named else (key, None)
     one, operator = field_of(listing, "" if name in fixed else name, "?" if operator == "" else operator or "")
-    if len(values) > 1 and one.kind is not Kind.WORD:
+    if len(values) > 1 and one.kind not in _SEVERAL:
         raise Refused(422, "E_PARAM_TYPE", f"{name} is given twice")
     if sum(map(len, values)) > MAX_VALUE:
         raise Refused(422, "E_FILTER_SIZE", f"the value of {name} is too long", allowed=f"{MAX_VALUE} characters")
@@ -160,6 +162,8 @@ def _condition(listing: Listing, key: str, values: list[str], fixed: Mapping[str
 
 def _value(name: str, one: Field, values: list[str]) -> Any:
     value = check_text(values[0])
+    if one.kind is Kind.TAG:
+        return [tag_asked(check_text(text)) for text in values]
     if one.kind is Kind.WORD:
         words = [word for text in values for word in text.split(",")]
         unknown = [word for word in words if word not in one.words]
@@ -242,6 +246,8 @@ def _schema(one: Field) -> dict[str, Any]:
         return {"type": "integer", "minimum": 0, "maximum": 2**60}
     if one.kind is Kind.FLAG:
         return {"type": "boolean"}
+    if one.kind is Kind.TAG:
+        return {"type": "array", "items": {"type": "string", "maxLength": MAX_VALUE}}
     if one.kind is Kind.ID:
         return {"type": "string", "pattern": f"^{_ID.pattern}$"}
     return {"type": "string", "maxLength": MAX_VALUE}

@@ -6,7 +6,7 @@ shown of them is decided by `responses` and by the pages.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from towpath.store.listing import MAX_PAGE, Condition, Page, Rows, list_rows
 
 from .access import ServerRecords
 from .errors import missing
+from .news import Key, News, by_key, with_figures
 
 Cursor = tuple[Any, str]
 """Where the next page of a list begins: the sort value and the id of the last row that was read."""
@@ -43,6 +44,16 @@ class ParentStep:
     name: str
 
 
+async def run_news(
+    engine: Engine, records: ServerRecords, run_id: str, step: str | None, limit: int
+) -> dict[Key, News]:
+    """What the executing steps of a run report: as of now if this process executes them, else as recorded last."""
+    async with records.snapshot() as session:
+        await _chain(session, run_id)
+        found = by_key(await event_log.latest_news(session, run_id, step_id=step, limit=limit))
+    return with_figures(found, engine.adapter.progress(run_id))
+
+
 @dataclass(frozen=True, slots=True)
 class RunView:
     """A run with the rows of its steps and items, each with its latest `artifacts`.
@@ -56,6 +67,7 @@ class RunView:
     gates: Mapping[str, str]
     parent: ParentStep | None
     event: int
+    news: Mapping[Key, News] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -83,7 +95,9 @@ async def run_view(records: ServerRecords, run_id: str) -> RunView:
             raise missing("run")
         parent = await _parent(session, chain["parent_workflow_id"])
         gates = await _open_gates(session, run_id)
-        return RunView(chain, tuple(chain["workflows"]), gates, parent, await event_log.last_event(session))
+        event = await event_log.last_event(session)
+        news = by_key(await event_log.latest_news(session, run_id))
+        return RunView(chain, tuple(chain["workflows"]), gates, parent, event, news)
 
 
 async def _open_gates(session: Session, run_id: str) -> dict[str, str]:
@@ -125,11 +139,11 @@ async def _chain(session: Session, run_id: str) -> Record:
     return chain
 
 
-async def outer_runs(records: ServerRecords, *, status: str, text: str, after: Cursor | None, limit: int) -> Rows:
-    """Runs that are not inside a step of another run, newest first; `status` "" is any status."""
-    conditions = [Condition("inner", "eq", False)]
-    if status:
-        conditions.append(Condition("status", "eq", (status,)))
+async def outer_runs(
+    records: ServerRecords, filters: Iterable[tuple[str, str, Any]], *, text: str, after: Cursor | None, limit: int
+) -> Rows:
+    """Runs that are not inside a step of another run, newest first. A filter is a field, an operator and a value."""
+    conditions = [Condition("inner", "eq", False), *(Condition(*one) for one in filters)]
     return await records.page("chains", Page(conditions, search=text, after=after, limit=limit))
 
 
@@ -197,6 +211,7 @@ class StepPageView:
     logs: tuple[Record, ...] = ()
     child: str | None = None
     event: int = 0
+    news: Mapping[Key, News] = field(default_factory=dict)
 
 
 async def step_page_view(engine: Engine, records: ServerRecords, query: StepQuery) -> StepPageView:
@@ -227,6 +242,7 @@ async def step_page_view(engine: Engine, records: ServerRecords, query: StepQuer
             logs=await _logs(session, row),
             child=await _child(engine, row) if step.kind == "chain" else None,
             event=event,
+            news=by_key(await event_log.latest_news(session, run["id"], step_id=step.id)),
         )
 
 

@@ -11,6 +11,7 @@ from towpath.model import Json
 By = Annotated[str, Meta(max_length=200)]
 Reason = Annotated[str, Meta(max_length=10_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Tags = dict[str, str] | list[str]
 
 
 class RequestBody(Struct, forbid_unknown_fields=True, frozen=True):
@@ -20,21 +21,29 @@ class RequestBody(Struct, forbid_unknown_fields=True, frozen=True):
 class StartBody(RequestBody, frozen=True):
     """Start a run: a chain file by its name, or YAML.
 
-    A file input is `{"artifact": id}`, or `{"base64": …, "filename": …}` for a small one.
+    A file input is `{"artifact": id}`, or `{"base64": …, "filename": …}` for a small one. `name` and `tags` are for
+    people, to find the run again.
     """
 
     chain: Annotated[str, Meta(max_length=500)] | None = None
     yaml: Annotated[str, Meta(max_length=1_000_000)] | None = None
     inputs: dict[str, Json] = {}
     run_id: Name | None = None
+    name: Name | None = None
+    tags: Tags | None = None
 
 
 class RerunBody(RequestBody, frozen=True):
-    """Which steps of a run run again (with all that depend on them), and with which inputs and arguments."""
+    """Which steps of a run run again (with all that depend on them), and with which inputs and arguments.
+
+    Without `name` or `tags` the new run has those of the run before.
+    """
 
     from_steps: list[str] = []
     inputs: dict[str, Json] = {}
     parameters: dict[str, Json] = {}
+    name: Name | None = None
+    tags: Tags | None = None
 
 
 class ApproveBody(RequestBody, frozen=True):

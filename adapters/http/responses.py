@@ -31,7 +31,7 @@ class ResponseModel(Struct, frozen=True, kw_only=True):
 
 
 class ChainRow(ResponseModel, frozen=True, kw_only=True):
-    """A run of a chain."""
+    """A run of a chain. `name` is the name of the chain, `run_name` the one that the run was given."""
 
     id: str
     name: str
@@ -48,6 +48,8 @@ class ChainRow(ResponseModel, frozen=True, kw_only=True):
     parent_workflow_id: str | None = None
     created_at: int = 0
     updated_at: int = 0
+    run_name: str | None = None
+    tags: dict[str, str] = {}
 
 
 class ArtifactOut(ResponseModel, frozen=True, kw_only=True):
@@ -199,6 +201,22 @@ class Log(ResponseModel, frozen=True, kw_only=True):
     updated_at: int
 
 
+class Progress(ResponseModel, frozen=True, kw_only=True):
+    """How far an executing step or item is, where it says so, and the last line of its log.
+
+    A step that failed or was cancelled is listed if it had a progress.
+    """
+
+    step_id: str
+    item_index: int | None
+    attempt: int
+    status: str
+    done: float | None
+    total: float | None
+    line: str
+    updated_at: int
+
+
 class TransferRow(ResponseModel, frozen=True, kw_only=True):
     """The transfer of an artifact to a server."""
 
@@ -341,6 +359,14 @@ class Deleted(ResponseModel, frozen=True, kw_only=True):
 
     id: str
     deleted: bool
+
+
+class RemovedOut(Deleted, frozen=True, kw_only=True):
+    """A run that was deleted. `bytes` are those of files that no other run has: they are collected later."""
+
+    steps: int
+    files: int
+    bytes: int
 
 
 class PageOut(ResponseModel, frozen=True, kw_only=True):

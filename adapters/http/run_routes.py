@@ -9,7 +9,6 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 
 from . import reading
@@ -26,10 +25,11 @@ from .responses import (
     ChainOut,
     ChainRow,
     Definition,
-    Deleted,
     Event,
     Log,
     PageOut,
+    Progress,
+    RemovedOut,
     RequestedOut,
     Started,
     WorkflowOut,
@@ -47,6 +47,7 @@ from .start_run import chain_files, request_resume, rerun, start
 STREAM = "text/event-stream"
 MOST_EVENTS = 1_000
 MOST_LOGS = 100
+MOST_NEWS = 1_000
 MAX_LOG = 256 * 1024  # characters of one log that are kept
 _EVENT_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -73,12 +74,8 @@ async def get_definition(request: Request) -> Response:
 
 
 async def delete_chain(request: Request) -> Response:
-    run_id = id_of(request)
-    engine = engine_of(request)
-    row = existing(await engine.get_chain(run_id), "run")
-    if not ChainStatus(row["status"]).final:
-        raise RunRefused("E_RUN_ACTIVE", f"run {run_id} is {row['status']} and not over", cure="cancel it first")
-    return json_response(Deleted(id=run_id, deleted=await records_of(request).delete_chain(run_id, _by(request))))
+    gone = await engine_of(request).remove(id_of(request), by=_by(request))
+    return json_response(RemovedOut(id=gone.id, deleted=True, steps=gone.steps, files=gone.files, bytes=gone.bytes))
 
 
 async def cancel_chain(request: Request) -> Response:
@@ -114,6 +111,28 @@ async def get_logs(request: Request) -> Response:
     last = found[limit - 1] if len(found) > limit else None
     following = None if last is None else signed_cursor(request, view, (last["attempt"], last["workflow_id"]))
     return json_response(PageOut(rows=rows, next=following))
+
+
+async def get_progress(request: Request) -> Response:
+    """What executing steps report, for a look now and then: it is no list with pages."""
+    given = request.query_params
+    step = check_text(given["step"], limit=500, name="step") if "step" in given else None
+    limit = number(given, "limit", MOST_NEWS, 1, MOST_NEWS)
+    found = await reading.run_news(engine_of(request), records_of(request), id_of(request), step, limit)
+    rows = [
+        Progress(
+            step_id=key[0],
+            item_index=key[1],
+            attempt=news.attempt,
+            status=news.status,
+            done=news.done,
+            total=news.total,
+            line=news.line,
+            updated_at=news.at,
+        )
+        for key, news in found.items()
+    ]
+    return json_response(PageOut(rows=rows))
 
 
 async def get_chain_events(request: Request) -> Response:
@@ -188,6 +207,10 @@ _LOGS = (
     QueryParameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_LOGS, "default": 20}, "logs in a page"),
     QueryParameter("after", {"type": "string"}, "the `next` of the page before"),
 )
+_NEWS = (
+    QueryParameter("step", {"type": "string", "maxLength": 500}, "only this step, and its items"),
+    QueryParameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST_NEWS, "default": MOST_NEWS}),
+)
 _ALSO = "Sent as server-sent events with `Accept: text/event-stream`; `Last-Event-ID` continues after an interruption."
 
 ROUTES = (
@@ -227,7 +250,7 @@ ROUTES = (
         Role.ADMIN,
         delete_chain,
         "Delete a run that has ended.",
-        answer=Deleted,
+        answer=RemovedOut,
         errors=(404, 409),
     ),
     ApiRoute(
@@ -257,6 +280,16 @@ ROUTES = (
         "The logs of a run's steps, oldest first.",
         answer=page_type(Log),
         parameters=_LOGS,
+        errors=(404,),
+    ),
+    ApiRoute(
+        "GET",
+        "/chains/{id}/progress",
+        Role.VIEWER,
+        get_progress,
+        "The progress and the last log line of the steps that execute now.",
+        answer=page_type(Progress),
+        parameters=_NEWS,
         errors=(404,),
     ),
     ApiRoute(

@@ -34,6 +34,7 @@ from towpath.new_run import (
     written_path,
 )
 from towpath.rerun import rerun_of
+from towpath.run_labels import label_of, relabelled
 from towpath.secrets import Secret
 from towpath.service import check_run_id
 from towpath.steps import find_step, is_loaded
@@ -57,6 +58,7 @@ async def start(request: Request, body: StartBody) -> Started:
     _refuse_unknown_steps(plan)
     _refuse_paths_outside(plan, settings.chains)
     inputs = await _inputs(engine, plan, body.inputs)
+    label = label_of(body.name, body.tags)
     if body.run_id is not None:
         await _refuse_known_id(engine, body.run_id)
     refuse_unbuilt(plan)
@@ -64,7 +66,7 @@ async def start(request: Request, body: StartBody) -> Started:
         refuse_written_paths(plan)
     reads = Reads.NOTHING if body.chain is None else Reads.WRITTEN
     run_id = body.run_id or engine.store.new_id()
-    new = await new_run(engine.store, run_id, engine.adapter.with_resources(plan), inputs, reads=reads)
+    new = await new_run(engine.store, run_id, engine.adapter.with_resources(plan), inputs, reads=reads, label=label)
     if not await engine.store.create_run(replace(new, by=principal_of(request).name)):
         raise _run_exists(run_id)
     request.app.state.unattended.resume(run_id)
@@ -76,7 +78,8 @@ async def rerun(request: Request, run_id: str, body: RerunBody) -> Started:
     engine = engine_of(request)
     old = await engine.store.load(run_id)
     inputs = await _inputs(engine, old.plan, body.inputs)
-    new = await rerun_of(engine.store, old, tuple(body.from_steps), inputs, body.parameters)
+    label = relabelled(old.label, body.name, body.tags)
+    new = await rerun_of(engine.store, old, tuple(body.from_steps), inputs, body.parameters, label=label)
     refuse_unbuilt(new.plan)
     new = replace(new, plan=engine.adapter.with_resources(new.plan), by=principal_of(request).name)
     await engine.store.create_run(new)

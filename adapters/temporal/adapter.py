@@ -210,8 +210,8 @@ class TemporalAdapter:
         self._reported.add(run_id)
         return not reported
 
-    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """The progress that steps report on the worker of this process: (done, total) by step."""
+    def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """The progress that steps report on the worker of this process: (done, total) by step and item."""
         return {} if self.worker is None else self.worker.progress(run_id)
 
     async def deliver_requests(self) -> None:

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
 
-from towpath.errors import SecretMissing, StoreFailed, TowpathError
+from towpath.errors import SecretMissing, StepNotRegistered, StoreFailed, TowpathError
 from towpath.logs import guarded_logger
 from towpath.redaction import redacted
 
@@ -38,6 +38,8 @@ def as_application_errors(function: Callable[P, Awaitable[R]]) -> Callable[P, Aw
             raise _application_error(error, error.code, non_retryable=not is_transient(error)) from None
         except SecretMissing as error:  # another worker may have the secret
             raise _application_error(error, error.code, non_retryable=False) from None
+        except StepNotRegistered as error:  # another worker may have the function as it was when the run began
+            raise _application_error(error, error.code, non_retryable=error.code != "E_STEP_ARGUMENTS") from None
         except TowpathError as error:
             raise _application_error(error, error.code) from None
         except Exception as error:

@@ -26,7 +26,7 @@ class CachedRun:
     def __init__(self, store: EngineStore, run: RunRow, event: int) -> None:
         self.id = run.id
         self.plan: Plan = run.plan
-        self.ledger = Ledger(run.plan, store.files, run.inputs)
+        self.ledger = Ledger(run.plan, store.files, run.inputs, run.label)
         self.facts = RunFacts(run.plan, self.ledger, store.new_id)
         self.steps = {step.id: step for step in run.plan.steps}
         self.active: set[Key] = set()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from towpath.adapters.attempt_news import due, news_of
 from towpath.adapters.run_facts import Key, inner_failure
 from towpath.adapters.step_executor import Work
 from towpath.attempt import Outcome, failure
@@ -25,7 +26,7 @@ from towpath.errors import (
     TowpathError,
     ValueRefused,
 )
-from towpath.events import Fact, LogKept
+from towpath.events import Fact
 from towpath.ledger import LedgerRow, chain_value, restored_ledger
 from towpath.model import ChainStatus, StepStatus
 from towpath.new_run import Reads, new_run
@@ -137,7 +138,7 @@ class StepActivities:
     @asynccontextmanager
     async def _holding(self, attempt: StepAttempt) -> AsyncIterator[None]:
         """Send heartbeats during an attempt, and keep it among the active ones."""
-        heartbeats = asyncio.create_task(_send_heartbeats(attempt.task.heartbeat / 3))
+        heartbeats = asyncio.create_task(_send_heartbeats(attempt.task.heartbeat / 3, attempt))
         self.active.add(attempt)
         attempt.run.active.add(attempt.key)
         try:
@@ -220,7 +221,7 @@ class StepActivities:
     # ---- polling
 
     async def poll(self) -> None:
-        """Stop attempts whose runs are being cancelled, and record new log lines. Raises StoreFailed."""
+        """Stop attempts whose runs are being cancelled. Raises StoreFailed."""
         active = list(self.active)
         if not active:
             return
@@ -228,17 +229,18 @@ class StepActivities:
         for attempt in active:
             if attempt.task.run in cancelled and not attempt.cancelled:
                 attempt.cancel()
-        for attempt in active:
-            await self._record_log(attempt)
 
-    async def _record_log(self, attempt: StepAttempt) -> None:
-        work = attempt.work
-        if work is None or work.context is None or work.context.log is None:
-            return
-        if work.context.log.changed and attempt in self.active:
-            kept = LogKept(work.row.id, work.row.attempt, work.context.log.text())
-            with suppress(TowpathError):
-                await self._store.record(Lease(attempt.task.run, attempt.task.epoch), [kept])
+    async def record_news(self) -> int:
+        """Record new log lines and progress. Returns the number of characters."""
+        size = 0
+        by_work = {id(attempt.work): attempt for attempt in self.active if attempt.work is not None}
+        for work, fact in await news_of(due(attempt.work for attempt in list(self.active) if attempt.work is not None)):
+            attempt = by_work[id(work)]
+            if attempt in self.active and not attempt.ends:
+                size += len(fact.text)
+                with suppress(TowpathError):
+                    await self._store.record(Lease(attempt.task.run, attempt.task.epoch), [fact])
+        return size
 
 
 def _next_attempt(again: TryAgain) -> ApplicationError:
@@ -275,9 +277,10 @@ def _may_follow(run: CachedRun, key: Key, results: dict[Key, messages.StepResult
     return all(result is None or result.status == messages.SUCCEEDED for result in needed)
 
 
-async def _send_heartbeats(interval: float) -> None:
+async def _send_heartbeats(interval: float, attempt: StepAttempt | None = None) -> None:
+    """Send heartbeats. Their details are the progress of the attempt, for people who look at Temporal's own pages."""
     while True:
-        activity.heartbeat()
+        activity.heartbeat(*(() if attempt is None else attempt.told()))
         await asyncio.sleep(interval)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from towpath.adapters.attempt_news import last_news_of
 from towpath.adapters.limits import Limits, refuse_unknown_limit
 from towpath.adapters.listening import Audience
 from towpath.adapters.run_facts import Key
@@ -21,12 +22,12 @@ from towpath.adapters.step_executor import LOST_LIMIT, Resources, StepExecutor, 
 from towpath.attempt import Outcome, failure
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
 from towpath.errors import StepNotRegistered, StoreFailed, TowpathError
-from towpath.events import AttemptReleased, Fact, LogKept, StepReady, StepRetried
+from towpath.events import AttemptReleased, Fact, StepReady, StepRetried
 from towpath.ledger import LedgerRow
-from towpath.model import ErrorInfo, StepPlan, StepStatus
+from towpath.model import ErrorInfo, Json, StepPlan, StepStatus
 from towpath.ports import Lease, StepRow
 from towpath.secrets import revealed
-from towpath.steps import Step, find_step
+from towpath.steps import Step, find_step, refuse_misfit
 
 from .messages import CANCELLED, FAILED, SUCCEEDED, StepResult, StepTask
 from .run_cache import CachedRun
@@ -91,7 +92,7 @@ class StepAttempt:
         self.run = run
         self.work: Work | None = None
         self.error: ErrorInfo | None = None  # with which the step failed in this attempt
-        self.cancelled = False
+        self.cancelled = self.ends = False
         self._scope = anyio.CancelScope()
         self._slot_scope = anyio.CancelScope()
         self._slot: Any = None
@@ -206,6 +207,9 @@ class StepAttempt:
             await anyio.to_thread.run_sync(
                 revealed, arguments
             )  # a worker without the secrets must not count an attempt
+        function = self._function()
+        if function is not None:
+            refuse_misfit(self.step, function)  # a worker with other code must not count an attempt
         row = self._row
         deaths = await self._deaths()
         if deaths >= LOST_LIMIT:
@@ -214,7 +218,7 @@ class StepAttempt:
             return False
         known = row is not None
         row = row or LedgerRow(self._recorder.store.new_id(), *self.key)
-        row.parameters = self.run.facts.parameters(self.step, row, arguments, self._function())
+        row.parameters = self.run.facts.parameters(self.step, row, arguments, function)
         self.run.facts.begin_attempt(self.step, row, facts, recorded=known)
         await self._recorder.record(self._lease, facts)
         self.work = Work(self.step, row, arguments, tries=self._number, deadline=self._deadline(), scope=self._scope)
@@ -285,15 +289,24 @@ class StepAttempt:
     async def _record(self, facts: Sequence[Fact]) -> None:
         await self._recorder.record(self._lease, facts)
 
+    def told(self) -> list[dict[str, Json]]:
+        """The progress that the step has reported; empty without."""
+        figures = None if self.work is None or self.work.context is None else self.work.context.figures
+        if figures is None:
+            return []
+        return [{"step": self.step.id, "item": self.task.item, "done": figures[0], "total": figures[1]}]
+
     # ---- the end
 
     async def end(self, outcome: Outcome | None) -> StepResult:
         """Record the outcome (None: cancelled). Raises TryAgain if another attempt follows, after recording that."""
         work = self.work
         assert work is not None
+        self.ends = True  # no older log follows the last one
         facts: list[Fact] = []
-        if work.context is not None and work.context.log is not None:
-            facts.append(LogKept(work.row.id, work.row.attempt, work.context.log.text()))
+        news = last_news_of(work, failed=outcome is None or outcome.error is not None)
+        if news is not None:
+            facts.append(news)
         if outcome is None:
             return await self._end(Cancel(*self.key), facts)
         self.error = outcome.error

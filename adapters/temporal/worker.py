@@ -16,6 +16,7 @@ from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from towpath.adapters.attempt_news import figures_of, record_all_the_time
 from towpath.adapters.step_executor import Resources
 from towpath.adapters.task_group import background_tasks
 from towpath.adapters.watchdog import Watchdog
@@ -68,17 +69,17 @@ class RunWorker:
         self._signals = signals
         self._orphans = orphans
 
-    def progress(self, run_id: str) -> dict[str, tuple[float, float | None]]:
-        """The progress that steps of a run report on this worker: (done, total) by step."""
-        contexts = [
-            (attempt.step.id, attempt.work.context)
-            for attempt in self._activities.steps.active
-            if attempt.task.run == run_id and attempt.work is not None and attempt.work.context is not None
-        ]
-        return {step: (context.done, context.total) for step, context in contexts if context.total is not None}
+    def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
+        """The progress that steps of a run report on this worker: (done, total) by step and item."""
+        attempts = [attempt for attempt in self._activities.steps.active if attempt.task.run == run_id]
+        return figures_of(attempt.work for attempt in attempts if attempt.work is not None)
+
+    async def record_news(self) -> None:
+        """Record what attempts on this worker log and how far they are, until cancelled."""
+        await record_all_the_time(self._activities.steps.record_news)
 
     async def poll(self) -> None:
-        """Poll for requests, orphaned runs, cancelled steps and new log lines, until cancelled."""
+        """Poll for requests, orphaned runs and cancelled steps, until cancelled."""
         while True:
             try:
                 await self._signals.poll()
@@ -127,6 +128,7 @@ async def running_worker(
     running = RunWorker(activities, signals, orphans, tracker, where, registered)
     async with background_tasks() as tasks, worker:
         tasks.start_soon(running.poll)
+        tasks.start_soon(running.record_news)
         with Watchdog(_step_code):
             try:
                 yield running

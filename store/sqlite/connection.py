@@ -11,10 +11,12 @@ driver.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -38,6 +40,26 @@ MOMENT = 0.1  # seconds after which a thread that waits for an answer looks whet
 LINGER = 10.0  # seconds for which a connection whose task was cancelled waits to be closed
 
 
+_ours: ContextVar[bool] = ContextVar("towpath_connecting", default=False)
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    return not _ours.get() or record.levelno > logging.INFO
+
+
+logging.getLogger("databases").addFilter(_not_ours)
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """In this block `databases` does not tell the program's log that it connects: the program asked for a store."""
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
 class Connections:
     """Opens connections to one file, for one event loop, and keeps each until it is closed."""
 
@@ -50,7 +72,8 @@ class Connections:
         self._open: list[Connection] = []
 
     async def connect(self) -> None:
-        await self._database.connect()
+        with _unsaid():
+            await self._database.connect()
 
     async def open(self) -> Connection:
         """One more connection. Raises StoreFailed (E_DB_…)."""
@@ -94,7 +117,8 @@ class Connections:
         for one in self._open:
             one.close()
             await asyncio.gather(one.task, return_exceptions=True)
-        await self._database.disconnect()
+        with _unsaid():
+            await self._database.disconnect()
 
     def __contains__(self, connection: object) -> bool:
         return any(connection is one for one in self._open)

@@ -18,6 +18,7 @@ from towpath.errors import InputInvalid, StoreFailed, TowpathError
 
 from ..backend import Counts, Guard, Line, Result, Row, Script, Told, Unit, Write
 from ..group_commit import GroupCommit, Turn, waiting
+from ..schema import is_ours, not_migrated
 from ..statements import Query
 from . import file, integrity, schema
 from .batch import break_lines, record_batch
@@ -72,7 +73,7 @@ class SqliteDatabase:
     # ---- life
 
     async def open(self) -> None:
-        """Open the file, and make the tables in a new one.
+        """Open the file, make the tables in a new one, and migrate those of an older schema.
 
         Raises StoreFailed: E_DB_PATH, E_DB_READONLY, E_DB_NOT_SQLITE, E_DB_SQLITE_OLD, E_DB_NOT_TOWPATH, E_SCHEMA_….
         """
@@ -98,10 +99,14 @@ class SqliteDatabase:
             raise
 
     async def _make_schema(self) -> None:
-        if not await self._on_reader(lambda c: in_snapshot(c, schema.is_there)):
-            self._check_writable()
-            async with self._writing:
-                await self._on_writer(lambda c: in_transaction(c, schema.create))
+        found = await self._on_reader(lambda c: in_snapshot(c, schema.version))
+        if is_ours(found):
+            return
+        if self.readonly and found is not None:
+            raise not_migrated(found)
+        self._check_writable()
+        async with self._writing:
+            await self._on_writer(lambda c: in_transaction(c, schema.make))
 
     async def close(self) -> None:
         """Let queued writes finish, copy the log into the file, close every connection and thread.

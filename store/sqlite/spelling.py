@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.dialects.sqlite import insert, pysqlite
 from sqlalchemy.ext.compiler import compiles
 
-from ..spellings import AnyOf, JsonObject, JsonText
+from ..spellings import AnyOf, JsonMember, JsonObject, JsonText
 
 __all__ = ["core", "insert"]
 
@@ -23,6 +23,12 @@ def _any_of(element: AnyOf, compiler: Any, **kw: Any) -> str:
 @compiles(JsonText, "sqlite")
 def _json_text(element: JsonText, compiler: Any, **kw: Any) -> str:
     return f"json_extract({compiler.process(element.column, **kw)}, '$.{element.key}')"
+
+
+@compiles(JsonMember, "sqlite")
+def _json_member(element: JsonMember, compiler: Any, **kw: Any) -> str:
+    column, key = compiler.process(element.column, **kw), compiler.process(element.member, **kw)
+    return f"""json_extract({column}, '$."' || {key} || '"')"""
 
 
 @compiles(JsonObject, "sqlite")

@@ -120,7 +120,7 @@ async def _one_run(folder: Path, url: str, limits: Limits) -> dict[str, Any]:
     async with farming(folder, [url], limits=limits, timeouts=Timeouts()) as engine:
         await engine.list_artifacts()  # so that everything a run needs is in memory
         before, began = memory("VmRSS"), time.monotonic()
-        run = await engine.run(chain)
+        run = await engine.run(chain, check=False)
         took, grown = time.monotonic() - began, memory("VmHWM") - before
         files = [[a.size, a.digest] for a in run["picture"].artifacts]
     return {"code": code(run), "files": files, "grown": grown, "seconds": took}

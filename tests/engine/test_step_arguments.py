@@ -196,13 +196,13 @@ def itself_by_key() -> dict[str, Any]:
 
 
 LITERALS: dict[str, tuple[Callable[[], Any], str]] = {
-    "a set": (lambda: anything(a={1}), "the argument a is"),
-    "inside a list": (lambda: anything(a=[1, {2}]), "the argument a is"),
-    "inside a mapping": (lambda: anything(a={"b": {2}}), "b in the argument a is"),
-    "a date, by position": (lambda: loose_positional(date(2026, 1, 1)), "the argument a is"),
+    "a complex number": (lambda: anything(a=1j), "the argument a is"),
+    "inside a list": (lambda: anything(a=[1, 2j]), "the argument a is"),
+    "inside a mapping": (lambda: anything(a={"b": 2j}), "b in the argument a is"),
+    "a class, by position": (lambda: loose_positional(date), "the argument a is"),
     "not a number": (lambda: loose_plain(float("nan")), "the argument x is"),
     "half a character": (lambda: loose_plain("\udc80"), "the argument x is"),
-    "mapped over": (lambda: loose_plain.map([{1}]), "what is mapped over is"),
+    "mapped over": (lambda: loose_plain.map([1j]), "what is mapped over is"),
     "a large number": (lambda: loose_plain(2**64), "the argument x is"),
     "a list that contains itself": (lambda: loose_plain(itself()), "the argument x is nested"),
     "a mapping that contains itself": (lambda: loose_plain(itself_by_key()), "the argument x is nested"),
@@ -232,12 +232,12 @@ def test_a_default_or_a_result_that_cannot_be_kept_is_called_that() -> None:
         plain(1)
         return x
 
-    with_set: Any = chain(lambda x={1}: described(x))
-    with_list: Any = chain(lambda x=[{1}]: described(x))
-    returns: Any = chain(lambda: described({1}))
+    with_complex: Any = chain(lambda x=1j: described(x))
+    with_list: Any = chain(lambda x=[1j]: described(x))
+    returns: Any = chain(lambda: described(1j))
     loops: Any = chain(lambda: described(itself()))
     for made, says in (
-        (with_set, "the default is"),
+        (with_complex, "the default is"),
         (with_list, "[0] in the default is"),
         (returns, "what the chain returns is"),
         (loops, "what the chain returns is nested"),

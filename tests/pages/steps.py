@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import logging
 from typing import Any
 
 import anyio
@@ -91,6 +93,33 @@ def divide(n: int) -> float:
 @chain
 def broken(n: int = 3):
     return divide.map(numbers(n))
+
+
+@step
+async def train(folder: str, epochs: int) -> str:
+    """Says what it does, until a test makes the file `go`."""
+    go, lib = anyio.Path(folder, "go"), logging.getLogger("a.library")
+    for epoch in itertools.count():
+        print(f"epoch {epoch}: loss {1 / (epoch + 1):.4f}")
+        lib.info("a checkpoint after epoch %d", epoch)
+        context().progress(min(epoch, epochs - 1), epochs)
+        if await go.exists():
+            break
+        await anyio.sleep(0.1)
+    return "trained"
+
+
+@step
+async def try_out(number: int, folder: str) -> int:
+    """An item that says how far it is."""
+    context().progress(number, 10)
+    await hold.function(folder)
+    return number
+
+
+@chain
+def training(folder: str, epochs: int = 400):
+    return after(train(folder, epochs)), try_out.map([1, 2, 3], folder=folder)
 
 
 NAME = "<img src=x onerror=alert(1)>.svg"

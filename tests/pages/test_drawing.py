@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from towpath.adapters.http.pages.svg_layout import COLUMNS, GAP_Y, NODE_HEIGHT, NODE_WIDTH, WIDEST, layout
 from towpath.model import StepPlan
+from towpath.svg_layout import COLUMNS, GAP_Y, NODE_HEIGHT, NODE_WIDTH, WIDEST, layout
 
 
 def plan(edges: dict[str, tuple[str, ...]]) -> list[StepPlan]:

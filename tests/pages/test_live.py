@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.pages.conftest import Person, Site
-from tests.pages.steps import holding, pictures
+from tests.pages.steps import holding, pictures, training
 
 
 def test_a_run_page_follows_its_run(person: Person, site: Site, tmp_path: Path) -> None:
@@ -97,3 +97,41 @@ def test_an_inbox_shows_what_comes_and_what_others_decide(person: Person, site: 
     page.get_by_text("No decision is needed any more.").wait_for()
     assert page.get_by_role("button", name="Approve").bounding_box() == before
     assert page.evaluate("window.stays")
+
+
+def test_a_step_page_grows_its_log_and_its_progress(person: Person, site: Site, tmp_path: Path) -> None:
+    """F3, F4: without a reload, and what the reader looks at stays where it is."""
+    handle = site.do(site.engine.start, training, folder=str(tmp_path))
+    page = person.go(f"/runs/{handle.id}/steps/train")
+    page.evaluate("window.stays = true")
+    log = page.locator("#log pre")
+    log.filter(has_text="stdout: epoch 45: loss").wait_for()
+    log.filter(has_text="a.library: a checkpoint after epoch 45").wait_for()
+    page.locator("#step-progress progress").wait_for()
+    share = page.locator("#step-progress progress").get_attribute("value")
+    assert log.evaluate("pre => pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 8")  # it is read from its end
+    log.evaluate("pre => { pre.scrollTop = 40; window.node = pre.firstChild; }")
+    log.filter(has_text="epoch 75: loss").wait_for()
+    assert log.evaluate("pre => pre.scrollTop === 40 && window.node === pre.firstChild")
+    assert page.locator("#step-progress progress").get_attribute("value") != share
+    assert page.locator("#step-progress").inner_text().strip().endswith("%")
+    assert page.evaluate("window.stays")
+    Path(tmp_path, "go").touch()
+    page.locator("#step-status", has_text="completed").wait_for()
+    page.locator("#step-progress progress").wait_for(state="detached")
+    assert log.evaluate("pre => pre.scrollTop") == 40
+
+
+def test_a_run_page_shows_progress_and_the_last_line(person: Person, site: Site, tmp_path: Path) -> None:
+    handle = site.do(site.engine.start, training, folder=str(tmp_path))
+    page = person.go(f"/runs/{handle.id}")
+    row = page.locator("#run-steps tr", has_text="train")
+    row.locator("progress").wait_for()
+    row.get_by_role("link", name="a checkpoint after epoch").wait_for()
+    first = row.inner_text()
+    page.wait_for_function("text => document.querySelector('#run-steps tr').innerText !== text", arg=first)
+    page.locator("#run-graph .share").wait_for(state="attached")
+    items = person.go(f"/runs/{handle.id}/steps/try_out")
+    items.locator("#item-1", has_text="2 / 10 · 20 %").wait_for()
+    Path(tmp_path, "go").touch()
+    items.locator("#step-status", has_text="completed").wait_for()

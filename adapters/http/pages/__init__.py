@@ -1,7 +1,7 @@
 """Pages for people: inbox, runs, files. They are rendered on the server and work without scripts.
 
 `PAGES` are the routes. A page reads a view (`http/reading.py`) and gives plain data to its template. Reading order:
-run_picture, svg_layout, reviewing, gates, runs, steps, files.
+run_picture, reviewing, gates, runs, steps, files.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ PAGES: tuple[PageRoute, ...] = (
     PageRoute("POST", "/runs/{id}/pause", "operator", as_page(runs.pause)),
     PageRoute("POST", "/runs/{id}/resume", "operator", as_page(runs.resume)),
     PageRoute("POST", "/runs/{id}/rerun", "operator", as_page(runs.rerun)),
+    PageRoute("GET", "/runs/{id}/remove", "admin", as_page(runs.ask_to_remove)),
+    PageRoute("POST", "/runs/{id}/remove", "admin", as_page(runs.remove)),
     PageRoute("GET", "/artifacts", "viewer", as_page(gallery.files)),
     PageRoute("GET", "/artifacts/{id}", "viewer", as_page(files.file)),
     PageRoute("GET", "/artifacts/{id}/thumbnail", "viewer", gallery.thumbnail),

@@ -52,9 +52,6 @@ STATUSES = {
     "uploading": Status("run", "running", "being sent"),
 }
 
-ATTENTION = ("failed", "waiting_approval", "executing", "queued", "cancelled", "skipped", "cached", "completed")
-"""Step statuses, the ones that need attention first."""
-
 
 def status(word: str | None) -> Status:
     """How a status is shown; None is a step that has not started."""

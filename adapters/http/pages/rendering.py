@@ -21,6 +21,7 @@ from towpath.adapters.http.errors import safe_text
 from towpath.adapters.http.reading import count_pending
 
 from . import filters
+from .run_filters import tag_url
 
 CSP = "; ".join(
     (
@@ -72,6 +73,7 @@ def environment() -> Environment:
         lasted=wording.lasted,
         place=wording.place,
         run_url=filters.run_url,
+        tag_url=tag_url,
         step_url=filters.step_url,
         static=static_url,
     )
@@ -129,6 +131,7 @@ NOTICES = {
     "cancel": ("idle", "Cancelled", "Steps in progress are stopped, and no other step starts."),
     "pause": ("wait", "Pausing", "Steps in progress finish, and no other step starts."),
     "resume": ("run", "Resumed", "The run continues."),
+    "removed": ("idle", "Removed", "The run is gone. The audit trail says who removed it."),
     "rerun": ("run", "Run again", "This is the new run. It reuses all completed steps of the old one."),
     "rerun-waits": (
         "wait",

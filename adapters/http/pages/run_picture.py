@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from towpath.adapters.http.errors import safe_text
+from towpath.adapters.http.news import Key, News
 from towpath.adapters.http.reading import RunView
 from towpath.adapters.http.responses import shown_error
+from towpath.adapters.wording import amount
 from towpath.model import ErrorInfo, StepPlan
-
-from .filters import ATTENTION
-from .svg_layout import SvgLayout, layout
+from towpath.svg_layout import ATTENTION, SvgLayout, layout
 
 _ENDED = ("completed", "cached", "failed", "skipped", "cancelled")
 PAGE = 100  # steps or items on one page of a table
@@ -23,7 +23,7 @@ PAGE = 100  # steps or items on one page of a table
 
 @dataclass(frozen=True, slots=True)
 class StepLine:
-    """A step of a run, or an item of it. `share` is the progress that the step reports, from 0 to 1."""
+    """A step of a run, or an item of it, and what it reports while it executes."""
 
     id: str
     level: int
@@ -41,7 +41,20 @@ class StepLine:
     server: str | None = None
     counts: tuple[tuple[str | None, int], ...] = ()
     items: int | None = None
-    share: float | None = None
+    news: News | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The progress that the step reports, from 0 to 1. None if it does not say of how much."""
+        return None if self.news is None else share_of(self.news.done, self.news.total)
+
+    @property
+    def figures(self) -> str:
+        """The progress that the step reports, in words."""
+        if self.news is None or self.news.done is None:
+            return ""
+        done, total = amount(self.news.done), self.news.total
+        return done if total is None else f"{done} / {amount(total)}"
 
     @property
     def done(self) -> int:
@@ -70,8 +83,8 @@ class RunPicture:
         return layout(self.run.plan.steps, {line.id: line.status for line in self.steps}, start)
 
 
-def picture(run: RunView, progress: Mapping[str, tuple[float, float | None]]) -> RunPicture:
-    """The picture of a run. `progress` is what executing steps report of themselves: (done, total) by step."""
+def picture(run: RunView, news: Mapping[Key, News]) -> RunPicture:
+    """The picture of a run. `news` is what executing steps report of themselves."""
     rows: dict[str, Mapping[str, Any]] = {}
     items: dict[str, list[Mapping[str, Any]]] = {}
     for row in run.steps:
@@ -80,7 +93,7 @@ def picture(run: RunView, progress: Mapping[str, tuple[float, float | None]]) ->
         else:
             items.setdefault(row["step_id"], []).append(row)
     plan = run.plan
-    lines = [_step_line(run, step, rows.get(step.id), items.get(step.id, ()), progress) for step in plan.steps]
+    lines = [_step_line(run, step, rows.get(step.id), items.get(step.id, ()), news) for step in plan.steps]
     waiting = [line for line in lines if line.approval]
     for step in plan.steps:
         open_items = [row for row in items.get(step.id, ()) if row["id"] in run.gates]
@@ -100,7 +113,7 @@ def _step_line(
     step: StepPlan,
     row: Mapping[str, Any] | None,
     items: Sequence[Mapping[str, Any]],
-    progress: Mapping[str, tuple[float, float | None]],
+    news: Mapping[Key, News],
 ) -> StepLine:
     if row is None:
         return recorded_line(step, None)
@@ -111,14 +124,15 @@ def _step_line(
         files=len(row["artifacts"]) + sum(len(item["artifacts"]) for item in items),
         approval=run.gates.get(row["id"]),
         counts=() if count is None else item_counts(Counter(item["status"] for item in items), count),
-        share=share_of(progress.get(step.id)),
+        news=news.get((step.id, None)),
     )
 
 
-def share_of(progress: tuple[float, float | None] | None) -> float | None:
-    """The share of (done, total), at most 1; None without a total."""
-    done, total = progress or (0.0, None)
-    return min(1.0, done / total) if total else None
+def share_of(done: float | None, total: float | None) -> float | None:
+    """The share of what is done, from 0 to 1, whatever a step reports; None without a total."""
+    if done is None or total is None or not total > 0:
+        return None
+    return min(1.0, max(0.0, done / total))
 
 
 def recorded_line(step: StepPlan, row: Mapping[str, Any] | None, **more: Any) -> StepLine:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from towpath.adapters.http import start_run
 from towpath.adapters.http.access import engine_of, id_of, principal_of, records_of
 from towpath.adapters.http.event_feed import event_of
+from towpath.adapters.http.news import with_figures
 from towpath.adapters.http.query_parameters import cursor_from, next_cursor
 from towpath.adapters.http.reading import outer_runs, run_history, run_view
 from towpath.adapters.http.requests import RerunBody
@@ -22,6 +23,7 @@ from towpath.model import ChainStatus, Json
 from .filters import one_line, run_url
 from .forms import form_of, number
 from .rendering import redirect, render_page
+from .run_filters import RunFilter
 from .run_picture import PAGE, RunPicture, chosen, picture
 
 RUNS = 50  # on a page
@@ -73,19 +75,16 @@ class StepFilter:
 
 async def runs(request: Request) -> Response:
     """Runs, newest first."""
-    query = request.query_params
-    status = query.get("status", "") if query.get("status") in tuple(ChainStatus) else ""
-    text = query.get("q", "")[:200].strip()
+    wanted = RunFilter.of(request.query_params)
     after = cursor_from(request, _CURSOR)
-    found = await outer_runs(records_of(request), status=status, text=text, after=after, limit=RUNS)
+    found = await outer_runs(records_of(request), wanted.conditions(), text=wanted.text, after=after, limit=RUNS)
     return await render_page(
         request,
         "runs.html",
         section="runs",
         runs=found.rows,
         words=list(ChainStatus),
-        chosen=status,
-        text=text,
+        wanted=wanted,
         after=after is not None,
         next_after=next_cursor(request, _CURSOR, found.next),
         what=_what,
@@ -100,7 +99,7 @@ def _what(run: Mapping[str, Any]) -> str:
 async def run(request: Request) -> Response:
     """The page of a run."""
     view = await run_view(records_of(request), id_of(request))
-    seen = picture(view, engine_of(request).adapter.progress(view.id))
+    seen = picture(view, with_figures(view.news, engine_of(request).adapter.progress(view.id)))
     query = request.query_params
     wanted = StepFilter(query.get("q", "")[:200], query.get("status", ""), number(query.get("level")))
     lines = [line for line in seen.steps if wanted.level in (None, line.level)]
@@ -207,6 +206,27 @@ async def cancel(request: Request) -> Response:
     await form_of(request)
     await engine_of(request).cancel(id_of(request), by=principal_of(request).name)
     return redirect(run_url(id_of(request)), "cancel")
+
+
+async def ask_to_remove(request: Request) -> Response:
+    """The question before a run is removed. It needs no script."""
+    view = await run_view(records_of(request), id_of(request))
+    seen = picture(view, {})
+    return await render_page(
+        request,
+        "remove.html",
+        section="runs",
+        run=view.chain,
+        steps=len(seen.steps),
+        files=seen.files,
+    )
+
+
+async def remove(request: Request) -> Response:
+    """Remove a run that is over."""
+    await form_of(request)
+    await engine_of(request).remove(id_of(request), by=principal_of(request).name)
+    return redirect("/runs", "removed")
 
 
 async def pause(request: Request) -> Response:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from towpath.adapters.http.access import engine_of, id_of, records_of
+from towpath.adapters.http.news import Key, News, with_figures
 from towpath.adapters.http.reading import StepPageView, StepQuery, step_page_view
 from towpath.adapters.http.responses import masked
 from towpath.model import ChainStatus, Json, StepStatus
@@ -21,7 +22,7 @@ from .contents import Branch, tree_of, with_peeks
 from .forms import number
 from .previews import preview_of_record
 from .rendering import render_page
-from .run_picture import PAGE, StepLine, item_counts, recorded_line, share_of
+from .run_picture import PAGE, StepLine, item_counts, recorded_line
 from .shown_arguments import shown_arguments
 
 
@@ -39,6 +40,7 @@ async def step(request: Request) -> Response:
     """A step, or one item of it: its error, files, value, decisions and logs."""
     engine, query = engine_of(request), _query(request)
     view = await step_page_view(engine, records_of(request), query)
+    news = with_figures(view.news, engine.adapter.progress(query.run_id))
     return await render_page(
         request,
         "step.html",
@@ -46,8 +48,8 @@ async def step(request: Request) -> Response:
         run=view.run,
         final=ChainStatus(view.run["status"]).final,
         step=view.step,
-        line=_line(view, engine.adapter.progress(query.run_id)),
-        items=None if view.items is None else _items(query, view),
+        line=_line(view, news),
+        items=None if view.items is None else _items(query, view, news),
         files=await with_peeks(engine.store.files, view.files),
         more_files=view.more_files,
         arguments=[] if view.row is None else shown_arguments(view.row["parameters"]),
@@ -73,21 +75,29 @@ def _query(request: Request) -> StepQuery:
     )
 
 
-def _line(view: StepPageView, progress: Mapping[str, tuple[float, float | None]]) -> StepLine:
+def _line(view: StepPageView, news: Mapping[Key, News]) -> StepLine:
     row = view.row
     if row is None:
         return recorded_line(view.step, None)
     pending = next((gate["id"] for gate in view.gates if gate["status"] == "pending"), None)
     if row["item_count"] is None:
-        share = share_of(progress.get(view.step.id)) if view.item is None else None
-        return recorded_line(view.step, row, approval=pending, share=share)
+        return recorded_line(view.step, row, approval=pending, news=news.get((view.step.id, view.item)))
     counts = item_counts(view.counts, row["item_count"])
     return recorded_line(view.step, row, approval=pending, counts=counts, files=view.all_files)
 
 
-def _items(query: StepQuery, view: StepPageView) -> ItemPage:
+def _items(query: StepQuery, view: StepPageView, news: Mapping[Key, News]) -> ItemPage:
     rows = list(view.items or ())
-    lines = [recorded_line(view.step, row, files=row["files"], approval=row["approval"]) for row in rows[:PAGE]]
+    lines = [
+        recorded_line(
+            view.step,
+            row,
+            files=row["files"],
+            approval=row["approval"],
+            news=news.get((view.step.id, row["item_index"])),
+        )
+        for row in rows[:PAGE]
+    ]
 
     def at(index: int) -> str:
         kept = {"status": query.status, "from": index}

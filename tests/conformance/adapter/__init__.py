@@ -36,6 +36,7 @@ from tests.conformance.adapter.retries import *  # noqa: F403
 from tests.conformance.adapter.several_lists import *  # noqa: F403
 from tests.conformance.adapter.shapes import *  # noqa: F403
 from tests.conformance.adapter.starting import *  # noqa: F403
+from tests.conformance.adapter.step_logs import *  # noqa: F403
 from tests.conformance.adapter.timeouts import *  # noqa: F403
 from tests.conformance.adapter.values import *  # noqa: F403
 from tests.conformance.runs import *  # noqa: F403

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine
         return refused.value.code
 
     def number_key():
-        return steps.echo({1: steps.number(1)})
+        return steps.echo({(1,): steps.number(1)})
 
     def mark_key():
         return steps.echo({"$ref": steps.number(1)})
@@ -58,8 +59,8 @@ async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine
     def later_in_condition():
         return steps.number(1).named("a").when("b.output == 1"), steps.number(1).named("b")
 
-    def a_set():
-        return steps.echo({1, 2})
+    def a_lock():
+        return steps.echo(threading.Lock())
 
     def bytes_in_a_chain():
         return steps.echo(b"bytes")
@@ -67,7 +68,7 @@ async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine
     def wrong_arguments():
         return steps.number(1, 2, 3)
 
-    def default(n={1}):  # noqa: B006
+    def default(n=threading.Lock()):  # noqa: B008
         return steps.number(1)
 
     stolen: list[Any] = []
@@ -92,7 +93,7 @@ async def test_a_chain_that_makes_no_sense_is_refused_when_described(open_engine
     assert wrong(reserved) == "E_STEP_ID"
     assert wrong(unknown_in_condition).startswith("E_")
     assert wrong(later_in_condition).startswith("E_")
-    assert wrong(a_set) == "E_VALUE_TYPE"
+    assert wrong(a_lock) == "E_VALUE_TYPE"
     assert wrong(bytes_in_a_chain) == "E_VALUE_TYPE"
     assert wrong(wrong_arguments) == "E_STEP_ARGUMENTS"
     assert wrong(default) == "E_VALUE_TYPE"

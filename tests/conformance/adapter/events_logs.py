@@ -76,7 +76,8 @@ async def test_logs_are_kept_and_seen_while_the_step_runs(open_engine: OpenEngin
         handle = await engine.start(logging, folder=folder)
         await began(folder, "logs")
         await until(lambda: _logged(engine, handle.id, "the first line"))
-        assert engine.adapter.progress(handle.id) == {"logs": (2, 8)}
+        assert engine.adapter.progress(handle.id) == {("logs", None): (2, 8)}
+        assert await engine.progress(handle.id) == {("logs", None): (2, 8)}
         let_go(folder, "logs")
         run = await handle.result()
         kept = await engine.store.logs(run.id)

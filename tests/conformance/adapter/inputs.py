@@ -47,7 +47,7 @@ async def test_inputs_and_defaults(open_engine: OpenEngine) -> None:
         ({"text": "x", "flag": 1}, "E_INPUT_TYPE"),
         ({"text": "x", "share": "0.5"}, "E_INPUT_TYPE"),
         ({"text": "x", "share": float("nan")}, "E_VALUE_TYPE"),
-        ({"text": "x", "data": {1: 2}}, "E_VALUE_TYPE"),
+        ({"text": "x", "data": {(1,): 2}}, "E_VALUE_TYPE"),
         ({"text": "x", "data": object()}, "E_INPUT_TYPE"),
     ],
 )

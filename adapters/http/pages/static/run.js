@@ -1,10 +1,12 @@
-// A run in progress: when the server reports an event, the page is fetched again, and the changed parts are replaced.
+// A run in progress: when the server reports an event, or steps report progress or log a line, the page is fetched again,
+// and the changed parts are replaced.
 
 import { announce, refreshTimes } from "./page.js";
 
 const head = document.querySelector("[data-live]");
-const parts = ["run-status", "run-facts", "run-actions", "run-notices", "run-counts", "run-graph", "run-steps", "step-status", "step-facts", "step-body"];
+const parts = ["run-status", "run-facts", "run-actions", "run-notices", "run-counts", "run-graph", "run-steps", "step-status", "step-facts", "step-progress", "step-body"];
 const shortest = 400; // milliseconds between two fetches
+const between = 1000; // milliseconds between two questions about progress and logs
 let timer = 0;
 let looking = false;
 let again = false;
@@ -53,27 +55,62 @@ function exchange(fresh) {
 function patch(old, now) {
   if (old.isEqualNode(now) || old.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) return;
   const keyed = [...old.children].every((child) => child.id) && [...now.children].every((child) => child.id);
-  const same = keyed && old.children.length === now.children.length && [...old.children].every((child, i) => child.id === now.children[i].id);
-  if (same && old.children.length) {
-    for (const [i, child] of [...old.children].entries()) swap(child, now.children[i]);
-    return;
-  }
+  if (keyed && old.children.length && old.localName !== "svg") { match(old, now); return; }
   if (old.localName === "svg") { swap(old, now); return; }
   const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   old.replaceChildren(...[...now.childNodes].map((node) => document.importNode(node, true)));
   if (focused) old.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
+// Children with the same id are the same part of the page.
+function match(old, now) {
+  const there = new Map([...old.children].map((child) => [child.id, child]));
+  let before = null;
+  for (const fresh of [...now.children].reverse()) {
+    const child = there.get(fresh.id);
+    const made = child ? swap(child, fresh) : document.importNode(fresh, true);
+    there.delete(fresh.id);
+    if (!child || made.nextElementSibling !== before) old.insertBefore(made, before);
+    before = made;
+  }
+  for (const child of there.values()) child.remove();
+}
+
+// A log that grows: what the reader looks at stays where it is, and who reads the end goes on with it.
+function grow(pre, text) {
+  const follows = atEnd(pre);
+  const before = pre.textContent;
+  const cut = text.startsWith(before) ? 0 : before.indexOf(text.slice(0, 500)); // the oldest lines go first
+  if (cut > 0) {
+    const height = pre.scrollHeight;
+    pre.textContent = before.slice(cut);
+    pre.scrollTop -= height - pre.scrollHeight;
+  }
+  if (text.startsWith(pre.textContent) && pre.firstChild) pre.firstChild.appendData(text.slice(pre.textContent.length));
+  else pre.textContent = text;
+  if (follows) pre.scrollTop = pre.scrollHeight;
+}
+
+function atEnd(pre) {
+  return pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 8;
+}
+
+// Returns the child that is on the page now.
 function swap(child, fresh) {
-  if (child.isEqualNode(fresh)) return;
+  if (child.isEqualNode(fresh)) return child;
+  if (child.dataset.log && child.dataset.log === fresh.dataset.log) {
+    grow(child.querySelector("pre"), fresh.querySelector("pre").textContent);
+    return child;
+  }
   const active = document.activeElement;
   const inside = child === active || child.contains(active);
   const made = document.importNode(fresh, true);
   child.replaceWith(made);
-  if (!inside) return;
+  if (!inside) return made;
   const href = active.getAttribute("href");
   const target = active.id ? document.getElementById(active.id) : href && made.querySelector(`[href="${CSS.escape(href)}"]`);
   target?.focus({ preventScroll: true });
+  return made;
 }
 
 let seen = head?.dataset.seq; // number of the last event on this page
@@ -88,9 +125,24 @@ function follow() {
   source.addEventListener("end", () => { over = true; source.close(); later(); });
 }
 
+// Progress and logs are no events. The answer is small, and the page is fetched only if it is another one than before.
+let told = "";
+let asking = 0;
+
+async function ask() {
+  clearTimeout(asking);
+  if (over || document.hidden) return;
+  const answer = await fetch(head.dataset.news, { headers: { Accept: "application/json" }, credentials: "same-origin" }).catch(() => null);
+  const text = answer?.ok ? await answer.text() : told;
+  if (text !== told) { told = text; later(); }
+  if (!answer || answer.ok || answer.status >= 500) asking = setTimeout(ask, between); // otherwise the run is gone, or the key
+  else over = true;
+}
+
 if (head) {
   follow();
-  document.addEventListener("visibilitychange", follow);
+  asking = setTimeout(ask, between);
+  document.addEventListener("visibilitychange", () => { follow(); ask(); });
   window.addEventListener("pagehide", () => source?.close());
 }
 
@@ -103,3 +155,6 @@ if (graph && busy) {
   if (box.right > room.right) graph.scrollLeft = box.left - room.left - room.width / 2;
   if (box.bottom > room.bottom) graph.scrollTop = box.top - room.top - room.height / 2;
 }
+
+// The log of a step in progress is read from its end.
+if (head) for (const pre of document.querySelectorAll("#log pre")) pre.scrollTop = pre.scrollHeight;

@@ -1,4 +1,4 @@
-"""The layout of a run's picture: its steps by levels, from left to right, as coordinates for an SVG. Pure.
+"""The layout of a run's or a plan's picture: steps by levels, from left to right, as coordinates for an SVG. Pure.
 
 The steps of a large level are folded into one box that counts their statuses. Of many levels only a window is drawn.
 So a person can read the picture of 1,000 steps.
@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from towpath.model import StepPlan
+from .model import StepPlan
 
-from .filters import ATTENTION
-
+ATTENTION = ("failed", "waiting_approval", "executing", "queued", "cancelled", "skipped", "cached", "completed")
+"""Step statuses, the ones that need attention first."""
 NODE_WIDTH = 176
 NODE_HEIGHT = 48
 GAP_X = 60

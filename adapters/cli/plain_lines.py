@@ -1,0 +1,110 @@
+"""The progress of a run as lines with the time, for a pipe, a file or the log of a CI system."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime
+
+from rich.console import Console
+
+from towpath.adapters.wording import duration, place
+from towpath.events import (
+    ChainPaused,
+    DecisionApplied,
+    Fact,
+    StepDropped,
+    StepEnded,
+    StepReady,
+    StepRetried,
+    StepStarted,
+)
+from towpath.model import StepStatus
+
+from .run_figures import RunFigures, StepFigures
+from .run_frame import SIGNS
+from .screen import block
+
+SILENCE = 30.0  # seconds without a line, at most
+
+
+class PlainLines:
+    """Prints a line for the start and the end of each step. While nothing happens, it says every 30 s what runs."""
+
+    def __init__(self, console: Console, figures: RunFigures) -> None:
+        self._console = console
+        self._figures = figures
+        self._last = time.monotonic()
+        self._over = threading.Event()
+        self._named = False
+
+    def begin(self) -> None:
+        """From now on never be silent for long. A thread does it: a step may block the event loop."""
+        threading.Thread(target=self._stay_alive, name="towpath signs of life", daemon=True).start()
+
+    def end(self) -> None:
+        self._over.set()
+
+    def name_run(self, run_id: str) -> None:
+        """The first line, as soon as the run has an id."""
+        if not self._named:
+            self._named = True
+            self._print(f"{datetime.now().astimezone():%Y-%m-%d} run {run_id} of {self._figures.plan.name}", "")
+
+    def tell(self, fact: Fact) -> None:
+        """A line for a fact, after the figures took it."""
+        if isinstance(fact, StepReady | StepStarted):
+            if fact.item is None and (isinstance(fact, StepStarted) or fact.started or fact.count is not None):
+                count = f", {fact.count:,} items" if isinstance(fact, StepReady) and fact.count is not None else ""
+                self._print(f"● {fact.step}  started{count}", "dim")
+        elif isinstance(fact, StepRetried):
+            error = fact.error.message
+            text = f"attempt {fact.attempt} failed: {error}; again in {fact.delay:.1f} s"
+            self._print(f"↻ {place(fact.step, fact.item)}: {text}", "yellow")
+        elif isinstance(fact, StepEnded | StepDropped | DecisionApplied):
+            self._tell_end(fact)
+        elif isinstance(fact, ChainPaused):
+            self._print(f"paused: {fact.reason}", "yellow")
+
+    def _tell_end(self, fact: StepEnded | StepDropped | DecisionApplied) -> None:
+        if fact.item is not None and fact.status is not StepStatus.FAILED:
+            return
+        step = self._figures.steps.get(fact.step)
+        error = None if isinstance(fact, StepDropped) else fact.error
+        about = error.message if error is not None else getattr(fact, "reason", "")
+        whole = fact.item is None and step is not None
+        count = f"{step.ended}/{step.items}" if whole and step is not None and step.items is not None else ""
+        took = duration(step.took) if whole and step is not None and step.took is not None else ""
+        sign, style = SIGNS[fact.status]
+        if fact.status is StepStatus.WAITING_APPROVAL and not about:
+            about = "waits for an approval"
+        self._print("  ".join(filter(None, (f"{sign} {place(fact.step, fact.item)}", count, took, about))), style)
+
+    # ---- signs of life
+
+    def _stay_alive(self) -> None:
+        while not self._over.wait(max(0.1, self._last + SILENCE - time.monotonic())):
+            if time.monotonic() - self._last >= SILENCE:
+                self.sign_of_life()
+
+    def sign_of_life(self) -> None:
+        """A line with what runs and waits now, and how far it is."""
+        steps = [step for step in list(self._figures.steps.values()) if step.status and not step.over]
+        active = [step for step in steps if step.shown_status is not StepStatus.QUEUED]
+        parts = [self._standing(step) for step in active[:3]]
+        if len(active) > len(parts):
+            parts.append(f"and {len(active) - len(parts)} more steps")
+        self._print(f"… {'; '.join(parts) or 'nothing runs yet'}", "dim")
+
+    def _standing(self, step: StepFigures) -> str:
+        done, total = self._figures.progress_of(step)
+        counts = ((len(step.running), "running"), (step.queued, "queued"), (step.failed, "failed"))
+        some = [f"{n:,} {word}" for n, word in counts if n] if step.items is not None else []
+        elapsed = step.elapsed(time.monotonic())
+        figures = [f"{done:,.6g}/{total:,.6g}"] if total else []
+        waits = ["waits for an approval"] if step.shown_status is StepStatus.WAITING_APPROVAL else []
+        return " ".join([step.id, ", ".join(figures + some + waits + ([duration(elapsed)] if elapsed else []))]).strip()
+
+    def _print(self, text: str, style: str) -> None:
+        self._last = time.monotonic()
+        self._console.print(block(f"{datetime.now().astimezone():%H:%M:%S} {text}", style))

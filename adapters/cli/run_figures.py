@@ -1,0 +1,193 @@
+"""What is known of a run while it is watched: its steps, its levels, and what they report. Draws nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from towpath.adapters.wording import place
+from towpath.events import (
+    ChainEnded,
+    ChainPaused,
+    ChainResumed,
+    DecisionApplied,
+    Fact,
+    StepDropped,
+    StepEnded,
+    StepReady,
+    StepRetried,
+    StepStarted,
+)
+from towpath.model import ChainStatus, Plan, StepStatus
+from towpath.ports import RunRow, StepRow
+from towpath.run import Run
+
+Reported = Mapping[tuple[str, int | None], tuple[float, float | None]]
+
+
+@dataclass(slots=True, eq=False)
+class StepFigures:
+    """One step. Of a mapped step `items` is their number, and the other figures count items."""
+
+    id: str
+    level: int
+    status: StepStatus | None = None
+    items: int | None = None
+    running: set[int] = field(default_factory=set)
+    waiting: set[int | None] = field(default_factory=set)  # at a gate; None is the step itself
+    ended: int = 0
+    failed: int = 0
+    began: float | None = None
+    took: float | None = None
+    reason: str = ""
+    error: str = ""  # the first one
+    again: str = ""  # the attempt that failed last, while the next one is to come
+
+    @property
+    def over(self) -> bool:
+        return self.status is not None and self.status.final
+
+    @property
+    def queued(self) -> int:
+        return max(0, (self.items or 0) - self.ended - len(self.running) - len(self.waiting))
+
+    @property
+    def shown_status(self) -> StepStatus | None:
+        """The status; a mapped step is what its open items are: they run, or wait for people, or for a slot."""
+        if self.items is None or self.over or self.running:
+            return self.status
+        if self.waiting and not self.queued:
+            return StepStatus.WAITING_APPROVAL
+        return StepStatus.QUEUED if self.queued else self.status
+
+    def elapsed(self, now: float) -> float | None:
+        if self.took is not None or self.began is None:
+            return self.took
+        return None if self.over else now - self.began
+
+
+class RunFigures:
+    """The steps of a run by id, and how the run stands. `take` is told every fact."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.steps = {step.id: StepFigures(step.id, step.level) for step in plan.steps}
+        self.began = time.monotonic()
+        self.ended: float | None = None
+        self.state = ""  # `pausing`, `paused: approval`, or how it ended
+        self.reported: Reported = {}
+
+    # ---- what is recorded
+
+    def load(self, run: RunRow) -> None:
+        """Take over what is recorded of a run: it is resumed, or another process works on it."""
+        by_step: dict[str, list[StepRow]] = {}
+        for row in run.rows:
+            by_step.setdefault(row.step, []).append(row)
+        for step_id, rows in by_step.items():
+            if step_id in self.steps:
+                self._load_step(self.steps[step_id], rows, here=run.status is ChainStatus.RUNNING)
+        if run.pause_requested and not run.status.final:
+            self.state = "pausing"
+
+    def _load_step(self, step: StepFigures, rows: Iterable[StepRow], *, here: bool) -> None:
+        step.running, step.waiting, step.ended, step.failed = set(), set(), 0, 0
+        for row in rows:
+            if row.status is StepStatus.WAITING_APPROVAL:
+                step.waiting.add(row.item)
+            if row.item is None:
+                step.status, step.items, step.reason = row.status, row.count, row.reason
+            elif row.status is StepStatus.EXECUTING and here:
+                step.running.add(row.item)
+            step.ended += row.item is not None and row.status.final
+            step.failed += row.item is not None and row.status is StepStatus.FAILED
+            if row.error is not None and row.status is StepStatus.FAILED:
+                step.error = step.error or _error_of(row.step, row.item, row.error.message)
+        if step.status is StepStatus.EXECUTING and step.began is None:
+            step.began = time.monotonic()
+
+    def settle(self, run: Run) -> None:
+        """Take over how the run stands at the end; a rerun, for one, has steps that no fact told of."""
+        for one in run.steps:
+            step = self.steps.get(one.id)
+            if step is not None and one.status is not None and step.status is not one.status:
+                step.status = one.status
+        self.ended = time.monotonic()
+        self.state = f"paused: {run.reason}" if run.status is ChainStatus.PAUSED and run.reason else str(run.status)
+
+    # ---- what happens
+
+    def take(self, fact: Fact) -> None:
+        """A recorded fact of this run."""
+        if isinstance(fact, ChainPaused):
+            self.state = f"paused: {fact.reason}"
+        elif isinstance(fact, ChainResumed):
+            self.state = ""
+        elif isinstance(fact, ChainEnded):
+            self.state = str(fact.status)
+        elif isinstance(fact, StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied):
+            step = self.steps.get(fact.step)
+            if step is not None:
+                _take_step(step, fact, time.monotonic())
+
+    # ---- sums
+
+    def counts(self) -> dict[StepStatus | None, int]:
+        """How many steps have each status."""
+        found: dict[StepStatus | None, int] = {}
+        for step in self.steps.values():
+            found[step.shown_status] = found.get(step.shown_status, 0) + 1
+        return found
+
+    def gates(self) -> int:
+        return sum(len(step.waiting) for step in self.steps.values())
+
+    def progress_of(self, step: StepFigures) -> tuple[float, float | None]:
+        """What is done of how much; a mapped step counts items, and the parts of items that report."""
+        if step.items is None:
+            return self.reported.get((step.id, None), (0, None))
+        parts = (self.reported.get((step.id, item), (0, None)) for item in list(step.running))
+        return step.ended + sum(min(1, done / total) for done, total in parts if total and done > 0), step.items
+
+
+def _take_step(
+    step: StepFigures,
+    fact: StepReady | StepStarted | StepEnded | StepDropped | StepRetried | DecisionApplied,
+    now: float,
+) -> None:
+    if isinstance(fact, StepRetried):
+        step.again = f"{place(fact.step, fact.item)}: attempt {fact.attempt} failed: {fact.error.message}"
+        return
+    if isinstance(fact, StepReady | StepStarted):
+        begins = isinstance(fact, StepStarted) or fact.started
+        status = StepStatus.EXECUTING if begins else StepStatus.QUEUED
+    else:
+        status = fact.status
+    if isinstance(fact, StepReady) and fact.item is None:
+        step.items = fact.count
+    _set_status(step, fact.item, status, now)
+    error = getattr(fact, "error", None)
+    if error is not None:
+        step.error = step.error or _error_of(fact.step, fact.item, error.message)
+    elif fact.item is None:
+        step.reason = getattr(fact, "reason", "")
+
+
+def _set_status(step: StepFigures, item: int | None, status: StepStatus, now: float) -> None:
+    (step.waiting.add if status is StepStatus.WAITING_APPROVAL else step.waiting.discard)(item)
+    if status is StepStatus.EXECUTING:
+        step.began = now if step.began is None else step.began
+        step.again = ""
+    if item is None:
+        step.status = status
+        if status.final and step.began is not None:
+            step.took = now - step.began
+        return
+    (step.running.add if status is StepStatus.EXECUTING else step.running.discard)(item)
+    step.ended += status.final
+    step.failed += status is StepStatus.FAILED
+
+
+def _error_of(step: str, item: int | None, message: str) -> str:
+    return message if item is None else f"{place(step, item)}: {message}"

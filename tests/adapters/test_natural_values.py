@@ -1,0 +1,12 @@
+"""Natural values with the local adapter."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.adapter.natural_values import *  # noqa: F403
+from tests.conformance.runs import folder
+
+__all__ = ["folder"]
+
+pytestmark = pytest.mark.anyio

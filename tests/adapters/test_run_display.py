@@ -1,0 +1,238 @@
+"""The display of a running chain: the picture at 80 and 200 columns, and the lines of a pipe."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from towpath.adapters.cli import plain_lines, run_frame
+from towpath.adapters.cli.live_view import Watch
+from towpath.adapters.cli.run_figures import RunFigures
+from towpath.events import ChainPaused, DecisionApplied, Fact, StepEnded, StepReady, StepRetried, StepStarted
+from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.ports import RunRow, StepRow
+
+RUN = "01a22c98-2ef5-76d8-b857-9f3299d70805"
+ERROR = ErrorInfo(
+    "E_STEP_RAISED", "ValueError: a message that is rather long and goes on over the width of the terminal"
+)
+
+
+def planned(*steps: tuple[str, int]) -> Plan:
+    return Plan("media", tuple(StepPlan(id=name, kind="python", target="m:f", level=level) for name, level in steps))
+
+
+def ready(step: str, item: int | None = None, count: int | None = None, *, started: bool = True) -> Fact:
+    return StepReady(f"{step}{item}", step, item, "m:f", started, 1, count=count)
+
+
+def ended(step: str, item: int | None = None, status: str = "completed", **more: Any) -> Fact:
+    return StepEnded(f"{step}{item}", step, item, StepStatus(status), **more)
+
+
+class Seen:
+    """A watch whose time stands still, and what it draws."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, plan: Plan, width: int = 80, height: int = 24) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        self.console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, color_system=None)
+        self.watch = Watch(self.console, plan, RUN)
+
+    def facts(self, *facts: Fact) -> None:
+        for fact in facts:
+            self.watch.on_fact(RUN, fact)
+
+    def lines(self) -> list[str]:
+        with self.console.capture() as captured:
+            self.console.print(self.watch._safely())
+        return [line.rstrip() for line in captured.get().split("\n")][:-1]
+
+
+def fan_out(seen: Seen) -> None:
+    seen.facts(ready("list"), ended("list"), ready("render", count=60))
+    for item in range(16):
+        seen.facts(ready("render", item))
+    for item in range(12):
+        seen.facts(ended("render", item, "failed", error=ERROR) if item == 3 else ended("render", item))
+    seen.now += 12.4
+
+
+def test_a_fan_out_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen(monkeypatch, planned(("list", 0), ("render", 1), ("a_rather_long_name_of_a_step", 2)))
+    fan_out(seen)
+    assert seen.lines() == [
+        "media  99d70805  12.4 s  1 of 3 steps, 1 running",
+        "level 1 ✓  list                                          0 ms",
+        "level 2 ●  render                       ━━         12/60 12.4 s",
+        "           4 running, 44 queued, 1 failed",
+        "           render[3]: ValueError: a message that is rather long and goes on",
+        "           over the width of the terminal",
+        "level 3 ○  a_rather_long_name_of_a_step",
+        "Ctrl-C pauses the run",
+    ]
+
+
+def test_a_fan_out_at_200_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen(monkeypatch, planned(("list", 0), ("render", 1)), width=200)
+    fan_out(seen)
+    assert seen.lines() == [
+        f"media  {RUN}  12.4 s  1 of 2 steps, 1 running",
+        "level 1 ✓  list                              0 ms",
+        "level 2 ●  render ━━━━                 12/60 12.4 s 4 running, 44 queued, 1 failed",
+        f"           render[3]: {ERROR.message}",
+        "Ctrl-C pauses the run",
+    ]
+
+
+def test_the_progress_of_a_step_has_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """newcomer F3: elapsed time, figures, rate and the time that is left."""
+    seen = Seen(monkeypatch, planned(("train", 0)))
+    monkeypatch.setattr(seen.watch._frame._progress, "get_time", lambda: seen.now)
+    seen.facts(ready("train"))
+    for second in range(5):
+        seen.watch.figures.reported = {("train", None): (second * 10, 100)}
+        seen.now = 100.0 + second
+        shown = seen.lines()
+    assert shown[1] == "●  train ━━━━       40/100 4.0 s 10.0/s  6.0 s left"
+
+
+@pytest.mark.parametrize("figures", [(float("nan"), 5), (-1, 5), (9, 5), (1, float("inf")), (1, 0), (1, None)])
+def test_odd_figures_are_drawn(monkeypatch: pytest.MonkeyPatch, figures: tuple[float, float | None]) -> None:
+    seen = Seen(monkeypatch, planned(("train", 0)))
+    seen.facts(ready("train"))
+    seen.watch.figures.reported = {("train", None): figures}
+    assert "train" in seen.lines()[1]
+
+
+def test_items_that_report_move_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = RunFigures(planned(("render", 0)))
+    for fact in (ready("render", count=4), ready("render", 0), ready("render", 1), ended("render", 0)):
+        figures.take(fact)
+    figures.reported = {("render", 1): (1, 2)}
+    assert figures.progress_of(figures.steps["render"]) == (1.5, 4)
+
+
+def test_a_resumed_run_shows_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """newcomer F7: not `○ list`, neither at first nor at last."""
+    seen = Seen(monkeypatch, planned(("list", 0), ("render", 1), ("last", 2)))
+    items = [StepRow(f"i{k}", "render", k, StepStatus.COMPLETED, 1) for k in range(3)]
+    rows = [
+        StepRow("r1", "list", None, StepStatus.COMPLETED, 1),
+        StepRow("r2", "render", None, StepStatus.EXECUTING, 1, count=4),
+        *items,
+        StepRow("i3", "render", 3, StepStatus.EXECUTING, 1),
+    ]
+    seen.watch.begin_with(RunRow(RUN, seen.watch.figures.plan, ChainStatus.PAUSED, {}, tuple(rows)))
+    first = seen.lines()
+    assert first[1].startswith("level 1 ✓  list")
+    assert first[2].startswith("level 2 ·  render ━━━━━━━╸   3/4")
+    seen.facts(StepStarted("i3", "render", 3, 2), ended("render", 3), ended("render"))
+    assert "✓  render" in seen.lines()[2]
+    assert "4/4" in seen.lines()[2]
+
+
+def test_gates_and_pauses_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """newcomer F8: what waits for people does not run."""
+    seen = Seen(monkeypatch, planned(("draw", 0), ("sheet", 1)))
+    seen.facts(ready("draw", count=2), ready("draw", 0), ready("draw", 1), ready("sheet", count=2))
+    seen.facts(ended("draw", 0, "waiting_approval"), ended("draw", 1, "waiting_approval"), ChainPaused("approval"))
+    shown = seen.lines()
+    assert shown[0] == "media  99d70805  0 ms  paused: approval  0 of 2 steps, 1 waiting, 1 queued"
+    assert shown[1].startswith("level 1 ✋ draw")
+    assert shown[2].startswith("level 2 ·  sheet")
+    assert "2 wait for an approval; see: towpath approvals" in shown
+    seen.facts(DecisionApplied("draw0", "draw", 0, "gate", StepStatus.COMPLETED))
+    assert "1 waits for an approval; see: towpath approvals" in seen.lines()
+
+
+@pytest.mark.parametrize("height", [12, 24, 50])
+def test_many_steps_keep_the_names_that_matter(monkeypatch: pytest.MonkeyPatch, height: int) -> None:
+    """newcomer F7: more than 24 steps, and never more lines than the terminal has."""
+    steps = [(f"first_{k}", 0) for k in range(30)] + [(f"second_{k}", 1) for k in range(30)]
+    steps += [(f"later_{k}", 2 + k) for k in range(5)]
+    seen = Seen(monkeypatch, planned(*steps), height=height)
+    for k in range(30):
+        seen.facts(ready(f"first_{k}"), ended(f"first_{k}"))
+    seen.facts(*(ready(f"second_{k}") for k in range(20)))
+    seen.facts(ended("second_7", status="failed", error=ERROR), ended("second_9", status="waiting_approval"))
+    shown = "\n".join(seen.lines())
+    assert len(seen.lines()) <= height
+    for name in ("level 1 ", "30 steps", "second_7", "second_9", "level 3–7", "ValueError: a message"):
+        assert name in shown
+    assert ("second_0" in shown) == (height > 12)
+    assert "first_1" not in shown
+    assert ("more: " in shown) == (height < 40)
+
+
+def test_long_names_are_cut_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "a" * 60
+    seen = Seen(monkeypatch, planned((name, 0)))
+    seen.facts(ready(name, count=1000), *(ready(name, k) for k in range(10)))
+    assert name in seen.lines()[1]
+    assert "0/1000" in seen.lines()[1]
+    assert "10 running, 990 queued" in seen.lines()[2]
+
+
+def test_the_message_of_ctrl_c_is_part_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """newcomer F7: a message beside the picture would leave it twice."""
+    seen = Seen(monkeypatch, planned(("a", 0)))
+    assert not seen.watch.tell("stopping"), "nothing is drawn yet: it is written to standard error"
+    with seen.watch:
+        assert seen.watch.tell("stopping")
+        shown = seen.lines()
+    assert "stopping" in shown
+    assert "Ctrl-C pauses the run" not in shown
+
+
+def test_lines_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's id first; a line for each start and end; a sign of life with figures."""
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("list", 0), ("render", 1)), RUN)
+    with watch:
+        for fact in (ready("list"), ended("list"), ready("render", count=2), ready("render", 0)):
+            watch.on_fact(RUN, fact)
+        watch.on_fact(RUN, StepRetried("render0", "render", 0, 1, ERROR, 0.5))
+        watch.on_fact("another", ready("list"))
+        watch.figures.reported = {("render", 0): (1, 2)}
+        assert watch._lines is not None
+        watch._lines.sign_of_life()
+        watch.on_fact(RUN, ended("render", 0, "failed", error=ERROR))
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[0].endswith(f" run {RUN} of media")
+    assert said[1] == "● list  started"
+    assert said[2].startswith("✓ list  ")
+    assert said[3] == "● render  started, 2 items"
+    assert said[4] == f"↻ render[0]: attempt 1 failed: {ERROR.message}; again in 0.5 s"
+    assert said[5].startswith("… render 0.5/2, 1 running, 1 queued, ")
+    assert said[6] == f"✗ render[0]  {ERROR.message}"
+    assert len(said) == 7
+
+
+def test_a_silent_run_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_lines, "SILENCE", 0.05)
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("train", 0)), RUN)
+    with watch:
+        watch.on_fact(RUN, ready("train"))
+        lines = watch._lines
+        assert lines is not None
+        for _ in range(200):
+            if "… train" in console.file.getvalue():  # type: ignore[attr-defined]
+                break
+            lines._over.wait(0.05)
+    assert "… train" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_dumb_terminal_gets_lines() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    assert Watch(console, planned(("a", 0)))._lines is not None
+
+
+def test_an_error_of_the_picture_is_shown_instead_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen(monkeypatch, planned(("a", 0)))
+    monkeypatch.setattr(run_frame, "_heading", lambda *_: 1 / 0)
+    assert seen.lines() == ["media: cannot be shown: ZeroDivisionError"]
