@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, cast, overload
 
 from anyio.to_thread import run_sync
 
+from towpath.adapters.settings import settle
 from towpath.adapters.wiring import open_engine
 from towpath.artifact import ArtifactFiles
 from towpath.chains import Chain
-from towpath.errors import InputInvalid
+from towpath.errors import InputInvalid, StoreFailed
 from towpath.run import Run, failure_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
             raise.
     """
     _refuse_in_loop()
+    settings = settle(store, memory=True)
+    file = None if settings.temporary else settings.store
     heard: list[str] = []
 
     def listen(run_id: str, fact: Fact) -> None:
@@ -58,7 +61,7 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
     async def main() -> Run:
         async with open_engine(store, listener=listen) as engine:
             ended = await engine.run(chain, **{**named, "check": False})
-            file, folder = engine.store.database.path, engine.store.files.folder
+            folder = engine.store.files.folder
         ended._ledger.read_by(cast("Files", _Later(file, folder, ended._ledger)))
         return ended
 
@@ -96,7 +99,7 @@ class _Later:
     When the first file is asked for, the store is opened again, for all files of the run at once.
     """
 
-    def __init__(self, store: Path, folder: Path, ledger: Ledger) -> None:
+    def __init__(self, store: Path | None, folder: Path, ledger: Ledger) -> None:
         self.folder = folder
         self._store = store
         self._ledger = ledger
@@ -107,6 +110,10 @@ class _Later:
             return thread.submit(asyncio.run, self._found()).result()
 
     async def _found(self) -> dict[str, ArtifactFiles]:
+        if self._store is None:
+            cure = "run it with a store that is a file"
+            raise StoreFailed("E_DB_CLOSED", "the files were in a store that is gone with its run", cure=cure)
+
         def readers() -> dict[str, ArtifactFiles]:
             return {row.id: files.for_another_process(row) for row in self._ledger.all_artifacts()}
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from .late import names_of as _names_of
 
 if TYPE_CHECKING:
-    from towpath.adapters.scripts import run as run
     from towpath.adapters.wiring import Engine as Engine
     from towpath.adapters.wiring import open_engine as open_engine
 
@@ -52,6 +51,9 @@ if TYPE_CHECKING:
     from .steps import Step as Step
     from .steps import step as step
     from .version import __version__ as __version__
+
+if TYPE_CHECKING:  # below `from .run import Run`, by which type checkers take `run` for the module
+    from towpath.adapters.scripts import run as run
 
 __all__ = [
     "ApprovalRefused",

@@ -14,7 +14,7 @@ import pytest
 import towpath
 from tests.conformance import chain_steps as steps
 from tests.conformance.chain_steps import PATIENCE
-from towpath import ChainFailed, InputInvalid, chain, open_engine, step
+from towpath import ChainFailed, InputInvalid, StoreFailed, chain, open_engine, step
 from towpath.model import ChainStatus
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -89,6 +89,15 @@ def test_another_store_a_known_id_and_inputs(here: Path) -> None:
     again = towpath.run(filed, store=here / "mine.db", run_id="r", sizes=[1])
     assert (again.id, again.value[0].bytes()) == (first.id, b"x")
     assert not (here / "towpath.db").exists()
+
+
+def test_a_store_in_memory_is_gone_with_its_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOWPATH_STORE", "sqlite:///:memory:")
+    run = towpath.run(filed, sizes=[3])
+    assert run.status is ChainStatus.COMPLETED
+    with pytest.raises(StoreFailed, match="gone with its run"):
+        run.value[0].bytes()
+    assert list(here.iterdir()) == []
 
 
 def test_a_failed_chain_raises(here: Path) -> None:

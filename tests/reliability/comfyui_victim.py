@@ -95,9 +95,9 @@ async def main(options: argparse.Namespace) -> None:
     ) as engine:
         os.write(1, b"ready\n")
         if options.how == "resume":
-            run = await engine.resume(RUN)
+            run = await engine.resume(RUN, check=False)
         else:
-            run = await engine.run(load_chain_from_dict({"name": "hurt", "steps": STEPS}), run_id=RUN)
+            run = await engine.run(load_chain_from_dict({"name": "hurt", "steps": STEPS}), run_id=RUN, check=False)
         os.write(1, f"end {run.status}\n".encode())
 
 

@@ -238,12 +238,12 @@ async def test_R22_S7_3_a_lost_prompt_is_noticed_in_seconds(farming: Farming, on
         with Client(one) as client:
             client.post("/queue", json={"clear": True})
         with anyio.fail_after(60):
-            run = await handle.result()
+            run = await handle.result(check=False)
         assert await settled(engine, run) == {"picture": FAILED}
         assert run["picture"].error is not None
         assert run["picture"].error.code == "E_PROMPT_LOST"
         await holder.cancel()
-        await holder.result()
+        await holder.result(check=False)
 
 
 @pytest.mark.anyio
@@ -356,7 +356,7 @@ async def test_R25_a_target_that_stays_away(farming: Farming, one: ComfyServer, 
     """The step fails with the server's name; nothing is left pending, nothing is called done."""
     two.stop()
     async with farming(table(one, "one"), table(two, "two"), timeouts={"unreachable": 0.3}) as engine:
-        run = await engine.run(made_of(PICTURE, {**EDIT, "retry": {"attempts": 2, "delay": 0.05}}))
+        run = await engine.run(made_of(PICTURE, {**EDIT, "retry": {"attempts": 2, "delay": 0.05}}), check=False)
         assert await settled(engine, run) == {"picture": DONE, "edit": FAILED}
         assert run["edit"].error is not None
         assert run["edit"].error.code == "E_SERVER_UNREACHABLE"
@@ -415,7 +415,7 @@ async def test_R25_a_target_that_refuses(
     """A refusal is a failed transfer with its reason; trying again helps only where it may."""
     two.control(upload_status=status, upload_status_times=100)
     async with farming(table(one, "one"), table(two, "two")) as engine:
-        run = await engine.run(made_of(PICTURE, EDIT))
+        run = await engine.run(made_of(PICTURE, EDIT), check=False)
         assert await settled(engine, run) == {"picture": DONE, "edit": FAILED}
         assert run["edit"].error is not None
         assert run["edit"].error.code == code

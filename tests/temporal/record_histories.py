@@ -97,14 +97,14 @@ async def _gated(engine: Engine, folder: str) -> Run:
     run = await engine.run(gated, run_id="gated")
     (gate,) = await engine.approvals(run.id)
     await engine.approve(gate, by="anna")
-    return await engine.resume(run.id)
+    return await engine.resume(run.id, check=False)
 
 
 async def _cancelled(engine: Engine, folder: str) -> Run:
     handle = await engine.start(cancelled, run_id="cancelled", folder=folder)
     await began(folder, "held", within=60)
     await handle.cancel()
-    return await handle.result()
+    return await handle.result(check=False)
 
 
 async def _paused(engine: Engine, folder: str) -> Run:
@@ -112,14 +112,14 @@ async def _paused(engine: Engine, folder: str) -> Run:
     await began(folder, "held", within=60)
     await handle.pause()
     steps.let_go(folder, "held")
-    await handle.result()
-    return await engine.resume(handle.id)
+    await handle.result(check=False)
+    return await engine.resume(handle.id, check=False)
 
 
 def _plain(made: Any, **inputs: str) -> Callable[[Engine, str], Awaitable[Run]]:
     async def run(engine: Engine, folder: str) -> Run:
         given = {"folder": folder} if "folder" in inputs else {}
-        return await engine.run(made, run_id=made.plan.name, inputs=given)
+        return await engine.run(made, run_id=made.plan.name, inputs=given, check=False)
 
     return run
 

@@ -104,6 +104,12 @@ async def runs(engine: Engine) -> None:
     await (await engine.get("mine")).cancel()
 
 
+def scripts() -> None:
+    assert_type(towpath.run(one, text="a", width=3), Run)
+    assert_type(towpath.run(one, store="x.db", check=False, text="a"), Run)
+    assert_type(towpath.run(load_chain("chain.yaml"), text="a", run_id="mine"), Run)
+
+
 async def rows(engine: Engine) -> None:
     row = await engine.get_chain("id")
     assert_type(row, ChainRecord | None)
