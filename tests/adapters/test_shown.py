@@ -245,6 +245,8 @@ def test_no_verb_lets_anything_hostile_reach_a_terminal(tmp_path: Path) -> None:
         ["schema"],
         ["ls"],
         ["ls", "--json"],
+        ["ls", "--name", BAD, "--chain", BAD, "--since", BAD],
+        ["ls", "--tag", BAD],
         ["show", "broken-run", "-v"],
         ["show", "broken-run", "makes"],
         ["show", "broken-run", "breaks", "--json"],
@@ -262,6 +264,7 @@ def test_no_verb_lets_anything_hostile_reach_a_terminal(tmp_path: Path) -> None:
         ["edit", "artifact-of-a-test", "file.txt", "--by", BAD],
         ["pause", BAD],
         ["cancel", BAD],
+        ["rm", BAD, "--yes"],
         ["keys", "ls"],
         ["keys", "revoke", BAD],
         ["servers", "--server", f"http://127.0.0.1:9/{BAD}"],
@@ -271,6 +274,7 @@ def test_no_verb_lets_anything_hostile_reach_a_terminal(tmp_path: Path) -> None:
         ["fsck"],
         [BAD],
         ["ls", f"--{BAD}"],
+        ["rm", "broken-run", "--yes"],
     ]
     asked = {arguments[0] for arguments in verbs}
     assert set(_VERBS) - asked == set(ELSEWHERE), "a verb is not asked here"
@@ -298,6 +302,8 @@ def _spoil(store: Path) -> None:
     """What a server, an operator or another version may have written."""
     with closing(sqlite3.connect(store)) as database, database:
         database.execute("UPDATE chains SET name = ?, status_reason = ? WHERE id = 'broken-run'", (BAD, BAD))
+        tags = json.dumps({BAD: BAD})
+        database.execute("UPDATE chains SET run_name = ?, tags = ? WHERE id = 'broken-run'", (BAD, tags))
         database.execute(
             "UPDATE artifacts SET id = 'artifact-of-a-test' WHERE rowid = (SELECT min(rowid) FROM artifacts)"
         )

@@ -17,6 +17,11 @@ from .steps import broken, plain, story, talkative
 
 pytestmark = pytest.mark.anyio
 
+YAML = """
+name: plain
+steps: [{ id: told, python: "tests.http.steps:write", parameters: { text: x } }]
+"""
+
 
 async def test_N1_everything_of_a_run_can_be_asked_for(site: Site) -> None:
     """Run, steps, artifacts, versions, lineage, bytes: each under its address, with the values that were made."""
@@ -39,6 +44,64 @@ async def test_N1_everything_of_a_run_can_be_asked_for(site: Site) -> None:
     assert "writing 3 characters" in logs[0]["text"]
     workflow = (await site.get(f"/api/v1/workflows/{measured['id']}")).json()
     assert workflow["value"] == measured["value"]
+
+
+async def test_runs_are_named_tagged_and_found(site: Site) -> None:
+    """In the body of a start and of a rerun; by filters, which the cursor does not depend on."""
+    start = {"yaml": YAML, "name": " media-12 ", "tags": {"client": "x y", "urgent": ""}}
+    made = await site.post("/api/v1/chains", "operator", json=start)
+    assert made.status_code == 202, made.text
+    shown = (await site.get(f"/api/v1/chains/{made.json()['id']}")).json()
+    assert (shown["run_name"], shown["tags"]) == ("media-12", {"client": "x y", "urgent": ""})
+    run = await site.engine.run(plain, text="a", name="media-13", tags=["urgent"])
+    await site.engine.run(plain, text="a")
+    for body, label in (({}, ("media-13", {"urgent": ""})), ({"name": "b", "tags": []}, ("b", {}))):
+        again = await site.post(f"/api/v1/chains/{run.id}/rerun", "operator", json=body)
+        shown = (await site.get(f"/api/v1/chains/{again.json()['id']}")).json()
+        assert (shown["run_name"], shown["tags"]) == label
+    for query, names in (
+        ("run_name=media-12", ["media-12"]),
+        ("run_name[contains]=MEDIA", ["media-13", "media-13", "media-12"]),
+        ("tag=urgent", ["media-13", "media-13", "media-12"]),
+        ("tag=urgent&tag=client%3Dx+y", ["media-12"]),
+        ("tag=client%3Dx", []),
+        ("search=edia-1&status=completed", ["media-13"]),
+        (f"started_at[gte]={10**17}", []),
+    ):
+        answer = await site.get(f"/api/v1/chains?{query}")
+        assert answer.status_code == 200, answer.text
+        assert [row["run_name"] for row in answer.json()["rows"]] == names, query
+    page = (await site.get("/api/v1/chains?tag=urgent&limit=2")).json()
+    rest = (await site.get("/api/v1/chains", params={"tag": "urgent", "limit": "2", "after": page["next"]})).json()
+    assert [row["run_name"] for row in page["rows"] + rest["rows"]] == ["media-13", "media-13", "media-12"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"name": "last"}, {"name": ""}, {"name": 3}, {"tags": {"a": 1}}, {"tags": {"a b": ""}}, {"tags": "a"}],
+    ids=str,
+)
+async def test_a_wrong_name_or_tag_is_refused(site: Site, body: dict[str, Any]) -> None:
+    answer = await site.post("/api/v1/chains", "operator", json={"yaml": YAML, **body})
+    assert answer.status_code == 422, answer.text
+    assert (await site.get("/api/v1/chains")).json()["rows"] == []
+
+
+async def test_a_wrong_filter_of_tags_is_refused(site: Site) -> None:
+    for query in ("tag=a%20b", "tag=", "tag=%22", "run_name=a&run_name=b", "tag[contains]=a", f"tag=a%3D{'x' * 600}"):
+        assert (await site.get(f"/api/v1/chains?{query}")).status_code == 422, query
+
+
+async def test_a_run_is_removed_by_an_admin_when_it_is_over(site: Site) -> None:
+    run = await site.engine.run(plain, text="abc")
+    path = f"/api/v1/chains/{run.id}"
+    assert (await site.client("operator").delete(path)).status_code == 403
+    gone = (await site.client("admin").delete(path)).json()
+    assert (gone["id"], gone["deleted"], gone["steps"], gone["files"]) == (run.id, True, 3, 2)
+    assert gone["bytes"] == 6
+    assert (await site.client("admin").delete(path)).status_code == 404
+    made = (await site.post("/api/v1/chains", "operator", json={"yaml": YAML})).json()["id"]
+    assert (await site.client("admin").delete(f"/api/v1/chains/{made}")).status_code == 409
 
 
 async def test_pages_of_a_list_show_every_row_once(site: Site) -> None:

@@ -40,6 +40,7 @@ def addresses(site: Site, out: Path) -> dict[str, str]:
         "/runs": "/runs",
         "/runs/{id}": f"/runs/{run.id}",
         "a failed run": f"/runs/{failed.id}",
+        "/runs/{id}/remove": f"/runs/{failed.id}/remove",
         "/runs/{id}/history": f"/runs/{run.id}/history",
         "/runs/{id}/artifacts": f"/runs/{many.id}/artifacts",
         "/runs/{id}/steps/{step}": f"/runs/{failed.id}/steps/divide",

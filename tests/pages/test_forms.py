@@ -92,6 +92,71 @@ def test_runs_are_found_by_a_part_of_their_name(site: Site, client: httpx.Client
     assert ">gated</a>" not in client.get("/runs?q=ate&status=failed").text
 
 
+def test_runs_are_found_by_every_filter(site: Site, client: httpx.Client) -> None:
+    """The filters stay in the address: in links to other statuses, to older runs, and in the form."""
+    site.do(site.engine.run, tiles, n=1, name="media-12", tags={"client": "x & y", "urgent": ""})
+    site.do(site.engine.run, gated, name="media-13", tags={"client": "z"})
+    for query, found in (
+        ("q=media", ["media-13", "media-12"]),
+        ("chain=TIL", ["media-12"]),
+        ("tag=client", ["media-13", "media-12"]),
+        ("tag=client%3Dx+%26+y&tag=urgent", ["media-12"]),
+        ("status=paused&status=completed", ["media-13", "media-12"]),
+        ("status=paused", ["media-13"]),
+        ("since=2020-01-01&until=2100-01-01", ["media-13", "media-12"]),
+        ("until=2020-01-01", []),
+        ("tag=nothing", []),
+        ("tag=&q=&chain=&since=&until=", ["media-13", "media-12"]),
+    ):
+        page = client.get(f"/runs?{query}").text
+        assert re.findall(r">(media-\d+)</a>", page) == found, query
+        assert found or "No run matches" in page
+    page = client.get("/runs?q=media&tag=client%3Dx+%26+y&since=2020-01-01&status=completed").text
+    assert (
+        'href="/runs?status=completed&amp;status=failed&amp;q=media&amp;tag=client%3Dx+%26+y&amp;since=2020-01-01"'
+        in page
+    )
+    assert 'name="tag" value="client=x &amp; y"' in page
+    assert 'href="/runs?status=completed&amp;q=media&amp;since=2020-01-01"' in page, "without the tag"
+    assert 'href="/runs?tag=client%3Dx+%26+y"' in page, "the tag of a run leads to all runs with it"
+
+
+def test_older_runs_keep_the_filter(site: Site, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("towpath.adapters.http.pages.runs.RUNS", 2)
+    for n in range(5):
+        site.do(site.engine.run, tiles, n=1, name=f"media-{n}", tags=["odd"] if n % 2 else ["even"])
+    seen, path = [], "/runs?tag=even"
+    while path:
+        page = client.get(path).text
+        seen += re.findall(r">(media-\d+)</a>", page)
+        following = re.search(r'rel="next" href="([^"]+)"', page)
+        path = following[1].replace("&amp;", "&") if following else ""
+    assert seen == ["media-4", "media-2", "media-0"]
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "until=2026-13-01", "tag=a%20b", "tag=%3Dx"])
+def test_a_filter_that_means_nothing_says_what_is_allowed(client: httpx.Client, query: str) -> None:
+    page = client.get(f"/runs?{query}")
+    assert page.status_code == 422
+    assert "E_TIME" in page.text or "E_RUN_TAGS" in page.text
+
+
+def test_a_run_is_removed_after_a_question(site: Site, client: httpx.Client) -> None:
+    """The question is a page of its own, which needs no script."""
+    run = site.do(site.engine.run, tiles, n=1, name="media-12")
+    assert f'href="/runs/{run.id}/remove"' in client.get(f"/runs/{run.id}").text
+    question = client.get(f"/runs/{run.id}/remove").text
+    assert "Remove this run?" in question
+    assert "media-12" in question
+    done = client.post(f"/runs/{run.id}/remove", data={"csrf": token(question)}, follow_redirects=True)
+    assert "The run is gone" in done.text
+    assert client.get(f"/runs/{run.id}").status_code == 404
+    open_run = waiting(site)["run"]
+    assert "/remove" not in client.get(f"/runs/{open_run}").text
+    form = {"csrf": token(client.get(f"/runs/{open_run}/remove").text)}
+    assert client.post(f"/runs/{open_run}/remove", data=form).status_code == 409
+
+
 def test_a_file_above_the_limit_is_refused(tmp_path: Path) -> None:
     with (
         anyio.from_thread.start_blocking_portal() as portal,

@@ -71,9 +71,9 @@ class RunFilter:
     def url(self, after: str = "") -> str:
         """The address of the list with this filter, from a cursor on."""
         pairs = [
+            *(("status", word) for word in self.statuses),
             ("q", self.text),
             ("chain", self.chain),
-            *(("status", word) for word in self.statuses),
             *(("tag", tag) for tag in self.tags),
             ("since", self.since),
             ("until", self.until),

@@ -27,6 +27,7 @@ from tests.conformance.adapter.inputs import *  # noqa: F403
 from tests.conformance.adapter.isolation import *  # noqa: F403
 from tests.conformance.adapter.limits import *  # noqa: F403
 from tests.conformance.adapter.named_limits import *  # noqa: F403
+from tests.conformance.adapter.naming import *  # noqa: F403
 from tests.conformance.adapter.plain_functions import *  # noqa: F403
 from tests.conformance.adapter.processes import *  # noqa: F403
 from tests.conformance.adapter.reading import *  # noqa: F403
