@@ -118,7 +118,7 @@ def _impossible(hint: Any, cannot: Callable[[type], bool], depth: int = 0) -> ty
         return None
     if cannot(kind):
         return kind
-    inside = arguments if issubclass(kind, _HOLDERS) and kind not in _AWAITED else ()
+    inside = arguments if issubclass(kind, _HOLDERS) else ()
     return next((one for one in (_impossible(arm, cannot, depth + 1) for arm in inside) if one is not None), None)
 
 
@@ -134,7 +134,8 @@ def _is_open(kind: type) -> bool:
 
 
 def _subclasses(kind: type) -> Iterator[type]:
-    for inner in type.__subclasses__(kind):
+    below: list[type] = type.__subclasses__(kind)
+    for inner in below:
         yield inner
         yield from _subclasses(inner)
 

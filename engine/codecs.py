@@ -40,6 +40,7 @@ class Codec(NamedTuple):
 
 
 _registered: dict[type, Codec] = {}
+_calls = 0
 
 
 def codec(
@@ -76,8 +77,15 @@ def codec(
             message = f"this cannot be the {name} of a codec"
             found = {"kind": kind, "save": save, "load": load, "suffix": suffix, "media_type": media_type}[name]
             raise InputInvalid("E_FIELD_TYPE", message, place=Place(field=name), found=found, allowed=allowed)
+    global _calls  # noqa: PLW0603
+    _calls += 1
     _registered[kind] = Codec(kind, save, load, suffix, media_type)
     _found.cache_clear()
+
+
+def registrations() -> int:
+    """How often `codec` was called: what was found out about codecs before the last call may be wrong."""
+    return _calls
 
 
 def codec_for(kind: type) -> Codec | None:

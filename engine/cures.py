@@ -82,7 +82,6 @@ _BY_NAME: dict[str, str] = {
     "asyncio.Queue": _OWN,
     "socket.socket": _OWN,
     "_socket.socket": _OWN,
-    "sqlite3.Connection": _OWN,
     "sqlite3.Row": "return dict(row)",
     "sqlalchemy.Row": "return dict(row._mapping)",
     "subprocess.Popen": "wait for it, and return its exit code, or what it wrote",

@@ -38,7 +38,8 @@ def to_data(value: object) -> Any:
 
     `NOT_NATURAL` if there is no obvious form. Raises what the methods of the value's class raise.
     """
-    encode = _encoder(type(value))
+    kind: type = type(value)
+    encode = _encoder(kind)
     return NOT_NATURAL if encode is None else encode(value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import collections.abc
 import dataclasses
+import datetime
 import enum
 import inspect
 import os
@@ -23,7 +24,7 @@ import msgspec
 
 from .artifact import Artifact
 from .class_fields import taker_with_fields
-from .codecs import codec_for, load_file
+from .codecs import codec_for, load_file, registrations
 from .errors import InputInvalid, Place, shown
 from .takers import ALL, ANYTHING, FILES, NOTHING, Misfit, Taker, data_of, one_value, same, taken
 
@@ -79,13 +80,13 @@ def _is_free(annotation: Any) -> bool:
 def taker_of(annotation: Any, *, strict: bool = False) -> Taker:
     """The taker for an annotation. A strict one refuses a text for a number."""
     try:
-        return _compiled(annotation, strict)
+        return _compiled(annotation, strict, registrations())
     except TypeError:
         return _compile(annotation, strict)
 
 
 @lru_cache(4096)
-def _compiled(annotation: Any, strict: bool) -> Taker:
+def _compiled(annotation: Any, strict: bool, registrations: int) -> Taker:
     return _compile(annotation, strict)
 
 
@@ -189,9 +190,9 @@ def _one_of(arms: list[tuple[Any, Taker]], data: Any, at: str) -> Any:
             return fitting[0]
     if any(taker.fits(data) for _, taker in arms):
         return data
-    order = sorted(arms, key=lambda pair: _rank_for_files(pair[0])) if isinstance(data, Artifact) else arms
+    rank = _rank_for_files if isinstance(data, Artifact) else _rank
     why: Misfit | None = None
-    for _, taker in order:
+    for _, taker in sorted(arms, key=lambda pair: rank(pair[0])):
         try:
             return taker.take(data, at)
         except Misfit as misfit:
@@ -212,6 +213,11 @@ def _names_of(hint: Any) -> Any:
     kind = typing.get_origin(hint) or hint
     taker = taker_of(hint).take if isinstance(kind, type) else None
     return getattr(taker, "names", None)
+
+
+def _rank(hint: Any) -> int:
+    """The order in which data is tried: the text of a date also fits a time of that day, but not the other way."""
+    return 0 if hint is datetime.date else 1
 
 
 def _rank_for_files(hint: Any) -> int:
@@ -242,7 +248,7 @@ def _file(kind: type) -> Taker | None:
         take = lambda data, at: _loaded(data, kind, at) if isinstance(data, Artifact) else data  # noqa: E731
     elif issubclass(kind, pathlib.Path) or kind is os.PathLike:
         as_path = kind if kind in (pathlib.Path, pathlib.PosixPath, pathlib.WindowsPath) else pathlib.Path
-        take = lambda data, at: as_path(os.fspath(data)) if isinstance(data, Artifact) else data  # type: ignore[type-var] # noqa: E731
+        take = lambda data, at: as_path(os.fspath(data)) if isinstance(data, Artifact) else data  # noqa: E731
     elif kind is bytes or kind is bytearray:
         take = lambda data, at: kind(_whole(data, at).bytes()) if isinstance(data, Artifact) else data  # noqa: E731
     else:
@@ -260,7 +266,7 @@ def _whole(artifact: Artifact, at: str) -> Artifact:
 
 def _loaded(artifact: Artifact, kind: type, at: str) -> Any:
     try:
-        return load_file(pathlib.Path(os.fspath(artifact)), kind)  # type: ignore[arg-type, type-var]
+        return load_file(pathlib.Path(os.fspath(artifact)), kind)
     except InputInvalid as error:
         raise Misfit(at, error.problem.message, f"a file that holds a {kind.__name__}", error.problem.cure) from None
 

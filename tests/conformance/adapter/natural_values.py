@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.conformance import chain_steps as steps
 from tests.conformance import natural_steps as natural
 from tests.conformance.chain_steps import began, let_go
 from tests.conformance.natural_steps import NATURAL, RECEIVED, REFUSED, TAKES, Config, Report
-from tests.conformance.runs import DONE, FAILED, OpenEngine, rows, settled
+from tests.conformance.runs import DONE, FAILED, OpenEngine, of_plan, rows, settled
 from towpath import Artifact, ChainStatus, chain
 
 
@@ -70,12 +71,11 @@ async def test_values_come_back_by_annotation(open_engine: OpenEngine, folder: s
 
 async def test_refused_values_say_type_and_cure(open_engine: OpenEngine) -> None:
     """F2, python-trial 24: in the row, and so everywhere; and what can be kept is kept with the failed attempt."""
-    options = {"on_item_failure": "keep"}
 
     @chain
     def all_of_them(kinds: list[str]):
-        here = natural.refused.with_options(**options).map(kinds)
-        there = natural.refused_in_a_thread.with_options(**options).map(kinds)
+        here = natural.refused.with_options(on_item_failure="keep").map(kinds)
+        there = natural.refused_in_a_thread.with_options(on_item_failure="keep").map(kinds)
         return steps.echo([here, there])
 
     kinds = list(REFUSED)
@@ -146,10 +146,12 @@ async def test_what_was_rescued_is_handed_to_no_later_step(open_engine: OpenEngi
     @chain
     def partly():
         made = natural.partly.with_options(on_item_failure="keep").map([0, 1])
-        return natural.named(made["files"]).after(made)
+        return natural.named(made)
 
     async with open_engine() as engine:
-        run = await engine.run(partly)
+        plan = partly.plan
+        last = replace(plan.step("named"), parameters={"files": {"$template": "{{ partly.output.files }}"}})
+        run = await engine.run(of_plan(replace(plan, steps=(plan.steps[0], last))))
         assert run.status is ChainStatus.PARTIAL
         kept = await rows(engine, run)
         names = {a.name for a in await engine.get_artifacts_by_workflow(kept["partly[1]"].id)}
