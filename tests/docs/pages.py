@@ -3,8 +3,8 @@
 A page is followed from its beginning to its end, in a folder that is empty at first, as a reader would do it:
 
 - `python` with a title is a file. It is run, unless a shell command further down names it.
-- `python` without a title is run. It is a program of its own if it imports something of towpath; else it continues the
-  block before it.
+- `python` without a title is run. If it uses names that it does not define, it continues the block before; else it is a
+  program of its own.
 - `yaml`, `toml` and `json` are checked, and written if they have a title.
 - `console` is a session: each line after `$ ` is run, and must show what stands below it.
 - `<!-- not run: REASON -->` before a block leaves it out. `test_pages.py` has the list of these.
@@ -12,6 +12,8 @@ A page is followed from its beginning to its end, in a folder that is empty at f
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,6 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _TITLE = re.compile(r'title="([^"]+)"')
-_IMPORTS = re.compile(r"^(?:from towpath\b|import towpath\b)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,24 @@ class Block:
 
     @property
     def begins(self) -> bool:
-        """Is it a program of its own?"""
-        return bool(_IMPORTS.search(self.text))
+        """Is it a program of its own: does it define all names that it uses?"""
+        used: set[str] = set()
+        known = {*dir(builtins), "__file__", "__name__"}
+        for node in ast.walk(ast.parse(self.text)):
+            match node:
+                case ast.Name():
+                    (used if isinstance(node.ctx, ast.Load) else known).add(node.id)
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                    known.add(node.name)
+                case ast.arg():
+                    known.add(node.arg)
+                case ast.alias():
+                    known.add((node.asname or node.name).partition(".")[0])
+                case ast.ExceptHandler() | ast.MatchAs() | ast.MatchStar():
+                    known.add(node.name or "")
+                case _:
+                    pass
+        return used <= known
 
 
 def page_names() -> list[str]:
