@@ -73,6 +73,8 @@ class Step(Alike, Generic[P, R_co]):
         self.description = description
         self.spec: object = spec_now(self.origin)
         self._positions: tuple[Callable[P, R_co], list[inspect.Parameter]] | None = None
+        self._body = self.origin.__qualname__.rpartition(".")[0]
+        self._async: tuple[Callable[P, R_co], bool] | None = None
         self._star = next((p.name for p in self.signature.parameters.values() if p.kind is p.VAR_POSITIONAL), "")
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -83,8 +85,10 @@ class Step(Alike, Generic[P, R_co]):
 
     @property
     def is_async(self) -> bool:
-        """Computed at each call, because a test may replace the function."""
-        return inspect.iscoroutinefunction(annotated(self.function))
+        """Does a call give a coroutine? A test may replace the function."""
+        if self._async is None or self._async[0] is not self.function:
+            self._async = (self.function, inspect.iscoroutinefunction(annotated(self.function)))
+        return self._async[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A step is pickled by its name: another process imports its module, and takes the step that is there."""
@@ -112,7 +116,7 @@ class Step(Alike, Generic[P, R_co]):
         trace = current_trace()
         if trace is None:
             return self.function(*args, **kwargs)
-        if args and not is_reference(args[0]) and self._defined_in(args[0]):
+        if self._body and args and not is_reference(args[0]) and self._defined_in(args[0]):
             raise self._method()
         return trace.add(Node(self._short, "python", self.name, self, self._bind(args, kwargs)))
 
@@ -351,11 +355,8 @@ class Step(Alike, Generic[P, R_co]):
 
     def _defined_in(self, owner: object) -> bool:
         """Is it a method of that class or object?"""
-        owner = owner if isinstance(owner, type) else type(owner)
-        body = self.origin.__qualname__.rpartition(".")[0]
-        return bool(body) and any(
-            k.__qualname__ == body and k.__module__ == self.origin.__module__ for k in owner.__mro__
-        )
+        owner, body = owner if isinstance(owner, type) else type(owner), self._body
+        return any(k.__qualname__ == body and k.__module__ == self.origin.__module__ for k in owner.__mro__)
 
     def _method(self) -> ChainInvalid:
         message = f"{self.name} is a method: its object would be missing when the run is resumed"

@@ -276,10 +276,13 @@ _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pl
 
 def _of_the_user(frame: FrameType, chain_file: str | None) -> bool:
     """Is it neither our code nor a library's, as far as one can tell? The chain's file always counts as the user's."""
-    file, name = frame.f_code.co_filename, frame.f_code.co_name
-    if file.startswith("<") and name.startswith("__"):
-        return False  # a method that a library has made: of a dataclass, a named tuple, a class of attrs
-    return file == chain_file or _is_users(file, str(frame.f_globals.get("__name__", "")))
+    file = frame.f_code.co_filename
+    if file == chain_file:
+        return True
+    if not _is_users(file, str(frame.f_globals.get("__name__", ""))):
+        return False
+    # Dataclasses, named tuples and classes of attrs have methods that a library has made.
+    return not (file.startswith("<") and frame.f_code.co_name.startswith("__"))
 
 
 @lru_cache(1024)
