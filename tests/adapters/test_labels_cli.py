@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.conftest import WarmCli
 from tests.adapters.test_cli import clean_environment
+from tests.adapters.warm_cli import WarmCli
 
 CHAINS = """
 from towpath import chain, step
