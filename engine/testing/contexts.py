@@ -49,7 +49,7 @@ def _bytes_of(file: NewFile) -> bytes:
     if isinstance(data, Path):
         return data.read_bytes()
     if isinstance(data, Artifact):
-        return Path(data).read_bytes()  # type: ignore[arg-type]
+        return data.bytes()
     raise ValueRefused("E_VALUE_TYPE", f"{file.name} is a stream; the test has to read it itself", found=type(data))
 
 

@@ -98,7 +98,7 @@ async def test_H6_a_link_decides_once(site: Site, wanted: Case) -> None:
     fits(again, wanted)
     assert again.json()["error"]["decided_by"] == "Ann (link)"
     assert again.json()["error"]["decided_at"] == done.json()["decided_at"]
-    run = await site.engine.resume(gate["chain_id"])
+    run = await site.engine.resume(gate["chain_id"], check=False)
     assert run.status == "completed"
 
 

@@ -29,7 +29,7 @@ async def test_no_history_holds_a_secret(
     """Neither in a payload nor in the text of a failure: values stay in the store, and error texts are redacted."""
     async with open_engine() as engine:
         done = await engine.run(steps.all_kinds, key=CANARY)
-        failed = await engine.run(steps.failing, key=CANARY)
+        failed = await engine.run(steps.failing, key=CANARY, check=False)
         assert (done.status, failed.status) == (ChainStatus.COMPLETED, ChainStatus.FAILED)
         await settled(engine, done)
         await settled(engine, failed)

@@ -174,14 +174,14 @@ async def test_steps_are_restored_after_an_error() -> None:
 @pytest.mark.parametrize(
     ("fakes", "code", "says"),
     [
-        ({"bom": len}, "E_STEP_UNKNOWN", "did you mean boom"),
-        ({"boom": 3}, "E_STEP_KIND", "a function"),
-        ({"no.module:boom": len}, "E_STEP_NOT_REGISTERED", "no.module"),
+        ({"number": len, "bom": len}, "E_STEP_UNKNOWN", "did you mean boom"),
+        ({"number": len, "boom": 3}, "E_STEP_KIND", "a function"),
+        ({"number": len, "no.module:boom": len}, "E_STEP_NOT_REGISTERED", "no.module"),
     ],
 )
 def test_wrong_fakes_are_refused_and_nothing_is_replaced(fakes: dict[str, Any], code: str, says: str) -> None:
     real = steps.number.function
-    with pytest.raises(Exception, match=says) as refused, replaced({"number": len, **fakes}):
+    with pytest.raises(Exception, match=says) as refused, replaced(fakes):
         pass
     assert getattr(refused.value, "code", "") == code
     assert steps.number.function is real

@@ -35,9 +35,8 @@ def kinds(n: int):
 
 async def test_F16_fakes_by_name(open_engine: OpenEngine) -> None:
     """Items of a map, options of one place, a step with a process of its own; async and plain fakes, and mocks."""
-    fakes = {"double": lambda n: n + 100, steps.boom: AsyncMock(return_value="fake"), "where": lambda n: -n}
     async with open_engine() as engine:
-        with replaced(fakes):
+        with replaced({"double": lambda n: n + 100, steps.boom: AsyncMock(return_value="fake"), "where": lambda n: -n}):
             run = await engine.run(kinds, n=1)
         assert run.value == [[101, 102], "fake", -1]
         with pytest.raises(ChainFailed):
