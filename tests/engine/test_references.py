@@ -467,7 +467,6 @@ IN_LIBRARIES: dict[str, Callable[[Any], Any]] = {
     "polars": lambda r: pl.DataFrame({"a": r}),
     "pyarrow": pa.array,
     "a model of pydantic": lambda r: Model(x=r),
-    "validated by pydantic": Model.model_validate,
     "converted by msgspec": lambda r: msgspec.convert(r, Record),
     "encoded by msgspec": msgspec.json.encode,
     "the text of a dataclass": lambda r: repr(Pair(r)),
