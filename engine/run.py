@@ -83,11 +83,13 @@ class Run:
 
     @property
     def value(self) -> Any:
-        """What the `@chain` function returned, else the values of the last steps by id.
+        """What the `@chain` function returned, else the values of the last steps by id. The failed items of a mapped
+        step that keeps the others are None.
 
-        Raises ChainFailed if the run did not complete.
+        Raises ChainFailed if the run neither completed nor is `partial`.
         """
-        self.raise_for_status()
+        if self.status not in (ChainStatus.COMPLETED, ChainStatus.PARTIAL):
+            raise self._failure()
         return chain_value(self._ledger)
 
     def raise_for_status(self) -> Run:

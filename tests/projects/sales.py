@@ -26,8 +26,8 @@ class Summary:
 
 
 @step
-def find(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.csv"))
+def find(folder: str) -> list[Path]:
+    return sorted(Path(folder).glob("*.csv"))
 
 
 @step(on_item_failure="keep")
@@ -75,7 +75,7 @@ def write(summary: Summary, picture: bytes) -> Path:
 
 
 @chain
-def report(folder: Path):
+def report(folder: str):
     sales = merge(load.map(find(folder)))
     summary = summarize(sales)
     return {"page": write(summary, draw(sales)), "summary": summary}
