@@ -134,7 +134,7 @@ def failure_of(run: Run, check: bool) -> ChainFailed | None:
 
     A run with handled failures (`partial`) is logged as a warning.
     """
-    if not check:
+    if not check or run.status is ChainStatus.COMPLETED:
         return None
     if run.status is ChainStatus.PARTIAL:
         _log.warning("%s", run._failure())
