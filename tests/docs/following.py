@@ -195,6 +195,7 @@ _LOOSE = (
     (r"\b\d\d:\d\d(:\d\d)?([.,]\d+)?\b", "TIME"),
     (r"\b\d+(\.\d+)? ?(µs|ms|s|m|min|h)\b( \d+ ?s\b)?", "SECONDS"),
     (r"in (less than )?a second|just now", "SECONDS"),
+    (r"\b\d+(\.\d+)? (B|kB|MB)\b", "SIZE"),  # of what other libraries write
     (r"[─━╸╺-]{3,}", "───"),
     (r"[ \t]+", " "),
 )
