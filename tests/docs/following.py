@@ -191,7 +191,7 @@ _LOOSE = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
     (r"\b[0-9a-f]{64}\b", "DIGEST"),
     (r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{8,32}\b", "ID"),
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?", "TIME"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|\+00:00)?", "TIME"),
     (r"\b\d\d:\d\d(:\d\d)?([.,]\d+)?\b", "TIME"),
     (r"\b\d+(\.\d+)? ?(µs|ms|s|m|min|h)\b( \d+ ?s\b)?", "SECONDS"),
     (r"in (less than )?a second|just now", "SECONDS"),
