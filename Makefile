@@ -1,5 +1,6 @@
 # make demo      a demo; needs only Python 3.11 or newer
 # make test      format, lint, types, import contracts, the wheel, the examples, and all quick tests
+# make docs      the site of the documentation, in build/site; SERVE=1 serves it
 # make mutants   deliberate mistakes in the engine: how many of them do the tests find?
 PYTHON ?= python3
 VENV   := .venv
@@ -16,7 +17,7 @@ CHECKS := check-types check-interface check-public check-imports check-lint chec
 # Print the output of each check in one piece, if this make can do that.
 SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench mutants lock clean
+.PHONY: demo test test-full test-newest test-lowest check $(CHECKS) bench docs mutants lock clean
 
 demo: $(DEMO)
 	$(BIN)/towpath demo $(FOLDER)
@@ -49,6 +50,14 @@ check-format:
 
 bench: $(DEV)
 	$(BIN)/towpath bench --check $(BENCH)
+
+# It is built without a network, and needs none to be read. The variables silence what has no say in it.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo "build/site/index.html"
+ifdef SERVE
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --config-file docs/site/mkdocs.yml --watch docs --watch engine
+endif
 
 mutants: $(DEV)
 	$(BIN)/python -m tests.mutants
