@@ -33,7 +33,7 @@ class TrialContext(StepContext):
         return {file.name: _bytes_of(file) for file in self.saved}
 
     @property
-    def lines(self) -> list[str]:
+    def logged(self) -> list[str]:
         """What the step has written to its logger: time, level and message of each line."""
         return [] if self.log is None else self.log.text().splitlines()
 

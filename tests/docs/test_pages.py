@@ -24,7 +24,7 @@ NOT_RUN = {
     ("ten-minutes.md", "a server runs until it is stopped"): 1,
 }
 # Pages that show what is not built yet. Empty before a release.
-PENDING = {"testing.md": "`lines` of a context is a method, and of a context for tests a list"}
+PENDING: dict[str, str] = {}
 
 
 def pages() -> list[object]:

@@ -20,7 +20,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pydantic
 import pytest
 from PIL import Image
-from sklearn.linear_model import LinearRegression  # type: ignore[import-untyped]
+from sklearn.linear_model import LinearRegression
 
 from tests.engine.test_references import KINDS, echo, other, traced
 from towpath import ChainInvalid, chain

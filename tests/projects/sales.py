@@ -51,9 +51,9 @@ def summarize(sales: pd.DataFrame) -> Summary:
     return Summary(
         rows=sales["units"].count(),
         revenue=sales["revenue"].sum(),
-        best_day=by_day.idxmax().date(),
+        best_day=by_day.idxmax().date(),  # type: ignore[attr-defined]  # its stubs know no type of an index
         price=Decimal(str(sales["price"].max())),
-        by_shop=sales.groupby("shop")["revenue"].sum().to_dict(),
+        by_shop=dict(sales.groupby("shop")["revenue"].sum()),
     )
 
 

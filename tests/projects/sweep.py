@@ -45,7 +45,7 @@ def prepare(seed: int) -> dict[str, np.ndarray]:
 
 
 @step(process=True, retries=1)
-def train(settings: Settings, data: dict[str, np.ndarray]) -> dict:
+def train(settings: Settings, data: dict[str, np.ndarray]) -> dict[str, object]:
     forest = RandomForestClassifier(5, max_depth=settings.depth, criterion=settings.rule, random_state=0)
     forest.fit(data["x"], data["y"])
     guessed = forest.predict(data["x_test"])
@@ -62,8 +62,8 @@ def train(settings: Settings, data: dict[str, np.ndarray]) -> dict:
 
 
 @step(requires_approval=True)
-def best(trained: list[dict]) -> dict:
-    return max(trained, key=lambda one: one["accuracy"])
+def best(trained: list[Trained]) -> Trained:
+    return max(trained, key=lambda one: one.accuracy)
 
 
 @step

@@ -51,7 +51,7 @@ def test_a_context_for_a_plain_call(temporary: Path) -> None:
         path = thorough.function("a.bin")
         assert path.read_bytes() == b"made"
         assert trial.files == {"notes.txt": b"kept", "copy.bin": b"made"}
-        assert [line.endswith("WARNING a.bin begins") for line in trial.lines] == [True]
+        assert [line.endswith("WARNING a.bin begins") for line in trial.logged] == [True]
         assert trial.reports == [(1, 4)]
         assert (context().step_id, context().item, context().attempt) == ("thorough", 3, 2)
         trial.cancel()
