@@ -137,7 +137,7 @@ class _Later:
         return await run_sync(self.read_now, row)
 
     async def path(self, row: ArtifactRow) -> Path:
-        return await run_sync(self.path_now, row)
+        return await (await run_sync(self.for_another_process, row)).path(row)
 
     async def open(self, row: ArtifactRow) -> AsyncIterator[bytes]:
         async for chunk in (await run_sync(self.for_another_process, row)).open(row):

@@ -31,7 +31,7 @@ class ArtifactFiles(Protocol):
         ...
 
     async def path(self, row: ArtifactRow) -> Path:
-        """A readable local file under the artifact's human name."""
+        """A readable local file whose name says which output and version it is."""
         ...
 
     def read_now(self, row: ArtifactRow) -> bytes:
@@ -39,7 +39,7 @@ class ArtifactFiles(Protocol):
         ...
 
     def path_now(self, row: ArtifactRow) -> Path:
-        """As `path`; blocks."""
+        """A readable local file under the artifact's `filename`; blocks."""
         ...
 
     def for_another_process(self, row: ArtifactRow) -> ArtifactFiles:
@@ -105,7 +105,7 @@ class Artifact:
         return self._files.read_now(self.row).decode(encoding)
 
     def __fspath__(self) -> str:
-        """The path of a local copy, as `path` gives it; blocks. Raises as `bytes`."""
+        """The path of a local copy that is called `filename`; blocks. Raises as `bytes`."""
         return os.fspath(self._files.path_now(self.row))
 
     async def read_bytes(self) -> Bytes:
@@ -117,7 +117,7 @@ class Artifact:
         return self._files.open(self.row)
 
     async def path(self) -> Path:
-        """A local copy under its human name, made on demand. Editing it changes no version."""
+        """A local copy, made on demand, called by output and version: `photo.v2.png`. Editing it changes no version."""
         return await self._files.path(self.row)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The name and the tags of a run: what is allowed, and which keywords of `run` and `start` they are."""
+"""The id, the name and the tags of a run: what is allowed, and which keywords of `run` and `start` they are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Set
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from unicodedata import category, normalize
+from urllib.parse import unquote
 
 from .errors import InputInvalid, Place
 from .model import Plan
 
+MAX_RUN_ID = 200
 MAX_NAME = 200
 MAX_TAGS = 32
 MAX_KEY = 64
@@ -37,6 +39,23 @@ _IN_KEYS = frozenset("_-.:/")
 def is_position(text: str) -> bool:
     """Would a person read the text as `last` or `last~1`?"""
     return _POSITION.fullmatch("".join(normalize("NFKC", text).split())) is not None
+
+
+def check_run_id(run_id: str) -> None:
+    """Refuse an id that cannot be used on a command line, in an address, or as the name of a folder.
+
+    Raises InputInvalid (E_RUN_ID).
+    """
+    readings = (run_id, unquote(run_id))  # also if it is decoded once too often, it means no other path
+    apart = any(not text.isprintable() or "/" in text or "\\" in text or text[:1] == "." for text in readings)
+    edges = not run_id[:1].isalnum() or run_id != run_id.strip() or run_id.endswith(".")
+    if apart or edges or len(run_id) > MAX_RUN_ID or is_position(run_id):
+        raise InputInvalid(
+            "E_RUN_ID",
+            "this run id is not allowed",
+            found=run_id,
+            allowed=f"1 to {MAX_RUN_ID} printable characters, a letter or digit first, no / and \\; not `last`",
+        )
 
 
 def told_apart(plan: Plan, inputs: Mapping[str, Any], keywords: Mapping[str, Any]) -> tuple[dict[str, Any], RunLabel]:

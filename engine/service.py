@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
-from urllib.parse import unquote
 
 import anyio
 import anyio.abc
@@ -26,7 +25,7 @@ from .new_run import Reads, new_run, refuse_unbuilt
 from .ports import Adapter, Ended, EngineStore, Gates, Removed, RunRow
 from .rerun import regeneration_parameters, rerun_of
 from .run import Run, failure_of
-from .run_labels import Tags, is_position, relabelled, told_apart
+from .run_labels import Tags, check_run_id, relabelled, told_apart
 from .same_run import refuse_other_inputs, refuse_other_plan
 from .steps import is_ambiguous, refuse_other_functions, refuse_other_parameters
 from .tracing import of_the_user
@@ -43,7 +42,6 @@ P = ParamSpec("P")
 
 _log = guarded_logger("towpath")
 
-MAX_RUN_ID = 200
 POLL = 0.25  # seconds between polls of a run that another process works on, or that waits for a person
 
 
@@ -599,20 +597,3 @@ class RunHandle:
             if ended and not await self._engine.store.events(self.id, after):
                 return
             await anyio.sleep(POLL)
-
-
-def check_run_id(run_id: str) -> None:
-    """Refuse an id that cannot be used on a command line, in an address, or as the name of a folder.
-
-    Raises InputInvalid (E_RUN_ID).
-    """
-    readings = (run_id, unquote(run_id))  # also if it is decoded once too often, it means no other path
-    apart = any(not text.isprintable() or "/" in text or "\\" in text or text[:1] == "." for text in readings)
-    edges = not run_id[:1].isalnum() or run_id != run_id.strip() or run_id.endswith(".")
-    if apart or edges or len(run_id) > MAX_RUN_ID or is_position(run_id):
-        raise InputInvalid(
-            "E_RUN_ID",
-            "this run id is not allowed",
-            found=run_id,
-            allowed=f"1 to {MAX_RUN_ID} printable characters, a letter or digit first, no / and \\; not `last`",
-        )

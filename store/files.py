@@ -23,7 +23,6 @@ from .core import sa, t
 from .local_files import INLINE, LocalFiles, verified
 from .statements import Statement, param
 
-_NO_PATTERN = str.maketrans({"[": "-", "]": None, "{": "-", "}": None})  # polars and others take a path for a pattern
 _Stored = tuple[Blob, bytes, bytes | None]  # the blob, its first bytes, all bytes if they go into the database
 
 _INLINE = Statement(lambda: sa.select(t.blobs.c.data).where(t.blobs.c.sha256 == param("sha256")))
@@ -142,7 +141,7 @@ class StoredFiles(LocalFiles):
             return await super()._inline(row)
         return verified(_data_of(await self._database.fetch(_INLINE(sha256=row.digest))), row)
 
-    def _human_place(self, row: ArtifactRow) -> Path:
+    def _human_folder(self, row: ArtifactRow) -> Path:
         found = self._database.fetch_now(_PLACE(artifact_id=row.id))
         where = found[0] if found else {"chain_id": None, "step_id": None, "item_index": None}
         parts = [
@@ -151,9 +150,7 @@ class StoredFiles(LocalFiles):
         ]
         if where["item_index"] is not None:
             parts.append(str(where["item_index"]))
-        suffix = Path(row.filename).suffix or extension(row.media_type)
-        name = safe_filename(row.name).translate(_NO_PATTERN)
-        return Path(*parts) / f"{name}.v{row.version}{suffix}"
+        return Path(*parts)
 
 
 def _data_of(found: list[Row]) -> bytes | None:

@@ -23,12 +23,14 @@ from anyio.to_thread import run_sync
 
 from towpath.artifact import ArtifactFiles
 from towpath.errors import StoreFailed
+from towpath.media import extension, safe_filename
 from towpath.model import ArtifactRow
 
 from .blobs import FileBlobs
 from .disk import write_whole
 
 INLINE = 16 * 1024  # bytes; up to this size, writing a row durably is 10 to 66 times faster than a file
+_NO_PATTERN = str.maketrans({"[": "-", "]": None, "{": "-", "}": None})  # polars and others take a path for a pattern
 _SECOND = 10**9
 
 
@@ -48,8 +50,8 @@ class LocalFiles(ABC):
         """The bytes of a small artifact, None if they are in a blob. Blocks."""
 
     @abstractmethod
-    def _human_place(self, row: ArtifactRow) -> Path:
-        """The path below `files` for a copy. Blocks."""
+    def _human_folder(self, row: ArtifactRow) -> Path:
+        """The folder below `files` for copies of what this step made. Blocks."""
 
     # ---- in any thread
 
@@ -60,9 +62,21 @@ class LocalFiles(ABC):
         return small if small is not None else self.blobs.read_now(row.digest)
 
     def path_now(self, row: ArtifactRow) -> Path:
-        """A copy under its human name: `files/<run>/<step>/[<item>/]<name>.v<n>.<ext>`."""
+        """A copy under the file's own name, of which programs make other names:
+        `files/<run>/<step>/[<item>/]v<n>/<name>/<filename>`.
+        """
         self.check_waiting()
-        target = self.folder / "files" / self._human_place(row)
+        place = Path(f"v{row.version}", _plain(row.name), _plain(row.filename))
+        return self._copy_at(self._human_folder(row) / place, row)
+
+    def _labelled_now(self, row: ArtifactRow) -> Path:
+        """A copy whose name says what it is: `files/<run>/<step>/[<item>/]<name>.v<n>.<ext>`."""
+        self.check_waiting()
+        suffix = Path(row.filename).suffix or extension(row.media_type)
+        return self._copy_at(self._human_folder(row) / f"{_plain(row.name)}.v{row.version}{suffix}", row)
+
+    def _copy_at(self, place: Path, row: ArtifactRow) -> Path:
+        target = self.folder / "files" / place
         beside = target.with_name(f"{target.stem}.{row.digest[:8]}{target.suffix}")
         with _locks[hash(target) % len(_locks)]:
             for path in (target, beside):
@@ -89,7 +103,7 @@ class LocalFiles(ABC):
         """What reads this artifact in another process: it has the bytes of a small one, and opens no database."""
         self.check_waiting()
         return SentFiles(
-            self.blobs.root, self.folder, self.blobs.durable, self._inline_now(row), self._human_place(row)
+            self.blobs.root, self.folder, self.blobs.durable, self._inline_now(row), self._human_folder(row)
         )
 
     # ---- in any event loop
@@ -109,8 +123,8 @@ class LocalFiles(ABC):
             yield chunk
 
     async def path(self, row: ArtifactRow) -> Path:
-        """As `path_now`."""
-        return await run_sync(self.path_now, row)
+        """As `_labelled_now`."""
+        return await run_sync(self._labelled_now, row)
 
     async def _inline(self, row: ArtifactRow) -> bytes | None:
         return None if row.size > INLINE else await run_sync(self._inline_now, row)
@@ -132,8 +146,12 @@ class SentFiles(LocalFiles):
     def _small(self, row: ArtifactRow) -> bytes | None:
         return self._sent[3]
 
-    def _human_place(self, row: ArtifactRow) -> Path:
+    def _human_folder(self, row: ArtifactRow) -> Path:
         return self._sent[4]
+
+
+def _plain(name: str) -> str:
+    return safe_filename(name).translate(_NO_PATTERN)
 
 
 def verified(data: bytes | None, row: ArtifactRow) -> bytes | None:

@@ -34,9 +34,8 @@ from towpath.new_run import (
     written_path,
 )
 from towpath.rerun import rerun_of
-from towpath.run_labels import label_of, relabelled
+from towpath.run_labels import check_run_id, label_of, relabelled
 from towpath.secrets import Secret
-from towpath.service import check_run_id
 from towpath.steps import find_step, is_loaded
 
 from . import reading

@@ -23,7 +23,7 @@ async def value_of(open_engine: OpenEngine, described: Any) -> Any:
 
 async def test_plain_functions_read_files_in_every_way(open_engine: OpenEngine) -> None:
     """In the thread of the step, in threads and loops of its own, and with `process=True`."""
-    right = {"name": [".v1", ".csv"], "wrong": [], "together": 1}
+    right = {"named": True, "wrong": [], "together": 1}
     assert await value_of(open_engine, s.reading) == {"thread": [right] * 2, "process": [right] * 2}
 
 
