@@ -109,7 +109,8 @@ async def loop_waits(table: Artifact) -> dict[str, bool]:
     waited = await asyncio.get_running_loop().run_in_executor(None, table.bytes)
     in_thread = await asyncio.to_thread(os.fspath, table)
     whole = content(table.size)
-    return {"blocked": found == [whole] * 3, "waits": waited == whole, "path": Path(in_thread).read_bytes() == whole}
+    right = Path(in_thread).read_bytes() == whole
+    return {"blocked": found == [whole] * 3, "waits": waited == whole, "path": right}
 
 
 @chain
