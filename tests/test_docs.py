@@ -51,7 +51,7 @@ def test_the_readme_chain_runs_with_the_steps_shown_beside_it(tmp_path: Path) ->
     (tmp_path / "mysteps.py").write_text(blocks("python")[1])
     done = towpath(tmp_path, "run", "report.yaml", "--input", "title=Monthly", "--no-wait")
     assert done.returncode == 3, done.stderr
-    assert "publish waits for an approval" in done.stdout
+    assert "pages[0] waits for an approval" in done.stdout
 
 
 def test_the_readme_shows_what_validate_prints(tmp_path: Path) -> None:
