@@ -109,7 +109,7 @@ async def loop_waits(table: Artifact) -> dict[str, bool]:
     waited = await asyncio.get_running_loop().run_in_executor(None, table.bytes)
     in_thread = await asyncio.to_thread(os.fspath, table)
     whole = content(table.size)
-    right = Path(in_thread).read_bytes() == whole
+    right = await asyncio.to_thread(Path(in_thread).read_bytes) == whole
     return {"blocked": found == [whole] * 3, "waits": waited == whole, "path": right}
 
 
