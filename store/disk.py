@@ -232,6 +232,10 @@ def _open_source(source: Path) -> int:
     kind = stat.S_IFMT(os.fstat(fd).st_mode)
     if kind != stat.S_IFREG:
         os.close(fd)
+        if kind == stat.S_IFDIR:
+            raise refused(
+                source, "is a folder", "give its files, `list(folder.iterdir())`, or its path as text (`str`)"
+            )
         raise refused(source, f"is {_KINDS.get(kind, 'a device')}")
     return fd
 

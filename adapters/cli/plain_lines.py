@@ -55,7 +55,8 @@ class PlainLines:
         """A line for a fact, after the figures took it."""
         if isinstance(fact, StepReady | StepStarted):
             if fact.item is None and (isinstance(fact, StepStarted) or fact.started or fact.count is not None):
-                count = f", {fact.count:,} items" if isinstance(fact, StepReady) and fact.count is not None else ""
+                items = fact.count if isinstance(fact, StepReady) else None
+                count = "" if items is None else ", 1 item" if items == 1 else f", {items:,} items"
                 self._print(f"● {fact.step}  started{count}", "dim")
         elif isinstance(fact, StepRetried):
             error = fact.error.message
