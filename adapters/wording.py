@@ -46,6 +46,11 @@ def place(step: str | None, item: int | None = None) -> str:
     return f"{step or 'standalone'}" if item is None else f"{step}[{item}]"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`, `1,000 files`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def amount(number: float) -> str:
     """A figure that a step reported: `1,234`, `0.25`, `1.5e+20`."""
     if abs(number) >= 1e15:

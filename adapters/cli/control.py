@@ -8,7 +8,7 @@ import sys
 import click
 
 from towpath.adapters.wiring import check_store, open_engine
-from towpath.adapters.wording import size_text
+from towpath.adapters.wording import counted, size_text
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 from towpath.records import ChainRecord
@@ -93,7 +93,7 @@ async def _remove(rows: list[ChainRecord], store: str | None, as_json: bool) -> 
         print_json([{"id": one.id, "steps": one.steps, "files": one.files, "bytes": one.bytes} for one in gone])
         return 0
     for row, one in zip(rows, gone, strict=True):
-        say(f"removed {_named(row)}: {_counted(one.steps, 'step')}, {_counted(one.files, 'file')}")
+        say(f"removed {_named(row)}: {counted(one.steps, 'step')}, {counted(one.files, 'file')}")
     freed = sum(one.bytes for one in gone)
     if freed:
         say(f"{size_text(freed)} are in no other run: `towpath fsck --repair` frees them, an hour after they were made")
@@ -109,10 +109,6 @@ def _user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what if number == 1 else what + 's'}"
 
 
 @click.command("fsck")

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rich.console import Console
 
-from towpath.adapters.wording import duration, place
+from towpath.adapters.wording import counted, duration, place
 from towpath.events import (
     ChainPaused,
     DecisionApplied,
@@ -56,7 +56,7 @@ class PlainLines:
         if isinstance(fact, StepReady | StepStarted):
             if fact.item is None and (isinstance(fact, StepStarted) or fact.started or fact.count is not None):
                 items = fact.count if isinstance(fact, StepReady) else None
-                count = "" if items is None else ", 1 item" if items == 1 else f", {items:,} items"
+                count = "" if items is None else f", {counted(items, 'item')}"
                 self._print(f"● {fact.step}  started{count}", "dim")
         elif isinstance(fact, StepRetried):
             error = fact.error.message

@@ -101,11 +101,6 @@ def short(run_id: str) -> str:
     return run_id if len(run_id) <= 16 else f"{run_id[:8]}…{run_id[-6:]}"
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """`1 file`, `2 files`, `1,000 files`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def prose(text: str) -> list[tuple[str, bool]]:
     """The parts of a sentence, and whether each is code: in backticks, or an error code."""
     parts = [part for part in _CODE.split(text) if part]

@@ -63,7 +63,7 @@ def environment() -> Environment:
         iso=filters.iso,
         size=wording.size_text,
         short=filters.short,
-        counted=filters.counted,
+        counted=wording.counted,
         one_line=filters.one_line,
         prose=filters.prose,
         safe_text=safe_text,
