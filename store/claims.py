@@ -167,14 +167,17 @@ def _ask_process(
 
 
 def renew(leases: Sequence[Lease], claimer: Claimer, level_of: Callable[[str], int]) -> Script[list[str]]:
-    """Renew leases, and write the levels of their runs; returns the ids of runs that another owner has taken over."""
+    """Renew leases, and write the levels of their runs; returns the ids of runs that another owner has taken over.
+
+    A run without a row is not lost: its birth is still queued.
+    """
     until, lost = claimer.until(now()), []
     for lease in leases:
         level = level_of(lease.run_id)
         changed = yield _RENEW(
             run=lease.run_id, lease_epoch=lease.epoch, new_owner=claimer.row, until=until, level=level
         )
-        if changed.touched != 1:
+        if changed.touched != 1 and (yield _OWNER(run=lease.run_id)).rows:
             lost.append(lease.run_id)
     return lost
 

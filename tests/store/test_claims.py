@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from towpath import RunRefused, chain, step
+from towpath.events import ChainResumed
 from towpath.new_run import new_run
 from towpath.ports import Lease
 from towpath.store.runs import open_store
@@ -61,3 +62,15 @@ async def test_a_claim_whose_caller_has_gone_holds_nothing(tmp_path: Path, turns
             return
         with anyio.fail_after(10):
             assert (await store.claim("run")).run_id == "run"
+
+
+async def test_a_run_whose_birth_is_still_queued_is_not_lost(tmp_path: Path) -> None:
+    """Leases are renewed every few seconds, also while new runs wait for their commit."""
+    async with open_store(tmp_path / "s.db") as store:
+        lease, _, birth = store.newborn(await new_run(store, store.new_id(), one.plan, {}))
+        assert await store.renew([lease]) == []
+        recorded = anyio.Event()
+        store.record_born(birth, [ChainResumed()], lambda _: recorded.set())
+        await recorded.wait()
+        assert await store.renew([lease]) == []
+        assert await store.renew([Lease(lease.run_id, lease.epoch + 1)]) == [lease.run_id]
