@@ -17,26 +17,6 @@ FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"^ *<!-- not run:.*?-->\n", re.MULTILINE)
 
 
-def on_config(config: Any) -> Any:
-    """Leave out the places of pages that are not written yet."""
-    config.nav = [_written(entry, Path(config.docs_dir)) for entry in config.nav]
-    return config
-
-
-def _written(entry: Any, docs: Path) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    ((title, inside),) = entry.items()
-    if isinstance(inside, str):
-        return entry
-    kept = [
-        e
-        for e in inside
-        if not isinstance(e, dict) or (docs / (p := next(iter(e.values())))).exists() or p in reference.PAGES
-    ]
-    return {title: kept}
-
-
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made of the code, the logo and the colours."""
     for path, made in reference.PAGES.items():
