@@ -333,7 +333,9 @@ class Step(Alike, Generic[P, R_co]):
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 known |= named
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                known.add(f"*{parameter.name}")
+            else:
                 known.add(parameter.name)
                 if parameter.default is parameter.empty and parameter.name not in named:
                     return f"it needs {parameter.name}, which is not recorded"
