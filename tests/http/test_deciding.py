@@ -296,7 +296,7 @@ async def test_cancel_pause_rerun_delete(open_site: OpenSite) -> None:
         assert rerun.status_code == 202, rerun.text
         await until(site, rerun.json()["id"], "paused")
         gone = await site.client("admin").delete(f"/api/v1/chains/{run_id}")
-        assert gone.json() == {"id": run_id, "deleted": True}
+        assert gone.json() == {"id": run_id, "deleted": True, "steps": 2, "files": 2, "bytes": 10}
         assert (await site.get(f"/api/v1/chains/{run_id}")).status_code == 404
 
 

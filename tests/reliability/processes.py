@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.reliability.invariants import Hurt
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0  # seconds that anything may take on a busy machine
+_TIME = re.compile(r"^\d\d:\d\d:\d\d ")
 
 
 def inject(calls: str, what: str) -> list[str]:
@@ -69,10 +71,10 @@ class Program:
             print(f"victim said: {self.lines[-20:]}\n" + "\n".join(self.errors[-40:]))
 
     def wait_for(self, beginning: str, count: int = 1) -> str:
-        """The `count`th line that begins so; fails if the process ends without it."""
+        """The `count`th line that begins so (after a time, if there is one); fails if the process ends without it."""
         deadline = time.monotonic() + PATIENCE
         with self._news:
-            while len(found := [line for line in self.lines if line.startswith(beginning)]) < count:
+            while len(found := [line for line in self.lines if _TIME.sub("", line).startswith(beginning)]) < count:
                 gone = self.process.poll() is not None and not any(r.is_alive() for r in self._readers)
                 assert not gone, f"ended without {beginning!r}: {self.lines[-5:]} {self.errors[-5:]}"
                 assert time.monotonic() < deadline, f"no {beginning!r} in {PATIENCE} s: {self.lines[-5:]}"

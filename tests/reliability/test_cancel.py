@@ -216,7 +216,7 @@ def test_R39_a_signal_pauses_the_run(tmp_path: Path, unbroken: Unbroken, number:
     """Once: exit 130, the run is left paused, `towpath resume` completes it."""
     hurt = Hurt(tmp_path / "s.db", tmp_path / "effects")
     with _run_verb(hurt, "diamond", 1.0) as cli:
-        cli.wait_for("  ✓ source")
+        cli.wait_for("✓ source")
         cli.signal(number)
         assert cli.wait() == 130, (cli.lines[-5:], cli.errors[-5:])
     assert {run: str(status) for run, status in recorded(hurt).items()} == {"r": "paused"}
@@ -230,7 +230,7 @@ def test_R39_a_second_signal_ends_at_once(tmp_path: Path, unbroken: Unbroken, nu
     """Twice: exit 130 without waiting for a step that takes its time; the run can be resumed."""
     hurt = Hurt(tmp_path / "s.db", tmp_path / "effects")
     with _run_verb(hurt, "draining", 30.0) as cli:
-        cli.wait_for("  ✓ first")
+        cli.wait_for("✓ first")
         while "r slow - 1\n" not in hurt.effects.read_text():
             time.sleep(0.02)
         cli.signal(number)
