@@ -143,6 +143,7 @@ class _Saving:
     def __init__(self, folder: Callable[[], Path] | None) -> None:
         self._folder = folder
         self._saved: dict[int, tuple[File | Refused, Any]] = {}  # the object too, so that its id stays its own
+        self._open: set[int] = set()  # what the walk is in: a value may contain itself
 
     def visit(self, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -151,17 +152,27 @@ class _Saving:
         if kind is list or kind is tuple:
             if _PLAIN.issuperset(map(type, value)):
                 return value
-            return [self.visit(inner, depth + 1) for inner in value]
-        if isinstance(value, dict):
-            if _PLAIN.issuperset(map(type, value.values())):
-                return value
-            return {name: self.visit(inner, depth + 1) for name, inner in value.items()}
-        return self._object(value, depth)
+            return self._inside(_items_saved, value, depth)
+        if kind is dict:
+            return value if _PLAIN.issuperset(map(type, value.values())) else self._inside(_dict_saved, value, depth)
+        return self._inside(_Saving._object, value, depth)
+
+    def _inside(self, save: Callable[[_Saving, Any, int], Any], value: Any, depth: int) -> Any:
+        """What `save` makes of a value. One that contains itself stays there, and values.py refuses it."""
+        if id(value) in self._open:
+            return value
+        self._open.add(id(value))
+        try:
+            return save(self, value, depth)
+        finally:
+            self._open.discard(id(value))
 
     def _object(self, value: Any, depth: int) -> Any:
         known = codec_for(type(value)) if self._folder is not None else None
         if known is not None:
             return self._file(value, known)
+        if isinstance(value, dict):
+            return _dict_saved(self, value, depth)
         if isinstance(value, str | int | float):
             return plain_form(value)
         if isinstance(value, _STAY):
@@ -194,6 +205,14 @@ class _Saving:
             return File(place, None, known.media_type or media_of_name(place.name))
         found = "a folder" if place.is_dir() else "no file"
         return _refused(value, f"and its codec wrote {found}", "let save(value, path) write one file at that path")
+
+
+def _items_saved(saving: _Saving, values: Any, depth: int) -> Any:
+    return [saving.visit(inner, depth + 1) for inner in values]
+
+
+def _dict_saved(saving: _Saving, value: Any, depth: int) -> Any:
+    return {name: saving.visit(inner, depth + 1) for name, inner in value.items()}
 
 
 def _refused(value: Any, why: str, cure: str) -> Refused:
