@@ -157,7 +157,9 @@ def _plain(kind: type, strict: bool) -> Taker | None:
 
 def _literal(constants: tuple[Any, ...], strict: bool) -> Taker:
     others = {data_of(one): one for one in constants if isinstance(one, enum.Enum)}
-    fits = lambda data: any(type(one) is type(data) and one == data for one in constants)  # noqa: E731
+
+    def fits(data: Any) -> bool:
+        return any(type(one) is type(data) and one == data for one in constants)
 
     def take(data: Any, at: str) -> Any:
         value = others.get(data_of(data), data) if others else data

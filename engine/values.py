@@ -133,7 +133,7 @@ class Walk:
         self.what = what
         self.secrets: list[tuple[dict[str, Json], Secret[Any]]] = []
 
-    def visit(self, value: object, path: str, depth: int) -> Json:
+    def visit(self, value: Any, path: str, depth: int) -> Json:
         if value is None or value is True or value is False:
             return value
         kind = type(value)
