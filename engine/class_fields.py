@@ -94,9 +94,15 @@ class _Fields:
         """The data with all its fields taken. Raises Misfit for a field that the class has not."""
         unknown = [name for name in data if name not in self.takers]
         if unknown:
-            allowed = self._list()
-            raise Misfit(f"{at}.{unknown[0]}", unknown[0], f"the fields of {self.kind.__name__}: {allowed}")
+            allowed = f"the fields of {self.kind.__name__}: {self._list()}"
+            raise Misfit(f"{at}.{unknown[0]}", unknown[0], allowed, self._meant(data))
         return {name: taken(self.takers[name], value, f"{at}.{name}") for name, value in data.items()}
+
+    def _meant(self, data: dict[str, Any]) -> str:
+        """What to annotate if the data is of a subclass."""
+        below: list[type] = type.__subclasses__(self.kind)
+        fitting = [one.__name__ for one in below if data.keys() <= field_hints(one).keys()]
+        return f"annotate {' | '.join((*fitting, self.kind.__name__))}" if fitting else ""
 
     def _list(self) -> str:
         return " ".join(self.takers) or "it has none"
@@ -225,15 +231,21 @@ class _Pydantic(_Fields):
         adapter = pydantic_adapter(self.hint)
         names = {"by_alias": True, "by_name": True} if _takes_names() else {}
         try:
-            if not _holds_file(data):
-                return adapter.validate_json(msgspec.json.encode(data), **names)
-            data = {n: self._field(n, v, f"{at}.{n}") for n, v in data.items()} if isinstance(data, dict) else data
-            return adapter.validate_python(data, **names)
+            if _holds_file(data):
+                return adapter.validate_python(self._with_fields(data, at), **names)
+            return adapter.validate_json(msgspec.json.encode(data), **names)
         except ValueError as error:  # also what validators raise
-            raise _invalid(error, data, at) from None
+            invalid = _invalid(error, data, at)
+        try:  # pydantic does not read all that it writes: an Enum whose values are tuples is one
+            return adapter.validate_python(self._with_fields(data, at), **names)
+        except (ValueError, Misfit):
+            raise invalid from None
 
-    def _field(self, name: str, value: Any, at: str) -> Any:
-        return taken(self.takers.get(name, ANYTHING), value, at) if _holds_file(value) else value
+    def _with_fields(self, data: Any, at: str) -> Any:
+        """The data with what its fields are annotated with. Also a strict model takes that."""
+        if not isinstance(data, dict):
+            return data
+        return {name: taken(self.takers.get(name, ANYTHING), value, f"{at}.{name}") for name, value in data.items()}
 
     @cached_property
     def takers(self) -> dict[str, Taker]:
@@ -309,9 +321,18 @@ def field_hints(kind: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(type.mro(kind)):
         names = {**vars(typing), **vars(sys.modules.get(base.__module__, typing)), **vars(base), base.__name__: base}
+        for used in vars(base).get("__orig_bases__", ()):  # class B(A[int]): the fields of A are used with int
+            inherited = {name: hint for name, hint in found.items() if name in _names_of(typing.get_origin(used))}
+            found |= _with_arguments(used, inherited)
         own = inspect.get_annotations(base) if base is not object else {}
         found |= {name: _resolved(hint, names) for name, hint in own.items()}
     return found
+
+
+def _names_of(kind: Any) -> frozenset[str]:
+    """The names that a class and its base classes annotate."""
+    bases = type.mro(kind)[:-1] if isinstance(kind, type) else []
+    return frozenset(name for base in bases for name in inspect.get_annotations(base))
 
 
 def _resolved(hint: Any, names: dict[str, Any]) -> Any:

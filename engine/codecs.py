@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .artifact import Artifact, File, KeptFile
-from .cures import Refused, refused
+from .cures import Refused, form_of, pretender, refused
 from .errors import InputInvalid, Place
-from .json_form import NOT_NATURAL, full_name, plain_form, to_data
+from .json_form import NOT_NATURAL, full_name, names_of, plain_form
 from .media import media_of_name
 from .secrets import Secret
 
@@ -37,7 +37,16 @@ class Codec(NamedTuple):
     load: Callable[[Path], Any] | None
     suffix: str | Callable[[Any], str]
     media_type: str | None = None
+    subclasses: frozenset[str] | None = None  # None: all of them
 
+    def is_of(self, kind: type, base: type) -> bool:
+        """Does the file of `base` lose nothing of an object of this class?"""
+        return self.subclasses is None or kind is base or not self.subclasses.isdisjoint(names_of(kind))
+
+
+_HAVE_A_FORM = frozenset({
+    object, type(None), bool, int, float, str, list, tuple, dict, bytes, bytearray, memoryview, Path, File, Artifact,
+})  # fmt: skip
 
 _registered: dict[type, Codec] = {}
 _calls = 0
@@ -67,7 +76,7 @@ def codec(
         InputInvalid: E_FIELD_TYPE.
     """
     for name, fits, allowed in (
-        ("kind", isinstance(kind, type), "a class"),
+        ("kind", isinstance(kind, type) and kind not in _HAVE_A_FORM, "a class, but none that has a form already"),
         ("save", callable(save) and not inspect.iscoroutinefunction(save), "a plain function of a value and a path"),
         ("load", callable(load) and not inspect.iscoroutinefunction(load), "a plain function of a path"),
         ("suffix", isinstance(suffix, str) and suffix.startswith(".") and "/" not in suffix, 'text like ".bin"'),
@@ -108,7 +117,7 @@ def _found(kind: type) -> Codec | None:
     for base in type.mro(kind):
         known = _registered.get(base) or _known(base)
         if known is not None:
-            return known
+            return known if known.is_of(kind, base) else None
     return None
 
 
@@ -143,6 +152,7 @@ class _Saving:
     def __init__(self, folder: Callable[[], Path] | None) -> None:
         self._folder = folder
         self._saved: dict[int, tuple[File | Refused, Any]] = {}  # the object too, so that its id stays its own
+        self._open: set[int] = set()  # what the walk is in: a value may contain itself
 
     def visit(self, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -151,22 +161,37 @@ class _Saving:
         if kind is list or kind is tuple:
             if _PLAIN.issuperset(map(type, value)):
                 return value
-            return [self.visit(inner, depth + 1) for inner in value]
-        if isinstance(value, dict):
-            if _PLAIN.issuperset(map(type, value.values())):
-                return value
-            return {name: self.visit(inner, depth + 1) for name, inner in value.items()}
-        return self._object(value, depth)
+            return self._inside(_items_saved, value, depth)
+        if kind is dict:
+            return value if _PLAIN.issuperset(map(type, value.values())) else self._inside(_dict_saved, value, depth)
+        return self._inside(_Saving._object, value, depth)
+
+    def _inside(self, save: Callable[[_Saving, Any, int], Any], value: Any, depth: int) -> Any:
+        """What `save` makes of a value. One that contains itself stays there, and values.py refuses it."""
+        if id(value) in self._open:
+            return value
+        self._open.add(id(value))
+        try:
+            return save(self, value, depth)
+        finally:
+            self._open.discard(id(value))
 
     def _object(self, value: Any, depth: int) -> Any:
+        false = pretender(value)
+        if false is not None:
+            return false if self._folder is not None else value
         known = codec_for(type(value)) if self._folder is not None else None
         if known is not None:
             return self._file(value, known)
+        if isinstance(value, dict):
+            return _dict_saved(self, value, depth)
         if isinstance(value, str | int | float):
             return plain_form(value)
         if isinstance(value, _STAY):
             return value
-        data = to_data(value)
+        data = form_of(value)
+        if isinstance(data, Refused):
+            return data
         if data is not NOT_NATURAL:
             return self.visit(data, depth if type(data) in (dict, list) else depth + 1)
         is_kept = self._folder is None or isinstance(value, AsyncIterable | Awaitable)
@@ -194,6 +219,14 @@ class _Saving:
             return File(place, None, known.media_type or media_of_name(place.name))
         found = "a folder" if place.is_dir() else "no file"
         return _refused(value, f"and its codec wrote {found}", "let save(value, path) write one file at that path")
+
+
+def _items_saved(saving: _Saving, values: Any, depth: int) -> Any:
+    return [saving.visit(inner, depth + 1) for inner in values]
+
+
+def _dict_saved(saving: _Saving, value: Any, depth: int) -> Any:
+    return {name: saving.visit(inner, depth + 1) for name, inner in value.items()}
 
 
 def _refused(value: Any, why: str, cure: str) -> Refused:
@@ -257,6 +290,7 @@ def _save_frame(frame: Any, path: Path) -> None:
             raise _CannotSave("a CSV file cannot keep its index", "pip install pyarrow, or return df.reset_index()")
         frame.to_csv(path)
         return
+    _check_frame(frame)
     try:
         frame.to_parquet(path)
     except Exception as error:  # which exception depends on the library that writes parquet
@@ -265,6 +299,28 @@ def _save_frame(frame: Any, path: Path) -> None:
             "or write the file in the step, and return its path"
         )
         raise _CannotSave(f"parquet cannot hold it: {error}", cure) from None
+
+
+def _check_frame(frame: Any) -> None:
+    """Refuse what parquet would change without saying so."""
+    columns = frame.columns
+    levels = columns.levels if columns.nlevels > 1 else [columns]
+    odd = [level.inferred_type for level in levels if level.inferred_type not in _COLUMN_NAMES]
+    if odd:
+        raise _CannotSave(
+            f"parquet cannot hold column names of type {odd[0]}", "df.columns = df.columns.map(str) in the step"
+        )
+    for at in range(frame.shape[1]):
+        column = frame.iloc[:, at]
+        if column.dtype == object and {dict, set, frozenset} & (kinds := set(map(type, column))):
+            if kinds & {set, frozenset}:
+                raise _CannotSave(f"parquet cannot hold the sets in {columns[at]}", "make lists of them: .map(sorted)")
+            if len({tuple(one) for one in column if isinstance(one, dict)}) > 1:
+                why = f"parquet would give all mappings in {columns[at]} the same keys"
+                raise _CannotSave(why, "make texts of them: .map(json.dumps)")
+
+
+_COLUMN_NAMES = frozenset("string empty integer floating datetime64 datetime date unicode".split())
 
 
 def _load_frame(path: Path) -> Any:
@@ -322,6 +378,9 @@ def _load_array(path: Path) -> Any:
     return sys.modules["numpy"].load(path, allow_pickle=False)
 
 
+_LAYOUT = frozenset({  # tags of TIFF that say where its pixels lie
+    *range(254, 260), 262, 273, *range(277, 281), 284, *range(320, 348), *range(512, 533),
+})  # fmt: skip
 _PNG_MODES = frozenset("1 L LA P RGB RGBA I;16".split())
 _TIFF_MODES = frozenset("CMYK YCbCr LAB F I".split())  # PNG would change or refuse them
 
@@ -334,12 +393,26 @@ def _image_suffix(image: Any) -> str:
     raise _CannotSave(f"no image file holds the mode {image.mode}", 'return image.convert("RGBA")')
 
 
+def _exif_of(image: Any) -> Any:
+    """What a photo says of itself, such as that it must be turned; a PNG file gets it only if it is told so."""
+    try:
+        exif = image.getexif()
+        own = type(exif)()
+        own.load(exif.tobytes())
+    except Exception:  # many cameras write it wrong
+        return None
+    for tag in _LAYOUT & own.keys():
+        del own[tag]
+    return own
+
+
 def _save_image(image: Any, path: Path) -> None:
     if getattr(image, "n_frames", 1) > 1:
         raise _CannotSave(
             "it has several frames", "save it in the step, and return the path; or return one frame: image.copy()"
         )
-    image.save(path)
+    exif = _exif_of(image)
+    image.save(path, **({"exif": exif} if exif else {}))
 
 
 def _load_image(path: Path) -> Any:
@@ -355,10 +428,11 @@ def _save_figure(figure: Any, path: Path) -> None:
         pyplot.close(figure)  # pyplot keeps every figure that is not closed
 
 
+_ARRAYS = frozenset({"numpy.memmap", "numpy.MaskedArray"})  # an npy file keeps no other class; masks are refused above
 _KNOWN: dict[tuple[str, str], Codec] = {
-    ("pandas", "DataFrame"): Codec(object, _save_frame, _load_frame, _frame_suffix),
-    ("polars", "DataFrame"): Codec(object, _save_polars, _load_polars, ".parquet"),
-    ("numpy", "ndarray"): Codec(object, _save_array, _load_array, ".npy"),
+    ("pandas", "DataFrame"): Codec(object, _save_frame, _load_frame, _frame_suffix, None, frozenset()),
+    ("polars", "DataFrame"): Codec(object, _save_polars, _load_polars, ".parquet", None, frozenset()),
+    ("numpy", "ndarray"): Codec(object, _save_array, _load_array, ".npy", None, _ARRAYS),
     ("PIL.Image", "Image"): Codec(object, _save_image, _load_image, _image_suffix),
     ("matplotlib.figure", "Figure"): Codec(object, _save_figure, None, ".png"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .json_form import full_name, names_of
+from .json_form import full_name, names_of, to_data
 
 ALLOWED = "JSON data and what has a JSON form (dataclass, date, set, …), bytes, a Path, an async byte stream, a File"
 _OWN = "it belongs to this process: make it in the step that uses it"
@@ -29,6 +29,30 @@ class Refused(Struct, frozen=True):
 def refused(value: object) -> Refused:
     """What stands for an object that has neither a JSON form nor a file."""
     return Refused(full_name(type(value)), "which is neither JSON data nor a file", cure_of(value))
+
+
+def pretender(value: object) -> Refused | None:
+    """What stands for an object that says to be of another class than it is, such as a mock or a proxy. It has not
+    what that class has, so nothing can be kept of it.
+    """
+    kind = type(value)
+    try:
+        is_honest = value.__class__ is kind
+    except Exception:  # it is the property of a class of the user
+        is_honest = False
+    if is_honest and "unittest.NonCallableMock" not in names_of(kind):
+        return None
+    cure = "return the object behind it, or its data; of a mock, give it a return_value"
+    return Refused(full_name(kind), "which stands for an object of another class", cure)
+
+
+def form_of(value: object) -> Any:
+    """The JSON form of a value, as `to_data`; what stands for it if methods of its own class raise."""
+    try:
+        return to_data(value)
+    except Exception as error:  # it is code of the user, or of a library
+        why = f"and taking it apart raised {type(error).__name__}: {error}"
+        return Refused(full_name(type(value)), why, "return its data, as a dict or a list")
 
 
 _BY_NAME: dict[str, str] = {
@@ -67,8 +91,11 @@ _BY_NAME: dict[str, str] = {
     "pydantic.Secret": "return towpath.Secret(value.get_secret_value()), outside of the model",
     "numpy.complexfloating": "return [z.real, z.imag]",
     "numpy.datetime64": "return None where there is no time",
-    "numpy.timedelta64": "return None where there is no time",
+    "numpy.timedelta64": "return None where there is no time, and int(…) of units that are no part of seconds",
     "numpy.void": "return value.item(), which is a tuple",
+    "numpy.ndarray": "return numpy.asarray(…), which is a plain array; or register towpath.codec for its class",
+    "pandas.DataFrame": "return pandas.DataFrame(frame), a plain frame; or register towpath.codec for its class",
+    "polars.DataFrame": "return polars.DataFrame(frame), a plain frame; or register towpath.codec for its class",
     "numpy.dtype": "return str(…)",
     "bs4.PageElement": "return str(…)",
     "_thread.lock": _OWN,

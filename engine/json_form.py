@@ -259,10 +259,22 @@ def _numpy_scalar(value: Any) -> Any:
     if kind == "M":
         return str(value) if value == value else NOT_NATURAL  # noqa: PLR0124 - NaT
     if kind == "m":
-        return float(value / sys.modules["numpy"].timedelta64(1, "s")) if value == value else NOT_NATURAL  # noqa: PLR0124
+        return _numpy_seconds(value)
     if kind == "f":
         return float(value)  # also longdouble, whose item() is no float
     return value.item() if kind in "biuSU" else NOT_NATURAL
+
+
+_UNITS = frozenset("W D h m s ms us ns".split())  # of durations with a number of seconds
+_LONGEST = 2**63 / 1e9  # seconds: 292 years, as pandas allows
+
+
+def _numpy_seconds(value: Any) -> Any:
+    numpy = sys.modules["numpy"]
+    if numpy.isnat(value) or numpy.datetime_data(value.dtype)[0] not in _UNITS:
+        return NOT_NATURAL
+    seconds = float(value / numpy.timedelta64(1, "s"))
+    return seconds if abs(seconds) < _LONGEST else NOT_NATURAL
 
 
 _OF_LIBRARIES: dict[str, _Encode] = {

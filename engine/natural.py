@@ -93,7 +93,7 @@ def _compiled(annotation: Any, strict: bool, registrations: int) -> Taker:
 def _compile(hint: Any, strict: bool) -> Taker:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        return _literal(arguments)
+        return _literal(arguments, strict)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, strict)
     meant = meaning(hint, origin, arguments)
@@ -155,12 +155,19 @@ def _plain(kind: type, strict: bool) -> Taker | None:
     return ANYTHING if kind is object else None
 
 
-def _literal(constants: tuple[Any, ...]) -> Taker:
+def _literal(constants: tuple[Any, ...], strict: bool) -> Taker:
     others = {data_of(one): one for one in constants if isinstance(one, enum.Enum)}
-    if not others:
-        return Taker(same, lambda data: any(type(one) is type(data) and one == data for one in constants), NOTHING)
-    take = lambda data, at: others.get(data_of(data), data)  # noqa: E731
-    return Taker(take, lambda data: data in constants, ALL)
+
+    def fits(data: Any) -> bool:
+        return any(type(one) is type(data) and one == data for one in constants)
+
+    def take(data: Any, at: str) -> Any:
+        value = others.get(data_of(data), data) if others else data
+        if strict and not fits(value):
+            raise Misfit(at, data, " or ".join(map(repr, constants)))
+        return value
+
+    return Taker(take if others or strict else same, fits, ALL if others else NOTHING)
 
 
 # ---- unions

@@ -47,16 +47,28 @@ def _renamed(data: Json, names: dict[str, str]) -> Json:
 class _Lenient(Walk):
     """A walk that notes what is refused, and goes on."""
 
-    __slots__ = ("_visits",)
+    __slots__ = ("_open", "_visits")
 
     def __init__(self, files: list[NewFile], place: Place) -> None:
         super().__init__(files, place)
         self._visits = 0
+        self._open: set[int] = set()
 
     def visit(self, value: object, path: str, depth: int) -> Json:
         self._visits += 1
         if self._visits > MOST_VISITS:  # a list that contains itself twice has no end
             return {NOTE: "too much is refused"}
+        if isinstance(value, str | int | float | None):
+            return self._noted(value, path, depth)
+        if id(value) in self._open:
+            return {NOTE: "the value contains itself"}
+        self._open.add(id(value))
+        try:
+            return self._noted(value, path, depth)
+        finally:
+            self._open.discard(id(value))
+
+    def _noted(self, value: object, path: str, depth: int) -> Json:
         try:
             return super().visit(value, path, depth)
         except ValueRefused as refused:

@@ -98,10 +98,13 @@ def with_files(value: Any, context: StepContext) -> Any:
     return codecs.files_saved(value, lambda: context.work_folder)
 
 
-def may_hold_objects(value: Any, depth: int = 0) -> bool:
+def may_hold_objects(value: Any) -> bool:
     """May there be an object with a codec in the value? This looks at types only, and most values are data."""
-    if depth == 0 and (is_plain(value) or not codecs.are_there()):
-        return False
+    return not is_plain(value) and codecs.are_there() and _may_hold(value, 0, set())
+
+
+def _may_hold(value: Any, depth: int, seen: set[int]) -> bool:
+    """`seen` has the lists and dicts that were looked at: one may contain itself, or be in many places."""
     kind = type(value)
     if kind is dict:
         value = value.values()
@@ -109,4 +112,6 @@ def may_hold_objects(value: Any, depth: int = 0) -> bool:
         return kind not in _AS_THEY_ARE
     if _AS_THEY_ARE.issuperset(map(type, value)) or depth > MAX_DEPTH:  # values.py refuses what is deeper
         return False
-    return any(may_hold_objects(inner, depth + 1) for inner in value)
+    inside = [inner for inner in value if type(inner) not in _AS_THEY_ARE and id(inner) not in seen]
+    seen.update(map(id, inside))
+    return any(_may_hold(inner, depth + 1, seen) for inner in inside)

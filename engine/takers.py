@@ -128,12 +128,16 @@ def _of_text(kind: Any, data: Any) -> Any:
     raise TypeError(data)
 
 
+_EXACT = 2**53 / 1e9  # seconds, 104 days: up to there a number has each nanosecond
+
+
 def _subclass(kind: Any, data: Any) -> Any:
     """An object of a subclass of text or of a number. What its `__init__` refuses stays as it is, as in Python."""
     if isinstance(data, list | dict | Artifact):
         return data
     if str(getattr(kind, "__name__", "")) == "timedelta64" and isinstance(data, int | float):
-        return kind(round(data * 1_000_000_000), "ns")
+        digits = 9 if abs(data) < _EXACT else 6  # what is below is noise of the number
+        return kind(round(round(data, digits) * 10**digits) * 10 ** (9 - digits), "ns")
     try:
         return kind(data)
     except Exception:

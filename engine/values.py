@@ -19,7 +19,7 @@ import msgspec
 
 from .artifact import Artifact, File, KeptFile, Origin
 from .codecs import codec_for
-from .cures import ALLOWED, Refused, cure_of, refused
+from .cures import ALLOWED, Refused, cure_of, form_of, pretender, refused
 from .errors import Place, ValueRefused
 from .json_form import NOT_NATURAL, full_name, plain_form, to_data
 from .model import Json
@@ -133,23 +133,30 @@ class Walk:
         self.what = what
         self.secrets: list[tuple[dict[str, Json], Secret[Any]]] = []
 
-    def visit(self, value: object, path: str, depth: int) -> Json:
+    def visit(self, value: Any, path: str, depth: int) -> Json:
         if value is None or value is True or value is False:
             return value
-        if isinstance(value, str):
+        kind = type(value)
+        if issubclass(kind, str):
             return self._text(value, path)
-        if isinstance(value, int):
+        if issubclass(kind, int):
             return self._integer(value, path)
-        if isinstance(value, float):
+        if issubclass(kind, float):
             return self._number(value, path)
         if depth > MAX_DEPTH:
             raise self._refused(path, f"nested more than {MAX_DEPTH} levels deep", value)
-        if isinstance(value, dict):
+        if issubclass(kind, dict):
             return self._mapping(value, path, depth)
-        if isinstance(value, list | tuple):
+        if issubclass(kind, (list, tuple)):
             if _all_plain(value):
                 return list(value)
             return [self.visit(v, f"{path or 'output'}[{i}]", depth + 1) for i, v in enumerate(value)]
+        return self._object(value, path, depth)
+
+    def _object(self, value: object, path: str, depth: int) -> Json:
+        false = pretender(value)
+        if false is not None:
+            return self._natural(false, path, depth)
         return self._file(value, path) or self._natural(value, path, depth)
 
     def _text(self, value: str, path: str) -> str:
@@ -197,7 +204,7 @@ class Walk:
 
     def _natural(self, value: object, path: str, depth: int) -> Json:
         """What has an obvious JSON form, in that form."""
-        data = value if isinstance(value, Refused) else to_data(value)
+        data = value if isinstance(value, Refused) else form_of(value)
         if data is NOT_NATURAL:
             data = _unsaved(value) if codec_for(type(value)) is not None else refused(value)
         if isinstance(data, Refused):
