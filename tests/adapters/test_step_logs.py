@@ -196,7 +196,7 @@ async def test_a_stream_may_take_more_than_a_text(open_engine: OpenEngine) -> No
     def work() -> None:
         sys.stdout.write("one", "> ", end="!\n")  # type: ignore[call-arg]
         sys.stdout.write(text="two\n")  # type: ignore[call-arg]
-        with pytest.raises(TypeError, match="Marking.write.. missing 1 required positional argument: 'text'"):
+        with pytest.raises(TypeError, match=r"Marking.write.. missing 1 required positional argument: 'text'"):
             sys.stdout.write()  # type: ignore[call-arg]
 
     async with open_engine() as engine:
