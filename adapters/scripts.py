@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -52,6 +53,7 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
     _refuse_in_loop()
     settings = settle(store, memory=True)
     file = None if settings.temporary else settings.store
+    at = "" if store is None else f" --store {shlex.quote(os.fspath(store))}"
     heard: list[str] = []
 
     def listen(run_id: str, fact: Fact) -> None:
@@ -68,9 +70,9 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
     try:
         ended = asyncio.run(main())
     except KeyboardInterrupt as pressed:
-        at = "" if store is None else f" --store {os.fspath(store)}"
         pressed.add_note(f"interrupted: {_what_is_left(heard, settings, at)}")
         raise pressed.with_traceback(None) from None
+    ended._at = None if settings.temporary else at
     if failed := failure_of(ended, named.get("check", True)):
         raise failed
     return ended

@@ -237,21 +237,22 @@ def _unhook_streams() -> None:
                 vars(stream)["write"] = before
 
 
-def _writes_as(
-    here: Callable[[], Any], original: Callable[[Any, str], Any], before: Callable[[str], Any] | None
-) -> Any:
-    """A `write` that keeps the text and then does what `before` did, or without it the `original` of the class."""
+def _writes_as(here: Callable[[], Any], original: Callable[..., Any], before: Callable[..., Any] | None) -> Any:
+    """A `write` that keeps the text and then does what `before` did, or without it the `original` of the class.
 
-    def write(text: str, /) -> Any:
+    A stream of the program may take more than a text, and says itself what is wrong with a call.
+    """
+
+    def write(*texts: Any, **more: Any) -> Any:
         stream, step = here(), _step()
         if step is None or not step.kept.prints:
-            return original(stream, text) if before is None else before(text)
+            return original(stream, *texts, **more) if before is None else before(*texts, **more)
         name = "stdout" if stream is sys.stdout else "stderr" if stream is sys.stderr else ""
         _here.inside = True
         try:
-            if name and isinstance(text, str):
-                step.lines().add_text(name, text)
-            return original(stream, text) if before is None else before(text)
+            if name and texts and isinstance(texts[0], str):
+                step.lines().add_text(name, texts[0])
+            return original(stream, *texts, **more) if before is None else before(*texts, **more)
         finally:
             _here.inside = False
 

@@ -37,8 +37,7 @@ def redacted(text: str, limit: int = MOST_TEXT, overlap: int = _OVERLAP) -> str:
     found if it ends at most `overlap` characters after them.
     """
     text = str.__str__(text)  # a subclass may override it
-    looked_at = text if len(text) <= limit else text[: limit + overlap]
-    spans = sorted([*_known(looked_at), *_shaped(looked_at)])
+    spans = secret_spans(text if len(text) <= limit else text[: limit + overlap])
     if not spans:
         return text[:limit]
     parts: list[str] = []
@@ -46,10 +45,20 @@ def redacted(text: str, limit: int = MOST_TEXT, overlap: int = _OVERLAP) -> str:
     for start, end in spans:
         if start >= limit:
             break
-        if start >= done:
-            parts += (text[done:start], HIDDEN)
-        done = max(done, end)
+        parts += (text[done:start], HIDDEN)
+        done = end
     return "".join([*parts, text[done:limit]])
+
+
+def secret_spans(text: str) -> list[tuple[int, int]]:
+    """Where secrets begin and end in a text: in order, each behind the one before it."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted([*_known(text), *_shaped(text)]):
+        if spans and start < spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((start, end))
+    return spans
 
 
 def redacted_data(data: Any) -> Any:
@@ -169,7 +178,8 @@ def _known(text: str) -> Iterator[tuple[int, int]]:
     if _ESCAPE.search(text):
         plain = _Undone(text)
         for start, end in _known_as_written(plain.text):
-            yield plain.place(start), plain.place(end)
+            first = plain.place(start)
+            yield first, first + len(text[first : plain.place(end)].rstrip())  # the end of its line is no part of it
 
 
 def _known_as_written(text: str) -> Iterator[tuple[int, int]]:

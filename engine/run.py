@@ -14,17 +14,20 @@ from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 
 _log = guarded_logger("towpath")
 _notebook = Late("towpath.notebook")
-_REPEAT = "`towpath show {0}` shows it, `towpath rerun {0}` runs again what did not complete"
+_REPEAT = "`towpath show {0}{1}` shows it, `towpath rerun {0}{1}` runs again what did not complete"
+_GONE = "its store is gone with it; a store that is a file keeps the run, to look at it and to run it again"
 _ENDS = {
     ChainStatus.FAILED: ("failed", _REPEAT),
     ChainStatus.CANCELLED: ("was cancelled", _REPEAT),
     ChainStatus.PARTIAL: ("has failed steps", _REPEAT),
-    ChainStatus.PAUSED: ("is paused", "`towpath resume {}` continues it"),
+    ChainStatus.PAUSED: ("is paused", "`towpath resume {0}{1}` continues it"),
 }
 
 
 class Run:
     """A snapshot of a run: `run.status`, `run["step"]`, `run.value`."""
+
+    _at: str | None = ""  # what a command needs to find the store; None if the store is gone with the run
 
     def __init__(
         self,
@@ -100,11 +103,11 @@ class Run:
 
     def _failure(self) -> ChainFailed:
         """Says what failed first, and shows the traceback of that step behind the message."""
-        what, cure = _ENDS.get(self.status, (f"is {self.status}", "`towpath show {}` shows it"))
+        what, cure = _ENDS.get(self.status, (f"is {self.status}", "`towpath show {0}{1}` shows it"))
         failed = ChainFailed(
             self.error.code if self.error else "E_CHAIN_FAILED",
             f"run {self.id} of {self.plan.name} {what}{self._why()}",
-            cure=cure.format(self.id),
+            cure=_GONE if self._at is None else cure.format(self.id, self._at),
             retryable=self.status is ChainStatus.FAILED,
             run=self,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from towpath.errors import InputInvalid, shown, similar
@@ -24,14 +26,49 @@ def replaced(fakes: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
     function.
     """
     changes = [(step, _function(fake)) for key, fake in fakes.items() for step in _meant(key)]
-    before = [(step, step.function, step.stands_in) for step, _ in changes]
+    block = object()
     try:
         for step, fake in changes:
-            step.function, step.stands_in = fake, True
+            _put(step, fake, block)
         yield
     finally:
-        for step, function, stood_in in reversed(before):
-            step.function, step.stands_in = function, stood_in
+        for step, _ in changes:
+            _take(step, block)
+
+
+@dataclass(slots=True)
+class _Replaced:
+    """A step with fakes in its place. Blocks of fixtures, tasks and threads may end in any order."""
+
+    step: Step[..., Any]
+    function: Callable[..., Any]
+    stands_in: bool
+    fakes: list[tuple[object, Callable[..., Any]]]  # with the block of each, the newest last
+
+
+_replaced: dict[int, _Replaced] = {}  # by the id of the step
+_lock = threading.Lock()
+
+
+def _put(step: Step[..., Any], fake: Callable[..., Any], block: object) -> None:
+    with _lock:
+        there = _replaced.setdefault(id(step), _Replaced(step, step.function, step.stands_in, []))
+        there.fakes.append((block, fake))
+        step.function, step.stands_in = fake, True
+
+
+def _take(step: Step[..., Any], block: object) -> None:
+    """What stands there now is the newest of the fakes that are left, without one the step's own function."""
+    with _lock:
+        there = _replaced.get(id(step))
+        if there is None:
+            return
+        there.fakes = [one for one in there.fakes if one[0] is not block]
+        if there.fakes:
+            step.function = there.fakes[-1][1]
+        else:
+            step.function, step.stands_in = there.function, there.stands_in
+            del _replaced[id(step)]
 
 
 def _function(fake: Any) -> Callable[..., Any]:

@@ -107,6 +107,19 @@ def test_a_failed_chain_raises(here: Path) -> None:
     assert towpath.run(fails, check=False, store=None).status is ChainStatus.FAILED
 
 
+def test_the_cure_names_the_store_of_the_run(here: Path) -> None:
+    """A command without it would look into the default store; a store in memory has nothing to look at."""
+    with pytest.raises(ChainFailed, match=r"`towpath show r --store '.*my own.db'`") as raised:
+        towpath.run(fails, store=here / "my own.db", run_id="r")
+    with pytest.raises(ChainFailed, match=r"towpath rerun r --store '.*my own.db'"):
+        raised.value.run.raise_for_status()
+    with pytest.raises(ChainFailed, match="its store is gone with it") as raised:
+        towpath.run(fails, store="sqlite:///:memory:")
+    assert "towpath show" not in str(raised.value)
+    with pytest.raises(ChainFailed, match=r"`towpath show d` shows it"):
+        towpath.run(fails, store=None, run_id="d")
+
+
 def test_a_gate_returns_a_paused_run_which_the_same_id_continues(here: Path) -> None:
     assert towpath.run(gated, run_id="g", store=None).status is ChainStatus.PAUSED
 

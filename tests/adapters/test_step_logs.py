@@ -186,6 +186,25 @@ async def test_streams_that_are_replaced_while_an_engine_is_open(open_engine: Op
     assert "write" not in vars(there)
 
 
+async def test_a_stream_may_take_more_than_a_text(open_engine: OpenEngine) -> None:
+    """And what is wrong with a call is said by the stream itself."""
+
+    class Marking(io.StringIO):
+        def write(self, text: str, mark: str = "", *, end: str = "") -> int:
+            return super().write(mark + text + end)
+
+    def work() -> None:
+        sys.stdout.write("one", "> ", end="!\n")  # type: ignore[call-arg]
+        sys.stdout.write(text="two\n")  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match=r"Marking.write.. missing 1 required positional argument: 'text'"):
+            sys.stdout.write()  # type: ignore[call-arg]
+
+    async with open_engine() as engine:
+        with contextlib.redirect_stdout(Marking()) as there:
+            assert await _text(engine, work) == "INFO    stdout: one\n"
+        assert there.getvalue() == "> one!\ntwo\n"
+
+
 async def test_a_closed_stream_is_as_closed_as_ever(open_engine: OpenEngine) -> None:
     closed = io.StringIO()
     closed.close()

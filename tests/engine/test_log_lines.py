@@ -6,6 +6,8 @@ import logging
 import re
 import threading
 
+import pytest
+
 from towpath.log_lines import LOG_LIMIT, LogLines
 
 _TIME = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", re.MULTILINE)
@@ -85,3 +87,39 @@ def test_long_names_are_cut_in_front() -> None:
     lines = LogLines()
     lines.add_line("INFO", "package.subpackage.module.Class.method", "text")
     assert kept(lines) == "INFO    ….subpackage.module.Class.method: text\n"
+
+
+def test_a_secret_of_several_lines_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line has a time of its own, and the reader may come between them; neither hides a part of a secret."""
+    secret = "first-Line-8873\nsecond-Line-9938\nthird-Line-1214"
+    monkeypatch.setenv("SERVICE_SECRET", secret)
+    lines = LogLines()
+    lines.add_text("stdout", f"it is {secret}, they say\n")
+    assert kept(lines) == "INFO    stdout: it is ***\nINFO    stdout: ***, they say\n"
+    for part in secret.split("\n"):
+        lines.add_line("INFO", "library", part)
+        lines.text()
+    lines.add_line("INFO", "library", "the end")
+    assert "third-Line" not in lines.text()
+    assert kept(lines).endswith("the end\n")
+
+
+def test_a_line_stays_a_line_when_it_ends_with_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_SECRET", "hunter2-xyz-Secret99")
+    lines = LogLines()
+    lines.add_text("stdout", "one hunter2-xyz-Secret99\ntwo\n")
+    lines.add_text("stdout", "password:\n")
+    lines.add_line("INFO", "library", "hunter2-xyz-Secret99")
+    lines.add_line("INFO", "library", "four")
+    assert kept(lines) == (
+        "INFO    stdout: one ***\nINFO    stdout: two\nINFO    stdout: password:\n"
+        "INFO    library: ***\nINFO    library: four\n"
+    )
+
+
+def test_a_secret_where_a_very_long_line_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_SECRET", "hunter2-xyz-Secret99")
+    lines = LogLines()
+    for part in ["x" * 16_380, "hunter2-", *[""] * 100, "xyz-Secret99", " and more\n"]:
+        lines.add_text("stdout", part)
+    assert kept(lines).replace("x" * 16_380, "x…") == "INFO    stdout: x…***\nINFO    stdout: *** and more\n"

@@ -501,3 +501,8 @@ def test_the_environment_may_change_at_any_time(monkeypatch: pytest.MonkeyPatch)
     assert redacted("a late-canary b") == "a *** b"
     monkeypatch.delenv("LATE_TOKEN")
     assert redacted("a late-canary b") == "a late-canary b"
+
+
+def test_the_end_of_a_line_is_no_part_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_SECRET", "hunter2-xyz-Secret99")
+    assert redacted("one hunter2-xyz-Secret99\n  two\n") == "one ***\n  two\n"

@@ -171,6 +171,20 @@ async def test_steps_are_restored_after_an_error() -> None:
             await engine.run(fails)
 
 
+def test_blocks_may_end_in_any_order() -> None:
+    """Fixtures of several scopes, tasks and threads end theirs as they like: no fake is left in place."""
+    first, second = replaced({"thorough": lambda name: "first"}), replaced({"thorough": lambda name: "second"})
+    function = thorough.function
+    first.__enter__()
+    second.__enter__()
+    assert thorough.function("a.bin") == "second"  # type: ignore[comparison-overlap]
+    first.__exit__(None, None, None)
+    assert thorough.function("a.bin") == "second"  # type: ignore[comparison-overlap]
+    second.__exit__(None, None, None)
+    assert thorough.function is function
+    assert not thorough.stands_in
+
+
 @pytest.mark.parametrize(
     ("fakes", "code", "says"),
     [
