@@ -120,6 +120,9 @@ class Artifact:
         """A local copy, made on demand, called by output and version: `photo.v2.png`. Editing it changes no version."""
         return await self._files.path(self.row)
 
+    def __repr__(self) -> str:
+        return f"<artifact {self.filename} v{self.version}, {self.size} B, {self.id}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process of this machine can read it too, without the engine. Blocks; raises as `bytes`."""
         return Artifact, (self.row, self._files.for_another_process(self.row))

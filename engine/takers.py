@@ -84,7 +84,8 @@ def one_value(kind: type) -> Taker | None:
     elif issubclass(kind, datetime.timedelta):
         make, allowed = partial(_duration, kind), "seconds, or an ISO 8601 duration like PT30S"
     elif issubclass(kind, datetime.date | datetime.time):
-        make, allowed = partial(_moment, kind), f"ISO 8601 text of a {kind.__name__}"
+        without = ", without a time of day" if kind is datetime.date else ""
+        make, allowed = partial(_moment, kind), f"ISO 8601 text of a {kind.__name__}{without}"
     elif issubclass(kind, _TEXTS) or not _TEXT_NAMES.isdisjoint(names_of(kind)):
         make, allowed = partial(_of_text, kind), f"the text of a {kind.__name__}"
     elif issubclass(kind, str | int | float) or _is_numpy_scalar(kind):
@@ -119,7 +120,14 @@ def _duration(kind: Any, data: Any) -> Any:
 def _moment(kind: Any, data: Any) -> Any:
     if not isinstance(data, str):
         raise TypeError(data)
-    return kind(data) if str(kind.__module__).startswith("pandas") else kind.fromisoformat(data)
+    if str(kind.__module__).startswith("pandas"):
+        return kind(data)
+    if kind is datetime.date and data.endswith(_MIDNIGHT):  # a table's days are time stamps at midnight
+        data = data.removesuffix(_MIDNIGHT)
+    return kind.fromisoformat(data)
+
+
+_MIDNIGHT = "T00:00:00"
 
 
 def _of_text(kind: Any, data: Any) -> Any:

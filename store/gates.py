@@ -154,7 +154,8 @@ def undecided(approval_id: str) -> Script[Record]:
     """
     found = record_or_none((yield _GATE(approval=approval_id, **clock(now()))).first())
     if found is None:
-        raise ApprovalRefused("E_APPROVAL_MISSING", "there is no such approval", found=approval_id)
+        cure = "`towpath approvals` lists what waits for a decision"
+        raise ApprovalRefused("E_APPROVAL_MISSING", "there is no such approval", found=approval_id, cure=cure)
     refusal = _refusal(found, late=bool(found.pop("late")))
     if refusal is not None:
         raise refusal

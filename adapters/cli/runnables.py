@@ -83,7 +83,7 @@ def _named(head: str, name: str, imports: bool) -> Chain[..., Any]:
     if isinstance(found, Chain):
         return found
     chains = _chains_of(module)
-    cure = similar(name, chains) or (f"name one of these: {head}:{next(iter(chains))}" if chains else "")
+    cure = similar(name, chains) or ("name one of these" if chains else "")
     raise InputInvalid(
         "E_CHAIN_NAME",
         f"{head} has no @chain called {name}",

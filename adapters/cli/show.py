@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import click
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
@@ -17,12 +18,13 @@ from towpath.adapters.wording import label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
-from towpath.model import ChainStatus
+from towpath.model import ArtifactRow, ChainStatus, StepStatus
 from towpath.run import Run, StepRun
 from towpath.run_labels import tag_asked
+from towpath.values import MAX_VALUE, without_marks
 
 from .options import find_run, json_option, run_async, store_option
-from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, terminal, words
+from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, short_id, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
 _LISTED = (
@@ -110,6 +112,7 @@ async def _show(run: str, step: str | None, verbose: bool, store: str | None, as
             print_json(step_json(one) if one else run_json(found))
         elif one is not None:
             await _show_step(terminal(), one, await engine.store.logs(found.id))
+            await _show_gates(terminal(), engine, found, one)
         else:
             await _show_run(terminal(), engine, found, verbose)
     return 0
@@ -164,6 +167,28 @@ async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]
         if log["step_id"] == step.id and log["item_index"] == step.item:
             console.print(words(f"log of attempt {log['attempt']}", "dim"))
             console.print(block(log["text"].rstrip("\n")))
+
+
+async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun) -> None:
+    """What waits for a decision, and how to decide. A value that waits is not the step's value yet."""
+    waiting = await engine.approvals(run.id) if step.status is StepStatus.WAITING_APPROVAL else []
+    for gate in waiting:
+        if gate["step_id"] != step.id or step.item not in (None, gate["item_index"]):
+            continue
+        for file in await engine.store.latest_artifacts(gate["workflow_id"]):
+            if file.name == "value" and file.size <= MAX_VALUE:
+                await _show_waiting_value(console, engine, file)
+        where = place(gate["step_id"], gate["item_index"])
+        approve = f"towpath approve {short_id(gate['id'], console)}"
+        console.print(words(f"✋ {where} waits for an approval: {approve}  (or reject)", "yellow"))
+
+
+async def _show_waiting_value(console: Console, engine: Engine, file: ArtifactRow) -> None:
+    try:
+        value = msgspec.json.decode(await engine.store.files.read_bytes(file))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return  # somebody's file that is called value, or an edit that is no JSON
+    console.print(line(("value  ", "dim"), repr(without_marks(value))[:2000]))
 
 
 def _show_traceback(console: Console, step: StepRun) -> None:

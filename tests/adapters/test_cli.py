@@ -155,6 +155,10 @@ def test_paused_at_a_gate_exits_3_and_names_the_approval(cli: Cli, folder: Path)
     (folder / "gate.yaml").write_text(one_step("numbers", parameters={"n": 1}, requires_approval=True))
     out = cli("run", "gate.yaml", code=3).stdout
     assert "waits for an approval" in out
+    shown = cli("show", "last", "only").stdout  # what is decided about, and how
+    assert "value  [0]" in shown
+    gate = json.loads(cli("approvals", "--json").stdout)[0]["id"]
+    assert f"towpath approve {gate}" in shown
     assert json.loads(cli("ls", "--json").stdout)[0]["status"] == "paused"
     assert cli("resume", "last", code=3)
     cli("cancel", "last")
@@ -462,4 +466,6 @@ def test_H4_a_rejection_on_the_command_line_makes_it_again(cli: Cli, folder: Pat
     cli("resume", "last")
     shown = {step["id"]: step["status"] for step in json.loads(cli("show", "last", "--json").stdout)["steps"]}
     assert shown == {"draft": "skipped", "last": "skipped"}
-    assert "E_APPROVAL_MISSING" in cli("approve", "nowhere", "--by", "kim", code=1).stderr
+    missing = cli("approve", "nowhere", "--by", "kim", code=1).stderr
+    assert "E_APPROVAL_MISSING" in missing
+    assert "cure: `towpath approvals` lists" in missing

@@ -112,6 +112,14 @@ def test_values_come_back(annotation: Any, value: Any) -> None:
     assert type(got) is type(value)
 
 
+def test_a_day_of_a_table_is_a_date() -> None:
+    """A `pd.Timestamp` is a `date` in Python, and a table's days are time stamps at midnight."""
+    assert rebuild(sent(pd.Timestamp("2026-01-28")), dt.date) == dt.date(2026, 1, 28)
+    assert rebuild(sent(np.datetime64("2026-01-28T00:00:00")), dt.date) == dt.date(2026, 1, 28)
+    with pytest.raises(InputInvalid, match="without a time of day"):
+        rebuild(sent(pd.Timestamp("2026-01-28 07:30")), dt.date)
+
+
 class Shaped(Protocol):
     x: int
 
