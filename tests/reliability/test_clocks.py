@@ -125,6 +125,7 @@ def timely_run(hurt: Hurt, clock: Clock, steps: list[int], chance: random.Random
             assert (thief.wait(), thief.error) == (4, "E_RUN_OWNED")
             assert person.wait() == 0
             assert person.lines[-1] == "decided r"
+            Path(f"{hurt.effects}.end").touch()
             assert victim.wait() == 0, victim.errors[-5:]
 
 
