@@ -128,7 +128,8 @@ def _compiled(found: Chain[..., Any]) -> Chain[..., Any]:
     except Exception as error:
         frame = user_frame(error.__traceback__)
         place = Place() if frame is None else Place(frame.tb_frame.f_code.co_filename, frame.tb_lineno, 1)
-        sentence = traceback.format_exception_only(error)[-1].strip()
+        lines = traceback.format_exception_only(error)  # then its notes; of a SyntaxError the sentence is the last
+        sentence = lines[-1 if isinstance(error, SyntaxError) else 0].strip()
         message = f"the chain {found.name} raised {sentence}"
         raise ChainInvalid([Problem("E_CHAIN_RAISED", message, place, cure=_RAISED_CURE)]) from error
     return found
