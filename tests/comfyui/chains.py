@@ -15,6 +15,7 @@ from tests.comfyui.running import ComfyServer
 from tests.comfyui.server.checking import CONVERT
 from tests.comfyui.server.contents import without_metadata
 from tests.comfyui.server.nodes import NODES, render, render_movie
+from tests.conformance.chain_steps import PATIENCE
 from towpath import Artifact, Engine, Run, step
 from towpath.chain_file import ChainFile, load_chain_from_dict
 
@@ -107,8 +108,8 @@ async def row_of(engine: Engine, run: Run | str, step_id: str) -> Any:
     return await engine.get_workflow_by_step(run if isinstance(run, str) else run.id, step_id)
 
 
-async def until(check: Callable[[], Any], within: float = 180.0) -> None:
-    """Wait until `check()` is true. A busy machine may be slow, so it is no promise about speed."""
+async def until(check: Callable[[], Any], within: float = PATIENCE) -> None:
+    """Wait until `check()` is true."""
     with anyio.fail_after(within):
         while True:
             result = check()

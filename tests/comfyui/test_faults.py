@@ -243,8 +243,8 @@ def test_frames_that_are_big_binary_or_broken(server: ComfyServer, client: Clien
 def test_a_flood_of_messages(server: ComfyServer, client: Client) -> None:
     server.control(websocket_flood=10_000)
     with listen(server, "me") as socket:
-        client.queue(slow(0.5), client_id="me")
-        assert kinds(events(socket)).count("progress") > 500  # more than ten times as many as there are changes
+        client.queue(slow(2), client_id="me")  # long enough for a busy machine: 20,000 are due
+        assert kinds(events(socket)).count("progress") > 2_000
 
 
 def test_a_server_that_holds_its_lock_answers_nothing_and_finishes(server: ComfyServer, client: Client) -> None:
