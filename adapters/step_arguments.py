@@ -17,6 +17,7 @@ from towpath.steps import Step
 from towpath.values import copied, recorded
 
 RECORDED_ARGUMENT = 64 * 1024  # bytes of JSON; of a larger argument only its origin is recorded
+RECORDED_OF_ALL_ITEMS = 2 * 1024  # bytes of an argument that all items share: each row would repeat it
 
 
 Make = Callable[[Any, int | None], Any]
@@ -155,7 +156,7 @@ class _ItemArguments:
         for name, value in arguments.items():
             if name in self._shared and name not in changed:
                 if name not in self._recorded:
-                    self._recorded[name] = _recorded(name, value, self._step, secrets)
+                    self._recorded[name] = _recorded(name, value, self._step, secrets, RECORDED_OF_ALL_ITEMS)
                 result[name] = self._recorded[name]
             else:
                 result[name] = _recorded(name, value, self._step, secrets)
@@ -165,7 +166,7 @@ class _ItemArguments:
 _SHORT = frozenset({int, float, bool, type(None)})
 
 
-def _recorded(name: str, value: Any, step: StepPlan, secrets: Collection[str]) -> Json:
+def _recorded(name: str, value: Any, step: StepPlan, secrets: Collection[str], most: int = RECORDED_ARGUMENT) -> Json:
     """One argument as the row records it: a large one as its origin, a secret one only as a mark."""
     if type(value) in _SHORT and name not in secrets:
         return value
@@ -173,7 +174,7 @@ def _recorded(name: str, value: Any, step: StepPlan, secrets: Collection[str]) -
         return NOT_KEPT
     if isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 1024):
         data = recorded(value)
-        small = len(msgspec.json.encode(data)) <= RECORDED_ARGUMENT
+        small = len(msgspec.json.encode(data)) <= most
         return data if small else {"$from": step.parameters.get(name)}
     return recorded(value)
 

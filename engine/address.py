@@ -39,8 +39,15 @@ def database_file(address: Address) -> Path:
     if not separator:
         path = text
     elif scheme in ("sqlite", "sqlite+aiosqlite"):
-        path = rest.partition("?")[0]
-        path = path[1:] if path.startswith("/") else path
+        if "?" in rest:
+            raise InputInvalid(
+                "E_STORE_URL",
+                "the store's address has options after the ?, and none are known",
+                found=text,
+                allowed="sqlite:///FILE, or a file name",
+                cure="leave them out; a file that has a ? in its name is named by its path alone",
+            )
+        path = rest[1:] if rest.startswith("/") else rest
     elif scheme.startswith("postgres"):
         raise FeatureMissing(
             "E_FEATURE_MISSING",

@@ -47,11 +47,13 @@ def towpath(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_readme_chain_runs_with_the_steps_shown_beside_it(tmp_path: Path) -> None:
+    """newcomer F10: people look at the pages before the step that publishes them starts."""
     (tmp_path / "report.yaml").write_text(blocks("yaml")[0])
     (tmp_path / "mysteps.py").write_text(blocks("python")[1])
     done = towpath(tmp_path, "run", "report.yaml", "--input", "title=Monthly", "--no-wait")
     assert done.returncode == 3, done.stderr
     assert "pages[0] waits for an approval" in done.stdout
+    assert "publish" not in done.stdout
 
 
 def test_the_readme_shows_what_validate_prints(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ def prepare(path: Path) -> None:
         # other connections of this process hold on it, and the next process then deletes a log in use.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
+        if not path.exists():
+            cure = "make the folder and the file there, or name another --store"
+            raise StoreFailed("E_DB_PATH", f"{path.name} is a link to a file that is missing", cure=cure) from None
         if not _writable(path):
             raise readonly(path) from None
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Names and tags of runs on the command line, the filters of `ls`, and `rm`."""
+"""Names and tags of runs on the command line, the filters of `ls`, and `rm` (newcomer F13, python-trial 25)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Process steps in scripts, and steps in the process pools of others."""
+"""Process steps in scripts, and steps in the process pools of others (python-trial 19, newcomer F19)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Secrets on the local adapter: the promises of all adapters, keys, resuming elsewhere, and the command line."""
+"""Secrets on the local adapter: the promises of all adapters, keys, resuming elsewhere, and the command line
+(python-trial 23).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places under limits: counted, in order, and given back."""
+"""Places under limits: counted, in order, and given back (newcomer F19)."""
 
 from __future__ import annotations
 

@@ -455,7 +455,7 @@ WRONG_TEXTS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("annotation", "text"), WRONG_TEXTS)
 def test_texts_that_do_not_say_it_are_refused(annotation: Any, text: str) -> None:
-    """`depths=2,4` for a list was a text, and a map over it ran once for each of its characters."""
+    """newcomer F14: `depths=2,4` for a list was a text, and a map over it ran once for each of its characters."""
     with pytest.raises(InputInvalid) as refused:
         parsed(spec_of(annotation), text)
     assert refused.value.code == "E_INPUT_TYPE"

@@ -1,4 +1,6 @@
-"""Steps of every shape: what works as a plain function works as a step, or is refused with the cure."""
+"""Steps of every shape: what works as a plain function works as a step, or is refused with the cure
+(python-trial 18).
+"""
 
 from __future__ import annotations
 

@@ -207,6 +207,25 @@ async def test_S3_1_the_file_is_made_on_first_use_where_it_is_asked_for(
         await init_db("mysql://host/db")
 
 
+async def test_an_address_with_options_and_a_link_to_nothing_say_what_they_are(tmp_path: Path) -> None:
+    """python-trial 25: `sqlite:///a?b.db` made a file `a`, and a link was called a file without permissions."""
+    for options in ("?mode=ro", "?", "?b.db"):
+        with pytest.raises(InputInvalid, match="E_STORE_URL") as refused:
+            await init_db(f"sqlite:///{tmp_path}/a{options}")
+        assert "leave them out" in str(refused.value)
+    odd = tmp_path / "a?b.db"
+    await init_db(odd)
+    assert [path.name for path in tmp_path.iterdir()] == [odd.name]
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "away/towpath.db")
+    with pytest.raises(StoreFailed, match=r"(?s)E_DB_PATH.*make the folder and the file"):
+        await init_db(link)
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away/towpath.db").touch()
+    await init_db(link)
+    await whole(link)
+
+
 async def test_S3_2_init_db_twice_is_harmless(file: Path) -> None:
     await init_db(f"sqlite:///{file}")
     async with get_session(file) as session:

@@ -1,4 +1,6 @@
-"""What type checkers say of a user's script: nothing about the right lines, and something about every wrong one."""
+"""What type checkers say of a user's script: nothing about the right lines, and something about every wrong one
+(newcomer F18).
+"""
 
 from __future__ import annotations
 

@@ -28,6 +28,28 @@ async def test_fan_out_over_a_list_known_at_run_time(open_engine: OpenEngine) ->
         assert list((await settled(engine, run)).values()) == [DONE] * 8
 
 
+async def test_a_large_argument_of_all_items_is_recorded_by_its_origin(open_engine: OpenEngine) -> None:
+    """python-trial 17: each row repeated it. Each item still gets all of it, also when the run is loaded again."""
+    text = "é" * 10_000
+
+    @chain
+    def all_with_one():
+        return steps.add.map(["a", "b", "c"], b=steps.echo(text)), steps.add.map(["d"], b="x")
+
+    async with open_engine() as engine:
+        run = await engine.run(all_with_one)
+        assert run.value == [[letter + text for letter in "abc"], ["dx"]]
+        named = await rows(engine, run)
+        for item, letter in enumerate("abc"):
+            assert named[f"add[{item}]"].parameters == {
+                "a": letter,
+                "b": {"$from": {"$ref": {"step": "echo", "keys": []}}},
+            }
+        assert named["add_2[0]"].parameters == {"a": "d", "b": "x"}
+        again = await engine.rerun(run.id, from_steps=["add"])
+        assert again.value == run.value
+
+
 async def test_an_empty_list_completes_with_an_empty_list(open_engine: OpenEngine) -> None:
     async with open_engine() as engine:
         run = await engine.run(fan_out, n=0)

@@ -1,4 +1,6 @@
-"""A function that cannot be stopped: it can see that its attempt is over, and the next attempt waits for it."""
+"""A function that cannot be stopped: it can see that its attempt is over, and the next attempt waits for it
+(python-trial 16).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A step reads the files that it gets, wherever its function runs. Each test has a limit: a hang fails it."""
+"""A step reads the files that it gets, wherever its function runs (newcomer F1). Each test has a limit: a hang fails
+it.
+"""
 
 from __future__ import annotations
 
