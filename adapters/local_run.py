@@ -114,7 +114,6 @@ class LocalRun:
         executor.variables = self.variables
         self._executor = executor
         self._running = RunningSteps[InnerEnd](executor, self._is_async, self._outcome, self._settle, self._fail)
-        self._async: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._lost: dict[str, int] = {}
         self._napping: dict[Key, Work] = {}
         self._first = ""  # the request that the run obeys as it begins: `cancel`, `pause`, or none
@@ -502,11 +501,7 @@ class LocalRun:
     def _is_async(self, work: Work) -> bool:
         if work.row.count is not None or work.step.kind != "python":
             return False
-        function = self.functions[work.step.target]
-        known = self._async.get(work.step.target)
-        if known is None or known[0] is not function.function:  # a test may replace it
-            known = self._async[work.step.target] = (function.function, function.is_async)
-        return known[1]
+        return self.functions[work.step.target].is_async
 
     async def _outcome(self, work: Work) -> Outcome | InnerEnd | None:
         if work.row.count is not None:

@@ -213,7 +213,7 @@ async def _kept_or_rescued(
         kept = ()
     outcome = failure(refused)
     assert outcome.error is not None
-    names = f"; kept of it: {', '.join(artifact.name for artifact in kept[:8])}" if kept else ""
+    names = f"; what could be kept is in: {', '.join(artifact.name for artifact in kept[:8])}" if kept else ""
     error_info = replace(outcome.error, message=outcome.error.message + names)
     return msgspec.structs.replace(outcome, error=error_info, artifacts=kept)
 

@@ -88,7 +88,7 @@ async def test_refused_values_say_type_and_cure(open_engine: OpenEngine) -> None
                 row = kept[f"{step}[{number}]"]
                 said = row.error_message
                 assert row.error_code in ("E_VALUE_TYPE", "E_CODEC"), kind
-                for part in ("wrong", *REFUSED[kind][1:], "kept of it: rescued"):
+                for part in ("wrong", *REFUSED[kind][1:], "what could be kept is in: rescued"):
                     assert part in said, (kind, said)
                 left = run[step].artifacts[number]
                 assert left.row.workflow_id == row.id
