@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import textwrap
 import threading
@@ -226,48 +225,6 @@ async def test_plain_functions_work_in_threads(open_engine: OpenEngine) -> None:
         assert run.value == [True, list(range(12))]
         assert most == 3
         assert set((await settled(engine, run)).values()) == {DONE}
-
-
-_warned = threading.Event()
-
-
-@step
-async def blocks_the_loop(seconds: float) -> str:
-    """Blocks so long, and then until the watchdog has named it."""
-    time.sleep(seconds)  # noqa: ASYNC251 - the fault under test
-    return "done" if _warned.wait(PATIENCE) else "not named while it blocked"
-
-
-async def test_R34_the_watchdog_names_a_step_that_blocks_the_loop(
-    open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
-) -> None:
-    """While it blocks for longer than the lease; the run keeps its lease and completes."""
-
-    @chain
-    def blocking():
-        return blocks_the_loop(1.6)
-
-    blocked: list[str] = []
-    _warned.clear()
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "blocks the event loop" in record.getMessage():
-                blocked.append(record.getMessage())
-                _warned.set()
-
-    handler = Keep()
-    logging.getLogger("towpath").addHandler(handler)
-    try:
-        async with open_engine(lease_seconds=1.0) as engine:
-            run = await engine.run(blocking)
-            assert run.value == "done"
-            assert await settled(engine, run) == {"blocks_the_loop": DONE}
-    finally:
-        logging.getLogger("towpath").removeHandler(handler)
-    assert len(blocked) == 1
-    assert "test_local:blocks_the_loop" in blocked[0]
-    assert "test_local.py:" in blocked[0]
 
 
 # ---- ownership

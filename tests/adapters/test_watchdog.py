@@ -10,6 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.adapters.conftest import OpenEngine
+from tests.conformance.chain_steps import PATIENCE
+from tests.conformance.runs import DONE, settled
+from towpath import chain, step
 from towpath.adapters import watchdog
 from towpath.adapters.watchdog import Watchdog
 from towpath.graph import compile_plan
@@ -125,3 +129,45 @@ async def test_what_is_no_step_is_blamed_on_none(work: Callable[[], object], cap
     assert told
     assert {r.levelno for r in told} == {logging.DEBUG}
     assert not any("step " in r.getMessage().replace("no step does it", "") for r in told)
+
+
+_warned = threading.Event()
+
+
+@step
+async def blocks_the_loop(seconds: float) -> str:
+    """Blocks so long, and then until the watchdog has named it."""
+    time.sleep(seconds)  # noqa: ASYNC251 - the fault under test
+    return "done" if _warned.wait(PATIENCE) else "not named while it blocked"
+
+
+async def test_R34_the_watchdog_names_a_step_that_blocks_the_loop(
+    open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it blocks for longer than the lease; the run keeps its lease and completes."""
+
+    @chain
+    def blocking():
+        return blocks_the_loop(1.6)
+
+    blocked: list[str] = []
+    _warned.clear()
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "blocks the event loop" in record.getMessage():
+                blocked.append(record.getMessage())
+                _warned.set()
+
+    handler = Keep()
+    logging.getLogger("towpath").addHandler(handler)
+    try:
+        async with open_engine(lease_seconds=1.0) as engine:
+            run = await engine.run(blocking)
+            assert run.value == "done"
+            assert await settled(engine, run) == {"blocks_the_loop": DONE}
+    finally:
+        logging.getLogger("towpath").removeHandler(handler)
+    assert len(blocked) == 1
+    assert "test_watchdog:blocks_the_loop" in blocked[0]
+    assert "test_watchdog.py:" in blocked[0]
