@@ -115,7 +115,7 @@ def test_corpus(case: Case, hostile: Path) -> None:
         found = dict_problems(data, hostile)
         assert case.codes[0] in [p.code for p in found]
         assert all(p.message and (p.allowed or p.cure) for p in found)
-    assert time.process_time() - start < 0.2
+    assert time.process_time() - start < 1
 
 
 def test_the_corpus_is_told_what_it_asks_for() -> None:

@@ -259,7 +259,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         load_chain(path)
     assert caught.value.code == "E_YAML_SIZE"
     assert f"{10 * 2**30:,}" in caught.value.problems[0].found
-    assert time.process_time() - start < 0.5
+    assert time.process_time() - start < 1
     path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(ChainInvalid, match="E_YAML_SIZE"):
         load_chain(path)

@@ -132,7 +132,7 @@ def test_S4_6_a_missing_path_is_an_error_not_false() -> None:
 def test_refused_conditions(text: str, code: str) -> None:
     started = time.process_time()
     assert code in condition_codes(text)
-    assert time.process_time() - started < 0.2
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
