@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import re
 import types
@@ -51,7 +52,7 @@ def pretender(value: Any) -> Refused | None:
 
 
 @lru_cache(4096)
-def _is_mock(kind: type) -> bool:
+def _is_mock(kind: Any) -> bool:
     return "unittest.NonCallableMock" in names_of(kind)
 
 
@@ -130,6 +131,7 @@ _BY_NAME: dict[str, str] = {
 }
 
 _BY_CLASS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (enum.Enum, "give its members values of text or numbers, or return member.name"),
     (range, "it is too long: return its ends"),
     ((io.BytesIO, io.StringIO), "return its content: file.getvalue()"),
     (io.IOBase, "close it, and return its path: pathlib.Path(file.name)"),

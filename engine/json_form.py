@@ -307,6 +307,11 @@ _OF_PYDANTIC = frozenset({
 # ---- forms
 
 
+def _member(value: enum.Enum) -> Any:
+    """The value of a member. One that is None would come back as no member, and one that is bytes as a file."""
+    return NOT_NATURAL if value.value is None or isinstance(value.value, bytes) else value.value
+
+
 def _isoformat(value: Any) -> Any:
     return value.isoformat() if value == value else NOT_NATURAL  # noqa: PLR0124 - not so for pandas.NaT
 
@@ -354,7 +359,7 @@ class _Order:
 
 
 _FORMS: tuple[tuple[type, _Encode], ...] = (
-    (enum.Enum, lambda value: value.value),
+    (enum.Enum, _member),
     (datetime.date, _isoformat),  # datetime too
     (datetime.time, _isoformat),
     (datetime.timedelta, _seconds),

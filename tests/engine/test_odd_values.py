@@ -182,6 +182,22 @@ class Pair(enum.Enum):
     LOW = (1, 2)
 
 
+class Unset(enum.Enum):
+    NOTHING = None
+    RAW = b"raw"
+    ONE = 1
+
+
+@pytest.mark.parametrize("member", [Unset.NOTHING, Unset.RAW])
+def test_a_member_that_would_not_come_back_is_refused(member: Unset, tmp_path: Path) -> None:
+    assert arrives(Unset.ONE, Unset) is Unset.ONE
+    for value in (member, [member], {"a": member}):
+        with pytest.raises(ValueRefused, match=r"member\.name"):
+            take_apart(value, HERE)
+        with pytest.raises(ValueRefused, match=r"member\.name"):
+            take_apart(files_saved(value, lambda: tmp_path), HERE)
+
+
 class Strict(pydantic.BaseModel, strict=True):
     pair: Pair
     day: dt.date
