@@ -40,7 +40,7 @@ def pretender(value: Any) -> Refused | None:
     """What stands for an object that says to be of another class than it is, such as a mock or a proxy. It has not
     what that class has, so nothing can be kept of it.
     """
-    kind = type(value)
+    kind: type = type(value)
     try:
         is_honest = value.__class__ is kind
     except Exception:  # it is the property of a class of the user
