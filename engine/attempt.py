@@ -34,6 +34,7 @@ from .errors import (
     ValueRefused,
 )
 from .events import NewArtifact
+from .json_form import MAX_VALUE
 from .model import ErrorInfo, Json
 from .ports import Files
 from .redaction import redacted, redacted_end
@@ -42,7 +43,7 @@ from .secrets import MARK, sealed
 from .step_calls import may_hold_objects
 from .step_threads import earlier_attempts_end
 from .user_code import StepRaised, files_kept, in_own_task
-from .values import INLINE_VALUE, MAX_VALUE, STORED_VALUE, Found, NewFile, is_plain, take_apart_with_secrets
+from .values import INLINE_VALUE, STORED_VALUE, Found, NewFile, is_plain, take_apart_with_secrets
 
 TRACEBACK_LIMIT = 16 * 1024
 _WITH_TRACEBACK = (StepFailed, ChainFailed)  # errors of ours that a step raises: the user's line is of interest

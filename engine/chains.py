@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from .annotations import are_plain
 from .binding import MARKS, ZIP, escape, literal_secrets
+from .cures import TOO_LARGE, WRITTEN
 from .errors import ChainInvalid, Place, Problem, ValueRefused, shown
 from .graph import compile_plan
 from .input_types import input_spec
-from .json_form import has_form, to_data
+from .json_form import MAX_DEPTH, TooLarge, has_form, refuse_too_large, to_data
 from .late import Late
 from .mapping import Columns, ItemMark
 from .model import MAX_STEPS, InputSpec, Json, Plan, StepPlan, secret_inputs
@@ -38,7 +39,7 @@ from .tracing import (
     user_frame,
     user_place,
 )
-from .values import MAX_DEPTH, key_text, take_apart
+from .values import key_text, take_apart
 
 if TYPE_CHECKING:
     from . import annotation_checks, expressions
@@ -333,6 +334,8 @@ class _Described:
         if depth > MAX_DEPTH:
             message = f"{what} is nested more than {MAX_DEPTH} levels deep"
             raise ChainInvalid([Problem("E_VALUE_TYPE", message, place, cure="a list cannot contain itself")])
+        if not depth and self._is_too_large(value, place, what):
+            return None, []
         if isinstance(value, list | tuple):
             pairs = [self.binding(inner, place, what, depth + 1) for inner in value]
             return [b for b, _ in pairs], [d for _, ds in pairs for d in ds]
@@ -353,6 +356,14 @@ class _Described:
                 return None, []
             named[name] = self.binding(inner, place, what, depth + 1)
         return {key: b for key, (b, _) in named.items()}, [d for _, ds in named.values() for d in ds]
+
+    def _is_too_large(self, value: Any, place: Place, what: str) -> bool:
+        try:
+            refuse_too_large(value)
+        except TooLarge:
+            self._problem("E_VALUE_SIZE", f"{what} is {TOO_LARGE}", place, f"declare a file input; {WRITTEN}")
+            return True
+        return False
 
     def _reference(self, value: Ref[Any], place: Place) -> tuple[Json, list[str]]:
         node, keys = value._node, list(value._keys)

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple, TypeVar
 from .artifact import Artifact, File, KeptFile
 from .cures import Refused, form_of, pretender, refused
 from .errors import InputInvalid, Place
-from .json_form import NOT_NATURAL, full_name, names_of, plain_form
+from .json_form import MAX_DEPTH, NOT_NATURAL, Count, TooLarge, full_name, names_of, plain_form
 from .media import media_of_name
 from .secrets import Secret
 
 T = TypeVar("T")
 
-MAX_DEPTH = 100
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_HOLDERS = frozenset({list, tuple, dict})
 _STAY = (bytes, bytearray, memoryview, File, KeptFile, Artifact, PathLike, Secret, Refused)
 
 
@@ -136,14 +136,14 @@ def files_saved(value: Any, folder: Callable[[], Path]) -> Any:
     """The value, with files where there were objects that have a codec. They are written into `folder()`.
 
     It blocks, and calls code of the user: it is called in the thread or process that made the value. What cannot be
-    kept is replaced by a `Refused`, which `values.py` refuses with its place.
+    kept is replaced by a `Refused`, which `values.py` refuses with its place. It refuses what is too large, too.
     """
-    return value if type(value) in _PLAIN else _Saving(folder).visit(value, 0)
+    return value if type(value) in _PLAIN else _Saving(folder).whole(value)
 
 
 def formed(value: Any) -> Any:
     """The value, with everything in its JSON form that has one. Files, and what cannot be kept, stay."""
-    return value if type(value) in _PLAIN else _Saving(None).visit(value, 0)
+    return value if type(value) in _PLAIN else _Saving(None).whole(value)
 
 
 class _Saving:
@@ -153,18 +153,28 @@ class _Saving:
         self._folder = folder
         self._saved: dict[int, tuple[File | Refused, Any]] = {}  # the object too, so that its id stays its own
         self._open: set[int] = set()  # what the walk is in: a value may contain itself
+        self._count = Count(None)
+
+    def whole(self, value: Any) -> Any:
+        """The value, or itself where it is too large."""
+        self._count = Count(value)
+        try:
+            return self.visit(value, 0)
+        except TooLarge:
+            return value
 
     def visit(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if kind in _PLAIN or depth > MAX_DEPTH:
             return value
-        if kind is list or kind is tuple:
-            if _PLAIN.issuperset(map(type, value)):
-                return value
-            return self._inside(_items_saved, value, depth)
-        if kind is dict:
+        self._count.visit(value, len(value) if kind is list or kind is tuple else 0)
+        return self._data(value, depth) if kind in _HOLDERS else self._inside(_Saving._object, value, depth)
+
+    def _data(self, value: Any, depth: int) -> Any:
+        """A list, a tuple or a dict."""
+        if type(value) is dict:
             return value if _PLAIN.issuperset(map(type, value.values())) else self._inside(_dict_saved, value, depth)
-        return self._inside(_Saving._object, value, depth)
+        return value if _PLAIN.issuperset(map(type, value)) else self._inside(_items_saved, value, depth)
 
     def _inside(self, save: Callable[[_Saving, Any, int], Any], value: Any, depth: int) -> Any:
         """What `save` makes of a value. One that contains itself stays there, and values.py refuses it."""
@@ -185,15 +195,16 @@ class _Saving:
             return self._file(value, known)
         if isinstance(value, dict):
             return _dict_saved(self, value, depth)
-        if isinstance(value, str | int | float):
-            return plain_form(value)
-        if isinstance(value, _STAY):
-            return value
-        data = form_of(value)
-        if isinstance(data, Refused):
+        return plain_form(value) if isinstance(value, str | int | float) else self._formed(value, depth)
+
+    def _formed(self, value: Any, depth: int) -> Any:
+        data = value if isinstance(value, _STAY) else form_of(value)
+        if data is value or isinstance(data, Refused):
             return data
+        if type(data) in _HOLDERS:
+            return self._data(data, depth)
         if data is not NOT_NATURAL:
-            return self.visit(data, depth if type(data) in (dict, list) else depth + 1)
+            return self.visit(data, depth + 1)
         is_kept = self._folder is None or isinstance(value, AsyncIterable | Awaitable)
         return value if is_kept else refused(value)
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import re
 import types
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
 
-from .json_form import full_name, names_of, to_data
+from .json_form import TooLarge, full_name, names_of, to_data
 
 ALLOWED = "JSON data and what has a JSON form (dataclass, date, set, …), bytes, a Path, an async byte stream, a File"
+TOO_LARGE = "too large to be stored as data: its JSON would have more than 64 MiB"
+WRITTEN = "what stands in a value many times is written many times"
+SMALLER = f"return bytes or a path; {WRITTEN}"
 _OWN = "it belongs to this process: make it in the step that uses it"
 
 
@@ -31,25 +36,32 @@ def refused(value: object) -> Refused:
     return Refused(full_name(type(value)), "which is neither JSON data nor a file", cure_of(value))
 
 
-def pretender(value: object) -> Refused | None:
+def pretender(value: Any) -> Refused | None:
     """What stands for an object that says to be of another class than it is, such as a mock or a proxy. It has not
     what that class has, so nothing can be kept of it.
     """
-    kind = type(value)
+    kind: type = type(value)
     try:
         is_honest = value.__class__ is kind
     except Exception:  # it is the property of a class of the user
         is_honest = False
-    if is_honest and "unittest.NonCallableMock" not in names_of(kind):
+    if is_honest and not _is_mock(kind):
         return None
     cure = "return the object behind it, or its data; of a mock, give it a return_value"
     return Refused(full_name(kind), "which stands for an object of another class", cure)
+
+
+@lru_cache(4096)
+def _is_mock(kind: Any) -> bool:
+    return "unittest.NonCallableMock" in names_of(kind)
 
 
 def form_of(value: object) -> Any:
     """The JSON form of a value, as `to_data`; what stands for it if methods of its own class raise."""
     try:
         return to_data(value)
+    except TooLarge:
+        return Refused(full_name(type(value)), TOO_LARGE, SMALLER, "E_VALUE_SIZE")
     except Exception as error:  # it is code of the user, or of a library
         why = f"and taking it apart raised {type(error).__name__}: {error}"
         return Refused(full_name(type(value)), why, "return its data, as a dict or a list")
@@ -119,6 +131,7 @@ _BY_NAME: dict[str, str] = {
 }
 
 _BY_CLASS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (enum.Enum, "give its members values of text or numbers, or return member.name"),
     (range, "it is too long: return its ends"),
     ((io.BytesIO, io.StringIO), "return its content: file.getvalue()"),
     (io.IOBase, "close it, and return its path: pathlib.Path(file.name)"),

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from .redaction import redacted
 
@@ -62,9 +62,50 @@ class Place:
 
 def shown(value: object) -> str:
     """A user's value without secrets, cut to 80 characters, with control characters escaped, safe for any terminal."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else start_of_repr(value, FOUND_LIMIT + FOUND_OVERLAP)
     text = redacted(text) if len(text) <= FOUND_LIMIT else redacted(text, FOUND_LIMIT - 1, FOUND_OVERLAP) + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def start_of_repr(value: object, length: int) -> str:
+    """The `repr` of a value, of which at least the first `length` characters are made if it is longer.
+
+    A list that holds one list twice, which holds one list twice, … has a `repr` without end.
+    """
+    parts: list[str] = []
+    left: list[object] = [value]  # what is not written yet, the next one last
+    while left and length > 0:
+        one = left.pop()
+        text = str.__str__(one) if type(one) is _Text else _written(one, left)
+        parts.append(text)
+        length -= len(text)
+    return "".join(parts)
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+_BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), dict: ("{", "}")}
+
+
+def _written(value: object, left: list[object]) -> str:
+    """The beginning of the `repr` of a value; the rest is put on `left`."""
+    if type(value) not in _BRACKETS:
+        return repr(value)
+    first, last = _BRACKETS[type(value)]
+    parts: list[object] = []
+    for one in cast("Iterable[object]", value):
+        parts += [one, _Text(": "), value[one], _Text(", ")] if isinstance(value, dict) else [one, _Text(", ")]
+        if len(parts) > _MOST_PARTS:
+            break
+    else:
+        parts[-1:] = [_Text(f",{last}" if type(value) is tuple and len(parts) == 2 else last)]
+    left += reversed(parts)
+    return first
+
+
+_MOST_PARTS = 2 * (FOUND_LIMIT + FOUND_OVERLAP)  # each second one of them has at least two characters
 
 
 def similar(name: str, names: Iterable[str], limit: int = COMPARED) -> str:

@@ -16,7 +16,7 @@ import math
 import sys
 import types
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -28,7 +28,10 @@ from .secrets import Secret
 NOT_NATURAL: Final[Any] = object()
 """What `to_data` gives for a value that has no obvious JSON form."""
 
+MAX_VALUE = 64 * 1024 * 1024  # bytes of JSON
+MAX_DEPTH = 100  # lists, mappings and objects inside each other
 MOST_NUMBERS = 32 * 1024 * 1024  # of a range: its JSON would be larger than any value may be
+MANY = 250_000  # lists, mappings and objects, or 16 numbers each: a walk over more is a long one
 
 _Encode = Callable[[Any], Any]
 
@@ -78,6 +81,102 @@ def names_of(kind: type) -> Iterable[str]:
     return (f"{str(base.__module__).partition('.')[0]}.{base.__qualname__}" for base in type.mro(kind))
 
 
+# ---- size
+
+_ATOMS = frozenset({type(None), bool, int, float, str})
+
+
+class TooLarge(Exception):
+    """A value has more than `MAX_VALUE` bytes of JSON."""
+
+
+class Count:
+    """Counts what a walk over a value visits: lists, mappings and objects.
+
+    A list that holds one list twice, which holds one list twice, … is small in memory, and a walk over it has no end.
+    So a long walk remembers what it was at. If it often comes to the same again, the size is found in another way.
+    """
+
+    __slots__ = ("_again", "_left", "_root", "_seen")
+
+    def __init__(self, root: Any, visits: int = 0) -> None:
+        self._left = MANY - visits  # until it remembers
+        self._root = root
+        self._seen: set[int] = set()
+        self._again = 0
+
+    def visit(self, value: Any, length: int = 0) -> None:
+        """One of them, with so many members. Raises TooLarge if the whole value is."""
+        self._left -= 1 + length // 16
+        if self._left >= 0:
+            return
+        at = id(value)
+        if at in self._seen:
+            self._again += 1
+            if self._again > _OFTEN:
+                self._left = sys.maxsize  # if it is not too large, the walk ends soon
+                refuse_too_large(self._root)
+        elif len(self._seen) < _OFTEN or at % 1024 < 16:  # of many, one in 64 is enough
+            self._seen.add(at)
+
+
+_OFTEN = 4096
+
+
+def refuse_too_large(value: Any) -> None:
+    """Raises TooLarge if the JSON of a value is surely too large."""
+    if type(value) not in _ATOMS and _Sizes().of(value, 0) > MAX_VALUE:
+        raise TooLarge
+
+
+class _Sizes:
+    """At least how many bytes of JSON values have. What stands in several places counts in each of them, but is looked
+    at once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+        self._alive: list[Any] = []  # so that no other object gets an id that is known
+
+    def of(self, value: Any, depth: int) -> int:
+        known = self._known.get(id(value))
+        if known is not None:
+            return known
+        if depth > MAX_DEPTH:  # who walks over the value refuses it there
+            return 1
+        self._alive.append(value)
+        self._known[id(value)] = 0  # it may contain itself
+        size = self._known[id(value)] = self._of_parts(value, depth)
+        return size
+
+    def _of_parts(self, value: Any, depth: int) -> int:
+        data = value if type(value) in (list, tuple, dict) else _unsorted(value)
+        keys = 0
+        if isinstance(data, dict):
+            keys = sum(len(key) for key in data if isinstance(key, str))
+            data = data.values()
+        elif not isinstance(data, list | tuple):
+            data = (data,)
+        size = 2 * len(data) + keys
+        for inner in data:
+            if type(inner) is str:
+                size += len(inner)
+            elif type(inner) not in _ATOMS:
+                size += self.of(inner, depth + 1)
+        return size
+
+
+def _unsorted(value: Any) -> Any:
+    """As `to_data`, without a look at what is inside; None if there is no form."""
+    try:
+        if isinstance(value, collections.abc.Set):
+            return list(value)
+        data = _pydantic_fields(value) if hasattr(type(value), "__pydantic_validator__") else to_data(value)
+    except Exception:  # it is code of the user; who walks over the value refuses it
+        return None
+    return None if data is NOT_NATURAL else data
+
+
 # ---- classes with fields
 
 
@@ -122,7 +221,7 @@ class PydanticRecord(Record):
     """Of pydantic: models and its dataclasses, by their own methods, except fields with files or foreign types."""
 
     def fields_of(self, value: Any) -> Any:
-        foreign = {name: inner for name, inner in _pydantic_fields(value).items() if not _is_known_to_pydantic(inner)}
+        foreign = {name: one for name, one in _pydantic_fields(value).items() if not _PydanticLook(one).is_known()}
         if foreign and hasattr(self.kind, "__pydantic_root_model__") and self.kind.__pydantic_root_model__:
             return value.root
         dump = pydantic_adapter(self.kind).dump_python
@@ -171,20 +270,33 @@ def fields_of_pydantic(kind: Any) -> Mapping[str, Any]:
     return fields
 
 
-def _is_known_to_pydantic(value: Any, depth: int = 0) -> bool:
-    """Can pydantic dump it without loss: no file in it, no secret, no type of another library?"""
-    kind = type(value)
-    if kind in _OF_PYDANTIC or isinstance(value, enum.Enum):
-        return True
-    if depth > 100:
-        return False
-    if hasattr(kind, "__pydantic_validator__"):
-        return all(_is_known_to_pydantic(inner, depth + 1) for inner in _pydantic_fields(value).values())
-    if isinstance(value, dict):
-        return all(_is_known_to_pydantic(inner, depth + 1) for inner in value.values())
-    if isinstance(value, list | tuple):  # a set would lose its order
-        return all(_is_known_to_pydantic(inner, depth + 1) for inner in value)
-    return str(kind.__module__).startswith("pydantic.networks")
+class _PydanticLook:
+    """Looks at one field of a model. What is too large is not given to pydantic, which would dump it without end."""
+
+    def __init__(self, field: Any) -> None:
+        self._field = field
+        self._count = Count(field)
+
+    def is_known(self) -> bool:
+        """Can pydantic dump it without loss: no file in it, no secret, no type of another library?"""
+        return self._is_known(self._field, 0)
+
+    def _is_known(self, value: Any, depth: int) -> bool:
+        kind = type(value)
+        if kind in _OF_PYDANTIC or isinstance(value, enum.Enum):
+            return True
+        if depth > MAX_DEPTH:
+            return False
+        if hasattr(kind, "__pydantic_validator__"):
+            inside: Collection[Any] = _pydantic_fields(value).values()
+        elif isinstance(value, dict):
+            inside = value.values()
+        elif isinstance(value, list | tuple):  # a set would lose its order
+            inside = value
+        else:
+            return str(kind.__module__).startswith("pydantic.networks")
+        self._count.visit(value, len(inside))
+        return all(self._is_known(inner, depth + 1) for inner in inside)
 
 
 _OF_PYDANTIC = frozenset({
@@ -193,6 +305,11 @@ _OF_PYDANTIC = frozenset({
 
 
 # ---- forms
+
+
+def _member(value: enum.Enum) -> Any:
+    """The value of a member. One that is None would come back as no member, and one that is bytes as a file."""
+    return NOT_NATURAL if value.value is None or isinstance(value.value, bytes) else value.value
 
 
 def _isoformat(value: Any) -> Any:
@@ -211,30 +328,38 @@ def _range(value: range) -> Any:
     return list(value) if value.stop - value.start < MOST_NUMBERS * abs(value.step) else NOT_NATURAL
 
 
-def _sorted(values: Iterable[Any]) -> list[Any]:
-    return sorted(values, key=sort_key)
+def _sorted(values: collections.abc.Set[Any]) -> list[Any]:
+    return sorted(values, key=_Order(values).key)
 
 
-def sort_key(value: Any) -> tuple[Any, ...]:
+class _Order:
     """An order for the members of a set that does not depend on the process: None, numbers, texts, and then others, by
     their JSON form: lists, mappings, files.
     """
-    if value is None:
-        return (0,)
-    if isinstance(value, int | float):
-        return (1, value)
-    if isinstance(value, str):
-        return (2, str.__str__(value))
-    if isinstance(value, list | tuple):
-        return (3, tuple(map(sort_key, value)))
-    if isinstance(value, dict):
-        return (4, tuple((str(key), sort_key(inner)) for key, inner in value.items()))
-    data = to_data(value)
-    return (5, str(value)) if data is NOT_NATURAL else sort_key(data)
+
+    def __init__(self, members: collections.abc.Set[Any]) -> None:
+        self._count = Count(members)
+
+    def key(self, value: Any) -> tuple[Any, ...]:
+        if value is None:
+            return (0,)
+        if isinstance(value, int | float):
+            return (1, value)
+        if isinstance(value, str):
+            return (2, str.__str__(value))
+        self._count.visit(value, len(value) if isinstance(value, Collection) else 0)
+        if isinstance(value, list | tuple):
+            return (3, tuple(map(self.key, value)))
+        if isinstance(value, dict):
+            return (4, tuple((str(key), self.key(inner)) for key, inner in value.items()))
+        if isinstance(value, collections.abc.Set):
+            return (3, tuple(sorted(map(self.key, value))))
+        data = to_data(value)
+        return (5, str(value)) if data is NOT_NATURAL else self.key(data)
 
 
 _FORMS: tuple[tuple[type, _Encode], ...] = (
-    (enum.Enum, lambda value: value.value),
+    (enum.Enum, _member),
     (datetime.date, _isoformat),  # datetime too
     (datetime.time, _isoformat),
     (datetime.timedelta, _seconds),

@@ -14,9 +14,11 @@ from .artifact import Artifact, File
 from .attempt import keep_outcome
 from .codecs import files_saved
 from .context import StepContext
-from .errors import FeatureMissing, InputInvalid, Place
+from .cures import TOO_LARGE, WRITTEN
+from .errors import FeatureMissing, InputInvalid, Place, ValueRefused
 from .events import Fact, StepEnded, StepReady
 from .input_types import fitted
+from .json_form import TooLarge, refuse_too_large
 from .ledger import INPUTS
 from .model import InputSpec, Plan, StepPlan, StepStatus
 from .ports import NewRun, Store
@@ -61,9 +63,10 @@ async def new_run(
 
     Raises:
         InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input.
-        FeatureMissing: E_FEATURE_MISSING. ValueRefused, StoreFailed for a file that cannot be kept.
+        FeatureMissing: E_FEATURE_MISSING. ValueRefused (E_VALUE_SIZE, …), StoreFailed for what cannot be kept.
     """
     refuse_unbuilt(plan)
+    _refuse_too_large(given)
     context = StepContext(run_id, INPUTS, None, 1, store.files.folder / "work")
     try:
         values = settle_inputs(plan, await _with_files(given, context), reads)
@@ -79,6 +82,17 @@ async def new_run(
             *facts,
         )
     return NewRun(run_id, plan, outcome.value, facts, parent_workflow_id, label=label)
+
+
+def _refuse_too_large(given: Mapping[str, Any]) -> None:
+    """Raises ValueRefused (E_VALUE_SIZE), before anything walks over the values."""
+    for name, value in given.items():
+        try:
+            refuse_too_large(value)
+        except TooLarge:
+            place = Place(field=f"inputs.{name}")
+            cure = f"give it as a file; {WRITTEN}"
+            raise ValueRefused("E_VALUE_SIZE", f"the input {name} is {TOO_LARGE}", place=place, cure=cure) from None
 
 
 async def _with_files(given: Mapping[str, Any], context: StepContext) -> Mapping[str, Any]:

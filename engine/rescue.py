@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 from .errors import Place, ValueRefused
+from .json_form import MAX_VALUE
 from .model import Json
 from .redaction import HIDDEN
 from .secrets import Secret
@@ -14,13 +15,13 @@ from .values import REFERENCE, NewFile, Walk
 NAME = "rescued"  # of the artifact with the data; its files have names that begin so
 NOTE = "$refused"
 MOST_VISITS = 200_000
+_TOO_MUCH: Json = {NOTE: "too much is refused"}
 
 
 def parts_left(value: object, place: Place) -> tuple[Json, list[NewFile]]:
     """The data of a value, with `{"$refused": why}` where something cannot be kept, and the files that can."""
-    walk = _Lenient([], place)
-    data = walk.visit(value, "", 0)
-    return named(data, walk.files)
+    walk = _Lenient(value, place)
+    return named(walk.whole(), walk.files)
 
 
 def named(data: Json, files: list[NewFile]) -> tuple[Json, list[NewFile]]:
@@ -49,15 +50,19 @@ class _Lenient(Walk):
 
     __slots__ = ("_open", "_visits")
 
-    def __init__(self, files: list[NewFile], place: Place) -> None:
-        super().__init__(files, place)
+    def __init__(self, value: object, place: Place) -> None:
+        super().__init__(value, place)
         self._visits = 0
         self._open: set[int] = set()
 
+    def whole(self) -> Json:
+        data = self.visit(self.value, "", 0)
+        return data if self._texts <= MAX_VALUE else _TOO_MUCH
+
     def visit(self, value: object, path: str, depth: int) -> Json:
-        self._visits += 1
+        self._visits += 1 + (len(value) // 16 if type(value) in (list, tuple) else 0)  # type: ignore[arg-type]
         if self._visits > MOST_VISITS:  # a list that contains itself twice has no end
-            return {NOTE: "too much is refused"}
+            return _TOO_MUCH
         if isinstance(value, str | int | float | None):
             return self._noted(value, path, depth)
         if id(value) in self._open:

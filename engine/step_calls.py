@@ -16,10 +16,11 @@ from anyio.to_thread import run_sync
 from .artifact import Artifact, File, KeptFile
 from .context import StepContext
 from .errors import Place
+from .json_form import MAX_DEPTH
 from .late import Late
 from .secrets import Secret
 from .steps import Step
-from .values import MAX_DEPTH, is_plain
+from .values import is_plain
 
 if TYPE_CHECKING:
     from . import codecs, natural

@@ -19,9 +19,19 @@ import msgspec
 
 from .artifact import Artifact, File, KeptFile, Origin
 from .codecs import codec_for
-from .cures import ALLOWED, Refused, cure_of, form_of, pretender, refused
+from .cures import ALLOWED, SMALLER, TOO_LARGE, Refused, cure_of, form_of, pretender, refused
 from .errors import Place, ValueRefused
-from .json_form import NOT_NATURAL, full_name, plain_form, to_data
+from .json_form import (
+    MANY,
+    MAX_DEPTH,
+    MAX_VALUE,
+    NOT_NATURAL,
+    Count,
+    TooLarge,
+    full_name,
+    plain_form,
+    to_data,
+)
 from .model import Json
 from .redaction import HIDDEN
 from .secrets import MARK, NOT_KEPT, Secret
@@ -29,10 +39,9 @@ from .secrets import MARK, NOT_KEPT, Secret
 REFERENCE = "$artifact"
 STORED_VALUE = "$stored"  # in a row: the artifact of this name holds the value
 RETURNED = "the returned value"
-MAX_DEPTH = 100
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1  # what JSON parsers of other languages read exactly
+SHORT_TEXTS = 1024 * 1024  # characters of a list, guessed by its first and last: below that, they are not counted
 INLINE_VALUE = 64 * 1024  # bytes of JSON that a row holds itself; larger values become the artifact `value`
-MAX_VALUE = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ def take_apart(value: object, place: Place, what: str = RETURNED) -> tuple[Json,
     `what` names the value in messages, if it is not a returned value.
 
     Raises:
-        ValueRefused: E_VALUE_TYPE with the place inside the value; E_ARTIFACT_NAME_TWICE.
+        ValueRefused: E_VALUE_TYPE with the place inside the value; E_VALUE_SIZE; E_ARTIFACT_NAME_TWICE.
     """
     data, files, secrets = take_apart_with_secrets(value, place, what)
     if secrets:
@@ -76,8 +85,8 @@ def take_apart_with_secrets(value: object, place: Place, what: str = RETURNED) -
     """As `take_apart`, where secrets are allowed."""
     if is_plain(value):
         return Found(value, [], [])
-    walk = Walk([], place, what)
-    data = walk.visit(value, "", 0)
+    walk = Walk(value, place, what)
+    data = walk.whole()
     names = [file.name for file in walk.files]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -110,6 +119,12 @@ def _all_plain(values: Sequence[Any]) -> bool:
     return kinds == {str} and all(map(str.isascii, values))
 
 
+def _texts_in(values: Sequence[Any]) -> int:
+    """The characters in a list of texts, where they may be too many."""
+    most = (len(values[0]) + len(values[-1])) * len(values)
+    return 0 if most < SHORT_TEXTS else sum(map(len, values))
+
+
 def key_text(key: object) -> str | None:
     """The key of a mapping as text: numbers, true and false as JSON writes them, dates as ISO 8601, …; else None."""
     data = key if type(key) in (str, int, float, bool) else to_data(key)
@@ -125,13 +140,27 @@ def key_text(key: object) -> str | None:
 class Walk:
     """One walk over a returned value. The place is carried as text, for names and errors."""
 
-    __slots__ = ("files", "place", "secrets", "what")
+    __slots__ = ("_count", "_texts", "_visited", "files", "place", "secrets", "value", "what")
 
-    def __init__(self, files: list[NewFile], place: Place, what: str = RETURNED) -> None:
-        self.files = files
+    def __init__(self, value: object, place: Place, what: str = RETURNED) -> None:
+        self.value = value
+        self.files: list[NewFile] = []
         self.place = place
         self.what = what
         self.secrets: list[tuple[dict[str, Json], Secret[Any]]] = []
+        self._texts = 0  # characters: one large text may stand in many places
+        self._visited = 0
+        self._count: Count | None = None
+
+    def whole(self) -> Json:
+        """The data of the value. Raises ValueRefused."""
+        try:
+            data = self.visit(self.value, "", 0)
+        except TooLarge:
+            data = TooLarge
+        if data is TooLarge or self._texts > MAX_VALUE:
+            raise self._refused("", TOO_LARGE, cure=SMALLER, code="E_VALUE_SIZE")
+        return data
 
     def visit(self, value: Any, path: str, depth: int) -> Json:
         if value is None or value is True or value is False:
@@ -144,14 +173,24 @@ class Walk:
         if issubclass(kind, float):
             return self._number(value, path)
         if depth > MAX_DEPTH:
-            raise self._refused(path, f"nested more than {MAX_DEPTH} levels deep", value)
+            raise self._refused(path, f"nested more than {MAX_DEPTH} levels deep", f"a {full_name(kind)}")
+        self._visited += 1
+        if self._visited > MANY:
+            self._look(value)
         if issubclass(kind, dict):
             return self._mapping(value, path, depth)
         if issubclass(kind, (list, tuple)):
             if _all_plain(value):
+                self._visited += len(value) // 16
+                self._texts += _texts_in(value) if type(value[0]) is str else 0
                 return list(value)
             return [self.visit(v, f"{path or 'output'}[{i}]", depth + 1) for i, v in enumerate(value)]
         return self._object(value, path, depth)
+
+    def _look(self, value: object) -> None:
+        if self._count is None:
+            self._count = Count(self.value, MANY)
+        self._count.visit(value)
 
     def _object(self, value: object, path: str, depth: int) -> Json:
         false = pretender(value)
@@ -162,6 +201,7 @@ class Walk:
     def _text(self, value: str, path: str) -> str:
         """A plain `str` of a subclass too, without its own methods: parsers and arrays often return such text."""
         text = str.__str__(value)
+        self._texts += len(text)
         try:
             if not text.isascii():
                 text.encode()
@@ -209,6 +249,8 @@ class Walk:
             data = _unsaved(value) if codec_for(type(value)) is not None else refused(value)
         if isinstance(data, Refused):
             raise self._refused(path, f"of type {data.type}, {data.why}", cure=data.cure, code=data.code)
+        if type(data) is dict:
+            return self._mapping(data, path, depth)
         return self.visit(data, path, depth if type(data) in (dict, list) else depth + 1)
 
     def _file(self, value: object, path: str) -> Json:

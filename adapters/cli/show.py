@@ -17,11 +17,12 @@ from towpath.adapters.wiring import Engine, open_engine
 from towpath.adapters.wording import label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
+from towpath.json_form import MAX_VALUE
 from towpath.media import safe_filename
 from towpath.model import ArtifactRow, ChainStatus, StepStatus
 from towpath.run import Run, StepRun
 from towpath.run_labels import tag_asked
-from towpath.values import MAX_VALUE, without_marks
+from towpath.values import without_marks
 
 from .options import find_run, json_option, run_async, store_option
 from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, short_id, terminal, words

@@ -22,11 +22,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from towpath.errors import StoreFailed
+from towpath.json_form import MAX_VALUE
 from towpath.logs import guarded_logger
 from towpath.model import ArtifactRow
 from towpath.ports import Files
 from towpath.secrets import MARK, marks_in
-from towpath.values import MAX_VALUE, without_marks
+from towpath.values import without_marks
 
 from .access import engine_of
 from .errors import Refused

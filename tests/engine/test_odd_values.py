@@ -21,7 +21,7 @@ from PIL import Image
 
 from towpath import File, InputInvalid, ValueRefused, codec
 from towpath.codecs import codec_for, files_saved, load_file
-from towpath.errors import Place
+from towpath.errors import Place, shown
 from towpath.natural import rebuild
 from towpath.rescue import parts_left
 from towpath.step_calls import may_hold_objects
@@ -68,6 +68,69 @@ def test_what_contains_itself_twice_is_refused_at_once(make: Any, tmp_path: Path
     assert data["kept"] == 1
     assert "contains itself" in str(data["self"])
     signal.alarm(0)
+
+
+def _doubled(make: Any, levels: int = 60) -> Any:
+    """A value of a few objects, whose JSON doubles with each level."""
+    value: Any = 1
+    for _ in range(levels):
+        value = make(value)
+    return value
+
+
+class Node(pydantic.BaseModel):
+    left: Any
+    right: Any
+
+
+SHARED: dict[str, Any] = {
+    "lists": lambda: _doubled(lambda inner: [inner, inner]),
+    "tuples": lambda: _doubled(lambda inner: (inner, inner)),
+    "mappings": lambda: _doubled(lambda inner: {"left": inner, "right": inner}),
+    "objects": lambda: _doubled(lambda inner: types.SimpleNamespace(left=inner, right=inner)),
+    "models": lambda: _doubled(lambda inner: Node(left=inner, right=inner)),
+    "sets": lambda: _doubled(lambda inner: frozenset([frozenset([inner]), frozenset([inner, 2])]), 40),
+    "long lists": lambda: _doubled(lambda inner: [inner] * 1_000, 20),
+    "a text": lambda: ["x" * 1_000_000] * 100_000,
+    "a text in lists": lambda: [["x" * 1_000_000]] * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_holds_one_thing_many_times_is_refused_at_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in it contains itself, but no disk could hold its JSON. What is a long walk is made shorter here."""
+    for many in ("json_form.MANY", "values.MANY", "rescue.MOST_VISITS"):
+        monkeypatch.setattr(f"towpath.{many}", 2_000)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(120)
+    value = {"kept": 1, "shared": SHARED[kind]()}
+    may_hold_objects(value)
+    for walk in (take_apart, lambda value, place: take_apart(files_saved(value, lambda: tmp_path), place)):
+        with pytest.raises(ValueRefused) as refused:
+            walk(value, HERE)
+        assert refused.value.problem.code == "E_VALUE_SIZE"
+    assert len(msgspec.json.encode(parts_left(value, HERE)[0])) < 64 * 1024 * 1024
+    signal.alarm(0)
+
+
+@pytest.mark.parametrize("kind", ["lists", "tuples", "mappings", "long lists", "a text"])
+def test_an_error_shows_the_beginning_of_what_has_no_end(kind: str) -> None:
+    assert len(shown([SHARED[kind]()])) == 80
+
+
+def test_an_error_shows_values_as_python_does() -> None:
+    for value in ([], (), {}, (1,), [1, "a'b"], {"a": [1, (2,), {}], 3: None}, ("x", [()]), {1, 2}, b"x"):
+        assert shown(value) == repr(value)
+
+
+def test_what_is_large_but_fits_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for many in ("json_form.MANY", "values.MANY"):
+        monkeypatch.setattr(f"towpath.{many}", 100)
+    row = [1, "two", None]
+    value = [[row, row] for _ in range(5_000)]
+    assert take_apart(value, HERE)[0] == value
 
 
 @dataclasses.dataclass
@@ -117,6 +180,22 @@ def test_fields_of_a_generic_base_class_have_the_type_that_it_is_used_with() -> 
 
 class Pair(enum.Enum):
     LOW = (1, 2)
+
+
+class Unset(enum.Enum):
+    NOTHING = None
+    RAW = b"raw"
+    ONE = 1
+
+
+@pytest.mark.parametrize("member", [Unset.NOTHING, Unset.RAW])
+def test_a_member_that_would_not_come_back_is_refused(member: Unset, tmp_path: Path) -> None:
+    assert arrives(Unset.ONE, Unset) is Unset.ONE
+    for value in (member, [member], {"a": member}):
+        with pytest.raises(ValueRefused, match=r"member\.name"):
+            take_apart(value, HERE)
+        with pytest.raises(ValueRefused, match=r"member\.name"):
+            take_apart(files_saved(value, lambda: tmp_path), HERE)
 
 
 class Strict(pydantic.BaseModel, strict=True):
