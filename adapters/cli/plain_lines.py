@@ -24,6 +24,7 @@ from towpath.model import StepStatus
 from .run_figures import RunFigures, StepFigures
 from .screen import SIGNS, block
 
+_GATES = {StepStatus.WAITING_APPROVAL: "waits for an approval", StepStatus.EXECUTING: "is made again"}
 SILENCE = 30.0  # seconds without a line, at most
 
 
@@ -81,7 +82,8 @@ class PlainLines:
                 self._print("  ".join(filter(None, parts)), style)
 
     def _tell_end(self, fact: StepEnded | StepDropped | DecisionApplied) -> None:
-        if fact.item is not None and fact.status is not StepStatus.FAILED:
+        gate = isinstance(fact, DecisionApplied) or fact.status is StepStatus.WAITING_APPROVAL
+        if fact.item is not None and fact.status is not StepStatus.FAILED and not gate:
             return
         step = self._figures.steps.get(fact.step)
         error = None if isinstance(fact, StepDropped) else fact.error
@@ -90,8 +92,7 @@ class PlainLines:
         count = f"{step.ended}/{step.items}" if whole and step is not None and step.items is not None else ""
         took = duration(step.took) if whole and step is not None and step.took is not None else ""
         sign, style = SIGNS[fact.status]
-        if fact.status is StepStatus.WAITING_APPROVAL and not about:
-            about = "waits for an approval"
+        about = about or _GATES.get(fact.status, "")
         self._print("  ".join(filter(None, (f"{sign} {place(fact.step, fact.item)}", count, took, about))), style)
 
     # ---- signs of life

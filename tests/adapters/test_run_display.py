@@ -213,6 +213,53 @@ def test_lines_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(said) == 7
 
 
+def test_gates_of_items_are_lines_of_a_pipe() -> None:
+    """Which items wait, and what was decided about them."""
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("render", 0)), RUN)
+    with watch:
+        for fact in (ready("render", count=2), ready("render", 0), ready("render", 1)):
+            watch.on_fact(RUN, fact)
+        watch.on_fact(RUN, ended("render", 0, "waiting_approval"))
+        watch.on_fact(RUN, ended("render", 1, "waiting_approval"))
+        watch.on_fact(RUN, DecisionApplied("render0", "render", 0, "gate", StepStatus.COMPLETED))
+        watch.on_fact(RUN, DecisionApplied("render1", "render", 1, "gate", StepStatus.EXECUTING))
+        watch.on_fact(RUN, ended("render", 1))
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[2:] == [
+        "✋ render[0]  waits for an approval",
+        "✋ render[1]  waits for an approval",
+        "✓ render[0]",
+        "● render[1]  is made again",
+    ]
+
+
+@pytest.mark.parametrize("items", [0, 2])
+def test_the_time_of_a_step_is_the_time_in_which_it_works(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
+    """Not the time in which it waits for people; items count while one of them works."""
+    seen = Seen(monkeypatch, planned(("draw", 0)))
+    item = 0 if items else None
+    seen.facts(ready("draw", count=items or None))
+    if items:
+        seen.facts(ready("draw", 0), ready("draw", 1))
+    seen.now += 2
+    seen.facts(ended("draw", item, "waiting_approval"))
+    if items:
+        seen.facts(ended("draw", 1))
+    seen.now += 3600
+    assert "2.0 s" in seen.lines()[1]
+    seen.facts(DecisionApplied("draw0", "draw", item, "gate", StepStatus.EXECUTING))
+    seen.now += 1
+    assert "3.0 s" in seen.lines()[1]
+    seen.facts(ended("draw", item, "waiting_approval"))
+    seen.now += 3600
+    seen.facts(DecisionApplied("draw0", "draw", item, "gate", StepStatus.COMPLETED))
+    if items:
+        seen.facts(ended("draw"))
+    assert seen.lines()[1].startswith("✓  draw")
+    assert "3.0 s" in seen.lines()[1]
+
+
 def test_a_run_of_another_process_is_told_by_its_rows() -> None:
     """Point 5, on Temporal: no fact is heard here."""
     console = Console(width=200, file=io.StringIO())
