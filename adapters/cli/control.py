@@ -8,7 +8,7 @@ import sys
 import click
 
 from towpath.adapters.wiring import check_store, open_engine
-from towpath.adapters.wording import counted, size_text
+from towpath.adapters.wording import at_store, counted, size_text
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
 from towpath.records import ChainRecord
@@ -96,7 +96,8 @@ async def _remove(rows: list[ChainRecord], store: str | None, as_json: bool) -> 
         say(f"removed {_named(row)}: {counted(one.steps, 'step')}, {counted(one.files, 'file')}")
     freed = sum(one.bytes for one in gone)
     if freed:
-        say(f"{size_text(freed)} are in no other run: `towpath fsck --repair` frees them, an hour after they were made")
+        command = f"towpath fsck --repair{at_store(store)}"
+        say(f"{size_text(freed)} are in no other run: `{command}` frees them, an hour after they were made")
     return 0
 
 

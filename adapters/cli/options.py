@@ -33,13 +33,18 @@ _WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
 def store_option(command: F) -> F:
     """`--store URL`."""
     about = "A database file or sqlite:/// address. Default: TOWPATH_STORE, then towpath.db."
-    return click.option("--store", metavar="URL", help=about, callback=_not_empty)(command)
+    return click.option("--store", metavar="URL", help=about, callback=not_empty("the name of the database"))(command)
 
 
-def _not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not value.strip():
-        raise click.BadParameter("the name of the database is empty", ctx, param)
-    return value
+def not_empty(what: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """A check of an option: an empty text is mostly a variable of a shell that is not set."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise click.BadParameter(f"{what} is empty", ctx, param)
+        return value
+
+    return check
 
 
 def json_option(command: F) -> F:
@@ -84,6 +89,11 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) 
             f"a task that a step had started raised SystemExit {ended.code}, which ends this process",
             cure="raise another error in the step; the run can be resumed",
         ) from None
+
+
+def is_last(text: str) -> bool:
+    """Does it name a run by its place: `last`, `last~1`?"""
+    return _LAST.fullmatch(text) is not None
 
 
 async def find_run(engine: Engine, text: str) -> str:

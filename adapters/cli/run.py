@@ -14,6 +14,7 @@ from uuid_utils import uuid7
 
 from towpath.adapters.settings import settle
 from towpath.adapters.wiring import Engine, open_engine
+from towpath.adapters.wording import at_store
 from towpath.chains import Chain
 from towpath.errors import FeatureMissing, RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
@@ -80,7 +81,7 @@ async def _watched(
     """Do the work with a live view, and print the result. Ctrl-C pauses the run. `recorded` is the run so far."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
-    at = f" --store {store}" if store else ""
+    at = at_store(store)
     watch = Watch(console, plan, run_id, quiet=as_json, at=at)
     if recorded is not None:
         watch.begin_with(recorded)
@@ -324,7 +325,7 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
     if run_ids and not as_json:
         async with open_engine(store) as engine:
             await print_artifacts(console, await engine.snapshot(run_ids[0]), store)
-        console.print(words(f"see them in a browser: towpath serve --store {store}", "dim"))
+        console.print(words(f"see them in a browser: towpath serve{at_store(store)}", "dim"))
     return code
 
 

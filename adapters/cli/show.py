@@ -14,7 +14,7 @@ from rich.text import Text
 
 from towpath.adapters.moments import since, until
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import label_text, lasted, place, size_text
+from towpath.adapters.wording import at_store, label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
@@ -23,7 +23,7 @@ from towpath.run import Run, StepRun
 from towpath.run_labels import tag_asked
 from towpath.values import MAX_VALUE, without_marks
 
-from .options import find_run, json_option, run_async, store_option
+from .options import find_run, json_option, not_empty, run_async, store_option
 from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, short_id, terminal, words
 from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
 
@@ -36,8 +36,8 @@ _LISTED = (
 @click.option(
     "--status", type=click.Choice([str(s) for s in ChainStatus]), multiple=True, help="Only this status. Repeatable."
 )
-@click.option("--name", help="Only runs with this in their name.")
-@click.option("--chain", help="Only runs of this chain.")
+@click.option("--name", help="Only runs with this in their name.", callback=not_empty("the name of the run"))
+@click.option("--chain", help="Only runs of this chain.", callback=not_empty("the name of the chain"))
 @click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="Only runs with this tag. Repeatable.")
 @click.option("--since", metavar="WHEN", help="Only runs started since: 12h, 2d, 2026-11-01, 2026-11-01T08:30.")
 @click.option("--until", metavar="WHEN", help="Only runs started until then; a day is included.")
@@ -67,7 +67,8 @@ async def _ls(
         return 0
     console = terminal()
     if not rows:
-        matches = "no run matches" if status or any(filters.values()) else ""
+        asked = status or any(value not in (None, {}) for value in filters.values())
+        matches = "no run matches" if asked else ""
         console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
     labelled = any(row["run_name"] or row["tags"] for row in rows)
@@ -112,7 +113,7 @@ async def _show(run: str, step: str | None, verbose: bool, store: str | None, as
             print_json(step_json(one) if one else run_json(found))
         elif one is not None:
             await _show_step(terminal(), one, await engine.store.logs(found.id))
-            await _show_gates(terminal(), engine, found, one)
+            await _show_gates(terminal(), engine, found, one, store)
         else:
             await _show_run(terminal(), engine, found, verbose)
     return 0
@@ -169,7 +170,7 @@ async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]
             console.print(block(log["text"].rstrip("\n")))
 
 
-async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun) -> None:
+async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun, store: str | None) -> None:
     """What waits for a decision, and how to decide. A value that waits is not the step's value yet."""
     waiting = await engine.approvals(run.id) if step.status is StepStatus.WAITING_APPROVAL else []
     for gate in waiting:
@@ -179,7 +180,7 @@ async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun)
             if file.name == "value" and file.size <= MAX_VALUE:
                 await _show_waiting_value(console, engine, file)
         where = place(gate["step_id"], gate["item_index"])
-        approve = f"towpath approve {short_id(gate['id'], console)}"
+        approve = f"towpath approve {short_id(gate['id'], console)}{at_store(store)}"
         console.print(words(f"✋ {where} waits for an approval: {approve}  (or reject)", "yellow"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from towpath.adapters.wording import lasted, place, size_text
+from towpath.adapters.wording import at_store, lasted, place, size_text
 from towpath.errors import TowpathError
 from towpath.graph import critical_path
 from towpath.model import ChainStatus, Plan, StepStatus
@@ -95,7 +95,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def print_summary(console: Console, run: Run, approvals: list[Any], store: str | None) -> None:
     """Print how a run ended, its failures, its open approvals, and the next command."""
-    at = f" --store {store}" if store else ""
+    at = at_store(store)
     named = short_id(run.id, console)
     counts: dict[str, int] = {}
     for step in run.steps:
@@ -208,7 +208,7 @@ async def print_artifacts(console: Console, run: Run, store: str) -> None:
     print_list(console, columns, rows, right=("size",), cut=("where", "file", "step"))
     if folder is not None:
         console.print(line("in ", (_near(folder), "bold")))
-        console.print(words(f"copy all of them: towpath get last -o FOLDER --store {store}", "dim"))
+        console.print(words(f"copy all of them: towpath get last -o FOLDER{at_store(store)}", "dim"))
 
 
 def _near(path: Path) -> str:
