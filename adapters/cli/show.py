@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from towpath.adapters.moments import since, until
+from towpath.adapters.step_times import Gates, Key, gates_of, waited, work_of, works_of_steps
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import at_store, label_text, lasted, place, size_text
+from towpath.adapters.wording import at_store, duration, label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.media import safe_filename
@@ -25,7 +27,7 @@ from towpath.values import MAX_VALUE, without_marks
 
 from .options import find_run, json_option, not_empty, run_async, store_option
 from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, short_id, terminal, words
-from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
+from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when, worked
 
 _LISTED = (
     "id name run_name tags status status_reason current_level started_at completed_at error_code error_message".split()
@@ -112,7 +114,7 @@ async def _show(run: str, step: str | None, verbose: bool, store: str | None, as
         if as_json:
             print_json(step_json(one) if one else run_json(found))
         elif one is not None:
-            await _show_step(terminal(), one, await engine.store.logs(found.id))
+            await _show_step(terminal(), engine, found, one)
             await _show_gates(terminal(), engine, found, one, store)
         else:
             await _show_run(terminal(), engine, found, verbose)
@@ -144,17 +146,31 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
         console.print(words(label_text(run.name, run.tags)))
     if run.error is not None and not any(step.error for step in run.steps):  # else it is one of theirs
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
-    rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
-    print_steps(console, run, rows)
+    rows, gates = await _rows_and_gates(engine, run)
+    whole = {step: row for (step, item), row in rows.items() if item is None}
+    print_steps(console, run, whole, works_of_steps(run.plan, rows.values(), gates))
     if verbose:
         for step in run.steps:
             for one in (step, *step.items):
                 _show_traceback(console, one)
 
 
-async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
+async def _rows_and_gates(engine: Engine, run: Run) -> tuple[dict[Key, Mapping[str, Any]], Gates]:
+    """The rows of a run by step and item, and its gates by row."""
+    rows = {(row["step_id"] or "", row["item_index"]): row for row in await engine.get_workflows_by_chain(run.id)}
+    gates: list[Mapping[str, Any]] = []
+    if any(step.approval is not None for step in run.plan.steps):
+        while more := await engine.list_approvals(None, run.id, 10_000, len(gates)):
+            gates += more
+    return rows, gates_of(gates)
+
+
+async def _show_step(console: Console, engine: Engine, run: Run, step: StepRun) -> None:
     heading = (place(step.id, step.item), "bold"), f"  {step.status or 'not reached'}  "
-    console.print(line(*heading, (f"attempts: {step.attempt}", "dim")))
+    rows, gates = await _rows_and_gates(engine, run)
+    row = rows.get((step.id, step.item))
+    about = [f"attempts: {step.attempt}", *(_times(row, gates.get(row["id"], ())) if row is not None else ())]
+    console.print(line(*heading, (", ".join(about), "dim")))
     if step.server is not None:
         console.print(words(f"server {step.server}, prompt {step.prompt_id}", "dim"))
     if step.error is not None:
@@ -164,10 +180,19 @@ async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]
         await print_value(console, step)
     for a in step.artifacts:
         console.print(words(f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"))
-    for log in logs:
+    for log in await engine.store.logs(run.id):
         if log["step_id"] == step.id and log["item_index"] == step.item:
             console.print(words(f"log of attempt {log['attempt']}", "dim"))
             console.print(block(log["text"].rstrip("\n")))
+
+
+def _times(row: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How long a step worked, and waited for people. Of a mapped step that asks, its items say it."""
+    took = worked(work_of([(row, gates)]))
+    if took and (row["item_count"] is None or not gates):
+        yield f"took {took}"
+    if gates:
+        yield f"waited {duration(waited(row, gates, int(time.time() * 1e6)) / 1e6)} for a decision"
 
 
 async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun, store: str | None) -> None:

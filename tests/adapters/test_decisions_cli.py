@@ -110,6 +110,7 @@ def test_every_command_that_is_named_finds_the_store(folder: Folder) -> None:
     assert f"towpath approve {folder.waits(run)[0]} {at}" in folder("show", "last", "drawn")
     assert f"towpath resume {run} {at}" in folder("approve", "last", "--by", "kim")
     folder("resume", "last")
+    assert " for a decision" in folder("show", "last", "drawn")
     assert f"`towpath fsck --repair {at}` frees them" in folder("rm", "last", "--yes")
 
 

@@ -67,7 +67,8 @@ async def test_a_run_and_its_gates_are_of_one_snapshot(site: Site, monkeypatch: 
         patch.setattr(approvals, "list_approvals", interrupted(approvals.list_approvals, decide))
         view = await reading.run_view(site.app.state.records, run.id)
     waiting = {row["id"] for row in view.steps if row["status"] == "waiting_approval"}
-    assert view.gates == dict.fromkeys(waiting, gate["id"])
+    asked = {row: [one["id"] for one in gates] for row, gates in view.gates.items()}
+    assert asked == {row: [gate["id"]] for row in waiting}
     assert view.status == "paused"
     assert (await reading.run_view(site.app.state.records, run.id)).status == "completed"
 
