@@ -86,7 +86,7 @@ def waited(row: Row, gates: Sequence[Row], now: int) -> int:
     return sum(max(0, end - gate["requested_at"]) for gate, end in zip(gates, ends, strict=True))
 
 
-def gates_of(gates: Iterable[Row]) -> dict[str, list[Row]]:
+def gates_of(gates: Iterable[Row]) -> Gates:
     """Gates by the row that waits."""
     found: dict[str, list[Row]] = {}
     for gate in gates:

@@ -155,9 +155,10 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
                 _show_traceback(console, one)
 
 
-async def _rows_and_gates(engine: Engine, run: Run) -> tuple[dict[Key, Mapping[str, Any]], Gates]:
+async def _rows_and_gates(engine: Engine, run: Run) -> tuple[Mapping[Key, Mapping[str, Any]], Gates]:
     """The rows of a run by step and item, and its gates by row."""
-    rows = {(row["step_id"] or "", row["item_index"]): row for row in await engine.get_workflows_by_chain(run.id)}
+    found = await engine.get_workflows_by_chain(run.id)
+    rows: dict[Key, Mapping[str, Any]] = {(row["step_id"] or "", row["item_index"]): row for row in found}
     gates: list[Mapping[str, Any]] = []
     if any(step.approval is not None for step in run.plan.steps):
         while more := await engine.list_approvals(None, run.id, 10_000, len(gates)):

@@ -88,8 +88,8 @@ def _line(view: StepPageView, news: Mapping[Key, News]) -> StepLine:
         return recorded_line(view.step, row, approval=pending, news=reported, work=work)
     counts = item_counts(view.counts, row["item_count"])
     # When the items worked, and when they waited for people, is in rows that this page does not read.
-    work = {"work": None} if view.step.approval is not None else {}
-    return recorded_line(view.step, row, approval=pending, counts=counts, files=view.all_files, **work)
+    unknown = {"work": None} if view.step.approval is not None else {}
+    return recorded_line(view.step, row, approval=pending, counts=counts, files=view.all_files, **unknown)
 
 
 def _items(query: StepQuery, view: StepPageView, news: Mapping[Key, News]) -> ItemPage:
