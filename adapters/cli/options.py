@@ -145,13 +145,13 @@ def interruptible(
     scope: anyio.CancelScope,
     message: str = "stopping: the run will be paused; press Ctrl-C again to end at once",
     *,
-    outlives_terminal: bool = False,
+    hung_up: Callable[[], None] | None = None,
     tell: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[list[int]]:
     """The first Ctrl-C or SIGTERM prints the message and cancels the scope; the second one ends the process.
 
-    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`. If `tell` shows the
-    message itself, it returns True.
+    Closing the terminal (SIGHUP) acts as Ctrl-C does, or only calls `hung_up`. If `tell` shows the message itself, it
+    returns True.
     Yields a list of the signals that were received.
     """
     import asyncio  # noqa: PLC0415
@@ -170,7 +170,7 @@ def interruptible(
 
     ending = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it is ignored
-        loop.add_signal_handler(signal.SIGHUP, _nothing if outlives_terminal else partial(stop, signal.SIGHUP))
+        loop.add_signal_handler(signal.SIGHUP, hung_up or partial(stop, signal.SIGHUP))
     for number in ending:
         loop.add_signal_handler(number, stop, number)
     try:
@@ -180,10 +180,6 @@ def interruptible(
             loop.remove_signal_handler(number)
             if received:  # the store is closing: a second signal does not wait for it
                 signal.signal(number, lambda *_: _end_now())
-
-
-def _nothing() -> None:
-    """Ignore the signal: the run continues without a terminal."""
 
 
 def _end_now() -> None:

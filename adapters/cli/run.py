@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,8 @@ async def _watched(
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
         with (
             anyio.CancelScope() as scope,
-            interruptible(scope, outlives_terminal=True, tell=watch.tell) as signals,
+            _until_a_gate(engine, watch, scope) as hung_up,
+            interruptible(scope, hung_up=hung_up, tell=watch.tell) as signals,
             watch,
         ):
             async with watch.following(engine):
@@ -98,12 +101,36 @@ async def _watched(
             named = short_id(watch.run_id, console) if watch.run_id else "last"
             console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
             return INTERRUPTED
-        assert result is not None
+        if result is None:  # left at a gate
+            assert watch.run_id is not None
+            result = await engine.snapshot(watch.run_id)
         if as_json:
             print_json(run_json(result))
         else:
             print_summary(console, result, await engine.approvals(result.id), store)
     return exit_code(result)
+
+
+@contextmanager
+def _until_a_gate(engine: Engine, watch: Watch, scope: anyio.CancelScope) -> Iterator[Callable[[], None]]:
+    """Yields what a closed terminal calls: the run goes on, but nobody is left who knows of a process that waits for
+    people. So it ends at the next gate.
+    """
+    waiting: list[asyncio.Task[None]] = []
+
+    async def leave_at_a_gate() -> None:
+        while True:
+            with suppress(TowpathError):  # the store is busy: the next look tells
+                chain = await engine.get_chain(watch.run_id) if watch.run_id else None
+                if chain is not None and (chain["status"], chain["status_reason"]) == (ChainStatus.PAUSED, "approval"):
+                    scope.cancel()
+            await anyio.sleep(1)
+
+    try:
+        yield lambda: waiting.append(asyncio.ensure_future(leave_at_a_gate()))
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 @click.command("run")
