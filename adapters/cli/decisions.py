@@ -107,11 +107,12 @@ async def _only_one_of_run(engine: Engine, text: str) -> Mapping[str, Any]:
     if not waiting:
         cure = "`towpath approvals` lists what waits for a decision"
         raise ApprovalRefused("E_APPROVAL_MISSING", f"nothing waits for a decision in run {run}", cure=cure)
-    named = [f"{gate['id']} ({place(gate['step'], gate['item'])})" for gate in waiting[:FEW]]
+    console = terminal()
+    named = [f"{short_id(gate['id'], console)} ({place(gate['step'], gate['item'])})" for gate in waiting[:FEW]]
     more = f" and {len(waiting) - FEW} more" if len(waiting) > FEW else ""
     raise ApprovalRefused(
         "E_APPROVAL_AMBIGUOUS",
-        f"{len(waiting)} approvals wait in run {run}",
+        f"{len(waiting)} approvals wait in run {short_id(run, console)}",
         allowed=", ".join(named) + more,
         cure="name each one that you mean by its id",
     )
