@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
@@ -73,6 +73,15 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.plan.name}: {self.status}>"
+
+    def __copy__(self) -> Run:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        return self  # a snapshot never changes
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a run belongs to its engine and cannot be pickled; pass on its id, or its value")
 
     def _repr_html_(self) -> str:
         return str(_notebook.run_html(self))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -137,6 +139,17 @@ async def test_the_cure_names_the_store_of_the_engine(here: Path) -> None:
     async with open_engine() as engine:
         with pytest.raises(ChainFailed, match=r"`towpath show d` shows it"):
             await engine.run(fails, run_id="d")
+
+
+def test_a_run_is_copied_as_itself_and_not_pickled(here: Path) -> None:
+    """The error that has it can be pickled, without it."""
+    with pytest.raises(ChainFailed) as raised:
+        towpath.run(fails)
+    run = raised.value.run
+    assert copy.deepcopy([run]) == [copy.copy(run)] == [run]
+    with pytest.raises(TypeError, match="pass on its id"):
+        pickle.dumps(run)
+    assert pickle.loads(pickle.dumps(raised.value)).run is None
 
 
 def test_a_gate_returns_a_paused_run_which_the_same_id_continues(here: Path) -> None:
