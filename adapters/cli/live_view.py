@@ -34,11 +34,18 @@ class Watch:
     """Shows one run while it runs. Use it as a context manager, with `on_fact` as the engine's listener.
 
     Without a `run_id` it follows the first run that reports a fact; runs inside its steps start later. `at` is
-    ` --store …` for the commands that it names.
+    ` --store …` for the commands that it names, `on_ctrl_c` says what Ctrl-C does.
     """
 
     def __init__(
-        self, console: Console, plan: Plan, run_id: str | None = None, *, quiet: bool = False, at: str = ""
+        self,
+        console: Console,
+        plan: Plan,
+        run_id: str | None = None,
+        *,
+        quiet: bool = False,
+        at: str = "",
+        on_ctrl_c: str = "Ctrl-C pauses the run",
     ) -> None:
         self.console = console
         self.run_id = run_id
@@ -52,7 +59,7 @@ class Watch:
         if not quiet and _draws(console):
             from .run_frame import RunFrame  # noqa: PLC0415 - rich.progress is needed on a terminal only
 
-            self._frame = RunFrame(console, self.figures, at)
+            self._frame = RunFrame(console, self.figures, at, on_ctrl_c=on_ctrl_c)
         elif not quiet:
             self._lines = PlainLines(console, self.figures)
 

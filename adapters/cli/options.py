@@ -143,7 +143,7 @@ def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def interruptible(
     scope: anyio.CancelScope,
-    message: str = "stopping: the run will be paused; press Ctrl-C again to end at once",
+    message: str,
     *,
     hung_up: Callable[[], None] | None = None,
     tell: Callable[[str], bool] = lambda _: False,

@@ -45,6 +45,17 @@ from .screen import print_json, say, short_id, terminal, words
 from .streams import during_a_run
 from .tables import print_artifacts, print_plan, print_summary, run_json
 
+# What Ctrl-C does: this process executes the run, or only watches what workers do.
+_ON_CTRL_C = {True: "Ctrl-C pauses the run", False: "Ctrl-C ends this view; the workers go on with the run"}
+_STOPPING = {
+    True: "stopping: the run will be paused; press Ctrl-C again to end at once",
+    False: "ending this view; the workers go on with the run",
+}
+_INTERRUPTED = {
+    True: "interrupted; continue with: towpath resume {0}",
+    False: "the workers go on with the run; look at it with: towpath show {0}, end it with: towpath cancel {0}",
+}
+
 
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
     """Inputs from the command line, parsed by their declared types.
@@ -84,14 +95,15 @@ async def _watched(
     console = console or terminal(stderr=as_json)
     result: Run | None = None
     at = at_store(store)
-    watch = Watch(console, plan, run_id, quiet=as_json, at=at)
+    ours = _is_ours(store)
+    watch = Watch(console, plan, run_id, quiet=as_json, at=at, on_ctrl_c=_ON_CTRL_C[ours])
     if recorded is not None:
         watch.begin_with(recorded)
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
         with (
             anyio.CancelScope() as scope,
             _until_a_gate(engine, watch, scope) as hung_up,
-            interruptible(scope, hung_up=hung_up, tell=watch.tell) as signals,
+            interruptible(scope, _STOPPING[ours], hung_up=hung_up, tell=watch.tell) as signals,
             watch,
         ):
             async with watch.following(engine):
@@ -99,7 +111,7 @@ async def _watched(
             await watch.settle(engine, result)
         if signals:
             named = short_id(watch.run_id, console) if watch.run_id else "last"
-            console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
+            console.print(words(_INTERRUPTED[ours].format(f"{named}{at}")))
             return INTERRUPTED
         if result is None:  # left at a gate
             assert watch.run_id is not None
@@ -174,7 +186,12 @@ def run_verb(
 
 def _id_to_watch(store: str | None) -> str | None:
     """On Temporal other processes record what happens to a run: to be watched, its id is chosen here."""
-    return None if settle(store).adapter == "local" else str(uuid7())
+    return None if _is_ours(store) else str(uuid7())
+
+
+def _is_ours(store: str | None) -> bool:
+    """Does this process execute runs, not the workers of a server?"""
+    return settle(store).adapter == "local"
 
 
 @click.command("resume")

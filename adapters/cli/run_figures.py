@@ -32,6 +32,7 @@ class StepFigures:
 
     id: str
     level: int
+    asks: bool = False  # people, for an approval
     status: StepStatus | None = None
     items: int | None = None
     running: set[int] = field(default_factory=set)
@@ -84,7 +85,7 @@ class RunFigures:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.steps = {step.id: StepFigures(step.id, step.level) for step in plan.steps}
+        self.steps = {step.id: StepFigures(step.id, step.level, asks=step.approval is not None) for step in plan.steps}
         self.began = time.monotonic()
         self.ended: float | None = None
         self.state = ""  # `pausing`, `paused: approval`, or how it ended
@@ -105,11 +106,14 @@ class RunFigures:
 
     def _load_step(self, step: StepFigures, rows: Iterable[StepRow], *, here: bool) -> None:
         step.running, step.waiting, step.ended, step.failed = set(), set(), 0, 0
+        took: float | None = None  # from start to end, also where it waited for people
         for row in rows:
             if row.status is StepStatus.WAITING_APPROVAL:
                 step.waiting.add(row.item)
             if row.item is None:
                 step.status, step.items, step.reason = row.status, row.count, row.reason
+                if row.started_at is not None and row.completed_at is not None:
+                    took = max(0, row.completed_at - row.started_at) / 1e6
             elif row.status is StepStatus.EXECUTING and here:
                 step.running.add(row.item)
             step.ended += row.item is not None and row.status.final
@@ -120,6 +124,8 @@ class RunFigures:
             step.work()
         else:
             step.rest()
+        if step.over and step.took is None:
+            step.took = step.worked if step.asks else took
 
     def settle(self, run: Run) -> None:
         """Take over how the run stands at the end; a rerun, for one, has steps that no fact told of."""

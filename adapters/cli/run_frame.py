@@ -55,8 +55,9 @@ class _Row:
 class RunFrame:
     """Draws the figures of a run. Rates and remaining times are those of `rich.progress`."""
 
-    def __init__(self, console: Console, figures: RunFigures, at: str = "") -> None:
+    def __init__(self, console: Console, figures: RunFigures, at: str = "", *, on_ctrl_c: str) -> None:
         self._console = console
+        self._on_ctrl_c = on_ctrl_c
         self._at = at  # ` --store …` for commands that the picture names
         self._figures = figures
         self._progress = Progress(auto_refresh=False, console=console)
@@ -83,7 +84,7 @@ class RunFrame:
         hint = [(f"{_gates_text(gates)}; see: towpath approvals{self._at}", "yellow")] if gates else []
         if message:
             return [*hint, (message, "yellow"), (" ", "")]
-        return hint if self._figures.ended is not None else [*hint, ("Ctrl-C pauses the run", "dim")]
+        return hint if self._figures.ended is not None else [*hint, (self._on_ctrl_c, "dim")]
 
     # ---- rows
 

@@ -188,9 +188,9 @@ async def _show_step(console: Console, engine: Engine, run: Run, step: StepRun) 
 
 
 def _times(row: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """How long a step worked, and waited for people. Of a mapped step that asks, its items say it."""
+    """How long a step that asked people worked, and waited for them."""
     took = worked(work_of([(row, gates)]))
-    if took and (row["item_count"] is None or not gates):
+    if gates and took:
         yield f"took {took}"
     if gates:
         yield f"waited {duration(waited(row, gates, int(time.time() * 1e6)) / 1e6)} for a decision"

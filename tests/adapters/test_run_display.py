@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from towpath.adapters.cli import plain_lines, run_frame
+from towpath.adapters.cli import plain_lines, run, run_frame
 from towpath.adapters.cli.live_view import Watch
 from towpath.adapters.cli.run_figures import RunFigures
 from towpath.events import ChainPaused, DecisionApplied, Fact, StepEnded, StepReady, StepRetried, StepStarted
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.model import ApprovalPolicy, ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import RunRow, StepRow
 
 RUN = "01a22c98-2ef5-76d8-b857-9f3299d70805"
@@ -134,6 +135,33 @@ def test_a_resumed_run_shows_what_was_done_before(monkeypatch: pytest.MonkeyPatc
     seen.facts(StepStarted("i3", "render", 3, 2), ended("render", 3), ended("render"))
     assert "✓  render" in seen.lines()[2]
     assert "4/4" in seen.lines()[2]
+
+
+def test_a_run_of_another_process_has_the_times_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As recorded; of a step that asks people only what was seen of it, because it also waited."""
+    plan = planned(("list", 0), ("draw", 1))
+    asks = msgspec.structs.replace(plan.steps[1], approval=ApprovalPolicy())
+    plan = msgspec.structs.replace(plan, steps=(plan.steps[0], asks))
+    seen = Seen(monkeypatch, plan)
+    rows = [
+        StepRow(name, name, None, StepStatus.COMPLETED, 1, started_at=1_000_000, completed_at=3_500_000)
+        for name in ("list", "draw")
+    ]
+    seen.watch.figures.load(RunRow(RUN, plan, ChainStatus.RUNNING, {}, tuple(rows)))
+    first, second = seen.lines()[1:3]
+    assert first.endswith("2.5 s")
+    assert second == "level 2 ✓  draw"
+
+
+def test_what_ctrl_c_does_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It pauses what this process executes; what workers execute goes on."""
+    monkeypatch.delenv("TOWPATH_ADAPTER", raising=False)
+    assert run._is_ours(None)
+    monkeypatch.setenv("TOWPATH_ADAPTER", "temporal://127.0.0.1:7233/default")
+    words = run._ON_CTRL_C[run._is_ours(None)]
+    seen = Seen(monkeypatch, planned(("draw", 0)))
+    seen.watch = Watch(seen.console, planned(("draw", 0)), RUN, on_ctrl_c=words)
+    assert seen.lines()[-1] == "Ctrl-C ends this view; the workers go on with the run"
 
 
 def test_gates_and_pauses_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
