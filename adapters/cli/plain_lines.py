@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rich.console import Console
 
-from towpath.adapters.wording import counted, duration, place
+from towpath.adapters.wording import amount, counted, duration, place
 from towpath.events import (
     ChainPaused,
     DecisionApplied,
@@ -116,7 +116,7 @@ class PlainLines:
         counts = ((len(step.running), "running"), (step.queued, "queued"), (step.failed, "failed"))
         some = [f"{n:,} {word}" for n, word in counts if n] if step.items is not None else []
         elapsed = step.elapsed(time.monotonic())
-        figures = [f"{done:,.6g}/{total:,.6g}"] if total else []
+        figures = [f"{done:,.6g}/{total:,.6g}"] if total else [f"{amount(done)} so far"] if done else []
         waits = ["waits for an approval"] if step.shown_status is StepStatus.WAITING_APPROVAL else []
         return " ".join([step.id, ", ".join(figures + some + waits + ([duration(elapsed)] if elapsed else []))]).strip()
 

@@ -110,6 +110,18 @@ def test_odd_figures_are_drawn(monkeypatch: pytest.MonkeyPatch, figures: tuple[f
     assert "train" in seen.lines()[1]
 
 
+def test_progress_without_a_total_is_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen(monkeypatch, planned(("crawl", 0)))
+    seen.facts(ready("crawl"))
+    seen.watch.figures.reported = {("crawl", None): (1234, None)}
+    assert seen.lines()[1] == "●  crawl 0 ms 1,234 so far"
+    lines = plain_lines.PlainLines(Console(width=200, file=(said := io.StringIO())), seen.watch.figures)
+    lines.sign_of_life()
+    assert "crawl 1,234 so far" in said.getvalue()
+    seen.facts(ended("crawl"))
+    assert "so far" not in seen.lines()[1]
+
+
 def test_items_that_report_move_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = RunFigures(planned(("render", 0)))
     for fact in (ready("render", count=4), ready("render", 0), ready("render", 1), ended("render", 0)):
