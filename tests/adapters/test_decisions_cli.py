@@ -109,6 +109,8 @@ def test_every_command_that_is_named_finds_the_store(folder: Folder) -> None:
     run = folder.json("show", "last")["id"]
     assert f"towpath approve {folder.waits(run)[0]} {at}" in folder("show", "last", "drawn")
     assert f"towpath resume {run} {at}" in folder("approve", "last", "--by", "kim")
+    assert f"`towpath cancel {run} {at}`" in folder("rm", "last", "--yes", code=1)
+    assert f"`towpath ls {at}` lists" in folder("show", "nowhere", code=1)
     folder("resume", "last")
     assert " for a decision" in folder("show", "last", "drawn")
     assert f"`towpath fsck --repair {at}` frees them" in folder("rm", "last", "--yes")
