@@ -25,6 +25,7 @@ from .streams import flush_queues, hurry, write
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+STOPPING = "stopping: the run will be paused; press Ctrl-C again to end at once"
 FEW = 5  # ids that an error lists when several match
 _LAST = re.compile(r"last(?:~([0-9]{1,9}))?", re.ASCII)
 _WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
@@ -143,7 +144,7 @@ def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def interruptible(
     scope: anyio.CancelScope,
-    message: str,
+    message: str = STOPPING,
     *,
     hung_up: Callable[[], None] | None = None,
     tell: Callable[[str], bool] = lambda _: False,

@@ -30,6 +30,7 @@ from towpath.secrets import Secret
 from . import INTERRUPTED, print_error
 from .live_view import Watch
 from .options import (
+    STOPPING,
     find_run,
     import_modules,
     import_option,
@@ -47,10 +48,7 @@ from .tables import print_artifacts, print_plan, print_summary, run_json
 
 # What Ctrl-C does: this process executes the run, or only watches what workers do.
 _ON_CTRL_C = {True: "Ctrl-C pauses the run", False: "Ctrl-C ends this view; the workers go on with the run"}
-_STOPPING = {
-    True: "stopping: the run will be paused; press Ctrl-C again to end at once",
-    False: "ending this view; the workers go on with the run",
-}
+_STOPPING = {True: STOPPING, False: "ending this view; the workers go on with the run"}
 _INTERRUPTED = {
     True: "interrupted; continue with: towpath resume {0}",
     False: "the workers go on with the run; look at it with: towpath show {0}, end it with: towpath cancel {0}",

@@ -316,6 +316,31 @@ def test_a_run_of_another_process_is_told_by_its_rows() -> None:
     assert said == ["● render  executing", f"✗ render  failed  {ERROR.message}"]
 
 
+@pytest.mark.anyio
+async def test_a_run_is_told_once_by_who_executes_it() -> None:
+    """Its first fact comes while it is asked for as a run of another process; a decision is one, too."""
+
+    class Engine:
+        adapter = None
+        store = None
+
+        async def progress(self, run_id: str) -> Any:
+            watch.on_fact(RUN, DecisionApplied("draw", "draw", None, "gate", StepStatus.COMPLETED))
+            return {}
+
+        async def load(self, run_id: str) -> RunRow:
+            rows = (StepRow("draw", "draw", None, StepStatus.COMPLETED, 1),)
+            return RunRow(RUN, watch.figures.plan, ChainStatus.RUNNING, {}, rows)
+
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("draw", 0)), RUN)
+    engine: Any = Engine()
+    engine.store = engine
+    await watch._ask(engine, RUN)
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[1:] == ["✓ draw"]
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 120, 300])
 def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     seen = Seen(monkeypatch, planned(("list", 0), ("render", 1), ("a_rather_long_name_of_a_step", 2)), width=width)
