@@ -191,7 +191,8 @@ def _take_start(step: StepFigures, fact: StepReady | StepStarted) -> None:
         step.status = StepStatus.EXECUTING
         if isinstance(fact, StepReady):
             step.items = fact.count
-    step.work()
+    if step.began is None:
+        step.work()
     if step.again:
         step.again = ""
 
