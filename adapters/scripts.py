@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,6 +14,7 @@ from anyio.to_thread import run_sync
 
 from towpath.adapters.settings import Settings, settle
 from towpath.adapters.wiring import open_engine
+from towpath.adapters.wording import at_store
 from towpath.artifact import ArtifactFiles
 from towpath.chains import Chain
 from towpath.errors import InputInvalid, StoreFailed
@@ -53,7 +53,6 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
     _refuse_in_loop()
     settings = settle(store, memory=True)
     file = None if settings.temporary else settings.store
-    at = "" if store is None else f" --store {shlex.quote(os.fspath(store))}"
     heard: list[str] = []
 
     def listen(run_id: str, fact: Fact) -> None:
@@ -70,9 +69,8 @@ def run(  # type: ignore[misc]  # pyright: ignore[reportInconsistentOverload]  #
     try:
         ended = asyncio.run(main())
     except KeyboardInterrupt as pressed:
-        pressed.add_note(f"interrupted: {_what_is_left(heard, settings, at)}")
+        pressed.add_note(f"interrupted: {_what_is_left(heard, settings, at_store(store))}")
         raise pressed.with_traceback(None) from None
-    ended._at = None if settings.temporary else at
     if failed := failure_of(ended, named.get("check", True)):
         raise failed
     return ended

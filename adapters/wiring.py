@@ -45,6 +45,7 @@ from towpath.adapters.settings import Settings, check_size, settle
 from towpath.adapters.step_executor import THREADS, Resources
 from towpath.adapters.task_group import HeldOpen, background_tasks
 from towpath.adapters.telemetry import Spans, spans_if_wanted
+from towpath.adapters.wording import at_store
 
 __all__ = ["Engine", "check_store", "open_engine"]
 
@@ -130,6 +131,7 @@ def open_engine(
         partial(
             _engine,
             settings,
+            None if settings.temporary else at_store(store),
             busy_timeout=busy_timeout,
             lease_seconds=lease_seconds,
             readonly=readonly,
@@ -170,10 +172,11 @@ class Engine(RunService, StoreFunctions):
         adapter: Adapter,
         tasks: TaskGroup,
         close: Callable[[], Awaitable[None]] | None = None,
+        at: str | None = "",
     ) -> None:
         gates = Records(store)
         # pyright does not bind `Final` descriptors where it compares with a protocol; mypy does.
-        RunService.__init__(self, store, adapter, gates, tasks, close)  # pyright: ignore[reportArgumentType]
+        RunService.__init__(self, store, adapter, gates, tasks, close, at)  # pyright: ignore[reportArgumentType]
         StoreFunctions.__init__(self, store)
 
     open = classmethod(_opening(open_engine))
@@ -182,6 +185,7 @@ class Engine(RunService, StoreFunctions):
 @asynccontextmanager
 async def _engine(
     settings: Settings,
+    at: str | None,
     close: Callable[[], Awaitable[None]],
     *,
     busy_timeout: float,
@@ -219,7 +223,7 @@ async def _engine(
     ):
         if listener is not None:
             chosen.listeners.append(listener)
-        yield Engine(opened, chosen, tasks, close)
+        yield Engine(opened, chosen, tasks, close, at)
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping
 
 _MINUTE, _HOUR = 60, 3600
@@ -56,3 +58,8 @@ def amount(number: float) -> str:
     if abs(number) >= 1e15:
         return f"{number:g}"
     return f"{number:,.0f}" if number == int(number) else f"{number:,.3f}".rstrip("0").rstrip(".")
+
+
+def at_store(store: str | os.PathLike[str] | None) -> str:
+    """What a command needs to find this store: ` --store …`, as a shell takes it. Empty for the default store."""
+    return "" if store is None else f" --store {shlex.quote(os.fspath(store))}"

@@ -185,6 +185,8 @@ def _line(at: float, level: str, name: str, text: str) -> _Line:
     if len(name) > _LONGEST_NAME:
         name = "…" + name[1 - _LONGEST_NAME :]
     about = f"{name}: " if name else ""
+    if "\x1b" in text:  # a formatter for a terminal coloured the message
+        text = _OF_TERMINALS.sub("", text)
     return f"{_second(int(at))},{int(at * 1000) % 1000:03d} {level:<7} {about}", f"{text}\n"
 
 

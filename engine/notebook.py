@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .artifact import Artifact
-from .model import Plan
+from .model import Plan, StepStatus
 from .run import Run, StepRun
 from .svg_layout import NODE_HEIGHT, NODE_WIDTH, Box, SvgLayout, layout
 
@@ -31,6 +31,7 @@ TABLE = 4 * 1024 * 1024  # bytes of a CSV or parquet file that is shown as a tab
 TEXT = 64 * 1024  # bytes of a text file of which the beginning is shown
 CHARACTERS = 4_000  # of a text
 STEPS = 100  # steps in a table
+MESSAGE = 500  # characters of an error
 _PICTURES = frozenset(f"image/{kind}" for kind in ("png", "jpeg", "gif", "webp", "svg+xml", "avif", "bmp"))
 _COLOURS = {
     "completed": "#2e8b57",
@@ -43,6 +44,7 @@ _COLOURS = {
     "running": "#3b82c4",
 }
 _OTHER = "#888888"
+_URGENT = (StepStatus.FAILED, StepStatus.WAITING_APPROVAL, StepStatus.EXECUTING)
 
 
 # ---- a run
@@ -51,11 +53,12 @@ _OTHER = "#888888"
 def run_html(run: Run) -> str:
     """A run as a table: its steps with status, tries, files and errors; small pictures are shown."""
     steps = run.steps
-    read = _Reading(_pictures(steps[:STEPS]))
-    rows = "".join(_row(step, read.found) for step in steps[:STEPS])
+    some = _that_matter(steps)
+    read = _Reading(_pictures(some))
+    rows = "".join(_row(step, read.found) for step in some)
     more = f"<p>… and {len(steps) - STEPS} more steps</p>" if len(steps) > STEPS else ""
     why = run.error.message if run.error is not None else run.reason
-    about = f"<div>{_text(why)}</div>" if why else ""
+    about = f"<div>{_text(_cut(why, MESSAGE))}</div>" if why else ""
     return (
         f'<div style="font-size:13px"><div><b>{_text(run.plan.name)}</b> {_status(run.status)} '
         f'<code>{_text(run.id)}</code></div>{about}<table style="text-align:left">'
@@ -64,11 +67,23 @@ def run_html(run: Run) -> str:
     )
 
 
+def _that_matter(steps: Sequence[StepRun]) -> list[StepRun]:
+    """Of many steps those that failed, wait or run before others, in their order."""
+    if len(steps) <= STEPS:
+        return list(steps)
+    chosen = sorted(range(len(steps)), key=lambda place: steps[place].status not in _URGENT)[:STEPS]
+    return [steps[place] for place in sorted(chosen)]
+
+
 def _row(step: StepRun, pictures: Mapping[str, bytes]) -> str:
     files = step.artifacts
     shown = "".join(_small(file, pictures.get(file.id)) for file in files[:PICTURES])
     more = f" … {len(files)} files" if len(files) > PICTURES else ""
-    error = f'<div style="color:{_COLOURS["failed"]}">{_text(step.error.message)}</div>' if step.error else ""
+    error = (
+        f'<div style="color:{_COLOURS["failed"]}">{_text(_cut(step.error.message, MESSAGE))}</div>'
+        if step.error
+        else ""
+    )
     cells = (
         f"<b>{_text(step.id)}</b>",
         f"{_status(step.status)}{_items(step)}",
@@ -150,7 +165,7 @@ def _table(file: Artifact, data: bytes) -> str:
     else:
         frame = pandas.read_csv(io.BytesIO(data), sep="\t" if name.endswith(".tsv") else ",", nrows=1_000)
     shown: str = frame.to_html(max_rows=12, max_cols=16, escape=True, border=0)
-    return f"{shown}<small>{len(frame)} rows × {len(frame.columns)} columns</small>"
+    return f"{_spelled_out(shown)}<small>{len(frame)} rows × {len(frame.columns)} columns</small>"
 
 
 class _Reading:
@@ -249,11 +264,13 @@ def _notes(step: Any) -> Iterator[str]:
 
 
 def _text(text: object) -> str:
-    """Escaped for HTML. What is not printable (control characters, changes of direction) is spelled out."""
-    shown = "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
-    return html.escape(shown, quote=True)
+    """Escaped for HTML."""
+    return html.escape(_spelled_out(str(text)), quote=True)
+
+
+def _spelled_out(text: str) -> str:
+    """What is not printable (control characters, changes of direction) as escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _cut(text: str, most: int) -> str:

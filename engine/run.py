@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from .artifact import Artifact
 from .errors import ChainFailed, ExpressionFailed, Place, RunRefused, StepNotCompleted
@@ -15,7 +14,7 @@ from .model import ChainStatus, ErrorInfo, Plan, StepStatus
 _log = guarded_logger("towpath")
 _notebook = Late("towpath.notebook")
 _REPEAT = "`towpath show {0}{1}` shows it, `towpath rerun {0}{1}` runs again what did not complete"
-_GONE = "its store is gone with it; a store that is a file keeps the run, to look at it and to run it again"
+_GONE = "its store is in memory, and gone with its engine; a file keeps the run, to look at it and to run it again"
 _ENDS = {
     ChainStatus.FAILED: ("failed", _REPEAT),
     ChainStatus.CANCELLED: ("was cancelled", _REPEAT),
@@ -24,10 +23,16 @@ _ENDS = {
 }
 
 
+class _Engine(Protocol):
+    """The engine that a run comes from. `at` is what a command needs to find its store: None if none can."""
+
+    at: str | None
+
+    async def resume(self, run_id: str, *, check: bool = True) -> Run: ...
+
+
 class Run:
     """A snapshot of a run: `run.status`, `run["step"]`, `run.value`."""
-
-    _at: str | None = ""  # what a command needs to find the store; None if the store is gone with the run
 
     def __init__(
         self,
@@ -36,7 +41,7 @@ class Run:
         ledger: Ledger,
         error: ErrorInfo | None = None,
         reason: str = "",
-        resume: Callable[..., Awaitable[Run]] | None = None,
+        engine: _Engine | None = None,
     ) -> None:
         self.id = run_id
         self.status = status
@@ -44,7 +49,7 @@ class Run:
         self.reason = reason
         self.plan: Plan = ledger.plan
         self._ledger = ledger
-        self._resume = resume
+        self._engine = engine
 
     @property
     def name(self) -> str | None:
@@ -58,16 +63,25 @@ class Run:
 
     async def resume(self, *, check: bool = True) -> Run:
         """Resume the run, as `Engine.resume` does, and return its new state. This object does not change."""
-        if self._resume is None:
+        if self._engine is None:
             raise RunRefused(
                 "E_RUN_MISSING",
                 f"run {self.id} is a snapshot without an engine, and cannot be resumed",
                 cure="engine.resume(id)",
             )
-        return await self._resume(check=check)
+        return await self._engine.resume(self.id, check=check)
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.plan.name}: {self.status}>"
+
+    def __copy__(self) -> Run:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        return self  # a snapshot never changes
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a run belongs to its engine and cannot be pickled; pass on its id, or its value")
 
     def _repr_html_(self) -> str:
         return str(_notebook.run_html(self))
@@ -104,10 +118,11 @@ class Run:
     def _failure(self) -> ChainFailed:
         """Says what failed first, and shows the traceback of that step behind the message."""
         what, cure = _ENDS.get(self.status, (f"is {self.status}", "`towpath show {0}{1}` shows it"))
+        at = "" if self._engine is None else self._engine.at
         failed = ChainFailed(
             self.error.code if self.error else "E_CHAIN_FAILED",
             f"run {self.id} of {self.plan.name} {what}{self._why()}",
-            cure=_GONE if self._at is None else cure.format(self.id, self._at),
+            cure=_GONE if at is None else cure.format(self.id, at),
             retryable=self.status is ChainStatus.FAILED,
             run=self,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
@@ -55,8 +54,10 @@ class RunService:
         gates: Gates,
         tasks: anyio.abc.TaskGroup,
         close: Callable[[], Awaitable[None]] | None = None,
+        at: str | None = "",
     ) -> None:
         self.store = store
+        self.at = at
         self.adapter = adapter
         self._gates = gates
         self._tasks = tasks
@@ -333,7 +334,7 @@ class RunService:
                 ended = await self._work_on(run_id)
             over = ended.status is not ChainStatus.PAUSED or ended.reason == "interrupted"
             if ended.ledger is not None and over:
-                return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason, partial(self.resume, run_id))
+                return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason, self)
             snapshot = await self._snapshot(run_id)
             if snapshot.status.final or not (wait and snapshot.reason == "approval"):
                 return snapshot
@@ -393,7 +394,7 @@ class RunService:
     async def _snapshot(self, run_id: str) -> Run:
         row: RunRow = await self.store.load(run_id)
         ledger = await restored_ledger(self.store, row)
-        return Run(run_id, row.status, ledger, row.error, row.reason, partial(self.resume, run_id))
+        return Run(run_id, row.status, ledger, row.error, row.reason, self)
 
     async def progress(self, run_id: str) -> dict[tuple[str, int | None], tuple[float, float | None]]:
         """How far the executing steps and items of a run are: (done, total) by step and item, where they report it

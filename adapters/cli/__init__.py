@@ -48,6 +48,11 @@ _VERBS = {
 }
 
 
+_AT_A_STORE = frozenset(
+    "run resume rerun ls show logs artifacts get approvals approve reject edit pause cancel rm serve keys fsck".split()
+)
+
+
 class _Verbs(click.Group):
     """Imports a verb's module only when the verb is used; so `--help` is fast."""
 
@@ -142,4 +147,23 @@ def print_problems(problems: Sequence[Problem]) -> None:
         say(("error", "bold red"), f" {codes}{where}: {first}", err=True)
         for label, text in (("", rest), ("found", same[0].found), ("allowed", same[0].allowed), ("cure", same[0].cure)):
             if text:
-                write(f"  {label}{': ' if label else ''}{shown_lines(text)}\n", err=True)
+                write(f"  {label}{': ' if label else ''}{shown_lines(_at_this_store(text))}\n", err=True)
+
+
+def _at_this_store(text: str) -> str:
+    """The commands that an error names, with the `--store` of this one: what raises it does not know of it."""
+    import re  # noqa: PLC0415 - only errors need it
+    import shlex  # noqa: PLC0415
+
+    given = [*sys.argv[1:], ""]
+    named = [
+        word.partition("=")[2] or given[n + 1] for n, word in enumerate(given) if word.partition("=")[0] == "--store"
+    ]
+    if not named or not named[-1]:
+        return text
+    at = f" --store {shlex.quote(named[-1])}"
+    return re.sub(
+        r"`(towpath (\w+)[^`]*)`",
+        lambda found: f"`{found[1]}{at}`" if found[2] in _AT_A_STORE and " --store" not in found[1] else found[0],
+        text,
+    )

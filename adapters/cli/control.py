@@ -7,10 +7,11 @@ import sys
 
 import click
 
-from towpath.adapters.wiring import check_store, open_engine
-from towpath.adapters.wording import counted, size_text
+from towpath.adapters.wiring import Engine, check_store, open_engine
+from towpath.adapters.wording import at_store, counted, size_text
 from towpath.errors import RunRefused
 from towpath.model import ChainStatus
+from towpath.ports import Removed
 from towpath.records import ChainRecord
 
 from .options import find_run, json_option, run_async, store_option
@@ -87,17 +88,37 @@ async def _removable(texts: tuple[str, ...], store: str | None) -> list[ChainRec
 
 
 async def _remove(rows: list[ChainRecord], store: str | None, as_json: bool) -> int:
+    gone: list[Removed] = []
     async with open_engine(store) as engine:
-        gone = [await engine.remove(row["id"], by=_user_name()) for row in rows]
+        for row in rows:
+            removed = await _removed(engine, row["id"])
+            gone += [] if removed is None else [removed]
+            if not as_json:
+                say(_what_went(row, removed))
     if as_json:
         print_json([{"id": one.id, "steps": one.steps, "files": one.files, "bytes": one.bytes} for one in gone])
         return 0
-    for row, one in zip(rows, gone, strict=True):
-        say(f"removed {_named(row)}: {counted(one.steps, 'step')}, {counted(one.files, 'file')}")
     freed = sum(one.bytes for one in gone)
     if freed:
-        say(f"{size_text(freed)} are in no other run: `towpath fsck --repair` frees them, an hour after they were made")
+        command = f"towpath fsck --repair{at_store(store)}"
+        say(f"{size_text(freed)} are in no other run: `{command}` frees them, an hour after they were made")
     return 0
+
+
+async def _removed(engine: Engine, run_id: str) -> Removed | None:
+    """What was removed; None if somebody else has removed the run since it was looked for."""
+    try:
+        return await engine.remove(run_id, by=_user_name())
+    except RunRefused as refused:
+        if refused.code != "E_RUN_MISSING":
+            raise
+        return None
+
+
+def _what_went(row: ChainRecord, gone: Removed | None) -> str:
+    if gone is None:
+        return f"{_named(row)} is gone already"
+    return f"removed {_named(row)}: {counted(gone.steps, 'step')}, {counted(gone.files, 'file')}"
 
 
 def _named(row: ChainRecord) -> str:

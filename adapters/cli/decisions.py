@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import click
 from rich.console import Console
 
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import lasted, place, size_text
+from towpath.adapters.wording import at_store, lasted, place, size_text
 from towpath.artifact import File
-from towpath.errors import ApprovalRefused, InputInvalid
+from towpath.errors import ApprovalRefused, InputInvalid, RunRefused, TowpathError
 from towpath.input_types import json_or_text
 
-from .options import find_ids, find_run, json_option, parse_inputs, run_async, store_option
-from .screen import Row, id_words, is_narrow, print_json, print_list, say, terminal, words
+from . import print_problems
+from .options import FEW, find_ids, find_run, is_last, json_option, parse_inputs, run_async, store_option
+from .screen import Row, id_words, is_narrow, print_json, print_list, say, short_id, terminal, words
 from .tables import when
 
 _BY = click.option("--by", default=None, metavar="NAME", help="Who decides. Default: your user name.")
@@ -54,8 +55,9 @@ async def _approvals(run: str | None, store: str | None, as_json: bool) -> int:
         console.print("no approval waits for a decision")
         return 0
     _print_gates(console, waiting)
-    console.print("towpath approve APPROVAL; towpath reject APPROVAL --reason …", style="dim")
-    console.print("towpath edit ARTIFACT FILE replaces a file first", style="dim")
+    at = at_store(store)
+    console.print(words(f"towpath approve APPROVAL{at}; towpath reject APPROVAL{at} --reason …", "dim"))
+    console.print(words(f"towpath edit ARTIFACT FILE{at} replaces a file first", "dim"))
     return 0
 
 
@@ -78,37 +80,124 @@ def _print_gates(console: Console, waiting: Sequence[Mapping[str, Any]]) -> None
 
 
 async def find_approval(engine: Engine, text: str) -> Mapping[str, Any]:
-    """The waiting gate with this id; the beginning or end of the id is enough if it is unique.
+    """The waiting gate with this id; the beginning or end of the id is enough if it is unique. Or the only one that
+    waits in the run that `text` names, as `last` does.
 
-    Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS.
+    Raises ApprovalRefused: E_APPROVAL_MISSING, E_APPROVAL_AMBIGUOUS. RunRefused: E_RUN_MISSING, E_RUN_AMBIGUOUS.
     """
     ids = await find_ids(engine, "approvals", text, "E_APPROVAL_AMBIGUOUS", ApprovalRefused)
-    gate = await engine.get_approval(ids[0]) if ids else None
+    if not ids:
+        return await _only_one_of_run(engine, text)
+    gate = await engine.get_approval(ids[0])
     waiting = await engine.approvals(gate["chain_id"]) if gate is not None else []
     found = [one for one in waiting if one["id"] in ids]
-    return found[0] if found else {"id": ids[0] if ids else text, "artifacts": []}  # decided already, or unknown
+    return found[0] if found else {"id": ids[0], "artifacts": []}  # decided already
+
+
+async def _only_one_of_run(engine: Engine, text: str) -> Mapping[str, Any]:
+    try:
+        run = await find_run(engine, text)
+    except RunRefused as refused:
+        if refused.code != "E_RUN_MISSING" or is_last(text):
+            raise
+        return {"id": text, "artifacts": []}  # unknown
+    waiting = sorted(await engine.approvals(run), key=lambda gate: (gate["step"] or "", gate["item"] or 0))
+    if len(waiting) == 1:
+        return waiting[0]
+    if not waiting:
+        cure = "`towpath approvals` lists what waits for a decision"
+        raise ApprovalRefused("E_APPROVAL_MISSING", f"nothing waits for a decision in run {run}", cure=cure)
+    console = terminal()
+    named = [f"{short_id(gate['id'], console)} ({place(gate['step'], gate['item'])})" for gate in waiting[:FEW]]
+    more = f" and {len(waiting) - FEW} more" if len(waiting) > FEW else ""
+    raise ApprovalRefused(
+        "E_APPROVAL_AMBIGUOUS",
+        f"{len(waiting)} approvals wait in run {short_id(run, console)}",
+        allowed=", ".join(named) + more,
+        cure="name each one that you mean by its id",
+    )
+
+
+_APPROVALS = click.argument("approvals", metavar="APPROVAL...", nargs=-1, required=True)
+_Decide = Callable[[Engine, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+async def _decide(texts: Sequence[str], decide: _Decide, word: str, store: str | None, as_json: bool) -> int:
+    """Decide each gate, in the versions that it has now. Of several ones, each that fails is said, and ends with 1."""
+    answers: list[Any] = []
+    runs: dict[str, None] = {}
+    code = 0
+    async with open_engine(store) as engine:
+        for text, found in (await _found(engine, texts)).items():
+            try:
+                gate = _or_raise(found)
+                answers.append(await decide(engine, gate))
+            except (ApprovalRefused, RunRefused, InputInvalid) as error:
+                if len(texts) == 1:
+                    raise
+                code = 1
+                answers.append({"id": text, "errors": [problem.as_json() for problem in error.problems]})
+                if not as_json:
+                    say(f"{text}:", err=True)
+                    print_problems(error.problems)
+                continue
+            if not as_json:
+                _print_decision(gate, word)
+            runs |= {gate["run"]: None} if "run" in gate else {}
+    if as_json:
+        print_json(answers if len(texts) > 1 else answers[0])
+        return code
+    for run in runs:
+        named = f"{short_id(run, terminal())}{at_store(store)}"
+        say(f"  if no process works on the run, continue it with: towpath resume {named}")
+    return code
+
+
+async def _found(engine: Engine, texts: Sequence[str]) -> dict[str, Mapping[str, Any] | TowpathError]:
+    """What each text means, each gate once; all at the same time, before the first one is decided."""
+    found: dict[str, Mapping[str, Any] | TowpathError] = {}
+    seen: set[str] = set()
+    for text in texts:
+        try:
+            gate = await find_approval(engine, text)
+        except (ApprovalRefused, RunRefused) as error:
+            found[text] = error
+            continue
+        if gate["id"] not in seen:
+            seen.add(gate["id"])
+            found[text] = gate
+    return found
+
+
+def _or_raise(found: Mapping[str, Any] | TowpathError) -> Mapping[str, Any]:
+    if isinstance(found, TowpathError):
+        raise found
+    return found
 
 
 @click.command("approve")
-@click.argument("approval")
+@_APPROVALS
 @click.option("--seen", metavar="ARTIFACT", multiple=True, help="A version you saw; refused if a newer one exists.")
 @_BY
 @_REASON
 @store_option
 @json_option
 def approve_verb(
-    approval: str, seen: tuple[str, ...], by: str | None, reason: str, store: str | None, as_json: bool
+    approvals: tuple[str, ...], seen: tuple[str, ...], by: str | None, reason: str, store: str | None, as_json: bool
 ) -> int:
-    """Approve the files at APPROVAL (an id, or a part of one), in their current versions."""
-    return run_async(_approve, approval, seen, _decider(by), reason, store, as_json)
+    """Approve the files at each APPROVAL, in their current versions.
 
+    APPROVAL is an id, a part of one, or a run with one open approval, such as `last`. Of several approvals each is
+    decided by itself; the exit code is 1 if one of them could not be.
+    """
+    if seen and len(approvals) > 1:
+        raise click.UsageError("--seen says what was seen at one approval; give only that one")
+    who = _decider(by)
 
-async def _approve(approval: str, seen: tuple[str, ...], by: str, reason: str, store: str | None, as_json: bool) -> int:
-    async with open_engine(store) as engine:
-        gate = await find_approval(engine, approval)
-        decided = await engine.approve(gate["id"], by=by, seen=list(seen) or _versions(gate), reason=reason)
-    _print_decision(gate, decided, "approved", by, as_json, store)
-    return 0
+    async def decide(engine: Engine, gate: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await engine.approve(gate["id"], by=who, seen=list(seen) or _versions(gate), reason=reason)
+
+    return run_async(_decide, approvals, decide, f"approved by {who}", store, as_json)
 
 
 def _versions(gate: Mapping[str, Any]) -> list[str]:
@@ -116,7 +205,7 @@ def _versions(gate: Mapping[str, Any]) -> list[str]:
 
 
 @click.command("reject")
-@click.argument("approval")
+@_APPROVALS
 @click.option(
     "--action",
     type=click.Choice(["stop", "skip", "regenerate"]),
@@ -128,7 +217,7 @@ def _versions(gate: Mapping[str, Any]) -> list[str]:
 @store_option
 @json_option
 def reject_verb(
-    approval: str,
+    approvals: tuple[str, ...],
     action: str | None,
     changes: tuple[str, ...],
     by: str | None,
@@ -136,25 +225,14 @@ def reject_verb(
     store: str | None,
     as_json: bool,
 ) -> int:
-    """Reject the files at APPROVAL (an id, or a part of one)."""
-    return run_async(_reject, approval, action, parse_inputs(changes), _decider(by), reason, store, as_json)
+    """Reject the files at each APPROVAL: an id, a part of one, or a run with one open approval, such as `last`."""
+    parameters = {name: json_or_text(text) for name, text in parse_inputs(changes).items()} or None
+    who = _decider(by)
 
+    async def decide(engine: Engine, gate: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await engine.reject(gate["id"], by=who, reason=reason, action=action, parameters=parameters)
 
-async def _reject(
-    approval: str,
-    action: str | None,
-    changes: dict[str, str],
-    by: str,
-    reason: str,
-    store: str | None,
-    as_json: bool,
-) -> int:
-    parameters = {name: json_or_text(text) for name, text in changes.items()} or None
-    async with open_engine(store) as engine:
-        gate = await find_approval(engine, approval)
-        decided = await engine.reject(gate["id"], by=by, reason=reason, action=action, parameters=parameters)
-    _print_decision(gate, decided, "rejected", by, as_json, store)
-    return 0
+    return run_async(_decide, approvals, decide, f"rejected by {who}", store, as_json)
 
 
 @click.command("edit")
@@ -182,7 +260,8 @@ async def _edit(
         print_json(new)
     else:
         also = ", approved" if approve else ""
-        say(f"{new['name']} v{new['version']} is {file.name}, {size_text(new['file_size'])}{also}: {new['id']}")
+        named = short_id(new["id"], terminal())
+        say(f"{new['name']} v{new['version']} is {file.name}, {size_text(new['file_size'])}{also}: {named}")
     return 0
 
 
@@ -197,15 +276,7 @@ async def find_artifact(engine: Engine, text: str) -> str:
     return ids[0]
 
 
-def _print_decision(
-    gate: Mapping[str, Any], decided: Any, word: str, by: str, as_json: bool, store: str | None
-) -> None:
-    if as_json:
-        print_json(decided)
-        return
+def _print_decision(gate: Mapping[str, Any], word: str) -> None:
     where = place(gate["step"], gate["item"]) if "step" in gate else gate["id"]
     names = ", ".join(f"{a['name']} v{a['version']}" for a in gate["artifacts"])
-    say(f"{word} by {by}: {where}" + (f" ({names})" if names else ""))
-    if "run" in gate:
-        at = f" --store {store}" if store else ""
-        say(f"  if no process works on the run, continue it with: towpath resume {gate['run']}{at}")
+    say(f"{word}: {where}" + (f" ({names})" if names else ""))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, RenderableType
 
 from towpath.adapters.wiring import Engine
-from towpath.events import Fact, StepReady, StepStarted
+from towpath.events import DecisionApplied, Fact, StepDropped, StepEnded, StepReady, StepStarted
 from towpath.model import Plan
 from towpath.ports import RunRow
 from towpath.run import Run
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FRAMES = 5  # a second
 ASKED = 0.5  # seconds between two looks at what steps report, and at requests
+_OF_STEPS = (StepReady, StepStarted, StepEnded, StepDropped, DecisionApplied)  # the process that executes records them
 SHARE = 5.0  # a look that takes long is followed by a pause so many times as long
 
 
@@ -34,25 +35,32 @@ class Watch:
     """Shows one run while it runs. Use it as a context manager, with `on_fact` as the engine's listener.
 
     Without a `run_id` it follows the first run that reports a fact; runs inside its steps start later. `at` is
-    ` --store …` for the commands that it names.
+    ` --store …` for the commands that it names, `on_ctrl_c` says what Ctrl-C does.
     """
 
     def __init__(
-        self, console: Console, plan: Plan, run_id: str | None = None, *, quiet: bool = False, at: str = ""
+        self,
+        console: Console,
+        plan: Plan,
+        run_id: str | None = None,
+        *,
+        quiet: bool = False,
+        at: str = "",
+        on_ctrl_c: str = "Ctrl-C pauses the run",
     ) -> None:
         self.console = console
         self.run_id = run_id
         self.figures = RunFigures(plan)
         self._quiet = quiet
         self._message = ""
-        self._heard = False  # of steps that start in this process: else another one works on the run
+        self._heard = False  # of steps that this process executes: else another one works on the run
         self._frame: RunFrame | None = None
         self._lines: PlainLines | None = None
         self._live: Live | None = None
         if not quiet and _draws(console):
             from .run_frame import RunFrame  # noqa: PLC0415 - rich.progress is needed on a terminal only
 
-            self._frame = RunFrame(console, self.figures, at)
+            self._frame = RunFrame(console, self.figures, at, on_ctrl_c=on_ctrl_c)
         elif not quiet:
             self._lines = PlainLines(console, self.figures)
 
@@ -91,7 +99,7 @@ class Watch:
         if self._quiet or self.run_id != run_id:
             return
         if not self._heard:
-            self._heard = isinstance(fact, StepStarted | StepReady)
+            self._heard = isinstance(fact, _OF_STEPS)
             self._name_run()
         self.figures.take(fact)
         if self._lines is not None:
@@ -128,6 +136,7 @@ class Watch:
             asking.cancel()
 
     async def _ask_again_and_again(self, engine: Engine) -> None:
+        await asyncio.sleep(ASKED)  # a run that is refused shows nothing
         while True:
             began = time.monotonic()
             if self.run_id is not None:
@@ -142,8 +151,11 @@ class Watch:
             if chain is not None and chain["pause_requested_at"] and not self.figures.state:
                 self.figures.state = "pausing"
             return
-        self.figures.reported = await engine.progress(run_id)
-        self.figures.load(await engine.store.load(run_id))
+        reported, recorded = await engine.progress(run_id), await engine.store.load(run_id)
+        if self._heard:  # meanwhile: its lines are told already
+            return
+        self.figures.reported = reported
+        self.figures.load(recorded)
         if self._lines is not None:
             self._lines.catch_up()
 

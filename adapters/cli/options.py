@@ -25,6 +25,7 @@ from .streams import flush_queues, hurry, write
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+STOPPING = "stopping: the run will be paused; press Ctrl-C again to end at once"
 FEW = 5  # ids that an error lists when several match
 _LAST = re.compile(r"last(?:~([0-9]{1,9}))?", re.ASCII)
 _WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
@@ -33,13 +34,18 @@ _WORDS = {"chains": "runs", "artifacts": "artifacts", "approvals": "approvals"}
 def store_option(command: F) -> F:
     """`--store URL`."""
     about = "A database file or sqlite:/// address. Default: TOWPATH_STORE, then towpath.db."
-    return click.option("--store", metavar="URL", help=about, callback=_not_empty)(command)
+    return click.option("--store", metavar="URL", help=about, callback=not_empty("the name of the database"))(command)
 
 
-def _not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not value.strip():
-        raise click.BadParameter("the name of the database is empty", ctx, param)
-    return value
+def not_empty(what: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """A check of an option: an empty text is mostly a variable of a shell that is not set."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise click.BadParameter(f"{what} is empty", ctx, param)
+        return value
+
+    return check
 
 
 def json_option(command: F) -> F:
@@ -84,6 +90,11 @@ def run_async(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) 
             f"a task that a step had started raised SystemExit {ended.code}, which ends this process",
             cure="raise another error in the step; the run can be resumed",
         ) from None
+
+
+def is_last(text: str) -> bool:
+    """Does it name a run by its place: `last`, `last~1`?"""
+    return _LAST.fullmatch(text) is not None
 
 
 async def find_run(engine: Engine, text: str) -> str:
@@ -133,15 +144,15 @@ def parse_inputs(pairs: tuple[str, ...]) -> dict[str, str]:
 @contextmanager
 def interruptible(
     scope: anyio.CancelScope,
-    message: str = "stopping: the run will be paused; press Ctrl-C again to end at once",
+    message: str = STOPPING,
     *,
-    outlives_terminal: bool = False,
+    hung_up: Callable[[], None] | None = None,
     tell: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[list[int]]:
     """The first Ctrl-C or SIGTERM prints the message and cancels the scope; the second one ends the process.
 
-    Closing the terminal (SIGHUP) acts as Ctrl-C does, or is ignored with `outlives_terminal`. If `tell` shows the
-    message itself, it returns True.
+    Closing the terminal (SIGHUP) acts as Ctrl-C does, or only calls `hung_up`. If `tell` shows the message itself, it
+    returns True.
     Yields a list of the signals that were received.
     """
     import asyncio  # noqa: PLC0415
@@ -160,7 +171,7 @@ def interruptible(
 
     ending = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it is ignored
-        loop.add_signal_handler(signal.SIGHUP, _nothing if outlives_terminal else partial(stop, signal.SIGHUP))
+        loop.add_signal_handler(signal.SIGHUP, hung_up or partial(stop, signal.SIGHUP))
     for number in ending:
         loop.add_signal_handler(number, stop, number)
     try:
@@ -170,10 +181,6 @@ def interruptible(
             loop.remove_signal_handler(number)
             if received:  # the store is closing: a second signal does not wait for it
                 signal.signal(number, lambda *_: _end_now())
-
-
-def _nothing() -> None:
-    """Ignore the signal: the run continues without a terminal."""
 
 
 def _end_now() -> None:

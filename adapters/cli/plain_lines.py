@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rich.console import Console
 
-from towpath.adapters.wording import counted, duration, place
+from towpath.adapters.wording import amount, counted, duration, place
 from towpath.events import (
     ChainPaused,
     DecisionApplied,
@@ -24,6 +24,7 @@ from towpath.model import StepStatus
 from .run_figures import RunFigures, StepFigures
 from .screen import SIGNS, block
 
+_GATES = {StepStatus.WAITING_APPROVAL: "waits for an approval", StepStatus.EXECUTING: "is made again"}
 SILENCE = 30.0  # seconds without a line, at most
 
 
@@ -81,7 +82,8 @@ class PlainLines:
                 self._print("  ".join(filter(None, parts)), style)
 
     def _tell_end(self, fact: StepEnded | StepDropped | DecisionApplied) -> None:
-        if fact.item is not None and fact.status is not StepStatus.FAILED:
+        gate = isinstance(fact, DecisionApplied) or fact.status is StepStatus.WAITING_APPROVAL
+        if fact.item is not None and fact.status is not StepStatus.FAILED and not gate:
             return
         step = self._figures.steps.get(fact.step)
         error = None if isinstance(fact, StepDropped) else fact.error
@@ -90,8 +92,7 @@ class PlainLines:
         count = f"{step.ended}/{step.items}" if whole and step is not None and step.items is not None else ""
         took = duration(step.took) if whole and step is not None and step.took is not None else ""
         sign, style = SIGNS[fact.status]
-        if fact.status is StepStatus.WAITING_APPROVAL and not about:
-            about = "waits for an approval"
+        about = about or _GATES.get(fact.status, "")
         self._print("  ".join(filter(None, (f"{sign} {place(fact.step, fact.item)}", count, took, about))), style)
 
     # ---- signs of life
@@ -115,7 +116,7 @@ class PlainLines:
         counts = ((len(step.running), "running"), (step.queued, "queued"), (step.failed, "failed"))
         some = [f"{n:,} {word}" for n, word in counts if n] if step.items is not None else []
         elapsed = step.elapsed(time.monotonic())
-        figures = [f"{done:,.6g}/{total:,.6g}"] if total else []
+        figures = [f"{done:,.6g}/{total:,.6g}"] if total else [f"{amount(done)} so far"] if done else []
         waits = ["waits for an approval"] if step.shown_status is StepStatus.WAITING_APPROVAL else []
         return " ".join([step.id, ", ".join(figures + some + waits + ([duration(elapsed)] if elapsed else []))]).strip()
 

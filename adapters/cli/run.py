@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from uuid_utils import uuid7
 
 from towpath.adapters.settings import settle
 from towpath.adapters.wiring import Engine, open_engine
+from towpath.adapters.wording import at_store
 from towpath.chains import Chain
 from towpath.errors import FeatureMissing, RunRefused, TowpathError
 from towpath.input_types import json_or_text, parsed
@@ -27,6 +30,7 @@ from towpath.secrets import Secret
 from . import INTERRUPTED, print_error
 from .live_view import Watch
 from .options import (
+    STOPPING,
     find_run,
     import_modules,
     import_option,
@@ -41,6 +45,14 @@ from .runnables import load_runnable
 from .screen import print_json, say, short_id, terminal, words
 from .streams import during_a_run
 from .tables import print_artifacts, print_plan, print_summary, run_json
+
+# What Ctrl-C does: this process executes the run, or only watches what workers do.
+_ON_CTRL_C = {True: "Ctrl-C pauses the run", False: "Ctrl-C ends this view; the workers go on with the run"}
+_STOPPING = {True: STOPPING, False: "ending this view; the workers go on with the run"}
+_INTERRUPTED = {
+    True: "interrupted; continue with: towpath resume {0}",
+    False: "the workers go on with the run; look at it with: towpath show {0}, end it with: towpath cancel {0}",
+}
 
 
 def typed_inputs(plan: Plan, given: dict[str, str]) -> dict[str, Any]:
@@ -80,14 +92,16 @@ async def _watched(
     """Do the work with a live view, and print the result. Ctrl-C pauses the run. `recorded` is the run so far."""
     console = console or terminal(stderr=as_json)
     result: Run | None = None
-    at = f" --store {store}" if store else ""
-    watch = Watch(console, plan, run_id, quiet=as_json, at=at)
+    at = at_store(store)
+    ours = _is_ours(store)
+    watch = Watch(console, plan, run_id, quiet=as_json, at=at, on_ctrl_c=_ON_CTRL_C[ours])
     if recorded is not None:
         watch.begin_with(recorded)
     async with open_engine(store, listener=watch.on_fact, **settings) as engine:
         with (
             anyio.CancelScope() as scope,
-            interruptible(scope, outlives_terminal=True, tell=watch.tell) as signals,
+            _until_a_gate(engine, watch, scope) as hung_up,
+            interruptible(scope, _STOPPING[ours], hung_up=hung_up, tell=watch.tell) as signals,
             watch,
         ):
             async with watch.following(engine):
@@ -95,14 +109,38 @@ async def _watched(
             await watch.settle(engine, result)
         if signals:
             named = short_id(watch.run_id, console) if watch.run_id else "last"
-            console.print(words(f"interrupted; continue with: towpath resume {named}{at}"))
+            console.print(words(_INTERRUPTED[ours].format(f"{named}{at}")))
             return INTERRUPTED
-        assert result is not None
+        if result is None:  # left at a gate
+            assert watch.run_id is not None
+            result = await engine.snapshot(watch.run_id)
         if as_json:
             print_json(run_json(result))
         else:
             print_summary(console, result, await engine.approvals(result.id), store)
     return exit_code(result)
+
+
+@contextmanager
+def _until_a_gate(engine: Engine, watch: Watch, scope: anyio.CancelScope) -> Iterator[Callable[[], None]]:
+    """Yields what a closed terminal calls: the run goes on, but nobody is left who knows of a process that waits for
+    people. So it ends at the next gate.
+    """
+    waiting: list[asyncio.Task[None]] = []
+
+    async def leave_at_a_gate() -> None:
+        while True:
+            with suppress(TowpathError):  # the store is busy: the next look tells
+                chain = await engine.get_chain(watch.run_id) if watch.run_id else None
+                if chain is not None and (chain["status"], chain["status_reason"]) == (ChainStatus.PAUSED, "approval"):
+                    scope.cancel()
+            await anyio.sleep(1)
+
+    try:
+        yield lambda: waiting.append(asyncio.ensure_future(leave_at_a_gate()))
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 @click.command("run")
@@ -146,7 +184,12 @@ def run_verb(
 
 def _id_to_watch(store: str | None) -> str | None:
     """On Temporal other processes record what happens to a run: to be watched, its id is chosen here."""
-    return None if settle(store).adapter == "local" else str(uuid7())
+    return None if _is_ours(store) else str(uuid7())
+
+
+def _is_ours(store: str | None) -> bool:
+    """Does this process execute runs, not the workers of a server?"""
+    return settle(store).adapter == "local"
 
 
 @click.command("resume")
@@ -324,7 +367,7 @@ async def _demo(store: str, chain: Chain[..., Any], folder: Path, width: int, as
     if run_ids and not as_json:
         async with open_engine(store) as engine:
             await print_artifacts(console, await engine.snapshot(run_ids[0]), store)
-        console.print(words(f"see them in a browser: towpath serve --store {store}", "dim"))
+        console.print(words(f"see them in a browser: towpath serve{at_store(store)}", "dim"))
     return code
 
 

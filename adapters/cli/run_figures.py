@@ -32,13 +32,15 @@ class StepFigures:
 
     id: str
     level: int
+    asks: bool = False  # people, for an approval
     status: StepStatus | None = None
     items: int | None = None
     running: set[int] = field(default_factory=set)
     waiting: set[int | None] = field(default_factory=set)  # at a gate; None is the step itself
     ended: int = 0
     failed: int = 0
-    began: float | None = None
+    began: float | None = None  # None also while it only waits for people
+    worked: float | None = None  # seconds before it `began`
     took: float | None = None
     reason: str = ""
     error: str = ""  # the first one
@@ -62,9 +64,20 @@ class StepFigures:
         return StepStatus.QUEUED if self.queued else self.status
 
     def elapsed(self, now: float) -> float | None:
-        if self.took is not None or self.began is None:
+        if self.took is not None or self.over:
             return self.took
-        return None if self.over else now - self.began
+        return self.worked if self.began is None else (self.worked or 0) + now - self.began
+
+    def work(self) -> None:
+        """It works from now on, if it did not before."""
+        if self.began is None:
+            self.began = time.monotonic()
+
+    def rest(self) -> None:
+        """It waits for people, or is over: only the time in which it worked counts."""
+        if self.began is not None:
+            self.worked = (self.worked or 0) + time.monotonic() - self.began
+            self.began = None
 
 
 class RunFigures:
@@ -72,7 +85,7 @@ class RunFigures:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.steps = {step.id: StepFigures(step.id, step.level) for step in plan.steps}
+        self.steps = {step.id: StepFigures(step.id, step.level, asks=step.approval is not None) for step in plan.steps}
         self.began = time.monotonic()
         self.ended: float | None = None
         self.state = ""  # `pausing`, `paused: approval`, or how it ended
@@ -93,19 +106,26 @@ class RunFigures:
 
     def _load_step(self, step: StepFigures, rows: Iterable[StepRow], *, here: bool) -> None:
         step.running, step.waiting, step.ended, step.failed = set(), set(), 0, 0
+        took: float | None = None  # from start to end, also where it waited for people
         for row in rows:
             if row.status is StepStatus.WAITING_APPROVAL:
                 step.waiting.add(row.item)
             if row.item is None:
                 step.status, step.items, step.reason = row.status, row.count, row.reason
+                if row.started_at is not None and row.completed_at is not None:
+                    took = max(0, row.completed_at - row.started_at) / 1e6
             elif row.status is StepStatus.EXECUTING and here:
                 step.running.add(row.item)
             step.ended += row.item is not None and row.status.final
             step.failed += row.item is not None and row.status is StepStatus.FAILED
             if row.error is not None and row.status is StepStatus.FAILED:
                 step.error = step.error or _error_of(row.step, row.item, row.error.message)
-        if step.status is StepStatus.EXECUTING and step.began is None:
-            step.began = time.monotonic()
+        if step.shown_status is StepStatus.EXECUTING:
+            step.work()
+        else:
+            step.rest()
+        if step.over and step.took is None:
+            step.took = step.worked if step.asks else took
 
     def settle(self, run: Run) -> None:
         """Take over how the run stands at the end; a rerun, for one, has steps that no fact told of."""
@@ -172,7 +192,7 @@ def _take_start(step: StepFigures, fact: StepReady | StepStarted) -> None:
         if isinstance(fact, StepReady):
             step.items = fact.count
     if step.began is None:
-        step.began = time.monotonic()
+        step.work()
     if step.again:
         step.again = ""
 
@@ -184,6 +204,8 @@ def _take_end(step: StepFigures, fact: StepEnded | StepDropped | DecisionApplied
         step.running.discard(fact.item)
         if fact.status is StepStatus.COMPLETED:
             step.ended += 1
+            if step.waiting:
+                _rest_if_all_wait(step)
             return
     _set_status(step, fact.item, fact.status)
     error = None if isinstance(fact, StepDropped) else fact.error
@@ -198,13 +220,23 @@ def _set_status(step: StepFigures, item: int | None, status: StepStatus) -> None
         step.waiting.add(item)
     if item is None:
         step.status = status
-        if status.final and step.began is not None:
-            step.took = time.monotonic() - step.began
-    elif status is StepStatus.EXECUTING:  # a person asked for it once more
+        if status is StepStatus.EXECUTING:  # a person asked for it once more
+            step.work()
+        elif status.final or status is StepStatus.WAITING_APPROVAL:
+            step.rest()
+            step.took = step.worked if status.final else None
+    elif status is StepStatus.EXECUTING:
         step.running.add(item)
+        step.work()
     else:
         step.ended += status.final
         step.failed += status is StepStatus.FAILED
+        _rest_if_all_wait(step)
+
+
+def _rest_if_all_wait(step: StepFigures) -> None:
+    if step.shown_status is StepStatus.WAITING_APPROVAL:
+        step.rest()
 
 
 def _error_of(step: str, item: int | None, message: str) -> str:

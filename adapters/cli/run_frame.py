@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID,
 from rich.table import Table
 from rich.text import Text
 
-from towpath.adapters.wording import duration
+from towpath.adapters.wording import amount, duration
 from towpath.model import StepStatus
 
 from .run_figures import RunFigures, StepFigures
@@ -55,8 +55,9 @@ class _Row:
 class RunFrame:
     """Draws the figures of a run. Rates and remaining times are those of `rich.progress`."""
 
-    def __init__(self, console: Console, figures: RunFigures, at: str = "") -> None:
+    def __init__(self, console: Console, figures: RunFigures, at: str = "", *, on_ctrl_c: str) -> None:
         self._console = console
+        self._on_ctrl_c = on_ctrl_c
         self._at = at  # ` --store …` for commands that the picture names
         self._figures = figures
         self._progress = Progress(auto_refresh=False, console=console)
@@ -83,14 +84,15 @@ class RunFrame:
         hint = [(f"{_gates_text(gates)}; see: towpath approvals{self._at}", "yellow")] if gates else []
         if message:
             return [*hint, (message, "yellow"), (" ", "")]
-        return hint if self._figures.ended is not None else [*hint, ("Ctrl-C pauses the run", "dim")]
+        return hint if self._figures.ended is not None else [*hint, (self._on_ctrl_c, "dim")]
 
     # ---- rows
 
     def _step_row(self, step: StepFigures) -> _Row:
         status = step.shown_status
         sign, style = SIGNS[status] if status is not None else ("○", "dim")
-        task = self._task(step.id, *self._figures.progress_of(step), over=step.over)
+        done, total = self._figures.progress_of(step)
+        task = self._task(step.id, done, total, over=step.over)
         took = step.elapsed(time.monotonic())
         return _Row(
             level=f"level {step.level + 1}" if self._levels > 1 else "",
@@ -98,7 +100,7 @@ class RunFrame:
             name=words(step.id, "" if status else "dim"),
             task=task,
             took=duration(took) if took is not None and status is not StepStatus.QUEUED else "",
-            notes=list(_notes_of(step, task)),
+            notes=list(_notes_of(step, task, done if total is None and not step.over else 0)),
         )
 
     def _level_rows(self, steps: Sequence[StepFigures], room: int) -> Iterator[_Row]:
@@ -235,9 +237,9 @@ def _count(task: Task | None) -> Text:
     return Text(shown.plain.strip()) if isinstance(shown, Text) else Text()
 
 
-def _notes_of(step: StepFigures, task: Task | None) -> Iterator[Text]:
-    """Figures of a step that is under way, then its error or the reason of its state."""
-    parts: list[str] = []
+def _notes_of(step: StepFigures, task: Task | None, so_far: float) -> Iterator[Text]:
+    """Figures of a step that is under way, then its error or the reason of its state. `so_far` of an unknown total."""
+    parts: list[str] = [f"{amount(so_far)} so far"] if so_far and math.isfinite(so_far) else []
     if step.items is not None and not step.over:
         some = (
             (len(step.running), "running"),

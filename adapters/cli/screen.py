@@ -193,7 +193,17 @@ def cut_in_the_middle(cell: Text, width: int) -> Text:
     if cell_len(cell.plain) <= width:
         return cell
     end = width // 3
-    return Text(f"{cell.plain[: width - end - 1]}…{cell.plain[-end:]}", cell.style)
+    beginning, ending = _that_fit(cell.plain, width - end - 1), _that_fit(cell.plain[::-1], end)[::-1]
+    return Text(f"{beginning}…{ending}", cell.style)
+
+
+def _that_fit(text: str, columns: int) -> str:
+    """The first characters that fit. Many have two columns, some have none."""
+    for n, character in enumerate(text):
+        columns -= cell_len(character)
+        if columns < 0:
+            return text[:n]
+    return text
 
 
 def _aligned(cell: Text, width: int, *, right: bool) -> Text:

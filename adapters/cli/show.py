@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from towpath.adapters.moments import since, until
+from towpath.adapters.step_times import Gates, Key, gates_of, waited, work_of, works_of_steps
 from towpath.adapters.wiring import Engine, open_engine
-from towpath.adapters.wording import label_text, lasted, place, size_text
+from towpath.adapters.wording import at_store, duration, label_text, lasted, place, size_text
 from towpath.artifact import Artifact
 from towpath.errors import InputInvalid
 from towpath.json_form import MAX_VALUE
@@ -24,9 +26,9 @@ from towpath.run import Run, StepRun
 from towpath.run_labels import tag_asked
 from towpath.values import without_marks
 
-from .options import find_run, json_option, run_async, store_option
+from .options import find_run, json_option, not_empty, run_async, store_option
 from .screen import Row, block, id_words, is_narrow, line, print_json, print_list, say, short_id, terminal, words
-from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when
+from .tables import CHAIN_STYLE, artifact_json, print_steps, print_value, run_json, step_json, when, worked
 
 _LISTED = (
     "id name run_name tags status status_reason current_level started_at completed_at error_code error_message".split()
@@ -37,8 +39,8 @@ _LISTED = (
 @click.option(
     "--status", type=click.Choice([str(s) for s in ChainStatus]), multiple=True, help="Only this status. Repeatable."
 )
-@click.option("--name", help="Only runs with this in their name.")
-@click.option("--chain", help="Only runs of this chain.")
+@click.option("--name", help="Only runs with this in their name.", callback=not_empty("the name of the run"))
+@click.option("--chain", help="Only runs of this chain.", callback=not_empty("the name of the chain"))
 @click.option("--tag", "tags", metavar="KEY[=VALUE]", multiple=True, help="Only runs with this tag. Repeatable.")
 @click.option("--since", metavar="WHEN", help="Only runs started since: 12h, 2d, 2026-11-01, 2026-11-01T08:30.")
 @click.option("--until", metavar="WHEN", help="Only runs started until then; a day is included.")
@@ -68,7 +70,8 @@ async def _ls(
         return 0
     console = terminal()
     if not rows:
-        matches = "no run matches" if status or any(filters.values()) else ""
+        asked = status or any(value not in (None, {}) for value in filters.values())
+        matches = "no run matches" if asked else ""
         console.print(matches or "no runs yet; start one with: towpath run FILE")
         return 0
     labelled = any(row["run_name"] or row["tags"] for row in rows)
@@ -112,8 +115,8 @@ async def _show(run: str, step: str | None, verbose: bool, store: str | None, as
         if as_json:
             print_json(step_json(one) if one else run_json(found))
         elif one is not None:
-            await _show_step(terminal(), one, await engine.store.logs(found.id))
-            await _show_gates(terminal(), engine, found, one)
+            await _show_step(terminal(), engine, found, one)
+            await _show_gates(terminal(), engine, found, one, store)
         else:
             await _show_run(terminal(), engine, found, verbose)
     return 0
@@ -144,17 +147,32 @@ async def _show_run(console: Console, engine: Engine, run: Run, verbose: bool) -
         console.print(words(label_text(run.name, run.tags)))
     if run.error is not None and not any(step.error for step in run.steps):  # else it is one of theirs
         console.print(block(f"{run.error.message} [{run.error.code}]", "red"))
-    rows = {row["step_id"]: row for row in await engine.get_workflows_by_chain(run.id) if row["item_index"] is None}
-    print_steps(console, run, rows)
+    rows, gates = await _rows_and_gates(engine, run)
+    whole = {step: row for (step, item), row in rows.items() if item is None}
+    print_steps(console, run, whole, works_of_steps(run.plan, rows.values(), gates))
     if verbose:
         for step in run.steps:
             for one in (step, *step.items):
                 _show_traceback(console, one)
 
 
-async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]) -> None:
+async def _rows_and_gates(engine: Engine, run: Run) -> tuple[Mapping[Key, Mapping[str, Any]], Gates]:
+    """The rows of a run by step and item, and its gates by row."""
+    found = await engine.get_workflows_by_chain(run.id)
+    rows: dict[Key, Mapping[str, Any]] = {(row["step_id"] or "", row["item_index"]): row for row in found}
+    gates: list[Mapping[str, Any]] = []
+    if any(step.approval is not None for step in run.plan.steps):
+        while more := await engine.list_approvals(None, run.id, 10_000, len(gates)):
+            gates += more
+    return rows, gates_of(gates)
+
+
+async def _show_step(console: Console, engine: Engine, run: Run, step: StepRun) -> None:
     heading = (place(step.id, step.item), "bold"), f"  {step.status or 'not reached'}  "
-    console.print(line(*heading, (f"attempts: {step.attempt}", "dim")))
+    rows, gates = await _rows_and_gates(engine, run)
+    row = rows.get((step.id, step.item))
+    about = [f"attempts: {step.attempt}", *(_times(row, gates.get(row["id"], ())) if row is not None else ())]
+    console.print(line(*heading, (", ".join(about), "dim")))
     if step.server is not None:
         console.print(words(f"server {step.server}, prompt {step.prompt_id}", "dim"))
     if step.error is not None:
@@ -164,13 +182,22 @@ async def _show_step(console: Console, step: StepRun, logs: list[dict[str, Any]]
         await print_value(console, step)
     for a in step.artifacts:
         console.print(words(f"file   {a.name} v{a.version}  {a.filename}  {size_text(a.size)}  {a.digest[:12]}"))
-    for log in logs:
+    for log in await engine.store.logs(run.id):
         if log["step_id"] == step.id and log["item_index"] == step.item:
             console.print(words(f"log of attempt {log['attempt']}", "dim"))
             console.print(block(log["text"].rstrip("\n")))
 
 
-async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun) -> None:
+def _times(row: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How long a step that asked people worked, and waited for them."""
+    took = worked(work_of([(row, gates)]))
+    if gates and took:
+        yield f"took {took}"
+    if gates:
+        yield f"waited {duration(waited(row, gates, int(time.time() * 1e6)) / 1e6)} for a decision"
+
+
+async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun, store: str | None) -> None:
     """What waits for a decision, and how to decide. A value that waits is not the step's value yet."""
     waiting = await engine.approvals(run.id) if step.status is StepStatus.WAITING_APPROVAL else []
     for gate in waiting:
@@ -180,7 +207,7 @@ async def _show_gates(console: Console, engine: Engine, run: Run, step: StepRun)
             if file.name == "value" and file.size <= MAX_VALUE:
                 await _show_waiting_value(console, engine, file)
         where = place(gate["step_id"], gate["item_index"])
-        approve = f"towpath approve {short_id(gate['id'], console)}"
+        approve = f"towpath approve {short_id(gate['id'], console)}{at_store(store)}"
         console.print(words(f"✋ {where} waits for an approval: {approve}  (or reject)", "yellow"))
 
 

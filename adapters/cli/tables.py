@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from towpath.adapters.wording import lasted, place, size_text
+from towpath.adapters.step_times import Work
+from towpath.adapters.wording import at_store, duration, place, size_text
 from towpath.errors import TowpathError
 from towpath.graph import critical_path
 from towpath.model import ChainStatus, Plan, StepStatus
@@ -95,7 +97,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def print_summary(console: Console, run: Run, approvals: list[Any], store: str | None) -> None:
     """Print how a run ended, its failures, its open approvals, and the next command."""
-    at = f" --store {store}" if store else ""
+    at = at_store(store)
     named = short_id(run.id, console)
     counts: dict[str, int] = {}
     for step in run.steps:
@@ -208,7 +210,7 @@ async def print_artifacts(console: Console, run: Run, store: str) -> None:
     print_list(console, columns, rows, right=("size",), cut=("where", "file", "step"))
     if folder is not None:
         console.print(line("in ", (_near(folder), "bold")))
-        console.print(words(f"copy all of them: towpath get last -o FOLDER --store {store}", "dim"))
+        console.print(words(f"copy all of them: towpath get last -o FOLDER{at_store(store)}", "dim"))
 
 
 def _near(path: Path) -> str:
@@ -217,8 +219,8 @@ def _near(path: Path) -> str:
     return short if not short.startswith("../..") else str(path)
 
 
-def print_steps(console: Console, run: Run, rows: dict[str, Any]) -> None:
-    """Print the steps of a run, one line each, and its error or reason."""
+def print_steps(console: Console, run: Run, rows: Mapping[str, Any], works: Mapping[str, Work]) -> None:
+    """Print the steps of a run, one line each, and its error or reason. `works` says how long each has worked."""
     columns = ("", "step", "status", "attempts", "time", "files")
     listed: list[Row] = []
     for step in run.steps:
@@ -233,11 +235,16 @@ def print_steps(console: Console, run: Run, rows: dict[str, Any]) -> None:
             words(step.id),
             words(standing + (f" {done}/{len(items)}" if items else "")),
             words(step.attempt or ""),
-            words(lasted(row.get("started_at"), row.get("completed_at"))),
+            words(worked(works.get(step.id))),
             words(len(step.artifacts) or ""),
         )
         listed.append((cells, block(note, "red" if step.status is StepStatus.FAILED else "dim")))
     print_list(console, columns, listed, right=("attempts", "time", "files"), cut=("step",), note_lines=5)
+
+
+def worked(work: Work | None) -> str:
+    """How long a step worked; empty while it works."""
+    return "" if work is None or work.since is not None else duration(work.done / 1e6)
 
 
 async def print_value(console: Console, step: StepRun) -> None:

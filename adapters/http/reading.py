@@ -6,12 +6,13 @@ shown of them is decided by `responses` and by the pages.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from towpath.adapters.step_times import Row, gates_of
 from towpath.adapters.wiring import Engine
 from towpath.errors import StoreFailed
 from towpath.model import ArtifactRow, ChainStatus, Plan, StepPlan
@@ -56,13 +57,12 @@ async def run_news(engine: Engine, records: ServerRecords, run_id: str, step: st
 class RunView:
     """A run with the rows of its steps and items, each with its latest `artifacts`.
 
-    `gates` are the ids of open gates by the row that waits. `event` is the number of the last audit line in the
-    snapshot.
+    `gates` are all its gates by the row, oldest first. `event` is the number of the last audit line in the snapshot.
     """
 
     chain: Record
     steps: tuple[Record, ...]
-    gates: Mapping[str, str]
+    gates: Mapping[str, Sequence[Row]]
     parent: ParentStep | None
     event: int
     news: Mapping[Key, News] = field(default_factory=dict)
@@ -92,21 +92,20 @@ async def run_view(records: ServerRecords, run_id: str) -> RunView:
         if chain is None:
             raise missing("run")
         parent = await _parent(session, chain["parent_workflow_id"])
-        gates = await _open_gates(session, run_id)
+        gates = await _gates_of_run(session, run_id)
         event = await event_log.last_event(session)
         news = by_key(await event_log.latest_news(session, run_id))
         return RunView(chain, tuple(chain["workflows"]), gates, parent, event, news)
 
 
-async def _open_gates(session: Session, run_id: str) -> dict[str, str]:
-    """Gates without a decision, or with one that the run has not acted on yet, by the row that waits."""
+async def _gates_of_run(session: Session, run_id: str) -> Mapping[str, Sequence[Row]]:
     found: list[Record] = []
     while len(found) % MOST_GATES == 0:
         more = await approvals.list_approvals(session, chain_id=run_id, limit=MOST_GATES, offset=len(found))
         if not more:
             break
         found += more
-    return {gate["workflow_id"]: gate["id"] for gate in found if not gate["delivered"]}
+    return gates_of(found)
 
 
 async def _parent(session: Session, step_id: str | None) -> ParentStep | None:
@@ -205,6 +204,7 @@ class StepPageView:
     counts: Mapping[str, int] = field(default_factory=dict)
     all_files: int = 0
     items: tuple[Record, ...] | None = None
+    item_gates: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     neighbours: tuple[int | None, int | None] = (None, None)
     logs: tuple[Record, ...] = ()
     child: str | None = None
@@ -236,6 +236,7 @@ async def step_page_view(engine: Engine, records: ServerRecords, query: StepQuer
             counts=counts,
             all_files=all_files,
             items=await _items(session, query) if mapped else None,
+            item_gates=await _gates_of_run(session, run["id"]) if mapped and step.approval is not None else {},
             neighbours=await _neighbours(session, query),
             logs=await _logs(session, row),
             child=await _child(engine, row) if step.kind == "chain" else None,
@@ -275,13 +276,9 @@ async def _latest_files(session: Session, query: StepQuery, row: Record) -> Rows
 
 
 async def _items(session: Session, query: StepQuery) -> tuple[Record, ...]:
+    before, most = query.start - 1, query.items + 1
     found = await workflows.list_items(
-        session,
-        query.run_id,
-        query.step,
-        status=query.status or None,
-        after=query.start - 1,
-        limit=query.items + 1,
+        session, query.run_id, query.step, status=query.status or None, after=before, limit=most
     )
     return tuple(found)
 

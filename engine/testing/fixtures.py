@@ -32,6 +32,9 @@ def towpath_engine(request: pytest.FixtureRequest) -> Any:
 def _loop_of(request: pytest.FixtureRequest) -> str:
     """Whose event loop runs the test: `anyio`, or the scope of pytest-asyncio's loop."""
     if "anyio_backend" in request.fixturenames:
+        backend = request.getfixturevalue("anyio_backend")  # a name, or a name with options
+        if (backend if isinstance(backend, str) else backend[0]) != "asyncio":
+            pytest.fail('towpath needs asyncio: let the fixture anyio_backend return "asyncio"', pytrace=False)
         return "anyio"
     if not request.config.pluginmanager.has_plugin("asyncio"):
         pytest.fail("towpath_engine needs an async test, with pytest-asyncio or anyio", pytrace=False)

@@ -14,6 +14,8 @@ import pytest
 
 from tests.adapters.test_cli import clean_environment
 from tests.adapters.warm_cli import WarmCli
+from towpath import open_engine
+from towpath.adapters.cli import control
 
 CHAINS = """
 from towpath import chain, step
@@ -125,6 +127,23 @@ def test_runs_are_removed(folder: Folder) -> None:
     folder("rm", "a2", "--yes")
     assert folder.names() == []
     folder("fsck")
+
+
+@pytest.mark.anyio
+async def test_a_run_that_somebody_else_removes_meanwhile(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are removed all the same."""
+    for name in ("a", "b", "c"):
+        folder("run", "letters.py:letter", "--name", name)
+    store = str(folder.path / "towpath.db")
+    rows = await control._removable(("a", "b", "c"), store)
+    async with open_engine(store) as engine:
+        await engine.remove(rows[1]["id"])
+    assert await control._remove(rows, store, as_json=False) == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"removed run {rows[0]['id']}")
+    assert second == f"run {rows[1]['id']} (b) of letter is gone already"
+    assert third.startswith(f"removed run {rows[2]['id']}")
+    assert folder.names() == []
 
 
 @pytest.mark.parametrize(("answer", "left"), [(b"y\n", []), (b"n\n", ["a1"]), (b"\n", ["a1"]), (b"\x04", ["a1"])])

@@ -6,10 +6,12 @@ import io
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from towpath import FeatureMissing, InputInvalid
-from towpath.adapters.cli.screen import Row, print_list, words
+from towpath.adapters.cli.screen import Row, cut_in_the_middle, print_list, words
 from towpath.adapters.settings import settle
 
 RUNS = [
@@ -61,6 +63,14 @@ def test_names_are_cut_in_their_middle_and_figures_never() -> None:
     assert line.endswith("  123.5 kB")
     assert "name[17]" in line or "e[17]" in line
     assert "parquet" in line or "rquet" in line
+
+
+def test_wide_characters_are_cut_by_their_columns() -> None:
+    row = (words("01"), words("图" * 40 + ".png"), words("completed"))
+    [_, line] = printed([(row, words(""))], ("run", "file", "status"), 60, cut=("file",))
+    assert cell_len(line) <= 60
+    assert ".png " in line
+    assert cell_len(cut_in_the_middle(Text("失败" * 30), 12).plain) <= 12
 
 
 def test_a_long_note_has_as_many_lines_as_it_may() -> None:

@@ -108,6 +108,22 @@ async def test_a_large_run_is_cut() -> None:
     assert tags.names.count("tr") == 1 + notebook.STEPS
 
 
+@pytest.mark.anyio
+async def test_what_failed_is_in_the_table_of_a_large_run() -> None:
+    """And a long message does not fill the page."""
+
+    @chain
+    def many():
+        return [*(steps.number(n) for n in range(120)), cruel("x" * 10_000)]
+
+    async with testing.engine() as engine:
+        run = await engine.run(many, check=False)
+        shown = run._repr_html_()
+    assert harmless(shown).names.count("tr") == 1 + notebook.STEPS
+    assert "<b>cruel</b>" in shown
+    assert shown.count("x") < 3 * notebook.MESSAGE
+
+
 @step
 def waits_for_ann(text: str) -> str:
     return text
@@ -189,6 +205,7 @@ def test_F17_tables_are_shown_with_pandas_alone(monkeypatch: pytest.MonkeyPatch)
     text = made._repr_html_()
     assert "table" in harmless(text).names
     assert "1 rows × 2 columns" in text
+    assert "\u202e" not in artifact("a\u202e,b\n1,2\n", "t.csv")._repr_html_()
     frame = pd.DataFrame({"n": range(50)})
     assert "50 rows × 1 columns" in artifact(frame.to_parquet(), "t.parquet")._repr_html_()
     assert "t.parquet" in artifact(b"no parquet at all", "t.parquet")._repr_html_()

@@ -54,6 +54,10 @@ def waits(folder: str) -> str:
 def waiting(folder: str):
     return waits(folder)
 
+@chain
+def asking(folder: str):
+    return waits(folder).with_approval()
+
 @step
 def breaks() -> None:
     raise ValueError("no")
@@ -241,6 +245,26 @@ def test_a_terminal_that_goes_away_leaves_the_run_to_its_end(folder: Path, how: 
         if how == "hangup":
             os.close(ours)
     assert statuses(folder) == ["completed"]
+
+
+def test_nothing_waits_at_a_gate_of_a_terminal_that_went_away(folder: Path) -> None:
+    """The run is left as it is without a terminal, and can be decided and resumed."""
+    ours, its = pty.openpty()
+    arguments = command("run", "m.py:asking", "--input", f"folder={folder}")
+    process = subprocess.Popen(
+        arguments, cwd=folder, env=clean_environment(), stdin=its, stdout=its, stderr=its, start_new_session=True
+    )
+    os.close(its)
+    try:
+        wait_for((folder / "began").exists)
+        process.send_signal(signal.SIGHUP)
+        os.close(ours)
+        (folder / "go").touch()
+        assert process.wait(60) == 3
+    finally:
+        process.kill()
+        process.wait()
+    assert statuses(folder) == ["paused"]
 
 
 # ---- the stream itself

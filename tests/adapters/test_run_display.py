@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from towpath.adapters.cli import plain_lines, run_frame
+from towpath.adapters.cli import plain_lines, run, run_frame
 from towpath.adapters.cli.live_view import Watch
 from towpath.adapters.cli.run_figures import RunFigures
 from towpath.events import ChainPaused, DecisionApplied, Fact, StepEnded, StepReady, StepRetried, StepStarted
-from towpath.model import ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
+from towpath.model import ApprovalPolicy, ChainStatus, ErrorInfo, Plan, StepPlan, StepStatus
 from towpath.ports import RunRow, StepRow
 
 RUN = "01a22c98-2ef5-76d8-b857-9f3299d70805"
@@ -109,6 +110,18 @@ def test_odd_figures_are_drawn(monkeypatch: pytest.MonkeyPatch, figures: tuple[f
     assert "train" in seen.lines()[1]
 
 
+def test_progress_without_a_total_is_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen(monkeypatch, planned(("crawl", 0)))
+    seen.facts(ready("crawl"))
+    seen.watch.figures.reported = {("crawl", None): (1234, None)}
+    assert seen.lines()[1] == "●  crawl 0 ms 1,234 so far"
+    lines = plain_lines.PlainLines(Console(width=200, file=(said := io.StringIO())), seen.watch.figures)
+    lines.sign_of_life()
+    assert "crawl 1,234 so far" in said.getvalue()
+    seen.facts(ended("crawl"))
+    assert "so far" not in seen.lines()[1]
+
+
 def test_items_that_report_move_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = RunFigures(planned(("render", 0)))
     for fact in (ready("render", count=4), ready("render", 0), ready("render", 1), ended("render", 0)):
@@ -134,6 +147,33 @@ def test_a_resumed_run_shows_what_was_done_before(monkeypatch: pytest.MonkeyPatc
     seen.facts(StepStarted("i3", "render", 3, 2), ended("render", 3), ended("render"))
     assert "✓  render" in seen.lines()[2]
     assert "4/4" in seen.lines()[2]
+
+
+def test_a_run_of_another_process_has_the_times_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As recorded; of a step that asks people only what was seen of it, because it also waited."""
+    plan = planned(("list", 0), ("draw", 1))
+    asks = msgspec.structs.replace(plan.steps[1], approval=ApprovalPolicy())
+    plan = msgspec.structs.replace(plan, steps=(plan.steps[0], asks))
+    seen = Seen(monkeypatch, plan)
+    rows = [
+        StepRow(name, name, None, StepStatus.COMPLETED, 1, started_at=1_000_000, completed_at=3_500_000)
+        for name in ("list", "draw")
+    ]
+    seen.watch.figures.load(RunRow(RUN, plan, ChainStatus.RUNNING, {}, tuple(rows)))
+    first, second = seen.lines()[1:3]
+    assert first.endswith("2.5 s")
+    assert second == "level 2 ✓  draw"
+
+
+def test_what_ctrl_c_does_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It pauses what this process executes; what workers execute goes on."""
+    monkeypatch.delenv("TOWPATH_ADAPTER", raising=False)
+    assert run._is_ours(None)
+    monkeypatch.setenv("TOWPATH_ADAPTER", "temporal://127.0.0.1:7233/default")
+    words = run._ON_CTRL_C[run._is_ours(None)]
+    seen = Seen(monkeypatch, planned(("draw", 0)))
+    seen.watch = Watch(seen.console, planned(("draw", 0)), RUN, on_ctrl_c=words)
+    assert seen.lines()[-1] == "Ctrl-C ends this view; the workers go on with the run"
 
 
 def test_gates_and_pauses_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +253,53 @@ def test_lines_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(said) == 7
 
 
+def test_gates_of_items_are_lines_of_a_pipe() -> None:
+    """Which items wait, and what was decided about them."""
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("render", 0)), RUN)
+    with watch:
+        for fact in (ready("render", count=2), ready("render", 0), ready("render", 1)):
+            watch.on_fact(RUN, fact)
+        watch.on_fact(RUN, ended("render", 0, "waiting_approval"))
+        watch.on_fact(RUN, ended("render", 1, "waiting_approval"))
+        watch.on_fact(RUN, DecisionApplied("render0", "render", 0, "gate", StepStatus.COMPLETED))
+        watch.on_fact(RUN, DecisionApplied("render1", "render", 1, "gate", StepStatus.EXECUTING))
+        watch.on_fact(RUN, ended("render", 1))
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[2:] == [
+        "✋ render[0]  waits for an approval",
+        "✋ render[1]  waits for an approval",
+        "✓ render[0]",
+        "● render[1]  is made again",
+    ]
+
+
+@pytest.mark.parametrize("items", [0, 2])
+def test_the_time_of_a_step_is_the_time_in_which_it_works(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
+    """Not the time in which it waits for people; items count while one of them works."""
+    seen = Seen(monkeypatch, planned(("draw", 0)))
+    item = 0 if items else None
+    seen.facts(ready("draw", count=items or None))
+    if items:
+        seen.facts(ready("draw", 0), ready("draw", 1))
+    seen.now += 2
+    seen.facts(ended("draw", item, "waiting_approval"))
+    if items:
+        seen.facts(ended("draw", 1))
+    seen.now += 3600
+    assert "2.0 s" in seen.lines()[1]
+    seen.facts(DecisionApplied("draw0", "draw", item, "gate", StepStatus.EXECUTING))
+    seen.now += 1
+    assert "3.0 s" in seen.lines()[1]
+    seen.facts(ended("draw", item, "waiting_approval"))
+    seen.now += 3600
+    seen.facts(DecisionApplied("draw0", "draw", item, "gate", StepStatus.COMPLETED))
+    if items:
+        seen.facts(ended("draw"))
+    assert seen.lines()[1].startswith("✓  draw")
+    assert "3.0 s" in seen.lines()[1]
+
+
 def test_a_run_of_another_process_is_told_by_its_rows() -> None:
     """Point 5, on Temporal: no fact is heard here."""
     console = Console(width=200, file=io.StringIO())
@@ -227,6 +314,31 @@ def test_a_run_of_another_process_is_told_by_its_rows() -> None:
         lines.catch_up()
     said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert said == ["● render  executing", f"✗ render  failed  {ERROR.message}"]
+
+
+@pytest.mark.anyio
+async def test_a_run_is_told_once_by_who_executes_it() -> None:
+    """Its first fact comes while it is asked for as a run of another process; a decision is one, too."""
+
+    class Engine:
+        adapter = None
+        store = None
+
+        async def progress(self, run_id: str) -> Any:
+            watch.on_fact(RUN, DecisionApplied("draw", "draw", None, "gate", StepStatus.COMPLETED))
+            return {}
+
+        async def load(self, run_id: str) -> RunRow:
+            rows = (StepRow("draw", "draw", None, StepStatus.COMPLETED, 1),)
+            return RunRow(RUN, watch.figures.plan, ChainStatus.RUNNING, {}, rows)
+
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("draw", 0)), RUN)
+    engine: Any = Engine()
+    engine.store = engine
+    await watch._ask(engine, RUN)
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[1:] == ["✓ draw"]
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 120, 300])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -113,11 +115,41 @@ def test_the_cure_names_the_store_of_the_run(here: Path) -> None:
         towpath.run(fails, store=here / "my own.db", run_id="r")
     with pytest.raises(ChainFailed, match=r"towpath rerun r --store '.*my own.db'"):
         raised.value.run.raise_for_status()
-    with pytest.raises(ChainFailed, match="its store is gone with it") as raised:
+    with pytest.raises(ChainFailed, match="its store is in memory, and gone with its engine") as raised:
         towpath.run(fails, store="sqlite:///:memory:")
     assert "towpath show" not in str(raised.value)
     with pytest.raises(ChainFailed, match=r"`towpath show d` shows it"):
         towpath.run(fails, store=None, run_id="d")
+
+
+@pytest.mark.anyio
+async def test_the_cure_names_the_store_of_the_engine(here: Path) -> None:
+    """Of a run that failed, of one at a gate, and of a run as it is found later."""
+    async with open_engine(here / "my own.db") as engine:
+        with pytest.raises(ChainFailed, match=r"`towpath show r --store '.*my own.db'`"):
+            await engine.run(fails, run_id="r")
+        paused = await engine.run(gated, run_id="g")
+        with pytest.raises(ChainFailed, match=r"`towpath resume g --store '.*my own.db'`"):
+            paused.raise_for_status()
+        with pytest.raises(ChainFailed, match=r"towpath rerun r --store '.*my own.db'"):
+            (await engine.snapshot("r")).raise_for_status()
+    async with open_engine("sqlite:///:memory:") as engine:
+        with pytest.raises(ChainFailed, match="its store is in memory"):
+            await engine.run(fails)
+    async with open_engine() as engine:
+        with pytest.raises(ChainFailed, match=r"`towpath show d` shows it"):
+            await engine.run(fails, run_id="d")
+
+
+def test_a_run_is_copied_as_itself_and_not_pickled(here: Path) -> None:
+    """The error that has it can be pickled, without it."""
+    with pytest.raises(ChainFailed) as raised:
+        towpath.run(fails)
+    run = raised.value.run
+    assert copy.deepcopy([run]) == [copy.copy(run)] == [run]
+    with pytest.raises(TypeError, match="pass on its id"):
+        pickle.dumps(run)
+    assert pickle.loads(pickle.dumps(raised.value)).run is None
 
 
 def test_a_gate_returns_a_paused_run_which_the_same_id_continues(here: Path) -> None:

@@ -83,6 +83,20 @@ def test_a_formatter_of_the_program_gets_the_record_as_it_was() -> None:
     assert "ValueError: x" in lines.text()
 
 
+def test_no_line_has_colours() -> None:
+    """Messages are coloured for terminals by libraries, too; printed lines lose their colours anyway."""
+    lines = LogLines()
+    red = "\x1b[31mred\x1b[0m"
+    lines.add_record(logging.LogRecord("odd", logging.INFO, "", 0, "a %s b", (red,), None))
+    lines.add_line("WARNING", "warnings", red)
+    lines.add_own(0.0, "INFO", f"{red}\nand\x1b]8;;http://x\x07more")
+    lines.add_text("stdout", f"{red}\n")
+    text = lines.text()
+    assert "\x1b" not in text
+    assert text.count("red") == 4
+    assert text.count("andmore") == 1
+
+
 def test_long_names_are_cut_in_front() -> None:
     lines = LogLines()
     lines.add_line("INFO", "package.subpackage.module.Class.method", "text")

@@ -11,6 +11,9 @@ import pytest
 
 from towpath.adapters.http import reading
 from towpath.adapters.http.errors import Refused
+from towpath.adapters.http.pages.run_picture import picture
+from towpath.adapters.step_times import Work
+from towpath.adapters.wording import duration
 from towpath.store import approvals, artifacts
 
 from .conftest import Site
@@ -67,9 +70,27 @@ async def test_a_run_and_its_gates_are_of_one_snapshot(site: Site, monkeypatch: 
         patch.setattr(approvals, "list_approvals", interrupted(approvals.list_approvals, decide))
         view = await reading.run_view(site.app.state.records, run.id)
     waiting = {row["id"] for row in view.steps if row["status"] == "waiting_approval"}
-    assert view.gates == dict.fromkeys(waiting, gate["id"])
+    asked = {row: [one["id"] for one in gates] for row, gates in view.gates.items()}
+    assert asked == {row: [gate["id"]] for row in waiting}
     assert view.status == "paused"
     assert (await reading.run_view(site.app.state.records, run.id)).status == "completed"
+
+
+async def test_the_time_of_a_step_is_the_time_in_which_it_worked(site: Site) -> None:
+    """On the page of its run and on its own; the time at its gate is said apart."""
+    run = await site.engine.run(story)
+    (gate,) = await site.engine.approvals()
+    view = await reading.run_view(site.app.state.records, run.id)
+    (row,) = (row for row in view.steps if row["id"] == gate["workflow_id"])
+    work = Work(gate["requested_at"] - row["started_at"])
+    assert [line.work for line in picture(view, {}).steps if line.approval] == [work]
+    page = (await site.get(f"/runs/{run.id}/steps/{gate['step']}")).text
+    assert f"<span>took {duration(work.done / 1e6)}</span>" in page
+    assert " for a decision</span>" in page
+    await site.engine.approve(gate, by="Ann")
+    await run.resume()
+    view = await reading.run_view(site.app.state.records, run.id)
+    assert [line.work for line in picture(view, {}).steps if line.id == gate["step"]] == [work]
 
 
 async def test_what_does_not_exist_is_refused(site: Site) -> None:

@@ -172,6 +172,24 @@ def test_F16_a_plain_test_cannot_have_an_engine(tmp_path: Path) -> None:
     assert "needs an async test" in shown, shown
 
 
+def test_trio_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Without anyio's own fixture a test runs with each of its backends."""
+    test = """
+        import pytest
+
+        @pytest.fixture(params=["asyncio", ("trio", {})])
+        def anyio_backend(request):
+            return request.param
+
+        @pytest.mark.anyio
+        async def test_it(towpath_engine):
+            pass
+    """
+    shown = outcome(tmp_path, test, "-p", "no:asyncio")
+    assert "1 passed, 1 error" in shown, shown
+    assert 'towpath needs asyncio: let the fixture anyio_backend return "asyncio"' in shown, shown
+
+
 def test_F16_a_patched_module_is_used(tmp_path: Path) -> None:
     """python-trial 15: `monkeypatch.setattr(module, "step", fake)`; the next test has the real step again."""
     test = """

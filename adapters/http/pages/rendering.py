@@ -71,6 +71,7 @@ def environment() -> Environment:
     found.globals.update(
         status_of=filters.status,
         lasted=wording.lasted,
+        duration=wording.duration,
         place=wording.place,
         run_url=filters.run_url,
         tag_url=tag_url,

@@ -13,6 +13,7 @@ from towpath.adapters.http.errors import safe_text
 from towpath.adapters.http.news import Key, News
 from towpath.adapters.http.reading import RunView
 from towpath.adapters.http.responses import shown_error
+from towpath.adapters.step_times import Work, work_of, work_of_step
 from towpath.adapters.wording import amount
 from towpath.model import ErrorInfo, StepPlan
 from towpath.svg_layout import ATTENTION, SvgLayout, layout
@@ -42,6 +43,7 @@ class StepLine:
     counts: tuple[tuple[str | None, int], ...] = ()
     items: int | None = None
     news: News | None = None
+    work: Work | None = None
 
     @property
     def share(self) -> float | None:
@@ -96,8 +98,8 @@ def picture(run: RunView, news: Mapping[Key, News]) -> RunPicture:
     lines = [_step_line(run, step, rows.get(step.id), items.get(step.id, ()), news) for step in plan.steps]
     waiting = [line for line in lines if line.approval]
     for step in plan.steps:
-        open_items = [row for row in items.get(step.id, ()) if row["id"] in run.gates]
-        waiting += [recorded_line(step, row, approval=run.gates[row["id"]]) for row in open_items]
+        open_items = [(row, open_gate(run.gates.get(row["id"], ()))) for row in items.get(step.id, ())]
+        waiting += [recorded_line(step, row, approval=gate) for row, gate in open_items if gate]
     return RunPicture(
         run,
         tuple(lines),
@@ -118,14 +120,21 @@ def _step_line(
     if row is None:
         return recorded_line(step, None)
     count = row["item_count"]
+    asked = run.gates.get(row["id"], ())
     return recorded_line(
         step,
         row,
+        work=work_of_step(row, items, run.gates, asks=step.approval is not None),
         files=len(row["artifacts"]) + sum(len(item["artifacts"]) for item in items),
-        approval=run.gates.get(row["id"]),
+        approval=open_gate(asked),
         counts=() if count is None else item_counts(Counter(item["status"] for item in items), count),
         news=news.get((step.id, None)),
     )
+
+
+def open_gate(gates: Iterable[Mapping[str, Any]]) -> str | None:
+    """The id of the gate without a decision, or with one that the run has not acted on yet."""
+    return next((gate["id"] for gate in gates if not gate["delivered"]), None)
 
 
 def share_of(done: float | None, total: float | None) -> float | None:
@@ -152,7 +161,7 @@ def recorded_line(step: StepPlan, row: Mapping[str, Any] | None, **more: Any) ->
         reason=safe_text(row["error_message"] or ""),
         server=row["server_address"],
         items=row["item_count"],
-        **about,
+        **{"work": work_of([(row, ())]), **about},
     )
 
 

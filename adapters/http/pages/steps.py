@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from towpath.adapters.http.access import engine_of, id_of, records_of
 from towpath.adapters.http.news import Key, News, with_figures
 from towpath.adapters.http.reading import StepPageView, StepQuery, step_page_view
 from towpath.adapters.http.responses import masked
+from towpath.adapters.step_times import waited, work_of
 from towpath.model import ChainStatus, Json, StepStatus
 from towpath.values import REFERENCE
 
@@ -49,6 +51,7 @@ async def step(request: Request) -> Response:
         final=ChainStatus(view.run["status"]).final,
         step=view.step,
         line=_line(view, news),
+        waited=0 if view.row is None else waited(view.row, view.gates, int(time.time() * 1e6)),
         items=None if view.items is None else _items(query, view, news),
         files=await with_peeks(engine.store.files, view.files),
         more_files=view.more_files,
@@ -81,9 +84,12 @@ def _line(view: StepPageView, news: Mapping[Key, News]) -> StepLine:
         return recorded_line(view.step, None)
     pending = next((gate["id"] for gate in view.gates if gate["status"] == "pending"), None)
     if row["item_count"] is None:
-        return recorded_line(view.step, row, approval=pending, news=news.get((view.step.id, view.item)))
+        work, reported = work_of([(row, view.gates)]), news.get((view.step.id, view.item))
+        return recorded_line(view.step, row, approval=pending, news=reported, work=work)
     counts = item_counts(view.counts, row["item_count"])
-    return recorded_line(view.step, row, approval=pending, counts=counts, files=view.all_files)
+    # When the items worked, and when they waited for people, is in rows that this page does not read.
+    unknown = {"work": None} if view.step.approval is not None else {}
+    return recorded_line(view.step, row, approval=pending, counts=counts, files=view.all_files, **unknown)
 
 
 def _items(query: StepQuery, view: StepPageView, news: Mapping[Key, News]) -> ItemPage:
@@ -94,6 +100,7 @@ def _items(query: StepQuery, view: StepPageView, news: Mapping[Key, News]) -> It
             row,
             files=row["files"],
             approval=row["approval"],
+            work=work_of([(row, view.item_gates.get(row["id"], ()))]),
             news=news.get((view.step.id, row["item_index"])),
         )
         for row in rows[:PAGE]
