@@ -25,6 +25,7 @@ from .artifact import Artifact, KeptFile
 from .context import StepContext
 from .errors import (
     ChainFailed,
+    ExpressionFailed,
     InputInvalid,
     Place,
     StepFailed,
@@ -475,11 +476,11 @@ def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
 
 
 def _sentence(error: TowpathError) -> str:
-    """The message of an error. Of a refused value also what was found, what is allowed, and the cure: a row has no
-    other place for these.
+    """The message of an error. Of a value that does not fit also what was found, what is allowed, and the cure: a row
+    has no other place for these.
     """
     problem = error.problem
-    if not isinstance(error, ValueRefused | InputInvalid):
+    if not isinstance(error, ValueRefused | InputInvalid | ExpressionFailed):
         return str(problem.message)
     where = f"{problem.place.field}: " if problem.place.field not in problem.message else ""
     more = (("found", problem.found), ("cure", problem.cure), ("allowed", problem.allowed))

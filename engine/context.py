@@ -43,7 +43,7 @@ def context() -> StepContext:
 def _cure() -> str:
     """What to do in a thread that a step has started: Python gives a new thread no context variables."""
     if threading.current_thread() is threading.main_thread():
-        return ""
+        return "; in a test: with towpath.testing.step_context():"
     return (
         "; this thread has not got the context of a step: call context() before, and hand it over, or start the "
         "function with contextvars.copy_context().run(function), as asyncio.to_thread does"

@@ -14,7 +14,7 @@ from .artifact import Artifact, File
 from .attempt import keep_outcome
 from .codecs import files_saved
 from .context import StepContext
-from .errors import FeatureMissing, InputInvalid, Place
+from .errors import FeatureMissing, InputInvalid, Place, ValueRefused
 from .events import Fact, StepEnded, StepReady
 from .input_types import fitted
 from .ledger import INPUTS
@@ -60,14 +60,20 @@ async def new_run(
     All paths are opened now, as far as `reads` allows. No worker opens a path of the run later.
 
     Raises:
-        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input.
-        FeatureMissing: E_FEATURE_MISSING. ValueRefused, StoreFailed for a file that cannot be kept.
+        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input;
+            E_VALUE_FILE for a path that is not a plain file.
+        FeatureMissing: E_FEATURE_MISSING. ValueRefused, StoreFailed for a value or file that cannot be kept.
     """
     refuse_unbuilt(plan)
     context = StepContext(run_id, INPUTS, None, 1, store.files.folder / "work")
     try:
         values = settle_inputs(plan, await _with_files(given, context), reads)
         outcome = await keep_outcome(values, context, store.files, store.new_id, {})
+    except ValueRefused as refused:
+        problem = refused.problem
+        if problem.code != "E_VALUE_FILE":
+            raise
+        raise InputInvalid(problem.code, problem.message, place=Place(field="inputs"), cure=problem.cure) from refused
     finally:
         context.end()
     row = store.new_id()
