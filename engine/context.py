@@ -95,8 +95,8 @@ Figures = tuple[float, float | None]
 class StepContext:
     """The running attempt of a step.
 
-    `run_id`, `step_id`, `item` (the number of the element in a mapped step, from 0, else None) and `attempt` (from 1) say
-    which one it is.
+    `run_id`, `step_id`, `item` (the number of the element, from 0; None if the step is not mapped) and `attempt` (from
+    1) say which one it is.
 
     `idempotency_key` is the same for all attempts of this step in this run: give it to services that can
     tell a repeated request from a new one. A regeneration wants a new result, and has a key of its own.

@@ -204,7 +204,8 @@ def python_page() -> str:
 def _directive(name: str) -> str:
     if find_spec(f"towpath.{name}") is not None:  # a module has the name too, and would be described in its place
         found = getattr(towpath, name)
-        return f"::: {found.__module__}.{found.__qualname__}\n    options: {{ heading: towpath.{name}, toc_label: {name} }}"
+        there = f"{found.__module__}.{found.__qualname__}"
+        return f"::: {there}\n    options: {{ heading: towpath.{name}, toc_label: {name} }}"
     members = f"\n    options: {{ members: [{', '.join(MEMBERS[name].split())}] }}" if name in MEMBERS else ""
     return f"::: towpath.{name}{members}"
 

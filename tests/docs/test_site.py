@@ -91,7 +91,7 @@ def test_generated_pages_have_valid_examples(page: str, tmp_path: Path) -> None:
 
 def test_the_python_reference_has_every_public_name() -> None:
     """Each name of `towpath.__all__` once."""
-    listed = re.findall(r"^::: towpath\.(\w+)$", REFERENCE.python_page(), re.MULTILINE)
+    listed = re.findall(r"^::: towpath\.(?:[\w.]+\.)?(\w+)$", REFERENCE.python_page(), re.MULTILINE)
     assert sorted(listed) == sorted(
         name for name in towpath.__all__ if not isinstance(getattr(towpath, name), ModuleType)
     )
