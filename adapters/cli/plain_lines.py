@@ -66,6 +66,9 @@ class PlainLines:
             self._tell_end(fact)
         elif isinstance(fact, ChainPaused):
             self._print(f"paused: {fact.reason}", "yellow")
+        step = self._figures.steps.get(getattr(fact, "step", ""))
+        if step is not None and step.shown_status is not None:
+            self._told[step.id] = step.shown_status  # it has its line: the next `catch_up` says nothing of it
 
     def catch_up(self, *, silently: bool = False) -> None:
         """A line for each step whose state changed since the last call: for runs that other processes work on."""

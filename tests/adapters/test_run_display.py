@@ -229,6 +229,19 @@ def test_a_run_of_another_process_is_told_by_its_rows() -> None:
     assert said == ["● render  executing", f"✗ render  failed  {ERROR.message}"]
 
 
+def test_a_step_that_was_heard_has_one_line() -> None:
+    """While the rows are read, this process takes the run over, and its facts arrive first."""
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("list", 0), ("render", 1)), RUN)
+    lines = watch._lines
+    assert lines is not None
+    for fact in (ready("list"), ended("list"), ready("render")):
+        watch.on_fact(RUN, fact)
+    lines.catch_up()
+    said = [line.split(" ", 1)[1].split("  ")[0] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[1:] == ["● list", "✓ list", "● render"]
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 120, 300])
 def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     seen = Seen(monkeypatch, planned(("list", 0), ("render", 1), ("a_rather_long_name_of_a_step", 2)), width=width)
