@@ -229,6 +229,18 @@ def test_a_run_of_another_process_is_told_by_its_rows() -> None:
     assert said == ["● render  executing", f"✗ render  failed  {ERROR.message}"]
 
 
+def test_a_decision_is_told() -> None:
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("draw", 0)), RUN)
+    watch.on_fact(RUN, ready("draw"))
+    for status in (StepStatus.EXECUTING, StepStatus.COMPLETED):
+        watch.on_fact(RUN, DecisionApplied("draw0", "draw", None, "gate", status))
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[2] == "● draw  rejected, runs again"
+    assert said[3].startswith("✓ draw  ")
+    assert said[3].endswith("  approved")
+
+
 def test_a_step_that_was_heard_has_one_line() -> None:
     """While the rows are read, this process takes the run over, and its facts arrive first."""
     console = Console(width=200, file=io.StringIO())
