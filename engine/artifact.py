@@ -175,7 +175,7 @@ class File:
 
     def __init__(
         self,
-        data: bytes | str | Path | AsyncIterator[bytes] | KeptFile,
+        data: bytes | bytearray | memoryview | str | Path | AsyncIterator[bytes] | KeptFile,
         filename: str | None = None,
         media_type: str | None = None,
         origin: Origin | None = None,
