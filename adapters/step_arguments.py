@@ -31,10 +31,20 @@ def _is_paired(binding: Json, step: StepPlan) -> bool:
     return step.pairs_with is not None and binding == {"$ref": {"step": step.pairs_with, "keys": []}}
 
 
+_LISTS = {
+    "int": "a step that returns list(range(n))",
+    "dict": "a step that returns list(mapping.items()): each element is a pair",
+    "str": "a step that returns text.split(), or another list of it",
+    "Artifact": "a step that returns a list of files, or of what is in the file",
+}
+
+
 def _length(values: Any, place: Place) -> int:
     if not isinstance(values, list):
         message = "a step can only be mapped over a list"
-        raise ExpressionFailed("E_FOREACH_TYPE", message, place=place, found=type(values).__name__)
+        found = type(values).__name__
+        cure = _LISTS.get(found, "a step that returns a list of it")
+        raise ExpressionFailed("E_FOREACH_TYPE", message, place=place, found=found, allowed="a list", cure=cure)
     if len(values) > MAX_ITEMS:
         raise ExpressionFailed("E_MAP_SIZE", f"more than {MAX_ITEMS} items", place=place, found=len(values))
     return len(values)

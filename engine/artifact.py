@@ -161,11 +161,40 @@ class Origin:
     folder: str = "output"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class File:
-    """A file that a step returns, with the name people will see: `File(data, filename="poster.png")`."""
+    """A file that a step returns, with the name people will see: `File(data, filename="poster.png")`.
+
+    `data` is its bytes, its text (written as UTF-8), a path, or an async stream of bytes. Raises TypeError for others.
+    """
 
     data: bytes | Path | AsyncIterator[bytes] | KeptFile
     filename: str | None = None
     media_type: str | None = None
     origin: Origin | None = None
+
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview | str | Path | AsyncIterator[bytes] | KeptFile,
+        filename: str | None = None,
+        media_type: str | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        keep = object.__setattr__
+        keep(self, "data", data if type(data) is bytes else _file_data(data))
+        keep(self, "filename", filename)
+        keep(self, "media_type", media_type)
+        keep(self, "origin", origin)
+
+
+def _file_data(data: Any) -> Any:
+    """What a file is made of. As everywhere, a `str` is text, and never a path."""
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, bytes | Path | KeptFile | Artifact) or hasattr(data, "__aiter__"):
+        return data
+    cure = "; give file.getvalue()" if hasattr(data, "getvalue") else ""
+    message = "a File is made of bytes, text, a pathlib.Path or an async stream of bytes, not of"
+    raise TypeError(f"{message} {type(data).__name__}{cure}")

@@ -25,6 +25,8 @@ from .artifact import Artifact, KeptFile
 from .context import StepContext
 from .errors import (
     ChainFailed,
+    ExpressionFailed,
+    FeatureMissing,
     InputInvalid,
     Place,
     StepFailed,
@@ -475,12 +477,15 @@ def _ours(error: BaseException, name: str, more: str) -> ErrorInfo | None:
     return ErrorInfo(printable(str(error.code)) or "E_STEP_FAILED", text + more, name)
 
 
+_WITH_CURES = (ValueRefused, InputInvalid, ExpressionFailed, FeatureMissing)
+
+
 def _sentence(error: TowpathError) -> str:
-    """The message of an error. Of a refused value also what was found, what is allowed, and the cure: a row has no
-    other place for these.
+    """The message of an error. Of a value that does not fit also what was found, what is allowed, and the cure: a row
+    has no other place for these.
     """
     problem = error.problem
-    if not isinstance(error, ValueRefused | InputInvalid):
+    if not isinstance(error, _WITH_CURES):
         return str(problem.message)
     where = f"{problem.place.field}: " if problem.place.field not in problem.message else ""
     more = (("found", problem.found), ("cure", problem.cure), ("allowed", problem.allowed))

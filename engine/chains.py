@@ -49,6 +49,7 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F")
 
 STEP_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 RESERVED_IDS = frozenset(
@@ -103,7 +104,7 @@ class Chain(Generic[P, R]):
         """
         trace = current_trace()
         if trace is None:
-            raise TypeError(f"run a chain with `await engine.run({self.name}, …)`")
+            raise TypeError(f"run a chain with `towpath.run({self.name}, …)`, or `await engine.run({self.name}, …)`")
         signature = inspect.signature(self.function)
         try:
             bound = signature.bind(*args, **kwargs)
@@ -189,6 +190,20 @@ class _Compiling:
         return Compiled(compile_plan(plan, place), described.functions)
 
 
+def a_chain(given: F) -> F:
+    """The chain file that a caller wants to run. Raises TypeError for what cannot be run, with the cure."""
+    if hasattr(given, "plan"):
+        return given
+    named = getattr(given, "__name__", type(given).__name__)
+    if isinstance(given, Step):
+        why = f"{given.name.rpartition(':')[2]} is a step: call it in a @chain, or call it alone as the plain function"
+    elif isinstance(given, str | Path):
+        why = f"a chain file is loaded first: load_chain({str(given)!r})"
+    else:
+        why = f"{named} is none: put @chain above the function" if callable(given) else f"a {named} is none"
+    raise TypeError(f"only a chain can be run; {why}")
+
+
 def _place(chain: Chain[..., Any]) -> Place:
     function = inspect.unwrap(chain.function)
     code = getattr(function, "__code__", None)
@@ -199,12 +214,12 @@ def _signature(chain: Chain[..., Any], place: Place) -> inspect.Signature:
     """The parameters of the chain. Raises ChainInvalid (E_CHAIN_TRACE) for a function that cannot describe a chain."""
     function = inspect.unwrap(chain.function)
     what = (
-        "async def" if inspect.iscoroutinefunction(function)
-        else "generator" if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        "an async def" if inspect.iscoroutinefunction(function)
+        else "a generator" if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         else ""
     )  # fmt: skip
     if what:
-        message = f"chain {chain.name} is described by a plain function, not by a {what} function"
+        message = f"chain {chain.name} is described by a plain function, not by {what} function"
         cure = "use `def`, and call the steps without await or yield; what works is inside the steps"
         raise ChainInvalid([Problem("E_CHAIN_TRACE", message, place, cure=cure)])
     signature = inspect.signature(chain.function)
@@ -376,6 +391,10 @@ class _Described:
         return {"$ref": {"step": node.id, "keys": keys}}, [node.id]
 
     def _literal(self, value: Any, place: Place, what: str) -> Json:
+        if isinstance(value, Step | Chain):
+            name = value.name.rpartition(":")[2]
+            self._problem("E_VALUE_TYPE", f"{what} is {name} itself, not its value", place, f"call it: {name}(…)")
+            return None
         try:
             data, files = take_apart(value, place, what)
         except ValueRefused as refused:

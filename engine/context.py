@@ -43,7 +43,7 @@ def context() -> StepContext:
 def _cure() -> str:
     """What to do in a thread that a step has started: Python gives a new thread no context variables."""
     if threading.current_thread() is threading.main_thread():
-        return ""
+        return "; in a test: with towpath.testing.step_context():"
     return (
         "; this thread has not got the context of a step: call context() before, and hand it over, or start the "
         "function with contextvars.copy_context().run(function), as asyncio.to_thread does"
@@ -94,6 +94,9 @@ Figures = tuple[float, float | None]
 
 class StepContext:
     """The running attempt of a step.
+
+    `run_id`, `step_id`, `item` (the number of the element, from 0; None if the step is not mapped) and `attempt` (from
+    1) say which one it is.
 
     `idempotency_key` is the same for all attempts of this step in this run: give it to services that can
     tell a repeated request from a new one. A regeneration wants a new result, and has a key of its own.

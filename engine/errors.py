@@ -51,7 +51,8 @@ class Place:
     def __str__(self) -> str:
         position = self.file
         if self.line:
-            position += f":{self.line}:{self.column}" if position else f"line {self.line}, column {self.column}"
+            column = f":{self.column}" if self.column else ""
+            position += f":{self.line}{column}" if position else f"line {self.line}, column {self.column}"
         named = [position] if position else []
         if self.step:
             named.append(f"step {self.step}")

@@ -272,10 +272,34 @@ def in_words(shape: Shape) -> str:
 
 def _refused(spec: InputSpec, found: object, shape: Shape, at: str = "") -> InputInvalid:
     place = Place(field=f"inputs.{spec.name}{at}")
+    as_text = isinstance(found, str) and isinstance(shape, dict) and not at
     found = type(found).__name__ if spec.secret else found
     return InputInvalid(
-        "E_INPUT_TYPE", f"this value does not fit input {spec.name}", place=place, found=found, allowed=in_words(shape)
+        "E_INPUT_TYPE",
+        f"this value does not fit input {spec.name}",
+        place=place,
+        found=found,
+        allowed=in_words(shape),
+        cure=f"as JSON: --input '{spec.name}={_example(shape)}'" if as_text else "",
     )
+
+
+def _example(shape: Shape) -> str:
+    """JSON of a shape, to show how it is written; empty for what is one text."""
+    if not isinstance(shape, dict):
+        return {"string": '"a"', "integer": "1", "number": "0.5", "boolean": "true"}.get(shape or "", "…")
+    ((key, inner),) = shape.items()
+    match key:
+        case "list":
+            return f"[{_example(inner)}, {_example(inner)}]"
+        case "dict":
+            return f'{{"key": {_example(inner)}}}'
+        case "tuple":
+            return f"[{', '.join(map(_example, inner))}]"
+        case "any_of":
+            return _example(inner[0])
+        case _:
+            return "…"
 
 
 # ---- values

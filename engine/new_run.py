@@ -62,7 +62,8 @@ async def new_run(
     All paths are opened now, as far as `reads` allows. No worker opens a path of the run later.
 
     Raises:
-        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input.
+        InputInvalid: E_INPUT_MISSING, E_INPUT_UNKNOWN, E_INPUT_TYPE, E_INPUT_SOURCE, for the first wrong input;
+            E_VALUE_FILE for a path that is not a plain file.
         FeatureMissing: E_FEATURE_MISSING. ValueRefused (E_VALUE_SIZE, …), StoreFailed for what cannot be kept.
     """
     refuse_unbuilt(plan)
@@ -71,6 +72,11 @@ async def new_run(
     try:
         values = settle_inputs(plan, await _with_files(given, context), reads)
         outcome = await keep_outcome(values, context, store.files, store.new_id, {})
+    except ValueRefused as refused:
+        problem = refused.problem
+        if problem.code != "E_VALUE_FILE":
+            raise
+        raise InputInvalid(problem.code, problem.message, place=Place(field="inputs"), cure=problem.cure) from refused
     finally:
         context.end()
     row = store.new_id()

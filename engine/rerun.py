@@ -71,6 +71,7 @@ def _with_parameters(plan: Plan, parameters: Mapping[str, Any]) -> Plan:
         step = steps.get(step_id)
         if step is None or not parameter:
             raise InputInvalid("E_PARAMETER", "a parameter is STEP.NAME", found=name, allowed=" ".join(steps))
+        _refuse_unknown(step, parameter)
         _refuse_secret(step, parameter)
         data = _plain(value, step_id, parameter, "use an input")
         steps[step_id] = msgspec.structs.replace(step, parameters={**step.parameters, parameter: escape(data)})
@@ -83,15 +84,9 @@ def regeneration_parameters(step: StepPlan, given: Mapping[str, Any]) -> dict[st
     Templates in them are not evaluated. Those of a ComfyUI workflow are checked when it runs.
     Raises InputInvalid: E_PARAMETER, E_SECRET_PLACE for a parameter that takes a secret.
     """
-    known = _known_parameters(step)
     result: dict[str, Json] = {}
     for name, value in given.items():
-        if known is not None and name not in known:
-            allowed = " ".join(sorted(known)) or "no parameters"
-            place = Place(step=step.id, field=name)
-            raise InputInvalid(
-                "E_PARAMETER", "the step has no such parameter", place=place, found=name, allowed=allowed
-            )
+        _refuse_unknown(step, name)
         _refuse_secret(step, name)
         result[name] = _plain(value, step.id, name, "edit the artifact instead")
         size = len(msgspec.json.encode(result[name]))
@@ -104,6 +99,14 @@ def _refuse_secret(step: StepPlan, name: str) -> None:
     if name in step.secrets:
         problem = literal_secret(name, Place(step=step.id, field=name))
         raise InputInvalid(problem.code, problem.message, place=problem.place, cure=problem.cure)
+
+
+def _refuse_unknown(step: StepPlan, name: str) -> None:
+    known = _known_parameters(step)
+    if known is not None and name not in known:
+        allowed = " ".join(sorted(known)) or "no parameters"
+        place = Place(step=step.id, field=name)
+        raise InputInvalid("E_PARAMETER", "the step has no such parameter", place=place, found=name, allowed=allowed)
 
 
 def _known_parameters(step: StepPlan) -> frozenset[str] | None:

@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 
 from .artifact import File
-from .chains import Chain
+from .chains import Chain, a_chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
 from .events import StepEnded
@@ -219,7 +219,7 @@ class RunService:
         keywords: Mapping[str, Any],
     ) -> tuple[str, bool]:
         """The id of a new run, or of the one with this id; and whether it is recorded, or an adapter will do it."""
-        described = chain.compile() if isinstance(chain, Chain) else chain
+        described = chain.compile() if isinstance(chain, Chain) else a_chain(chain)
         plan = described.plan
         given, label = told_apart(plan, inputs, keywords)
         refuse_unbuilt(plan)

@@ -12,6 +12,7 @@ from .errors import InputInvalid, shown, similar
 from .model import ApprovalPolicy, Json, RetryPolicy
 from .retry import MAX_ATTEMPTS, seconds
 from .retry_rules import Predicate, exception_names, retry_predicate
+from .tracing import user_place
 
 MAX_CONCURRENCY = 100_000
 LIMIT_NAMES = "up to 100 letters, digits, _ and -, not beginning with -"
@@ -65,21 +66,30 @@ def step_options(base: StepOptions, also: tuple[str, ...] = (), /, **options: Un
     changes: dict[str, Any] = {}
     given: dict[str, Any] = {**options}
     for key, value in given.items():
-        if key == "retries":
-            if value is not None:
-                changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
-        elif key == "requires_approval":
-            changes["approval"] = ApprovalPolicy() if _flag(key, value) else None
-        elif key not in StepOptions.__slots__:
-            known = (*also, *StepSettings.__annotations__)
-            message = f"a step has no option {shown(key)}"
-            raise InputInvalid("E_FIELD_UNKNOWN", message, allowed=" ".join(known), cure=similar(key, known))
-        elif key != "retry" or value is not None:
-            changes[key] = _CHECKS[key](value) if key in _CHECKS else value
+        try:
+            _change(changes, base, key, value, also)
+        except InputInvalid as error:
+            error.problem = replace(error.problem, place=user_place(field=key))
+            error.args = (str(error.problem),)
+            raise
     settled = replace(base, **changes)
     if changes.get("retry_on") or changes.get("retry_if"):
         check_retried(settled.retry)
     return settled
+
+
+def _change(changes: dict[str, Any], base: StepOptions, key: str, value: Any, also: tuple[str, ...]) -> None:
+    if key == "retries":
+        if value is not None:
+            changes["retry"] = replace(base.retry, attempts=attempts(value, 1))
+    elif key == "requires_approval":
+        changes["approval"] = ApprovalPolicy() if _flag(key, value) else None
+    elif key not in StepOptions.__slots__:
+        known = (*also, *StepSettings.__annotations__)
+        message = f"a step has no option {shown(key)}"
+        raise InputInvalid("E_FIELD_UNKNOWN", message, allowed=" ".join(known), cure=similar(key, known))
+    elif key != "retry" or value is not None:
+        changes[key] = _CHECKS[key](value) if key in _CHECKS else value
 
 
 def check_retried(policy: RetryPolicy) -> None:
@@ -109,7 +119,13 @@ def step_concurrency(value: Any) -> int | None:
 
 
 def _policy(value: Any) -> RetryPolicy:
-    return value if isinstance(value, RetryPolicy) else retry_policy(value)
+    if isinstance(value, RetryPolicy):
+        return value
+    if not isinstance(value, dict):
+        cure = f"retries={value}" if isinstance(value, int) else 'retry={"attempts": 3, "delay": "2s"}'
+        allowed = f"a RetryPolicy, or a dict of {' '.join(RetryPolicy.__slots__)}"
+        raise InputInvalid("E_FIELD_TYPE", "retry cannot be this", found=value, allowed=allowed, cure=cure)
+    return retry_policy(value)
 
 
 def _kept_or_failed(value: Any) -> str:

@@ -132,7 +132,7 @@ class Ref(Generic[T], _Anything):  # type: ignore[misc]  # on purpose
         if name.startswith(("__", "_repr_", "_ipython_")):
             raise AttributeError(name)  # a library looks for its own protocol, and continues without it
         cure = f'a part of the value is reference["{name}"]; attributes and methods of an object: inside a step'
-        raise refused(f"the attribute .{name} of a reference", cure)
+        raise refused(f"the attribute .{name} of a reference", _OTHER_WAYS.get(name, cure))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise refused(f"setting .{name} of a reference", _IN_A_STEP)
@@ -217,7 +217,11 @@ _DATA_PROTOCOLS = ("__array", "__arrow", "__dataframe", "__dlpack")
 _IN_A_STEP = "do it inside a step: pass the reference to a @step function"
 _CONDITION = '.when("step.output > 3") makes a step conditional; else ' + _IN_A_STEP
 _TEXT = "pass the reference to a step, and build the text inside it"
-_EACH = "step.map(reference) runs the step once for each element"
+_EACH = "step.map(reference) runs the step once for each element, reference[0] is one of them; else " + _IN_A_STEP
+_OTHER_WAYS = {
+    "map": "the step comes first: step.map(reference)",
+    "keys": 'give each part by its key: step(a=reference["a"]); all keys: inside a step',  # `**` asks for it
+}
 
 _REFUSED: dict[tuple[str, str], str] = {
     ("a comparison of the value of a reference", _CONDITION): "__eq__ __ne__ __lt__ __le__ __gt__ __ge__",

@@ -426,5 +426,5 @@ def corrupt(digest: str, found: str) -> StoreFailed:
     return StoreFailed("E_BLOB_CORRUPT", f"blob {digest} is damaged", found=found, cure=cure)
 
 
-def refused(source: Path, why: str, cure: str = "return a regular file that can be read") -> ValueRefused:
+def refused(source: Path, why: str, cure: str = "give a regular file that can be read") -> ValueRefused:
     return ValueRefused("E_VALUE_FILE", f"{str(source)!r} {why}", cure=cure)

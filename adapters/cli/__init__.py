@@ -136,18 +136,21 @@ def _print_source(error: TowpathError) -> None:
 
 def print_problems(problems: Sequence[Problem]) -> None:
     """Print problems on stderr: code, place, sentence, what was found, what is allowed, the cure."""
-    from .screen import say  # noqa: PLC0415
-    from .streams import shown_lines, write  # noqa: PLC0415
+    from .screen import folded, say  # noqa: PLC0415
+    from .streams import shown, shown_lines, write  # noqa: PLC0415
 
     for (place, message), group in groupby(problems, lambda p: (p.place, p.message)):
         same = list(group)
         codes = ", ".join(dict.fromkeys(p.code for p in same))
-        where = f" at {place}" if str(place) else ""
+        where = shown(f" at {place}") if str(place) else ""
         first, _, rest = shown_lines(message).partition("\n")
-        say(("error", "bold red"), f" {codes}{where}: {first}", err=True)
+        head, *more = folded(f"error {codes}{where}: {first}")
+        say(("error", "bold red"), head.removeprefix("error"), err=True)
         for label, text in (("", rest), ("found", same[0].found), ("allowed", same[0].allowed), ("cure", same[0].cure)):
             if text:
-                write(f"  {label}{': ' if label else ''}{shown_lines(_at_this_store(text))}\n", err=True)
+                more += folded(f"  {label}{': ' if label else ''}{shown_lines(_at_this_store(text))}")
+        for line in more:
+            write(f"{line}\n", err=True)
 
 
 def _at_this_store(text: str) -> str:

@@ -24,8 +24,9 @@ from towpath.model import StepStatus
 from .run_figures import RunFigures, StepFigures
 from .screen import SIGNS, block
 
-_GATES = {StepStatus.WAITING_APPROVAL: "waits for an approval", StepStatus.EXECUTING: "is made again"}
 SILENCE = 30.0  # seconds without a line, at most
+_ENDED = {StepStatus.WAITING_APPROVAL: "waits for an approval"}
+_DECIDED = {StepStatus.COMPLETED: "approved", StepStatus.EXECUTING: "rejected, runs again"}
 
 
 class PlainLines:
@@ -92,7 +93,8 @@ class PlainLines:
         count = f"{step.ended}/{step.items}" if whole and step is not None and step.items is not None else ""
         took = duration(step.took) if whole and step is not None and step.took is not None else ""
         sign, style = SIGNS[fact.status]
-        about = about or _GATES.get(fact.status, "")
+        if not about:
+            about = (_DECIDED if isinstance(fact, DecisionApplied) else _ENDED).get(fact.status, "")
         self._print("  ".join(filter(None, (f"{sign} {place(fact.step, fact.item)}", count, took, about))), style)
 
     # ---- signs of life

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ SIGNS = {
     StepStatus.SKIPPED: ("–", "dim"),
     StepStatus.CANCELLED: ("■", "dim"),
 }
+_COPIED = re.compile(r"`[^`]*`|(?<!\w)(?:--\w+ )?'[^']*'")  # commands, and texts in quotes
 _HOSTILE_IN_JSON = re.compile(f"(?!\n)[{HOSTILE}]")
 
 
@@ -92,6 +94,22 @@ class Screen(Console):
 def terminal(*, stderr: bool = False) -> Screen:
     """A console on standard output, or standard error."""
     return Screen(stderr=stderr)
+
+
+def folded(text: str) -> list[str]:
+    """The lines of an error. On a terminal they end between words; what is to be copied is not cut."""
+    console, lines = terminal(stderr=True), text.split("\n")
+    if not console.is_terminal:
+        return lines
+    return [part.replace("\0", " ") for line in lines for part in _folded(line, max(20, console.width))]
+
+
+def _folded(line: str, width: int) -> list[str]:
+    pieces = _COPIED.sub(lambda found: found[0].replace(" ", "\0"), line)
+    return textwrap.wrap(
+        pieces, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False,
+        replace_whitespace=False, expand_tabs=False,
+    ) or [line]  # fmt: skip
 
 
 def say(*parts: str | tuple[object, str] | Text, err: bool = False) -> None:

@@ -35,6 +35,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return "".join(texts)
 
 
+def on_post_build(config: Any) -> None:
+    """For pages that are opened as files: these cannot fetch the index of the search, but load it as a script."""
+    index = Path(config["site_dir"], "search/search_index.json")
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
 def _prose(text: str, page: str, up: str) -> str:
     if page == "errors.md":
         text = LISTED.sub(r'| <a id="\1"></a>`\1` |', text)

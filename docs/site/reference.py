@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 ASSETS = {
     "assets/mark.svg": HERE.parents[1] / "adapters/http/pages/static/mark.svg",
     "assets/towpath.css": HERE / "towpath.css",
+    "assets/towpath.js": HERE / "towpath.js",
 }
 Schema = dict[str, Any]
 
@@ -200,6 +202,10 @@ def python_page() -> str:
 
 
 def _directive(name: str) -> str:
+    if find_spec(f"towpath.{name}") is not None:  # a module has the name too, and would be described in its place
+        found = getattr(towpath, name)
+        there = f"{found.__module__}.{found.__qualname__}"
+        return f"::: {there}\n    options: {{ heading: towpath.{name}, toc_label: {name} }}"
     members = f"\n    options: {{ members: [{', '.join(MEMBERS[name].split())}] }}" if name in MEMBERS else ""
     return f"::: towpath.{name}{members}"
 
@@ -217,6 +223,8 @@ def _tree(text: str) -> str:
 
 
 # ---- the command line
+
+WIDTH = 80  # what fits beside both menus
 
 
 def cli_page() -> str:
@@ -242,7 +250,7 @@ def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Comman
 
 
 def _help(command: click.Command, path: str) -> str:
-    context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+    context = click.Context(command, info_name=path, max_content_width=WIDTH, terminal_width=WIDTH)
     context.help_option_names = ["-h", "--help"]
     return command.get_help(context).rstrip()
 

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from tests.adapters.test_cli import clean_environment, command
-from towpath.adapters.cli import streams
+from towpath.adapters.cli import screen, streams
 
 STEPS = """
 import logging, os, sys, time
@@ -384,3 +385,28 @@ def test_the_stream_of_a_run_is_a_text_stream_to_modules(tmp_path: Path) -> None
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+# ---- errors on a terminal
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_an_error_is_not_cut_inside_a_word(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """The lines end between words, and what is to be copied stays in one piece."""
+    console = Mock(is_terminal=True, width=columns)
+    monkeypatch.setattr(screen, "terminal", lambda **_: console)
+    command = """--input 'names=["a", "a"]'"""
+    text = (
+        f"  cure: put the module beside the chain file or on the Python path, then as JSON: {command} or `towpath ls`"
+    )
+    lines = screen.folded(f"{text}\n  a second line")
+    assert [word for line in lines for word in line.split()] == f"{text} a second line".split()
+    assert any(command in line for line in lines)
+    assert all(len(line) <= columns or line.strip() in (command, "`towpath ls`") for line in lines)
+    assert lines[0].startswith("  cure: ")
+    assert all(line.startswith("    ") for line in lines[1:-1])
+
+
+def test_an_error_in_a_pipe_has_one_line_for_each_thing() -> None:
+    text = "  cure: " + "word " * 100
+    assert screen.folded(text) == [text]

@@ -269,8 +269,8 @@ def test_gates_of_items_are_lines_of_a_pipe() -> None:
     assert said[2:] == [
         "✋ render[0]  waits for an approval",
         "✋ render[1]  waits for an approval",
-        "✓ render[0]",
-        "● render[1]  is made again",
+        "✓ render[0]  approved",
+        "● render[1]  rejected, runs again",
     ]
 
 
@@ -338,7 +338,19 @@ async def test_a_run_is_told_once_by_who_executes_it() -> None:
     engine.store = engine
     await watch._ask(engine, RUN)
     said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert said[1:] == ["✓ draw"]
+    assert said[1:] == ["✓ draw  approved"]
+
+
+def test_a_decision_is_told() -> None:
+    console = Console(width=200, file=io.StringIO())
+    watch = Watch(console, planned(("draw", 0)), RUN)
+    watch.on_fact(RUN, ready("draw"))
+    for status in (StepStatus.EXECUTING, StepStatus.COMPLETED):
+        watch.on_fact(RUN, DecisionApplied("draw0", "draw", None, "gate", status))
+    said = [line.split(" ", 1)[1] for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert said[2] == "● draw  rejected, runs again"
+    assert said[3].startswith("✓ draw  ")
+    assert said[3].endswith("  approved")
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 120, 300])

@@ -48,7 +48,14 @@ def test_the_site_builds(tmp_path: Path) -> None:
     loaded = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=["']?(?:https?:)?//""")
     assert [page.name for page in tmp_path.rglob("*.html") if loaded.search(page.read_text(encoding="utf-8"))] == []
     assert 'id="E_CHAIN_CYCLE"' in (tmp_path / "errors.html").read_text(encoding="utf-8")
-    assert "towpath.toml" in (tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")
+    index = (tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")
+    assert "towpath.toml" in index
+    # Pages that are opened as files search too: the index is a script, and the frame for it is there before the theme.
+    assert (tmp_path / "search" / "search_index.js").read_text(encoding="utf-8") == f"var __index = {index}"
+    scripts = re.findall(r'<script src="([^"]+)"', (tmp_path / "cookbook" / "cron.html").read_text(encoding="utf-8"))
+    assert [Path(script).name.partition(".")[0] for script in scripts] == ["towpath", "bundle"]
+    python = (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert "doc-symbol-module" not in python, "a module stands in the place of a function of the same name"
 
 
 def test_the_chain_with_every_key_is_valid_and_has_every_key() -> None:
@@ -84,7 +91,7 @@ def test_generated_pages_have_valid_examples(page: str, tmp_path: Path) -> None:
 
 def test_the_python_reference_has_every_public_name() -> None:
     """Each name of `towpath.__all__` once."""
-    listed = re.findall(r"^::: towpath\.(\w+)$", REFERENCE.python_page(), re.MULTILINE)
+    listed = re.findall(r"^::: towpath\.(?:[\w.]+\.)?(\w+)$", REFERENCE.python_page(), re.MULTILINE)
     assert sorted(listed) == sorted(
         name for name in towpath.__all__ if not isinstance(getattr(towpath, name), ModuleType)
     )
