@@ -150,20 +150,25 @@ async def test_an_engine_for_a_test_ignores_settings(monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "not-this.db").exists()
 
 
+@step
+async def breaks(message: str) -> None:
+    raise ValueError(message)
+
+
 @chain
 def fails():
-    return steps.boom("real")
+    return breaks("real")
 
 
 @pytest.mark.anyio
 async def test_steps_are_restored_after_an_error() -> None:
     async def left_early() -> None:
-        with replaced({"boom": lambda *values, **named: "inner"}):
+        with replaced({"breaks": lambda *values, **named: "inner"}):
             assert (await engine.run(fails)).value == "inner"
-            raise KeyError(steps.boom("x"))  # a plain call gets the fake, too
+            raise KeyError(breaks("x"))  # a plain call gets the fake, too
 
     async with testing.engine() as engine:
-        with replaced({"boom": lambda message: "outer"}):
+        with replaced({"breaks": lambda message: "outer"}):
             with pytest.raises(KeyError, match="inner"):
                 await left_early()
             assert (await engine.run(fails)).value == "outer"
@@ -188,10 +193,10 @@ def test_blocks_may_end_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("fakes", "code", "says"),
     [
-        ({"number": len, "bom": len}, "E_STEP_UNKNOWN", "did you mean boom"),
+        ({"number": len, "braeks": len}, "E_STEP_UNKNOWN", "did you mean breaks"),
         ({"number": len, len: len}, "E_STEP_UNKNOWN", "the name of one"),
-        ({"number": len, "boom": 3}, "E_STEP_KIND", "a function"),
-        ({"number": len, "no.module:boom": len}, "E_STEP_NOT_REGISTERED", "no.module"),
+        ({"number": len, "breaks": 3}, "E_STEP_KIND", "a function"),
+        ({"number": len, "no.module:breaks": len}, "E_STEP_NOT_REGISTERED", "no.module"),
     ],
 )
 def test_wrong_fakes_are_refused_and_nothing_is_replaced(fakes: dict[Any, Any], code: str, says: str) -> None:
@@ -203,10 +208,10 @@ def test_wrong_fakes_are_refused_and_nothing_is_replaced(fakes: dict[Any, Any], 
 
 
 def test_a_name_of_two_modules_needs_its_module() -> None:
-    @step(name="boom")
+    @step(name="name_all")
     def another(message: str) -> str:
         return message
 
-    with pytest.raises(InputInvalid, match="2 steps are called boom") as refused, replaced({"boom": len}):
+    with pytest.raises(InputInvalid, match="2 steps are called name_all") as refused, replaced({"name_all": len}):
         pass
-    assert "chain_steps:boom" in str(refused.value)
+    assert "chain_steps:name_all" in str(refused.value)
