@@ -229,9 +229,9 @@ class LocalAdapter:
     async def stop(self) -> None:
         """Pause all runs of this process, and wait until that is recorded."""
         self._closing = True
-        for scope in list(self._scopes.values()):
-            scope.cancel()
-        while self._runs or self._executing:  # noqa: ASYNC110 - several tasks drive runs
+        while self._runs or self._executing:  # several tasks drive runs, and some have just begun
+            for scope in list(self._scopes.values()):
+                scope.cancel()
             await anyio.sleep(0.01)
 
     # ---- chains inside steps

@@ -20,6 +20,7 @@ from tests.conformance.outcomes import *  # noqa: F403
 from tests.conformance.outcomes import looks, tenant
 from towpath import Engine, InputInvalid, chain, context, step
 from towpath import open_engine as open_real_engine
+from towpath.adapters import local
 from towpath.adapters.slots import Slots
 from towpath.adapters.task_group import HeldOpen, kept_running
 
@@ -317,6 +318,30 @@ async def test_closing_an_engine_pauses_the_runs_that_other_tasks_wait_for(store
     async with open_real_engine(store) as engine:
         assert await engine.store.lost_attempts("long") == {}
         await engine.cancel("long")
+
+
+async def test_closing_an_engine_pauses_a_run_that_is_being_claimed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not known as a run yet, and the engine waited for the end of its steps."""
+    claimed, go_on, check_secrets = asyncio.Event(), asyncio.Event(), local._check_secrets
+
+    async def slow(row: Any, store: Any) -> None:
+        claimed.set()
+        await go_on.wait()
+        await check_secrets(row, store)
+
+    monkeypatch.setattr(local, "_check_secrets", slow)
+    engine = await Engine.open(store)
+    waits = asyncio.create_task(engine.run(long_chain))
+    await claimed.wait()
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0.05)
+    go_on.set()
+    with anyio.fail_after(60):
+        await closing
+    run = await waits
+    assert (run.status, run.reason) == ("paused", "interrupted")
 
 
 async def test_a_step_may_close_its_engine(store: Path) -> None:
