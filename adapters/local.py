@@ -107,7 +107,9 @@ class LocalAdapter:
         return Ended(run.status, run.reason, run.error, run.ledger)
 
     async def _requested_meanwhile(self, run: LocalRun) -> bool:
-        """Did a decision or a cancel arrive while the run was pausing?"""
+        """Did a decision or a cancel arrive while the run was pausing? After the engine's end it stays recorded."""
+        if self._closing:
+            return False
         requests = await self._store.requests([run.id])
         return any(
             request.kind == "cancel" or (request.kind != "pause" and run.reason == "approval") for request in requests
@@ -256,6 +258,8 @@ class LocalAdapter:
         if recorded.status.final:
             ledger = await restored_ledger(self._store, recorded)
             return InnerEnd(recorded.status, _value(ledger, recorded.status), recorded.error)
+        if self._closing:
+            await anyio.sleep_forever()  # the run around it is being stopped
         try:
             run = await self._drive(run_id, parent, work)
         except RunRefused as refused:

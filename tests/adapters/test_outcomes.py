@@ -23,6 +23,7 @@ from towpath import open_engine as open_real_engine
 from towpath.adapters import local
 from towpath.adapters.slots import Slots
 from towpath.adapters.task_group import HeldOpen, kept_running
+from towpath.store.runs import RunStore
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).resolve().parents[2]
@@ -340,6 +341,38 @@ async def test_closing_an_engine_pauses_a_run_that_is_being_claimed(
     go_on.set()
     with anyio.fail_after(60):
         await closing
+    run = await waits
+    assert (run.status, run.reason) == ("paused", "interrupted")
+
+
+async def test_closing_an_engine_while_a_chain_begins_inside_a_step(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run around it is paused like all others; it does not fail with an error of the store."""
+
+    @chain
+    def around():
+        return long_chain()
+
+    loaded, go_on, load = asyncio.Event(), asyncio.Event(), RunStore.load
+
+    async def slow(self: RunStore, run_id: str) -> Any:
+        row = await load(self, run_id)
+        if row.plan.name == "long_chain":
+            loaded.set()
+            await go_on.wait()
+        return row
+
+    monkeypatch.setattr(RunStore, "load", slow)
+    engine = await Engine.open(store)
+    waits = asyncio.create_task(engine.run(around))
+    await loaded.wait()
+    engine.adapter._closing = True  # type: ignore[attr-defined]  # `stop` is called, and has not come to the run yet
+    go_on.set()
+    await asyncio.sleep(0.05)
+    assert not waits.done()
+    with anyio.fail_after(60):
+        await engine.close()
     run = await waits
     assert (run.status, run.reason) == ("paused", "interrupted")
 
