@@ -343,9 +343,7 @@ def _load_frame(path: Path) -> Any:
         with path.open(encoding="utf-8-sig") as file:
             has_index = file.readline().startswith((separator, f'""{separator}'))
         return pandas.read_csv(path, sep=separator, index_col=0 if has_index else None)
-    raise _CannotSave(
-        f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
-    )
+    raise _no_table(path)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -358,7 +356,7 @@ def _is_parquet(path: Path) -> bool:
 
 def _no_table(path: Path) -> _CannotSave:
     found = path.suffix or "no extension"
-    return _CannotSave(f"{found} is not .parquet or .csv", "annotate the parameter as Path, and read it in the step")
+    return _CannotSave(f"{found} is not .parquet or .csv", "annotate the parameter as Path, and read it")
 
 
 def _save_polars(frame: Any, path: Path) -> None:
@@ -371,9 +369,7 @@ def _load_polars(path: Path) -> Any:
         return polars.read_parquet(path)
     if path.suffix in (".csv", ".tsv", ".txt"):
         return polars.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",")
-    raise _CannotSave(
-        f"{path.suffix or 'no extension'} is not .parquet or .csv", "annotate the parameter as Path, and read it"
-    )
+    raise _no_table(path)
 
 
 def _save_array(array: Any, path: Path) -> None:
