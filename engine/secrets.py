@@ -114,17 +114,17 @@ def _remember(value: object) -> None:
 
     The person who starts a run chooses its secrets: a common word as a secret would remove that word from all texts.
     """
-    if isinstance(value, str):
-        if len(value) >= SURE_LENGTH and not is_plain_word(value):
-            remember(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        _remember(str(value))
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            _remember(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _remember(inner)
+    todo, seen = [value], dict[int, object]()  # a value may contain itself, or one thing very many times
+    while todo:
+        one = todo.pop()
+        if isinstance(one, int | float) and not isinstance(one, bool):
+            one = str(one)
+        if isinstance(one, str):
+            if len(one) >= SURE_LENGTH and not is_plain_word(one):
+                remember(one)
+        elif isinstance(one, Mapping | list | tuple) and id(one) not in seen:
+            seen[id(one)] = one
+            todo += one.values() if isinstance(one, Mapping) else one
 
 
 def of_plain(value: object) -> Secret[Any]:

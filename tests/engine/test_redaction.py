@@ -506,3 +506,12 @@ def test_the_environment_may_change_at_any_time(monkeypatch: pytest.MonkeyPatch)
 def test_the_end_of_a_line_is_no_part_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_SECRET", "hunter2-xyz-Secret99")
     assert redacted("one hunter2-xyz-Secret99\n  two\n") == "one ***\n  two\n"
+
+
+def test_a_secret_that_holds_itself_or_one_thing_very_many_times() -> None:
+    shared: Any = ["correct-h0rse-battery"]
+    for _ in range(60):
+        shared = [shared, {"again": shared}]
+    shared.append(shared)
+    Secret(shared)
+    assert redacted("a correct-h0rse-battery") == "a ***"
