@@ -6,20 +6,21 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 
 from towpath.errors import Fenced, RunRefused, StoreFailed, TowpathError
 from towpath.events import ChainPaused
+from towpath.late import Late
 from towpath.ledger import Ledger, chain_value, restored_ledger
 from towpath.logs import guarded_logger
 from towpath.model import ChainStatus, Plan
 from towpath.new_run import Reads, new_run
 from towpath.ports import Birth, Ended, EngineStore, Lease, NewRun, Request, RunRow
 from towpath.secrets import check_kept, marks_in
-from towpath.steps import Step, find_step, refuse_other_parameters
+from towpath.steps import Step, find_step
 
 from .attempt_news import figures_of, record_all_the_time
 from .inner_runs import InnerEnd, Outer
@@ -30,6 +31,11 @@ from .slots import Slots
 from .step_executor import Resources, Work, abandon_left, needs_farm, with_resources
 from .task_group import background_tasks
 from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from towpath import changed_code
+else:  # only resumed runs need it
+    changed_code = Late("towpath.changed_code")
 
 CONCURRENCY = 256  # steps that run at the same time in one process; more tasks make each task slower
 ENDED = 1_000  # ended runs whose functions are still remembered
@@ -164,7 +170,7 @@ class LocalAdapter:
             functions = self.resolve_steps(row.plan, given)
             if birth is None:  # else its plan was made of these functions just now
                 over = {row.step for row in row.rows if row.item is None and row.status.final}
-                refuse_other_parameters(row.plan, functions, over)
+                changed_code.refuse_other_parameters(row.plan, functions, over)
             self.keep(run_id, functions)
             await _check_secrets(row, self._store)
             run = self._make(lease, row, None if parent is None else parent.variables, birth)

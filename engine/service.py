@@ -16,7 +16,7 @@ from .chains import Chain, a_chain
 from .context import own_run, waiting_for_a_run
 from .errors import ApprovalRefused, ChainInvalid, InputInvalid, RunRefused, TowpathError
 from .events import StepEnded
-from .late import LateNames
+from .late import Late, LateNames
 from .ledger import restored_ledger
 from .logs import guarded_logger
 from .model import ChainStatus
@@ -26,13 +26,15 @@ from .rerun import regeneration_parameters, rerun_of
 from .run import Run, failure_of
 from .run_labels import Tags, check_run_id, relabelled, told_apart
 from .same_run import refuse_other_inputs, refuse_other_plan
-from .steps import is_ambiguous, refuse_other_functions, refuse_other_parameters
+from .steps import is_ambiguous, refuse_other_functions
 from .tracing import of_the_user
 
 if TYPE_CHECKING:
+    from . import changed_code
     from .chain_file import ChainFile
     from .records import ArtifactRecord, Gate, PendingGate
 else:  # for `typing.get_type_hints`: the modules are imported only when somebody looks into these types
+    changed_code = Late("towpath.changed_code")
     ChainFile = LateNames("towpath.chain_file").ChainFile
     _records = LateNames("towpath.records")
     ArtifactRecord, Gate, PendingGate = _records.ArtifactRecord, _records.Gate, _records.PendingGate
@@ -315,7 +317,7 @@ class RunService:
         known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}
         functions = self.adapter.resolve_steps(new.plan, known)
         reused = {fact.step for fact in new.facts if isinstance(fact, StepEnded) and fact.item is None}
-        refuse_other_parameters(new.plan, functions, reused)
+        changed_code.refuse_other_parameters(new.plan, functions, reused)
         await self.store.create_run(new)
         self.adapter.keep(new.id, functions)
         made = await self._finish(new.id, wait)

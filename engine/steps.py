@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MethodType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -12,7 +12,6 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Typ
 from .annotations import Receiver, receivers_of
 from .errors import ChainInvalid, InputInvalid, Place, Problem, StepNotRegistered, shown
 from .mapping import Columns, ItemMark, as_list, check_known_lengths
-from .model import Plan, StepPlan
 from .secrets import check_annotations, secret_names
 from .step_kinds import (
     annotated,
@@ -468,43 +467,6 @@ class _NotFound:
 
     def __call__(self, /, *_: object, **__: object) -> NoReturn:
         raise self._error
-
-
-def refuse_other_parameters(plan: Plan, functions: Mapping[str, Step[..., Any]], over: Container[str] = ()) -> None:
-    """Refuse to go on with a recorded plan if a function takes other parameters by now, before anything starts.
-
-    `over` are the steps that are not called again. Raises StepNotRegistered (E_STEP_ARGUMENTS).
-    """
-    for step in _called_steps(plan, over):
-        if step.target in functions:
-            refuse_misfit(step, functions[step.target])
-
-
-def refuse_misfit(step: StepPlan, function: Step[..., Any]) -> None:
-    """Refuse a function that does not take the arguments of a recorded step. The step it is for has its name only.
-
-    Raises StepNotRegistered (E_STEP_ARGUMENTS).
-    """
-    why = function.misfit(step.parameters)
-    if why:
-        raise StepNotRegistered(
-            "E_STEP_ARGUMENTS",
-            f"the function of the step was changed after the run began: {why}",
-            place=Place(step=step.id),
-            found=f"{function.name}{function.signature}",
-            allowed=f"a function that takes {', '.join(step.parameters) or 'no arguments'}",
-            cure="put the code back, then resume: the run is left as it was; or start a new run of the changed chain",
-        )
-
-
-def _called_steps(plan: Plan, over: Container[str]) -> Iterator[StepPlan]:
-    for step in plan.steps:
-        if step.id in over:
-            continue
-        if step.chain is not None:
-            yield from _called_steps(step.chain, ())
-        elif step.kind == "python":
-            yield step
 
 
 def _found_again(name: str, options: StepOptions | None) -> Step[..., Any] | _NotFound:

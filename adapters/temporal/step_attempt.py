@@ -20,6 +20,7 @@ from towpath.adapters.listening import Audience
 from towpath.adapters.run_facts import Key
 from towpath.adapters.step_executor import LOST_LIMIT, Resources, StepExecutor, Work, crashed, total_timeout
 from towpath.attempt import Outcome, failure
+from towpath.changed_code import refuse_misfit
 from towpath.commands import AskApproval, Cancel, Command, Complete, Fail
 from towpath.errors import StepNotRegistered, StoreFailed, TowpathError
 from towpath.events import AttemptReleased, Fact, StepReady, StepRetried
@@ -27,7 +28,7 @@ from towpath.ledger import LedgerRow
 from towpath.model import ErrorInfo, Json, StepPlan, StepStatus
 from towpath.ports import Lease, StepRow
 from towpath.secrets import revealed
-from towpath.steps import Step, find_step, refuse_misfit
+from towpath.steps import Step, find_step
 
 from .messages import CANCELLED, FAILED, SUCCEEDED, StepResult, StepTask
 from .run_cache import CachedRun

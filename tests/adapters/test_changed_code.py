@@ -81,6 +81,22 @@ async def test_other_parameters_are_refused(parameters: str, open_engine: OpenEn
         assert (run.status, run.value) == ("completed", 11)
 
 
+async def test_an_annotation_that_cannot_work_is_refused(open_engine: OpenEngine, written: Written) -> None:
+    """As for a class whose codec the resuming process does not register."""
+    run_id = await paused(open_engine, written)
+    written("v: type('Point', (), {})", "0")
+    async with open_engine() as engine:
+        with pytest.raises(StepNotRegistered, match="E_ANNOTATION") as refused:
+            await engine.resume(run_id)
+        problem = refused.value.problem
+        assert problem.place.step == "second"
+        assert "register towpath.codec(Point, " in problem.cure
+        assert (await engine.snapshot(run_id)).status == "paused"
+    written("v", "v + 10")
+    async with open_engine() as engine:
+        assert (await engine.resume(run_id)).value == 11
+
+
 @pytest.mark.parametrize(("parameters", "value"), [("v, more=1", "v"), ("**rest", "rest['v']"), ("*, v", "v")])
 async def test_parameters_that_fit_are_used(
     parameters: str, value: str, open_engine: OpenEngine, written: Written
