@@ -309,9 +309,7 @@ class RunService:
         self._here()
         old = await self.store.load(run if isinstance(run, str) else run.id)
         label = relabelled(old.label, name, tags)
-        new = await rerun_of(
-            self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING, label=label
-        )
+        new = await rerun_of(self.store, old, tuple(from_steps), inputs or {}, parameters or {}, Reads.ANYTHING, label)
         refuse_unbuilt(new.plan)
         new = replace(new, plan=self.adapter.with_resources(new.plan))
         known = {name: step for name, step in self.adapter.kept(old.id).items() if is_ambiguous(name)}

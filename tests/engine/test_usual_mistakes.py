@@ -26,7 +26,7 @@ def add(xs: list[int], more: int = 0) -> int:
 
 
 @step
-def double(x: Any) -> Any:
+def repeated(x: Any) -> Any:
     return 2 * x
 
 
@@ -93,7 +93,7 @@ def test_a_chain_that_is_called_says_how_it_is_run() -> None:
 
 
 def _mapped_from_the_reference() -> Any:
-    return numbers(3).map(double)
+    return numbers(3).map(repeated)
 
 
 def _unpacked() -> Any:
@@ -160,11 +160,11 @@ def test_a_map_over_no_list_says_how_to_make_one(value: Any, cure: str) -> None:
 
     @chain
     def mapped() -> Any:
-        return double.map(made())
+        return repeated.map(made())
 
     ended = run(mapped, check=False)
-    assert ended["double"].error.code == "E_FOREACH_TYPE"
-    assert cure in ended["double"].error.message
+    assert ended["repeated"].error.code == "E_FOREACH_TYPE"
+    assert cure in ended["repeated"].error.message
 
 
 def test_a_list_as_text_is_shown_as_json() -> None:
@@ -174,7 +174,7 @@ def test_a_list_as_text_is_shown_as_json() -> None:
 
     @chain
     def named(names: list[str], pairs: dict[str, int] | None = None) -> Any:
-        return double(names)
+        return repeated(names)
 
     with pytest.raises(InputInvalid) as refused:
         run(named, names="['a', 'b']")
@@ -184,7 +184,7 @@ def test_a_list_as_text_is_shown_as_json() -> None:
 def test_a_file_that_is_not_there_is_a_wrong_input(tmp_path: Path) -> None:
     @chain
     def reads(file: Path) -> Any:
-        return double(file)
+        return repeated(file)
 
     with pytest.raises(InputInvalid, match="E_VALUE_FILE") as refused:
         run(reads, file=tmp_path / "nope.csv")

@@ -50,8 +50,8 @@ async def test_F6_the_error_says_what_failed_first_and_what_to_do(open_engine: O
         text = str(raised.value)
         assert raised.value.code == "E_STEP_RAISED"
         assert "run r of three_fail failed: step boom_if[1]: ValueError: item 2 (and 2 more failed)" in text
-        assert "`towpath show r`" in text
-        assert "`towpath rerun r`" in text
+        assert "`towpath show r --store " in text
+        assert "`towpath rerun r --store " in text
         (note,) = raised.value.__notes__
         assert note.startswith("In step boom_if[1]:\nTraceback")
         assert "chain_steps.py" in note
@@ -106,7 +106,7 @@ async def test_F6_a_partial_run_is_returned_and_logged(
         assert run.status is ChainStatus.PARTIAL
         (line,) = [text for text in caplog.messages if "run r" in text]
         assert "item 2" in line
-        assert "`towpath show r`" in line
+        assert "`towpath show r --store " in line
         caplog.clear()
         assert (await engine.run(kept, run_id="r", check=False)).status is ChainStatus.PARTIAL
         assert not [text for text in caplog.messages if "run r" in text]
