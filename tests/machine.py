@@ -11,11 +11,6 @@ from functools import cache
 
 import pytest
 
-permissions_hold = pytest.mark.skipif(
-    sys.platform != "linux" and os.geteuid() == 0, reason="root reads and writes everything"
-)
-"""For tests that start a process with `without_the_power_of_root`."""
-
 PROGRAMS = {"strace": "strace", "gcc": "gcc", "ext4": "mkfs.ext4", "faketime": "faketime"}
 
 
@@ -28,7 +23,10 @@ def skip_if(why: str) -> None:
 
 
 def needs(tool: str) -> None:
-    """Skip a test where the machine lacks a tool: `strace`, `gcc`, `ext4`, `faketime`, `mount` or `device`."""
+    """Skip a test where the machine lacks a tool: `strace`, `gcc`, `ext4`, `faketime`, `mount` or `device`.
+
+    `permissions` is for tests that start a process with `without_the_power_of_root`.
+    """
     if tool == "ext4":
         needs("mount")
     skip_if(_lacking(tool))
@@ -42,6 +40,8 @@ def _lacking(tool: str) -> str:
     if tool == "strace":
         traced = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
         return "" if traced.returncode == 0 else "strace may not trace here"
+    if tool == "permissions":
+        return "" if sys.platform == "linux" or os.geteuid() != 0 else "root reads and writes everything here"
     if tool == "device":
         return "" if os.geteuid() == 0 else "only root makes devices"
     if tool == "mount":

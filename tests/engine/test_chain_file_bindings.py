@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.engine.test_chain_file import SHEET, WORK, clean_path, dict_codes, dict_problems, planned, step
-from tests.machine import permissions_hold, without_the_power_of_root
+from tests.machine import needs, without_the_power_of_root
 from towpath.chain_file import load_chain, load_chain_from_dict
 from towpath.errors import ChainInvalid
 from towpath.yaml_source import MAX_BYTES
@@ -231,8 +231,8 @@ def test_files_that_cannot_be_read(kind: str, tmp_path: Path) -> None:
     assert (result[0].code, result[0].problems[0].place.file) == ("E_CHAIN_FILE", str(path))
 
 
-@permissions_hold
 def test_a_file_that_this_user_may_not_read(tmp_path: Path) -> None:
+    needs("permissions")
     path = tmp_path / "secret.yaml"
     path.write_text("name: x")
     path.chmod(0)
