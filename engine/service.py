@@ -330,15 +330,15 @@ class RunService:
 
     async def _finished(self, run_id: str, wait: bool, ended: Ended | None) -> Run:
         while True:
-            if ended is None:
-                ended = await self._work_on(run_id)
-            over = ended.status is not ChainStatus.PAUSED or ended.reason == "interrupted"
-            if ended.ledger is not None and over:
+            ended = ended or await self._work_on(run_id)
+            interrupted = ended.reason == "interrupted"
+            if ended.ledger is not None and (interrupted or ended.status is not ChainStatus.PAUSED):
                 return Run(run_id, ended.status, ended.ledger, ended.error, ended.reason, self)
             snapshot = await self._snapshot(run_id)
-            if snapshot.status.final or not (wait and snapshot.reason == "approval"):
-                return snapshot
-            await self._decision(run_id)
+            if interrupted or snapshot.status is not ChainStatus.RUNNING:  # else it was taken up again
+                if snapshot.status.final or not (wait and snapshot.reason == "approval"):
+                    return snapshot
+                await self._decision(run_id)
             ended = None
 
     async def _work_on(self, run_id: str, on_claimed: Callable[[], None] = lambda: None) -> Ended:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -268,6 +269,39 @@ async def test_run_with_wait_returns_after_the_decision(open_engine: OpenEngine)
             run = await engine.run(simple, run_id="waited", wait=True)
         assert run.value == "x"
         assert await settled(engine, run) == {"draft": DONE, "read_text": DONE}
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_run_that_goes_on_before_its_pause_is_noticed(
+    open_engine: OpenEngine, folder: str, wait: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision, and the next step, are faster than the caller that reads of the pause: it waits for the end."""
+
+    @chain
+    def simple(folder: str):
+        return steps.hold(folder, "last", steps.read_text(steps.draft("x")))
+
+    async with open_engine() as engine, open_engine() as other, anyio.create_task_group() as tasks:
+        execute = engine.adapter.execute
+
+        async def late(run_id: str, *more: Any) -> Any:
+            ended = await execute(run_id, *more)
+            if ended.status == "paused":
+                await other.approve((await pending(other, run_id)).id, by="anna")
+                tasks.start_soon(other.resume, run_id)
+                await began(folder, "last")
+                tasks.start_soon(_let_go_later, folder)
+            return ended
+
+        monkeypatch.setattr(engine.adapter, "execute", late)
+        with anyio.fail_after(PATIENCE):
+            run = await engine.run(simple, folder=folder, run_id="fast", wait=wait)
+        assert run.value == "x"
+
+
+async def _let_go_later(folder: str) -> None:
+    await anyio.sleep(0.3)
+    let_go(folder, "last")
 
 
 async def test_decisions_about_nothing(open_engine: OpenEngine) -> None:
