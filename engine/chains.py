@@ -374,7 +374,7 @@ class _Described:
 
     def _is_too_large(self, value: Any, place: Place, what: str) -> bool:
         try:
-            refuse_too_large(value)
+            refuse_too_large(value, Ref)
         except TooLarge:
             self._problem("E_VALUE_SIZE", f"{what} is {TOO_LARGE}", place, f"declare a file input; {WRITTEN}")
             return True

@@ -123,9 +123,9 @@ class Count:
 _OFTEN = 4096
 
 
-def refuse_too_large(value: Any) -> None:
-    """Raises TooLarge if the JSON of a value is surely too large."""
-    if type(value) not in _ATOMS and _Sizes().of(value, 0) > MAX_VALUE:
+def refuse_too_large(value: Any, *without: type) -> None:
+    """Raises TooLarge if the JSON of a value is surely too large. Objects of the classes `without` do not count."""
+    if type(value) not in _ATOMS and _Sizes(_ATOMS.union(without)).of(value, 0) > MAX_VALUE:
         raise TooLarge
 
 
@@ -134,7 +134,8 @@ class _Sizes:
     at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, atoms: frozenset[type]) -> None:
+        self._atoms = atoms
         self._known: dict[int, int] = {}
         self._alive: list[Any] = []  # so that no other object gets an id that is known
 
@@ -161,7 +162,7 @@ class _Sizes:
         for inner in data:
             if type(inner) is str:
                 size += len(inner)
-            elif type(inner) not in _ATOMS:
+            elif type(inner) not in self._atoms:
                 size += self.of(inner, depth + 1)
         return size
 

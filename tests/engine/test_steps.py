@@ -392,10 +392,10 @@ def test_chain_files_inside_each_other_mean_one_module_by_one_name(tmp_path: Pat
     """Python knows one module of a name: the file beside the inner chain would be passed over in silence."""
     Path(tmp_path, "sub").mkdir()
     for folder in (tmp_path, tmp_path / "sub"):
-        text = f"from towpath import step\n@step\ndef where() -> str: return {str(folder)!r}\n"
+        text = f"from towpath import step\n@step\ndef beside() -> str: return {str(folder)!r}\n"
         Path(folder, "twice_beside.py").write_text(text)
-        Path(folder, "inner.yaml").write_text("name: inner\nsteps:\n  - {id: a, python: 'twice_beside:where'}\n")
-    outer = "name: outer\nsteps:\n  - {id: a, python: 'twice_beside:where'}\n  - {id: b, chain: sub/inner.yaml}\n"
+        Path(folder, "inner.yaml").write_text("name: inner\nsteps:\n  - {id: a, python: 'twice_beside:beside'}\n")
+    outer = "name: outer\nsteps:\n  - {id: a, python: 'twice_beside:beside'}\n  - {id: b, chain: sub/inner.yaml}\n"
     Path(tmp_path, "outer.yaml").write_text(outer)
     try:
         with pytest.raises(ChainInvalid) as refused:
