@@ -23,18 +23,9 @@ NOT_RUN = {
     ("temporal.md", "needs a Temporal server"): 1,
     ("ten-minutes.md", "a server runs until it is stopped"): 1,
 }
-# Pages that show what is not built yet. Empty before a release.
-PENDING: dict[str, str] = {}
 
 
-def pages() -> list[object]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=PENDING[name], strict=True)) if name in PENDING else name
-        for name in page_names()
-    ]
-
-
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", page_names())
 def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
     """Programs run, sessions show what is printed, chain files and settings are valid."""
     Reader(page, tmp_path).follow()

@@ -98,7 +98,7 @@ def broken(n: int = 3):
 @step
 async def train(folder: str, epochs: int) -> str:
     """Says what it does, until a test makes the file `go`."""
-    go, lib = anyio.Path(folder, "go"), logging.getLogger("a.library")
+    go, lib = anyio.Path(folder, "go"), logging.getLogger("plotting")
     for epoch in itertools.count():
         print(f"epoch {epoch}: loss {1 / (epoch + 1):.4f}")
         lib.info("a checkpoint after epoch %d", epoch)

@@ -106,7 +106,7 @@ def test_a_step_page_grows_its_log_and_its_progress(person: Person, site: Site, 
     page.evaluate("window.stays = true")
     log = page.locator("#log pre")
     log.filter(has_text="stdout: epoch 45: loss").wait_for()
-    log.filter(has_text="a.library: a checkpoint after epoch 45").wait_for()
+    log.filter(has_text="plotting: a checkpoint after epoch 45").wait_for()
     page.locator("#step-progress progress").wait_for()
     share = page.locator("#step-progress progress").get_attribute("value")
     assert log.evaluate("pre => pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 8")  # it is read from its end
